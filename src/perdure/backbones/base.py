@@ -1,0 +1,82 @@
+"""What the loop needs of a model: examples -> batch -> loss, and examples -> predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from perdure.tasks.task import Example, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples made ready for one forward pass.
+
+    Args:
+        examples: in the order of the tensors' rows.
+        inputs: the model's keyword arguments.
+        mask: [n, length] bool, True at real positions (input statistics skip padding); None: no padding.
+        count: how many terms the mean loss is over (examples, or target tokens): micro-batches are weighted by it.
+        extra: whatever else the backbone needs for its loss.
+    """
+
+    examples: Sequence[Example]
+    inputs: dict[str, Tensor]
+    count: int
+    mask: Tensor | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """One forward pass: `loss`, the mean over the batch's terms, and `features` the backbone may use again."""
+
+    loss: Tensor
+    features: Any = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer: the label (or the generated text), and for choices the probability of each label in order."""
+
+    label: str
+    probabilities: tuple[float, ...] = ()
+
+
+class Backbone(Protocol):
+    """A model with a way to learn from examples and to answer."""
+
+    model: nn.Module
+    default_targets: tuple[str, ...]
+
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """Make the tasks known (label sets, cached tokens); called before anything else, and again for new tasks."""
+        ...
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Examples, possibly of several tasks, as one batch."""
+        ...
+
+    def forward(self, batch: Batch) -> Outputs:
+        """One differentiable forward pass."""
+        ...
+
+    def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
+        """Scores [n, labels] of the batch's inputs under the labels of `task`; reuses `outputs` where given."""
+        ...
+
+    def length(self, example: Example) -> int:
+        """Size of an example, for batches of similar ones."""
+        ...
+
+    def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
+        """An answer for each example, chosen among the label sets of the tasks named in `labels`."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the bare model so that transformers loads it."""
+        ...

@@ -1,0 +1,302 @@
+"""The part contract: what a continual-learning method is made of (docs/decisions/0001-parts.md).
+
+A method is a composition of parts, each answering one question of the loop in `perdure.sequence`:
+
+    Init            How does a new task's adapter start?
+    WeightPenalty   What is added to the task loss, given the past? (data-free, knows its gradient)
+    BatchPenalty    The same, from a batch and the model's outputs on it.
+    StepRule        What happens to the gradients, or after the step?
+    Consolidate     What does the next task train on (carry), and what answers queries (deployed)?
+    Replay          Which old examples are kept, and what for?
+
+A part's settings are its typed, frozen fields; what it remembers between tasks are private attributes, given and
+taken as tensors by `state` and `load`. A part writes only the methods it needs; a misspelt one is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update
+
+if TYPE_CHECKING:
+    from perdure.backbones.base import Batch, Outputs
+    from perdure.history import Past
+    from perdure.tasks.task import Example, Stage
+
+Gradients = dict[str, tuple[Tensor | None, Tensor | None]]
+"""Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen."""
+
+
+class Need(Enum):
+    """What a part requires of a run; checked before anything is trained."""
+
+    DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
+    OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
+    VALIDATION = "validation examples for every task"
+    TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an adapter starts.
+
+    Args:
+        factors: module name -> A, B, scaling, and A0, B0 where the base is to be offset by -s B0 A0.
+        trainable: which of the two matrices are trained.
+    """
+
+    factors: Mapping[str, Factors]
+    trainable: Literal["AB", "A", "B"] = "AB"
+
+
+Deployed = Update | Mapping[str, Update]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a finished task leaves behind.
+
+    Args:
+        carry: the update folded into the base before the next task trains.
+        deployed: the update that answers queries, or `PerTask` updates.
+    """
+
+    carry: Update
+    deployed: Update | PerTask
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """One deployed update for each task; a task not among them is answered by the untouched base."""
+
+    updates: Mapping[str, Update]
+
+
+Streamed = Literal["gradients", "inputs"]
+Sink = Callable[[str, Tensor], None]
+
+
+class Context(Protocol):
+    """What a part may look at; read-only. The loop makes one for every stage.
+
+    `weight`, `stream`, `task_gradients`, `scores` and `teacher` see the model in the state it has when they are called.
+    """
+
+    @property
+    def stage(self) -> Stage:
+        """The stage being learnt."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its position in the sequence, from 0."""
+        ...
+
+    @property
+    def past(self) -> Past:
+        """What earlier stages left behind."""
+        ...
+
+    @property
+    def buffer(self) -> Mapping[str, Sequence[Example]]:
+        """Task name -> old examples the replay part keeps, oldest task first; empty without one."""
+        ...
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        """The adapter's current factors (detached); before `Init.start` only shapes and scaling count."""
+        ...
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A random generator that depends on seed, stage and `purpose` only, so that a resumed run draws the same."""
+        ...
+
+    def weight(self, module: str) -> Tensor:
+        """The weight the task trains on, [O, I] fp32: pretrained + carry, without adapter and offset."""
+        ...
+
+    def batches(self, examples: Sequence[Example], size: int, purpose: str) -> Iterable[Sequence[Example]]:
+        """`examples` in a random order fixed by `purpose`, cut into batches of `size` (the last may be smaller)."""
+        ...
+
+    def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
+        """Run the model over `batches` and hand per-module tensors to `sink(module, tensor)`, batch by batch.
+
+        gradients: of the batch's mean loss with respect to the full weight, [O, I], one module alive at a time.
+        inputs:    the module's inputs at real (not padded) positions, [n, I].
+        """
+        ...
+
+    def task_gradients(self, examples: Sequence[Example]) -> Gradients:
+        """Gradient of the mean task loss over `examples` with respect to the adapter's trainable factors."""
+        ...
+
+    def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
+        """Differentiable scores [n, labels] of the current model for the batch's inputs under the labels of `task`."""
+        ...
+
+    def teacher(self, batch: Batch, task: str) -> Tensor:
+        """The same scores by the model as it was when this stage began; no gradient."""
+        ...
+
+    def evaluate(self, deployed: Update | PerTask, task: str) -> float:
+        """Score of `deployed` on the VALIDATION examples of a task that is finished or being learnt."""
+        ...
+
+
+class Part(BaseModel):
+    """What all parts share: frozen, typed settings, and points in the loop where a part may act."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """A public method that no base declares is a misspelt hook: it would never be called, so refuse it."""
+        if Part in cls.__bases__:
+            return  # a role of the contract: it is what declares the points
+        known = {name for base in cls.__mro__[1:] for name in vars(base)}
+        for name, value in vars(cls).items():
+            if callable(value) and not name.startswith("_") and name not in known and not isinstance(value, type):
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else ""
+                raise TypeError(
+                    f"{cls.__name__}.{name} is no point of the part contract{hint} (helpers start with '_')."
+                )
+
+    def before_task(self, ctx: Context) -> None:
+        """Called when a stage begins, with the carry folded in and before the adapter starts."""
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Called when a stage is trained, with the model as trained; `update` is the stage's effective update."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must survive to the next stage, as tensors; empty for a part without memory."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+
+class Init(Part):
+    """How a new task's adapter starts."""
+
+    def start(self, ctx: Context) -> Start:
+        """Factors (and offset) for every module of `ctx.factors`."""
+        raise NotImplementedError
+
+
+class Penalty(Part):
+    """Something added to the task loss, weighted by a number or by a share of the task loss's gradient.
+
+    Args:
+        weight: lambda, the factor of the penalty in the loss. 0 switches it off.
+        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is
+            this share of the task loss's (0.1 = a tenth).
+    """
+
+    weight: float | None = Field(default=None, ge=0)
+    gradient_share: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_weight(self) -> Penalty:
+        if (self.weight is None) == (self.gradient_share is None):
+            raise ValueError("give either `weight` or `gradient_share`, not both")
+        return self
+
+
+class WeightPenalty(Penalty):
+    """A data-free penalty on the effective update. Added once per optimiser step, to the reduced gradient, before
+    clipping: gradient accumulation and further processes cannot multiply it."""
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """Value (scalar) of the unweighted penalty at one module, and its gradients of A [R, I] and B [O, R]."""
+        raise NotImplementedError
+
+    def values_and_grads(
+        self, factors: Mapping[str, Factors], past: Past
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The sum over modules and every module's gradients; override only to be faster than one by one."""
+        total = torch.zeros((), dtype=torch.float64)
+        grads: dict[str, tuple[Tensor, Tensor]] = {}
+        for module, pair in factors.items():
+            value, grad_A, grad_B = self.value_and_grad(module, pair, past)
+            total += value.double()
+            grads[module] = (grad_A, grad_B)
+        return total, grads
+
+
+class BatchPenalty(Penalty):
+    """A penalty that needs the batch; joins the loss of each micro-batch. `gradient_share` does not apply to it."""
+
+    def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
+        """The unweighted penalty, a mean over the batch's examples."""
+        raise NotImplementedError
+
+
+class StepRule(Part):
+    """What happens to the reduced gradients before clipping, or to the factors after the step."""
+
+    def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
+        """The gradients to step with."""
+        return grads
+
+    def stepped(self, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
+        """Change the factors' tensors in place after the optimiser's step (no gradient is recorded)."""
+
+
+class Consolidate(Part):
+    """What the next task trains on and what answers queries, given the past and the new update."""
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """Carry and deployed after this stage."""
+        raise NotImplementedError
+
+
+class Replay(Part):
+    """Which old examples are kept, and what for."""
+
+    def remember(self, ctx: Context, examples: Sequence[Example]) -> None:
+        """Called at the end of a stage with its training examples."""
+
+    def buffer(self) -> dict[str, tuple[Example, ...]]:
+        """Task name -> kept examples, oldest task first."""
+        return {}
+
+    def mix(self, ctx: Context, batch: Sequence[Example]) -> Sequence[Example]:
+        """The batch to train on, given the next one of the current task."""
+        return batch
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition of parts; `name` is the preset's, or 'custom'."""
+
+    name: str
+    init: Init
+    consolidate: Consolidate
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)
+    step_rule: StepRule | None = None
+    replay: Replay | None = None
+    stream: Literal["one-by-one", "joint"] = "one-by-one"
+
+    def parts(self) -> dict[str, Part]:
+        """Every part under a name that is unique in this method; used for state and for messages."""
+        named: dict[str, Part] = {"init": self.init, "consolidate": self.consolidate}
+        named |= {f"penalties.{name}": part for name, part in self.penalties.items()}
+        if self.step_rule:
+            named["step_rule"] = self.step_rule
+        if self.replay:
+            named["replay"] = self.replay
+        return named

@@ -1,0 +1,55 @@
+"""The two trained matrices of a LoRA adapter at one module, and the update they make.
+
+Legend: R adapter rank, O output features, I input features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.ops.lowrank import LowRank
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """`A` [R, I], `B` [O, R] in PEFT's naming, and where they started if the base was offset by that start.
+
+    An init that offsets the base (SLICE, LoRA-GA, LoRAM) trains on W - s B0 A0, so what the task adds to W is
+    s (B A - B0 A0): that is the update which penalties, statistics and merges must see, never s B A.
+
+    Args:
+        A, B: the factors.
+        scaling: alpha / r, or alpha / sqrt(r) for rsLoRA.
+        A0, B0: the offset's factors, or None when the base is not offset.
+    """
+
+    A: Tensor
+    B: Tensor
+    scaling: float
+    A0: Tensor | None = None
+    B0: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I) of the module's weight."""
+        return self.B.shape[0], self.A.shape[1]
+
+    def update(self) -> LowRank:
+        """The effective update s (B A - B0 A0) as stacked factors; rank R, or 2R with an offset."""
+        if self.A0 is None or self.B0 is None:
+            return LowRank(self.A, self.B * self.scaling)
+        return LowRank(torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1) * self.scaling)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` of the effective update [O, I]."""
+        tile = self.B[start:stop] @ self.A
+        if self.A0 is not None and self.B0 is not None:
+            tile = torch.addmm(tile, self.B0[start:stop], self.A0, alpha=-1)
+        return tile.mul_(self.scaling)
+
+    def gradients(self, grad_OI: Tensor) -> tuple[Tensor, Tensor]:
+        """Chain rule: the gradient of A and of B, given that of the effective update [O, I]."""
+        return self.scaling * (self.B.mT @ grad_OI), self.scaling * (grad_OI @ self.A.mT)

@@ -1,0 +1,88 @@
+"""A module's update, kept low rank as long as that is smaller than dense.
+
+Legend: O output features, I input features, K rank (of one adapter, or of several stacked).
+
+`LowRank` stands for `delta_OI = B_OK @ A_KI` with every scaling already inside B. A `Delta` is either that or
+the dense tensor [O, I]; an `Update` maps module names to deltas. All functions are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """`delta_OI = B_OK @ A_KI`, scaling inside `B`.
+
+    Shapes: `A` [K, I], `B` [O, K]; same dtype and device.
+    """
+
+    A: Tensor
+    B: Tensor
+
+    def __post_init__(self) -> None:
+        if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1]:
+            raise ValueError(f"B @ A needs [O, K] @ [K, I], got {tuple(self.B.shape)} and {tuple(self.A.shape)}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I) of the dense matrix this stands for."""
+        return self.B.shape[0], self.A.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """K, the number of stacked directions (an upper bound of the matrix rank)."""
+        return self.A.shape[0]
+
+
+Delta = LowRank | Tensor
+Update = Mapping[str, Delta]
+
+
+def dense(delta: Delta) -> Tensor:
+    """The [O, I] matrix."""
+    return delta.B @ delta.A if isinstance(delta, LowRank) else delta
+
+
+def rows(delta: Delta, start: int, stop: int) -> Tensor:
+    """Rows `start:stop` of the [O, I] matrix, without forming the others."""
+    return delta.B[start:stop] @ delta.A if isinstance(delta, LowRank) else delta[start:stop]
+
+
+def tiles(height: int, tile: int) -> Iterator[tuple[int, int]]:
+    """Consecutive row ranges (start, stop) of at most `tile` rows that cover `height` rows."""
+    for start in range(0, height, tile):
+        yield start, min(start + tile, height)
+
+
+def scale(delta: Delta, factor: float) -> Delta:
+    """`factor * delta`."""
+    return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta * factor
+
+
+def add(left: Delta, right: Delta) -> Delta:
+    """`left + right`: stacked factors while these are smaller than the dense matrix, else dense."""
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        out_features, in_features = left.shape
+        if (left.rank + right.rank) * (out_features + in_features) <= out_features * in_features:
+            return LowRank(torch.cat([left.A, right.A]), torch.cat([left.B, right.B], dim=1))
+    return dense(left) + dense(right)
+
+
+def add_updates(left: Update, right: Update) -> dict[str, Delta]:
+    """Module by module `left + right`; a module missing on one side counts as zero there."""
+    names = list(left) + [name for name in right if name not in left]
+    return {
+        name: add(left[name], right[name]) if name in left and name in right else {**right, **left}[name]
+        for name in names
+    }
+
+
+def scale_update(update: Update, factor: float) -> dict[str, Delta]:
+    """Module by module `factor * delta`."""
+    return {name: scale(delta, factor) for name, delta in update.items()}

@@ -1,0 +1,124 @@
+"""What is learnt: examples, tasks, and the stages a sequence of them is learnt in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perdure.errors import DataError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input and what is wanted for it.
+
+    `text` is the input (or a path for an image), `label` the class name or the target text, `task` the name of
+    the task it belongs to: a batch may mix examples of several tasks (joint training, replay).
+    """
+
+    text: str
+    label: str
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: three disjoint splits and, for classification, the labels to choose from.
+
+    Args:
+        name: used in file names and tables; letters, digits, '.', '_' and '-'.
+        train, validation, test: examples, or (text, label) pairs, or {"text", "label"} mappings.
+        labels: class name -> the text that stands for it in front of a model; a list means each name stands for
+            itself; empty means free text (generation).
+        metric: name of the score, a fraction of 1.
+
+    Raises:
+        DataError: a bad name, a label outside `labels`, an empty train or test split.
+    """
+
+    name: str
+    train: Sequence[Example]
+    validation: Sequence[Example] = ()
+    test: Sequence[Example] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    metric: str = "accuracy"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or not all(c.isalnum() or c in "._-" for c in self.name):
+            raise DataError(f"A task cannot be called {self.name!r}: use letters, digits, '.', '_' and '-'.")
+        if not isinstance(self.labels, dict):
+            object.__setattr__(self, "labels", {label: label for label in self.labels})
+        for split in SPLITS:
+            object.__setattr__(
+                self, split, tuple(self._example(split, i, e) for i, e in enumerate(getattr(self, split)))
+            )
+        for split in ("train", "test"):
+            if not getattr(self, split):
+                raise DataError(f"Task '{self.name}' has no {split} examples; give it at least one.")
+
+    def _example(self, split: str, index: int, given: object) -> Example:
+        where = f"Task '{self.name}', {split} example {index}"
+        match given:
+            case Example():
+                text, label = given.text, given.label
+            case {"text": text, "label": label} | (text, label):
+                pass
+            case _:
+                raise DataError(f"{where}: expected (text, label) or {{'text', 'label'}}, got {given!r:.80}.")
+        if not isinstance(text, str) or not isinstance(label, str):
+            raise DataError(f"{where}: text and label must be strings.")
+        if self.labels and label not in self.labels:
+            raise DataError(
+                f"{where}: label {label!r} is not one of {', '.join(map(repr, self.labels))}. "
+                "Add it to `labels` or remove the example."
+            )
+        return Example(text, label, self.name)
+
+    def fingerprint(self) -> str:
+        """sha256 over every split, label text and the metric: two tasks with the same one train and score alike."""
+        content = {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}
+        payload = json.dumps([self.name, content, list(self.labels.items()), self.metric], ensure_ascii=True)
+        return hashlib.sha256(payload.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained on at once: usually one task; all of them in joint training."""
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def train(self) -> tuple[Example, ...]:
+        """Training examples of all its tasks, in order."""
+        return tuple(example for task in self.tasks for example in task.train)
+
+
+StreamMode = Literal["one-by-one", "joint"]
+
+
+def stages(tasks: Iterable[Task], mode: StreamMode = "one-by-one") -> tuple[Stage, ...]:
+    """The stages in which `tasks` are learnt: one each, or all mixed in one (`joint`, an upper bound).
+
+    Raises:
+        DataError: no task, or two tasks of the same name.
+    """
+    tasks = tuple(tasks)
+    names = [task.name for task in tasks]
+    if not tasks:
+        raise DataError("There is no task to learn; give at least one.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"Task {', '.join(twice)} is given twice; give each task once, or name the second one differently."
+        )
+    if mode == "joint":
+        return (Stage("joint", tasks),)
+    return tuple(Stage(task.name, (task,)) for task in tasks)
