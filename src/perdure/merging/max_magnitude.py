@@ -1,0 +1,27 @@
+"""Max-magnitude merge: at every position keep the entry that is larger in magnitude (PS-LoRA, arXiv 2512.08960).
+
+    M(X, Y)_ij = X_ij if |X_ij| >= |Y_ij| else Y_ij
+
+M is associative, and commutative up to ties (equal magnitude, opposite sign: the earlier one stays). Merging one by one
+as tasks arrive therefore gives exactly what merging all at the end gives, in the memory of one dense update.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from perdure.ops.lowrank import Delta, Tensor, Update, dense
+
+
+def max_magnitude(earlier: Delta, later: Delta) -> Tensor:
+    """The dense [O, I] matrix of the entries larger in magnitude; on a tie, the earlier one."""
+    kept, new = dense(earlier), dense(later)
+    return torch.where(new.abs() > kept.abs(), new, kept)
+
+
+def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
+    """Module by module `max_magnitude`; a module missing on one side counts as zero there."""
+    merged = {
+        name: max_magnitude(delta, later[name]) if name in later else dense(delta) for name, delta in earlier.items()
+    }
+    return merged | {name: dense(delta) for name, delta in later.items() if name not in earlier}
