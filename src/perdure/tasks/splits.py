@@ -1,0 +1,148 @@
+"""Disjoint train, validation and test splits: duplicates out, then drawn by seed, stratified by class."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Pair = tuple[str, str]
+"""(text, label)"""
+Size = int | Literal["all"]
+
+
+@dataclass
+class Pool:
+    """All examples of a task before any are drawn; `test` and `validation` are None where no such split is given."""
+
+    train: list[Pair]
+    test: list[Pair] | None = None
+    validation: list[Pair] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What `draw` gives: three disjoint splits, and what the user should know about them."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+    notes: tuple[str, ...]
+
+
+def normal(text: str) -> str:
+    """The text as duplicates are compared: white space collapsed, upper and lower case alike."""
+    return " ".join(text.split()).casefold()
+
+
+def unique(pairs: Iterable[Pair]) -> tuple[list[Pair], int, int]:
+    """Each text once (the first), without texts that come with different labels; and how many rows of each kind went.
+
+    Returns:
+        (pairs, rows removed as repetitions, rows removed as contradictions)
+    """
+    labels: dict[str, set[str]] = {}
+    rows = [(normal(text), text, label) for text, label in pairs]
+    for key, _, label in rows:
+        labels.setdefault(key, set()).add(label)
+    kept: dict[str, Pair] = {}
+    contradictions = 0
+    for key, text, label in rows:
+        if len(labels[key]) > 1:
+            contradictions += 1
+        else:
+            kept.setdefault(key, (text, label))
+    return list(kept.values()), len(rows) - len(kept) - contradictions, contradictions
+
+
+def without(pairs: Iterable[Pair], *others: Iterable[Pair]) -> list[Pair]:
+    """The pairs whose text occurs in none of the others."""
+    taken = {normal(text) for other in others for text, _ in other}
+    return [pair for pair in pairs if normal(pair[0]) not in taken]
+
+
+def stratified(pairs: Sequence[Pair], size: int, rng: random.Random) -> tuple[list[Pair], list[Pair]]:
+    """`size` pairs in random order with the classes in proportion, and the rest.
+
+    Every class gets its share rounded down, at least one while there are places; the places left over go to the
+    largest remainders.
+    """
+    pairs = rng.sample(list(pairs), len(pairs))
+    if size >= len(pairs):
+        return pairs, []
+    counts = Counter(label for _, label in pairs)
+    shares = {label: size * count / len(pairs) for label, count in counts.items()}
+    quota = {label: max(int(share), int(size >= len(counts))) for label, share in shares.items()}
+    order = sorted(shares, key=lambda label: (quota[label] - shares[label], label))
+    while (left := size - sum(quota.values())) != 0:  # raising rare classes to one may have given out too many
+        for label in order if left > 0 else sorted(quota, key=lambda label: (-quota[label], label)):
+            if left == 0:
+                break
+            step = 1 if left > 0 else -1
+            if step < 0 and quota[label] <= 1:
+                continue
+            quota[label] += step
+            left -= step
+    chosen, rest = [], []
+    for pair in pairs:
+        take = quota[pair[1]] > 0
+        quota[pair[1]] -= take
+        (chosen if take else rest).append(pair)
+    return chosen, rest
+
+
+def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.Random) -> Drawn:
+    """Three disjoint splits of at most these sizes.
+
+    Order of drawing: test, validation, train, so that the same seed gives the same test examples whatever the size
+    of the training split. A given test split stays as it is and the training rows that repeat it are removed;
+    without one, it is cut from the rest (at most a quarter). The same holds for validation (at most a fifth).
+    """
+    notes = list(pool.notes)
+    rest = _unique(pool.train, "training", notes)
+    given_test = None if pool.test is None else _unique(pool.test, "test", notes)
+    given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes)
+    if given_test is not None:
+        rest = _without(rest, given_test, "training", "test", notes)
+        if given_validation is not None:
+            given_validation = _without(given_validation, given_test, "validation", "test", notes)
+    if given_validation is not None:
+        rest = _without(rest, given_validation, "training", "validation", notes)
+
+    chosen_test, rest = _take(given_test, rest, test, 4, rng)
+    chosen_validation, rest = _take(given_validation, rest, validation, 5, rng)
+    chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng)
+    chosen = {"training": chosen_train, "validation": chosen_validation, "test": chosen_test}
+    for split, wanted in (("training", train), ("validation", validation), ("test", test)):
+        if isinstance(wanted, int) and len(chosen[split]) < wanted:
+            notes.append(f"{len(chosen[split])} {split} examples instead of {wanted}: there are no more")
+    return Drawn(chosen_train, chosen_validation, chosen_test, tuple(notes))
+
+
+def _take(
+    given: list[Pair] | None, rest: list[Pair], size: Size, part: int, rng: random.Random
+) -> tuple[list[Pair], list[Pair]]:
+    """(the split, what is left to train on): drawn from the given split, else at most 1/`part` of the rest."""
+    if given is not None:
+        return stratified(given, len(given) if size == "all" else size, rng)[0], rest
+    most = len(rest) // part
+    return stratified(rest, most if size == "all" else min(size, most), rng)
+
+
+def _unique(pairs: list[Pair], split: str, notes: list[str]) -> list[Pair]:
+    kept, repeated, contradicted = unique(pairs)
+    if repeated:
+        notes.append(f"{repeated} repeated {split} texts removed")
+    if contradicted:
+        notes.append(f"{contradicted} {split} rows removed whose text comes with different labels")
+    return kept
+
+
+def _without(pairs: list[Pair], others: list[Pair], split: str, other: str, notes: list[str]) -> list[Pair]:
+    kept = without(pairs, others)
+    if len(kept) < len(pairs):
+        notes.append(f"{len(pairs) - len(kept)} {split} texts removed that also occur in the {other} split")
+    return kept
