@@ -1,0 +1,96 @@
+"""The magnitude that the largest share of entries exceeds, exactly, without sorting or holding them all.
+
+Legend: O output features, I input features.
+
+The k-th largest of n entries is bracketed by the quantiles of a random sample; one pass over row tiles counts the
+entries above the bracket and collects those inside it (well under 1 %), and the answer is found among these. If the bracket
+misses, it is widened: the result never depends on the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from perdure.ops.lowrank import Delta
+from perdure.ops.tiling import entries, row_tiles, tile, widened
+
+SAMPLE = 1 << 20
+"""Sampled positions; below four times as many in all, everything is collected."""
+
+
+def magnitude_threshold(deltas: Sequence[Delta], density: float) -> float:
+    """The k-th largest |entry| over all `deltas` together, k = max(1, floor(density * number of entries)).
+
+    Args:
+        deltas: one module's update, or all modules of an update (the scope "model" of TIES).
+        density: share of entries to keep, in (0, 1]; keeping |entry| >= threshold keeps k of them (more on exact ties).
+
+    Returns:
+        The threshold; 0 for density 1 or no entries.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is a share in (0, 1], got {density}")
+    sizes = [math.prod(delta.shape) for delta in deltas]
+    total = sum(sizes)
+    keep = max(1, math.floor(density * total))
+    if total == 0 or keep == total:
+        return 0.0
+    deltas = [widened(delta) for delta in deltas]
+    width = 4.0
+    while True:
+        low, high = _bracket(deltas, sizes, keep, width)
+        above, inside, at_low = _count_and_collect(deltas, low, high)
+        if above < keep <= above + inside.numel():
+            return float(inside.kthvalue(inside.numel() - (keep - above) + 1).values)
+        if above + inside.numel() < keep <= above + inside.numel() + at_low:
+            return low
+        width = math.inf if width > 100 else width * 8
+
+
+def _bracket(deltas: Sequence[Delta], sizes: Sequence[int], keep: int, width: float) -> tuple[float, float]:
+    """(low, high) around the k-th largest: sample quantiles `width` standard errors to both sides."""
+    total = sum(sizes)
+    if total <= 4 * SAMPLE or math.isinf(width):
+        return -1.0, math.inf
+    sample = torch.cat(
+        [_sample(delta, max(1, SAMPLE * size // total)) for delta, size in zip(deltas, sizes, strict=True)]
+    )
+    ordered = sample.sort(descending=True).values
+    share = keep / total
+    margin = width * math.sqrt(share * (1 - share) * ordered.numel()) + 1
+    place = share * ordered.numel()
+    first, last = math.floor(place - margin), math.ceil(place + margin)
+    high = float(ordered[first]) if first >= 0 else math.inf
+    low = float(ordered[last]) if last < ordered.numel() else -1.0
+    return low, high
+
+
+def _sample(delta: Delta, count: int) -> Tensor:
+    """|entry| [count] at random positions; a fixed seed, since the result does not depend on it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(delta.shape[0], (count,), generator=generator)
+    columns = torch.randint(delta.shape[1], (count,), generator=generator)
+    return entries(delta, rows, columns).abs()
+
+
+def _count_and_collect(deltas: Sequence[Delta], low: float, high: float) -> tuple[int, Tensor, int]:
+    """How many |entries| exceed `high`, those in (low, high], and how many equal `low`.
+
+    Entries at `low` are only counted: in a sparse update most are exactly 0, and would fill the memory.
+    """
+    above, at_low, inside = 0, 0, []
+    for delta in deltas:
+        shape = (delta.shape[0], delta.shape[1])
+        for start, stop in row_tiles(shape):
+            magnitudes = tile(delta, start, stop).abs_().view(-1)
+            candidates = magnitudes[magnitudes >= low] if low >= 0 else magnitudes
+            within = candidates[candidates <= high]
+            collected = within[within > low]
+            above += candidates.numel() - within.numel()
+            at_low += within.numel() - collected.numel()
+            inside.append(collected)
+    return above, torch.cat(inside), at_low
