@@ -60,6 +60,16 @@ def test_truncate_refuses_rank_zero(three_and_four):
         decompose.truncate(three_and_four, 0)
 
 
+def test_a_large_dense_update_is_truncated_almost_as_well_and_its_energy_is_true(monkeypatch):
+    matrix = torch.randn(90, 120, generator=torch.Generator().manual_seed(0))  # a flat spectrum: the hard case
+    _, best = decompose.truncate(matrix, 8)
+    monkeypatch.setattr(decompose, "LARGE", 64)
+    kept, energy = decompose.truncate(matrix, 8)
+    residual = (matrix - dense(kept)).square().sum() / matrix.square().sum()
+    assert energy == pytest.approx(1 - residual.item(), abs=1e-5)
+    assert best - 0.02 < energy < best, "randomised, so a little below the optimum"
+
+
 def test_effective_rank_by_hand(three_and_four):
     equal = LowRank(torch.eye(4)[:2], torch.eye(3)[:, :2])
     assert decompose.effective_rank(equal) == pytest.approx(2)
