@@ -1,0 +1,36 @@
+"""Backbones: encoder, causal, seq2seq and vision models behind one protocol."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.backbones.base import Backbone
+from perdure.backbones.models import model_kind
+from perdure.config import validate
+from perdure.errors import ConfigError, UnknownName
+
+KINDS: Mapping[str, tuple[str, str, str]] = {
+    "encoder": ("perdure.backbones.encoder", "Encoder", "EncoderSettings"),
+}
+"""Kind -> module, backbone class, settings class."""
+
+
+def load_backbone(settings: Mapping[str, Any]) -> Backbone:
+    """The backbone that `settings` describe; `kind` may be left out for a known model.
+
+    Raises:
+        ConfigError: an unknown kind or setting, or a model whose kind must be said.
+    """
+    model = str(settings.get("model", ""))
+    kind = settings.get("kind") or model_kind(model)
+    if kind is None:
+        raise ConfigError(f"backbone.kind: say what kind of model '{model}' is, one of {', '.join(KINDS)}.")
+    if kind not in KINDS:
+        raise UnknownName("kind of backbone", str(kind), KINDS)
+    module_name, class_name, settings_name = KINDS[kind]
+    module = importlib.import_module(module_name)
+    return getattr(module, class_name).load(
+        validate(getattr(module, settings_name), {**settings, "kind": kind}, "backbone")
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -41,16 +41,21 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: the label (or the generated text), and for choices the probability of each label in order."""
+    """An answer: the label (or the generated text), for choices the probability of each in order and the label's task."""
 
     label: str
     probabilities: tuple[float, ...] = ()
+    task: str = ""
 
 
 class Backbone(Protocol):
-    """A model with a way to learn from examples and to answer."""
+    """A model with a way to learn from examples and to answer.
+
+    `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
+    """
 
     model: nn.Module
+    precision: Literal["fp32", "bf16"]
     default_targets: tuple[str, ...]
 
     def prepare(self, tasks: Iterable[Task]) -> None:
@@ -65,6 +70,10 @@ class Backbone(Protocol):
         """One differentiable forward pass."""
         ...
 
+    def features(self, batch: Batch) -> Any:
+        """The forward pass over the inputs alone; input statistics are measured while it runs."""
+        ...
+
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Scores [n, labels] of the batch's inputs under the labels of `task`; reuses `outputs` where given."""
         ...
@@ -77,6 +86,6 @@ class Backbone(Protocol):
         """An answer for each example, chosen among the label sets of the tasks named in `labels`."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the bare model so that transformers loads it."""
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """Write the bare model with these weights (and its tokenizer) so that transformers loads it."""
         ...

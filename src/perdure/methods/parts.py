@@ -59,9 +59,6 @@ class Start:
     trainable: Literal["AB", "A", "B"] = "AB"
 
 
-Deployed = Update | Mapping[str, Update]
-
-
 @dataclass(frozen=True)
 class Folded:
     """What a finished task leaves behind.
@@ -147,6 +144,10 @@ class Context(Protocol):
 
     def teacher(self, batch: Batch, task: str) -> Tensor:
         """The same scores by the model as it was when this stage began; no gradient."""
+        ...
+
+    def note(self, name: str, value: float) -> None:
+        """Put a number (a cosine, a threshold chosen, how often a rule fired) into the stage's log."""
         ...
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:

@@ -1,0 +1,164 @@
+"""A sentence encoder as a learner: a text is matched to its label's text by the same encoder.
+
+There is no task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
+model already answers, and the score of a task not learnt yet means something. In a batch of several tasks every example
+competes among its own task's labels only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.models import model_folder
+from perdure.config import Settings
+from perdure.tasks.task import Example, Task
+
+
+class EncoderSettings(Settings):
+    """How the encoder reads and answers.
+
+    Args:
+        model: a known model's name, a folder, or a hub id.
+        max_length: texts are cut to this many tokens.
+        temperature: cosines are divided by it before the softmax.
+        attention: transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured).
+        predict_batch_size: examples per forward pass when answering.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+    model: str = "minilm"
+    max_length: int = Field(default=48, ge=2)
+    temperature: float = Field(default=0.05, gt=0)
+    attention: Literal["eager", "sdpa"] = "eager"
+    predict_batch_size: int = Field(default=64, ge=1)
+
+
+class Encoder:
+    """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
+
+    default_targets = ("query", "value")
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
+        self.model = (
+            model.eval()
+        )  # dropout of the pretrained model stays off: its features are what labels are matched to
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.precision: Literal["fp32", "bf16"] = "fp32"
+        self.truncated = 0
+        self._tasks: dict[str, Task] = {}
+        self._tokens: dict[str, list[int]] = {}
+
+    @classmethod
+    def load(cls, settings: EncoderSettings) -> Encoder:
+        """The pretrained model in fp32 and its tokenizer."""
+        folder = model_folder(settings.model)
+        model = AutoModel.from_pretrained(folder, attn_implementation=settings.attention, dtype=torch.float32)
+        return cls(model, AutoTokenizer.from_pretrained(folder), settings)
+
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """Know the tasks' labels; tokenise every text once."""
+        for task in tasks:
+            self._tasks[task.name] = task
+            texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
+                *task.labels.values()
+            }
+            new = sorted(texts - self._tokens.keys())
+            if new:
+                ids = self.tokenizer(new, truncation=True, max_length=self.settings.max_length)["input_ids"]
+                self._tokens |= dict(zip(new, ids, strict=True))
+                self.truncated += sum(len(tokens) == self.settings.max_length for tokens in ids)
+
+    def length(self, example: Example) -> int:
+        """Number of tokens."""
+        return len(self._tokens[example.text])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
+        inputs, mask = self._padded([example.text for example in examples])
+        names = list(dict.fromkeys(example.task for example in examples))
+        choices = [(name, label) for name in names for label in self._tasks[name].labels]
+        index = {choice: i for i, choice in enumerate(choices)}
+        extra = {
+            "labels": [self._tasks[name].labels[label] for name, label in choices],
+            "targets": torch.tensor([index[example.task, example.label] for example in examples]),
+            "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
+        }
+        return Batch(examples, inputs, len(examples), mask, extra)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Mean cross-entropy of each text against its own task's labels."""
+        text_ND = self.features(batch)
+        score_NL = self._match(text_ND, batch.extra["labels"])
+        if batch.extra["allowed"] is not None:
+            score_NL = score_NL.masked_fill(~batch.extra["allowed"], -torch.inf)
+        return Outputs(functional.cross_entropy(score_NL, batch.extra["targets"]), text_ND)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Normalised mean-pooled embeddings of the texts, [N, D] in fp32."""
+        return self._encode(batch.inputs)
+
+    def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
+        """Cosine / temperature of the batch's texts to the labels of `task`, [N, labels]."""
+        text_ND = self.features(batch) if outputs is None else outputs.features
+        return self._match(text_ND, list(self._tasks[task].labels.values()))
+
+    @torch.inference_mode()
+    def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
+        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
+        choices = [(name, label) for name in labels for label in self._tasks[name].labels]
+        label_LD = self._encode(self._padded([self._tasks[name].labels[label] for name, label in choices])[0])
+        order = sorted(range(len(examples)), key=lambda i: -self.length(examples[i]))
+        predictions: list[Prediction | None] = [None] * len(examples)
+        size = self.settings.predict_batch_size
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            text_ND = self._encode(self._padded([examples[i].text for i in chosen])[0])
+            probability_NL = (text_ND @ label_LD.T / self.settings.temperature).softmax(dim=1)
+            for i, row in zip(chosen, probability_NL.tolist(), strict=True):
+                task, label = choices[max(range(len(row)), key=row.__getitem__)]
+                predictions[i] = Prediction(label, tuple(row), task)
+        return [prediction for prediction in predictions if prediction is not None]
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """The bare model with these weights, and the tokenizer, as transformers loads them."""
+        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
+        self.tokenizer.save_pretrained(folder)
+
+    def _match(self, text_ND: Tensor, labels: list[str]) -> Tensor:
+        label_LD = self._encode(self._padded(labels)[0])
+        return text_ND @ label_LD.T / self.settings.temperature
+
+    def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        with self._autocast():
+            hidden_NLD = self.model(**inputs).last_hidden_state
+        weight_NL1 = inputs["attention_mask"].unsqueeze(-1)
+        mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
+        return functional.normalize(mean_ND, dim=-1)
+
+    def _padded(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Model inputs padded to the longest of `texts`, and the mask of real positions."""
+        ids = [self._token_ids(text) for text in texts]
+        width = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in ids])
+        mask = torch.arange(width) < torch.tensor([len(row) for row in ids]).unsqueeze(1)
+        return {"input_ids": input_ids, "attention_mask": mask.long()}, mask
+
+    def _token_ids(self, text: str) -> list[int]:
+        if text not in self._tokens:
+            self._tokens[text] = self.tokenizer(text, truncation=True, max_length=self.settings.max_length)["input_ids"]
+        return self._tokens[text]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")

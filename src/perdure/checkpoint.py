@@ -1,0 +1,106 @@
+"""What the next stage needs, as one safetensors file: the past, and the memory of every part.
+
+Key layout: `<group>/<module>/<tensor>`, group one of total, carry, deployed, deployed:<i> (one a task), factors,
+part:<name>. Whatever is the same object in memory (deployed = carry in most methods) is written once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perdure.errors import StoreError
+from perdure.history import Past
+from perdure.methods.parts import Method, PerTask
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Delta, LowRank, Update
+
+
+def save_checkpoint(path: Path, past: Past, method: Method) -> None:
+    """Write the past and the parts' memory."""
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, Any] = {"stages": past.stages, "scaling": {n: pair.scaling for n, pair in past.factors.items()}}
+    _put_update(tensors, "total", past.total)
+    _put_update(tensors, "carry", past.carry)
+    if isinstance(past.deployed, PerTask):
+        about["deployed"] = list(past.deployed.updates)
+        for i, update in enumerate(past.deployed.updates.values()):
+            _put_update(tensors, f"deployed:{i}", update)
+    elif past.deployed is past.carry:
+        about["deployed"] = "carry"
+    else:
+        about["deployed"] = "update"
+        _put_update(tensors, "deployed", past.deployed)
+    for name, pair in past.factors.items():
+        for key in ("A", "B", "A0", "B0"):
+            if (tensor := getattr(pair, key)) is not None:
+                tensors[f"factors/{name}/{key}"] = tensor
+    for name, part in method.parts().items():
+        tensors |= {f"part:{name}/{key}": tensor for key, tensor in part.state().items()}
+    # A clone each: safetensors refuses tensors that share memory.
+    save_file(
+        {key: t.detach().clone().contiguous() for key, t in tensors.items()}, path, {"perdure": json.dumps(about)}
+    )
+
+
+def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Update]) -> Past:
+    """Read the past back; every part takes its memory.
+
+    Raises:
+        StoreError: the file belongs to a method with other parts.
+    """
+    with safe_open(path, framework="pt") as file:
+        about = json.loads((file.metadata() or {})["perdure"])
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            group, _, rest = key.partition("/")
+            groups.setdefault(group, {})[rest] = file.get_tensor(key)
+    for name, part in method.parts().items():
+        part.load(groups.pop(f"part:{name}", {}))
+    if left := [group for group in groups if group.startswith("part:")]:
+        raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(left)}.")
+    carry = _update(groups.get("carry", {}))
+    return Past(
+        stages=tuple(about["stages"]),
+        total=_update(groups.get("total", {})),
+        carry=carry,
+        deployed=_deployed(about["deployed"], groups, carry),
+        factors=_factors(groups.get("factors", {}), about["scaling"]),
+        load_update=load_update,
+    )
+
+
+def _deployed(kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], carry: Update) -> Update | PerTask:
+    if isinstance(kind, list):
+        return PerTask({task: _update(groups.get(f"deployed:{i}", {})) for i, task in enumerate(kind)})
+    return carry if kind == "carry" else _update(groups.get("deployed", {}))
+
+
+def _put_update(tensors: dict[str, Tensor], group: str, update: Update) -> None:
+    for name, delta in update.items():
+        if isinstance(delta, LowRank):
+            tensors[f"{group}/{name}/A"], tensors[f"{group}/{name}/B"] = delta.A, delta.B
+        else:
+            tensors[f"{group}/{name}/dense"] = delta
+
+
+def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        modules.setdefault(name, {})[kind] = tensor
+    return modules
+
+
+def _update(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
+    return {n: m["dense"] if "dense" in m else LowRank(m["A"], m["B"]) for n, m in _modules(tensors).items()}
+
+
+def _factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
+    return {n: Factors(m["A"], m["B"], scaling[n], m.get("A0"), m.get("B0")) for n, m in _modules(tensors).items()}

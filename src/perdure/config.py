@@ -1,0 +1,313 @@
+"""What a run is: validated settings. YAML, command line and Python all end here; every check of user input is here.
+
+    RunConfig
+    ├── method      a preset's name, or a composition of parts (perdure.methods.table)
+    ├── suite, order, data    which tasks, in which order, from where; or the tasks are given from Python
+    ├── budget      how many examples of each split
+    ├── backbone    which model, and how it reads and answers
+    ├── lora        rank, alpha, targets
+    ├── training    learning rate, epochs, batches
+    ├── evaluation  which split and which labels
+    └── seed, precision, threads
+
+Settings are frozen; an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from perdure.errors import ConfigError, UnknownName
+from perdure.methods.table import PARTS, PRESETS, Role
+
+Precision = Literal["auto", "fp32", "bf16"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSettings(Settings):
+    """The adapter.
+
+    Args:
+        rank: r.
+        alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
+        dropout: on the adapter's input while training.
+        targets: names of the layers that get an adapter; empty = the backbone's usual ones (query and value).
+        rslora: rank-stabilised scaling.
+    """
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+    rslora: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """The factor of B A in the update."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+class TrainingSettings(Settings):
+    """How one stage is trained.
+
+    Args:
+        learning_rate: of AdamW, for the first stage.
+        later_learning_rate_factor: multiplies the learning rate of every stage after the first.
+        epochs: passes over the stage's training examples.
+        batch_size: examples per optimiser step.
+        accumulation: micro-batches a step is computed in (memory, not mathematics: the gradient is the same).
+        warmup_share: share of the steps over which the learning rate rises from 0.
+        schedule: of the learning rate after warm-up.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm; None = never.
+        average: 'last-half' deploys the mean of the factors over the last half of the steps.
+    """
+
+    learning_rate: float = Field(default=2e-3, gt=0)
+    later_learning_rate_factor: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    warmup_share: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    average: Literal["none", "last-half"] = "none"
+
+
+class BudgetSettings(Settings):
+    """At most how many examples of each split are used; None = all there are."""
+
+    train: int | None = Field(default=256, ge=1)
+    validation: int | None = Field(default=128, ge=0)
+    test: int | None = Field(default=500, ge=1)
+
+
+class EvaluationSettings(Settings):
+    """How a deployed model is scored.
+
+    Args:
+        split: 'validation' while choosing settings, 'test' for results.
+        labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
+        future: also score tasks not learnt yet; forward transfer needs it.
+    """
+
+    split: Literal["validation", "test"] = "test"
+    labels: Literal["task", "seen"] = "task"
+    future: bool = True
+
+
+class RunConfig(Settings):
+    """Everything that decides the outcome of a run."""
+
+    method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
+    suite: str | None = None
+    order: str | None = None
+    data: str | None = None
+    budget: BudgetSettings = BudgetSettings()
+    backbone: dict[str, Any] = Field(default_factory=lambda: {"model": "minilm"})
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    seed: int = Field(default=0, ge=0)
+    data_seed: int = Field(default=0, ge=0)
+    precision: Precision = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _resolve(cls, value: Any) -> dict[str, Any]:
+        return resolve_method(value)
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> dict[str, Any]:
+        return {"model": value} if isinstance(value, str) else value
+
+    @property
+    def method_name(self) -> str:
+        """The preset's name, or 'custom'."""
+        return self.method["name"]
+
+
+def resolve_method(value: Any) -> dict[str, Any]:
+    """A preset's name or a composition -> the whole composition: {name, init, consolidate, penalties, ...}.
+
+    A composition may start from a preset (`preset: ps-lora`) and change parts of it; settings of a part that stays are
+    changed one by one, a part of another kind replaces it.
+
+    Raises:
+        UnknownName: no preset or part of that name.
+        ConfigError: a key that no method has.
+    """
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"method: expected a preset's name or a mapping of parts, got {type(value).__name__}.")
+    given = dict(value)
+    name = given.pop("name", None)
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise UnknownName("method", str(preset), PRESETS)
+    resolved = PRESETS[preset].composition() if preset else PRESETS["inc-lora"].composition()
+    usual = _kinds(resolved)
+    for key, part in given.items():
+        if key not in resolved:
+            raise UnknownName("key of `method`", key, [*resolved, "preset"])
+        resolved[key] = _changed(key, resolved[key], part)
+    resolved["name"] = name or (preset if preset and _kinds(resolved) == usual else "custom")
+    return resolved
+
+
+def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
+    """Which parts a composition is made of, whatever their settings."""
+    kinds = {key: part and part["kind"] for key, part in composition.items() if key in PARTS}
+    penalties = sorted(part["kind"] for part in composition["penalties"].values())
+    return {**kinds, "penalties": penalties, "stream": composition["stream"]}
+
+
+def _changed(key: str, current: Any, given: Any) -> Any:
+    """One entry of a composition with what was given for it."""
+    if key == "stream" or given is None:
+        return given
+    if key == "penalties":
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                "method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}."
+            )
+        merged = dict(current)
+        for name, settings in given.items():
+            if settings is None:
+                merged.pop(name, None)
+            else:
+                merged[name] = {"kind": name, **_weighted(dict(current.get(name, {})), dict(settings))}
+            _known("penalty", merged.get(name, {"kind": name})["kind"])
+        return merged
+    given = {"kind": given} if isinstance(given, str) else dict(given)
+    role: Role = key  # pyright: ignore[reportAssignmentType]  (the other keys were handled above)
+    same_kind = isinstance(current, Mapping) and given.get("kind", current["kind"]) == current["kind"]
+    part = {**current, **given} if same_kind else given
+    if "kind" not in part:
+        raise ConfigError(f"method.{key}: say which with `kind`. Known: {', '.join(sorted(PARTS[role]))}.")
+    _known(role, part["kind"])
+    return part
+
+
+def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a penalty; giving one of `weight` and `gradient_share` takes the other back."""
+    for one, other in (("weight", "gradient_share"), ("gradient_share", "weight")):
+        if given.get(one) is not None:
+            current.pop(other, None)
+    return {**current, **given}
+
+
+def _known(role: Role, kind: str) -> None:
+    if kind not in PARTS[role]:
+        raise UnknownName(role.replace("_", " "), kind, PARTS[role])
+
+
+def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A validated configuration from a mapping or a YAML file, with `key.sub=value` overrides applied.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key or a bad value; every problem is listed with its place.
+    """
+    if isinstance(source, Mapping):
+        data: dict[str, Any] = dict(source)
+    else:
+        data = _read_yaml(Path(source))
+    for key, value in (overrides or {}).items():
+        data = with_override(data, key, value)
+    return validate(RunConfig, data)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"There is no configuration file '{path}'.")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"'{path}' must hold settings as `key: value` lines.")
+    return data
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """['training.epochs=2', ...] -> {'training.epochs': 2, ...}; values are read as YAML.
+
+    Raises:
+        ConfigError: a pair without '='.
+    """
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"'{pair}' is not a setting; write key=value, for example training.epochs=2.")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}.") from error
+        overrides[key] = _number(parsed)
+    return overrides
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a person means a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """A copy of `data` with `a.b.c` set to `value`."""
+    head, _, rest = dotted.partition(".")
+    current = data.get(head)
+    if not rest:
+        return {**data, head: value}
+    if isinstance(current, str):
+        current = {"preset": current} if head == "method" else {"model": current} if head == "backbone" else {}
+    return {**data, head: with_override(current or {}, rest, value)}
+
+
+def validate(model: type[Model], data: Any, where: str = "") -> Model:
+    """`data` as a `model`, or one ConfigError that lists every problem with its place."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, e, where) for e in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    place = ".".join(str(part) for part in (*([where] if where else []), *error["loc"])) or "settings"
+    if error["type"] == "extra_forbidden":
+        owner = _owner(model, error["loc"][:-1])
+        return str(UnknownName("setting", place, [*owner.model_fields] if owner else []))
+    return f"{place}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.80})"
+
+
+def _owner(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The settings class at `path`, to name the keys it knows."""
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        current = field.annotation if field else None
+        if isinstance(current, types.UnionType) or typing.get_origin(current) is typing.Union:
+            current = next((a for a in typing.get_args(current) if isinstance(a, type)), None)
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None

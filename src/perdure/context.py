@@ -1,0 +1,141 @@
+"""What a part may look at while a stage is learnt: the loop's implementation of `methods.parts.Context`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone, Batch, Outputs
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.evaluation import accuracy, answer
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import Gradients, PerTask, Sink, Streamed
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Example, Stage, Task
+from perdure.training import cut_batches
+
+
+def derived_seed(seed: int, stage: int, purpose: str) -> int:
+    """A seed that depends on these three only: what a resumed run draws never depends on what ran before."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+@dataclass
+class StageContext:
+    """See `Context` for what each member means; `tasks` are all tasks of the sequence by name."""
+
+    stage: Stage
+    index: int
+    past: Past
+    buffer: Mapping[str, Sequence[Example]]
+    model: AdaptedModel
+    backbone: Backbone
+    tasks: Mapping[str, Task]
+    seed: int
+    notes: dict[str, float] = field(default_factory=dict)
+    started: Mapping[str, Factors] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        return self.model.factors()
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, self.index, purpose))
+
+    def weight(self, module: str) -> Tensor:
+        return self.model.weight(module)
+
+    def batches(self, examples: Sequence[Example], size: int, purpose: str) -> Iterable[Sequence[Example]]:
+        return cut_batches(examples, size, self.generator(purpose), self.backbone.length)
+
+    def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
+        if what == "gradients":
+            self._stream_gradients(batches, sink)
+        else:
+            self._stream_inputs(batches, sink)
+
+    def _stream_gradients(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
+        """Each weight's gradient goes to the sink as soon as backward has it, and is dropped."""
+        if not self.model.dense_base:
+            raise UnmetNeed("Gradients of full weights need a dense base; load it in bf16 or fp32.")
+
+        def hand_over(name: str, transposed: bool):
+            def hook(parameter: nn.Parameter) -> None:
+                grad, parameter.grad = parameter.grad, None
+                if grad is not None:
+                    sink(name, (grad.mT if transposed else grad).float())
+
+            return hook
+
+        trained = self.model.parameters()
+        hooks = []
+        for name, module in self.model.modules.items():
+            module.base.requires_grad_(True)
+            hooks.append(module.base.register_post_accumulate_grad_hook(hand_over(name, module.transposed)))
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            for examples in batches:
+                self.backbone.forward(self.backbone.collate(examples)).loss.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in self.model.modules.values():
+                module.base.requires_grad_(False)
+                module.base.grad = None
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    @torch.no_grad()
+    def _stream_inputs(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
+        real: list[Tensor | None] = [None]
+
+        def hand_over(name: str):
+            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                inputs, mask = args[0], real[0]
+                same = mask is not None and inputs.shape[:-1] == mask.shape
+                sink(name, (inputs[mask] if same else inputs.reshape(-1, inputs.shape[-1])).float())
+
+            return hook
+
+        hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in self.model.modules.items()]
+        try:
+            for examples in batches:
+                batch = self.backbone.collate(examples)
+                real[0] = batch.mask
+                self.backbone.features(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def task_gradients(self, examples: Sequence[Example]) -> Gradients:
+        loss = self.backbone.forward(self.backbone.collate(examples)).loss
+        parameters = self.model.parameters()
+        found = {id(p): g for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)}
+        return {name: (found.get(id(m.A)), found.get(id(m.B))) for name, m in self.model.modules.items()}
+
+    def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
+        return self.backbone.scores(batch, outputs, task)
+
+    def teacher(self, batch: Batch, task: str) -> Tensor:
+        with torch.no_grad(), self.model.holding(self.started):
+            return self.backbone.scores(batch, None, task)
+
+    def note(self, name: str, value: float) -> None:
+        self.notes[name] = float(value)
+
+    def evaluate(self, deployed: Update | PerTask, task: str) -> float:
+        learnt = {*self.past.stages, *(t.name for t in self.stage.tasks)}
+        examples = self.tasks[task].validation if task in self.tasks else ()
+        if task not in learnt or not examples:
+            raise ConfigError(
+                f"Task '{task}' cannot be evaluated here: it is not learnt yet or has no validation examples."
+            )
+        return accuracy(examples, answer(self.model, self.backbone, deployed, examples, [task])) or 0.0

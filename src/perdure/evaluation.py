@@ -1,0 +1,47 @@
+"""One deployed model, one task -> predictions -> one score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.backbones.base import Backbone, Prediction
+from perdure.config import EvaluationSettings
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import PerTask
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Example, Task
+
+
+def answer(
+    model: AdaptedModel,
+    backbone: Backbone,
+    deployed: Update | PerTask,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+) -> list[Prediction]:
+    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`."""
+    if not examples:
+        return []
+    update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed
+    with model.deployed(update):
+        return backbone.predict(examples, labels)
+
+
+def accuracy(examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
+    """Share of examples whose label (and, among several label sets, whose task) was predicted; None without examples."""
+    if not examples:
+        return None
+    right = (p.label == e.label and p.task in ("", e.task) for e, p in zip(examples, predictions, strict=True))
+    return sum(right) / len(examples)
+
+
+def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
+    """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own."""
+    if settings.labels == "task":
+        return [task.name]
+    return list(dict.fromkeys([*learnt, task.name]))
+
+
+def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
+    """The task's metric over its predictions, a fraction of 1; None without examples."""
+    return accuracy(examples, predictions)

@@ -1,0 +1,231 @@
+"""LoRA on a model: attach factors, start them, fold updates into the base, deploy. The only file that imports peft.
+
+One adapter per module is active at any time: what earlier tasks left is folded into the base, so a training step costs the
+same at task 100 as at task 2. The base is always recomputed from the pretrained weights in fp32, never updated in place,
+so nothing drifts:
+
+    W = W_0 + carry - s B_0 A_0      while training (the offset only where an init asks for one)
+    W = W_0 + deployed               while answering
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from perdure.config import LoraSettings
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.parts import Gradients, Start
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update, dense
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedModule:
+    """One target module: its trainable factors, its base weight and the pretrained values of that weight [O, I] in fp32."""
+
+    layer: Any
+    A: nn.Parameter
+    B: nn.Parameter
+    scaling: float
+    base: nn.Parameter
+    pretrained_OI: Tensor | None
+    transposed: bool
+
+    def set_base(self, weight_OI: Tensor) -> None:
+        """Write the base weight, in its own dtype and layout."""
+        self.base.data.copy_(weight_OI.mT if self.transposed else weight_OI)
+
+
+class AdaptedModel:
+    """A frozen model with one LoRA adapter, and the base weights it stands on.
+
+    Args:
+        model: any module with linear layers; changed in place.
+        settings: rank, alpha, dropout, targets.
+        default_targets: used when `settings.targets` is empty.
+
+    Raises:
+        ConfigError: no module matches the targets (candidates listed), or a rank above a layer's.
+    """
+
+    def __init__(self, model: nn.Module, settings: LoraSettings, default_targets: tuple[str, ...]) -> None:
+        targets = settings.targets or default_targets
+        _check_targets(model, targets, settings.rank)
+        model.requires_grad_(False)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  (peft accepts a float)
+            lora_dropout=settings.dropout,
+            use_rslora=settings.rslora,
+            target_modules=list(targets),
+        )
+        self.model = inject_adapter_in_model(config, model, ADAPTER)
+        self.modules = {
+            name: _adapted(layer) for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)
+        }
+        self._trainable = "AB"
+        self._offset: dict[str, Factors] = {}
+        self._carry: Update = {}
+        self.enable(False)
+
+    @property
+    def dense_base(self) -> bool:
+        """Whether every target's weight is stored dense, so that updates can be folded into it."""
+        return all(module.pretrained_OI is not None for module in self.modules.values())
+
+    def enable(self, on: bool) -> None:
+        """Switch the adapter on (training) or off (the base alone answers)."""
+        for module in self.modules.values():
+            module.layer.enable_adapters(on)
+            module.A.requires_grad_(on and "A" in self._trainable)
+            module.B.requires_grad_(on and "B" in self._trainable)
+
+    def factors(self) -> dict[str, Factors]:
+        """The live factors, with the offset they started from; detached views that follow the training."""
+        return {
+            name: Factors(
+                module.A.detach(),
+                module.B.detach(),
+                module.scaling,
+                *((start.A0, start.B0) if (start := self._offset.get(name)) else (None, None)),
+            )
+            for name, module in self.modules.items()
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The factors that are trained, in a fixed order."""
+        pairs = (p for module in self.modules.values() for p in (module.A, module.B))
+        return [p for p in pairs if p.requires_grad]
+
+    def gradients(self) -> Gradients:
+        """Module name -> the gradients of A and B that backward left."""
+        return {name: (module.A.grad, module.B.grad) for name, module in self.modules.items()}
+
+    def set_gradients(self, grads: Gradients) -> None:
+        """Put gradients where the optimiser looks for them; None for a frozen factor."""
+        for name, (grad_A, grad_B) in grads.items():
+            self.modules[name].A.grad, self.modules[name].B.grad = grad_A, grad_B
+
+    def weight(self, module: str) -> Tensor:
+        """pretrained + carry of one module, [O, I] in fp32.
+
+        Raises:
+            UnmetNeed: the base is quantised.
+        """
+        pretrained = self.modules[module].pretrained_OI
+        if pretrained is None:
+            raise UnmetNeed(f"'{module}' is stored quantised and has no dense weight; load the base in bf16 or fp32.")
+        return pretrained + dense(self._carry[module]) if module in self._carry else pretrained.clone()
+
+    def fold(self, carry: Update) -> None:
+        """Begin a stage: `carry` folded into the base, adapter off, no offset."""
+        self._carry, self._offset = carry, {}
+        self._write_base(carry)
+        self.enable(False)
+
+    def start(self, start: Start) -> None:
+        """Begin training: the adapter holds `start.factors`, the base is offset where they say so."""
+        self._trainable = start.trainable
+        self._offset = {name: pair for name, pair in start.factors.items() if pair.A0 is not None}
+        with torch.no_grad():
+            for name, pair in start.factors.items():
+                module = self.modules[name]
+                module.A.copy_(pair.A)
+                module.B.copy_(pair.B)
+        if self._offset:
+            self._write_base(self._carry)
+        self.enable(True)
+
+    @contextmanager
+    def deployed(self, update: Update) -> Iterator[None]:
+        """Within: the base is pretrained + `update` and the adapter is off. Afterwards everything is as before."""
+        was_on = any(not module.layer.disable_adapters for module in self.modules.values())
+        offset, self._offset = self._offset, {}
+        self._write_base(update)
+        self.enable(False)
+        try:
+            yield
+        finally:
+            self._offset = offset
+            self._write_base(self._carry)
+            self.enable(was_on)
+
+    @contextmanager
+    def holding(self, factors: Mapping[str, Factors]) -> Iterator[None]:
+        """Within: the adapter holds copies of other factors (of the same shapes). Afterwards its own again."""
+        kept = {name: (module.A.detach().clone(), module.B.detach().clone()) for name, module in self.modules.items()}
+        try:
+            self._copy({name: (pair.A, pair.B) for name, pair in factors.items()})
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (A, B) in pairs.items():
+            self.modules[name].A.copy_(A)
+            self.modules[name].B.copy_(B)
+
+    @torch.no_grad()
+    def _write_base(self, update: Update) -> None:
+        for name, module in self.modules.items():
+            if module.pretrained_OI is None:
+                if name in update or name in self._offset:
+                    raise UnmetNeed(
+                        f"'{name}' is stored quantised; this method changes its weight. Load the base dense."
+                    )
+                continue
+            weight = module.pretrained_OI + dense(update[name]) if name in update else module.pretrained_OI
+            if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
+                weight = torch.addmm(weight, start.B0, start.A0, alpha=-start.scaling)
+            module.set_base(weight)
+
+    def plain_state_dict(self) -> dict[str, Tensor]:
+        """The bare model's state dict as it stands now: no adapter, names as before it was attached."""
+        return {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.model.state_dict().items()
+            if ".lora_" not in name
+        }
+
+
+def _adapted(layer: Any) -> AdaptedModule:
+    base = layer.get_base_layer()
+    weight = base.weight
+    transposed = bool(getattr(layer, "fan_in_fan_out", False))
+    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    is_dense = weight.is_floating_point() and weight.ndim == 2
+    pretrained = (weight.detach().mT if transposed else weight.detach()).float().clone() if is_dense else None
+    return AdaptedModule(layer, A, B, float(layer.scaling[ADAPTER]), weight, pretrained, transposed)
+
+
+def _check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
+    """Every target matches a module, and no rank is above a layer's."""
+    linear = {
+        name: (module.weight.shape[0], module.weight.shape[1])
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None and getattr(module.weight, "ndim", 0) == 2
+        and not isinstance(module, nn.Embedding)
+    }  # fmt: skip
+    for target in targets:
+        matched = {name: s for name, s in linear.items() if name == target or name.endswith(f".{target}")}
+        if not matched:
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
+            raise ConfigError(
+                f"lora.targets: no layer of the model is called '{target}'. Candidates: {', '.join(kinds)}."
+            )
+        for name, shape in matched.items():
+            if rank > min(shape):
+                raise ConfigError(
+                    f"lora.rank: {rank} is above the rank of '{name}' ({min(shape)}); choose a smaller rank."
+                )

@@ -1,0 +1,58 @@
+"""From a composition (names and settings) to a method (parts)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from perdure.config import validate
+from perdure.errors import UnmetNeed
+from perdure.methods.parts import Method, Need, Part
+from perdure.methods.table import PARTS, Role
+
+
+def build_method(composition: Mapping[str, Any]) -> Method:
+    """The method of a resolved composition (`perdure.config.resolve_method`).
+
+    Raises:
+        ConfigError: an unknown or bad setting of a part, with its place.
+    """
+    optional = {
+        role: _part(role, composition[role], f"method.{role}") if composition[role] else None
+        for role in ("step_rule", "replay")
+    }
+    return Method(
+        name=composition["name"],
+        init=_part("init", composition["init"], "method.init"),
+        consolidate=_part("consolidate", composition["consolidate"], "method.consolidate"),
+        penalties={
+            name: _part("penalty", settings, f"method.penalties.{name}")
+            for name, settings in composition["penalties"].items()
+        },
+        stream=composition["stream"],
+        **optional,
+    )
+
+
+def part_class(role: Role, kind: str) -> type[Part]:
+    """The class behind a row of `PARTS`."""
+    module, _, name = PARTS[role][kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:
+    own = {key: value for key, value in settings.items() if key != "kind"}
+    return validate(part_class(role, settings["kind"]), own, where)
+
+
+def check_needs(method: Method, offered: Iterable[Need]) -> None:
+    """Every need of every part is met.
+
+    Raises:
+        UnmetNeed: names the part and what it requires.
+    """
+    have = set(offered)
+    for name, part in method.parts().items():
+        for need in sorted(part.needs - have, key=lambda n: n.name):
+            raise UnmetNeed(f"Method '{method.name}', {name}: {type(part).__name__} requires {need.value}.")

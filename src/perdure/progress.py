@@ -1,0 +1,103 @@
+"""What a person sees while a run goes on: a live bar, plain lines, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Protocol
+
+
+class Reporter(Protocol):
+    """Told by the loop what happens."""
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        """The sequence begins (or goes on after `finished` stages)."""
+        ...
+
+    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+        """An optimiser step was made."""
+        ...
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        """Every task was scored after the tasks in `learnt` (none: the untrained model)."""
+        ...
+
+
+class Quiet:
+    """Says nothing."""
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        pass
+
+    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+        pass
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        pass
+
+
+class JsonLines:
+    """One JSON object an event, for other programs."""
+
+    def __init__(self, out: IO[str] | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        self._write(event="begin", stages=list(stages), finished=finished)
+
+    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+        self._write(event="step", stage=stage, step=step, total=total, loss=loss)
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        self._write(event="scored", learnt=list(learnt), scores=dict(scores))
+
+    def _write(self, **event: object) -> None:
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+
+class Plain:
+    """A line when a stage begins and when it is scored, with the time left; also what a log file gets.
+
+    Args:
+        title: what is running.
+        out: where to write.
+        share: this run's place among several, (number of runs done, number of runs), for the time left.
+    """
+
+    def __init__(self, title: str, out: IO[str] | None = None, runs: tuple[int, int] = (0, 1)) -> None:
+        self._title, self._out, self._runs = title, out or sys.stderr, runs
+        self._stages: list[str] = []
+        self._began, self._at, self._finished = time.monotonic(), 0, 0
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        self._stages, self._at, self._finished = list(stages), finished, finished
+        self._began = time.monotonic()
+        if finished:
+            self._say(f"goes on after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
+
+    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+        if step == 1 or step == total:
+            self._say(f"{stage}: step {step} of {total}, loss {loss:.3f}")
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
+        if learnt:
+            self._at += 1
+        self._say(f"{'after ' + learnt[-1] if learnt else 'untrained'}: {row}{self._left()}")
+
+    def _left(self) -> str:
+        done, of = self._at - self._finished, len(self._stages) - self._finished
+        if done <= 0 or done >= of:
+            return ""
+        return f"  (about {_duration((time.monotonic() - self._began) / done * (of - done))} left in this run)"
+
+    def _say(self, text: str) -> None:
+        self._out.write(f"[{self._title}] {text}\n")
+        self._out.flush()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

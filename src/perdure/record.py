@@ -1,0 +1,131 @@
+"""What is written about a stage: scores, predictions, log, adapter, state; and the deployed model at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure.adapters import read_adapter, write_adapter
+from perdure.backbones.base import Backbone, Prediction
+from perdure.checkpoint import save_checkpoint
+from perdure.config import EvaluationSettings
+from perdure.evaluation import answer, label_sets, score
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import Method, PerTask
+from perdure.ops.lowrank import LowRank, Update
+from perdure.progress import Reporter
+from perdure.store import Store, write_json, write_lines
+from perdure.tasks.task import Example, Task
+from perdure.training import Step
+
+
+@dataclass
+class StageRecord:
+    """The log of one stage while it is trained."""
+
+    report: Reporter
+    stage: str
+    steps: list[Step] = field(default_factory=list)
+
+    def step(self, step: Step, total: int) -> None:
+        """Keep a step and tell whoever watches."""
+        self.steps.append(step)
+        self.report.step(self.stage, step.step, total, step.loss)
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One cell of the score matrix and the answers it was computed from."""
+
+    score: float | None
+    examples: Sequence[Example] = ()
+    predictions: Sequence[Prediction] = ()
+
+
+def score_tasks(
+    tasks: Sequence[Task],
+    learnt: Sequence[str],
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    settings: EvaluationSettings,
+    report: Reporter,
+) -> dict[str, TaskScore]:
+    """One row of the score matrix: the deployed model on the chosen split of every task."""
+    row: dict[str, TaskScore] = {}
+    for task in tasks:
+        if learnt and not settings.future and task.name not in learnt:
+            row[task.name] = TaskScore(None)
+            continue
+        examples: Sequence[Example] = getattr(task, settings.split)
+        predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
+        row[task.name] = TaskScore(score(task, examples, predictions), examples, predictions)
+    report.scored(learnt, {name: cell.score for name, cell in row.items()})
+    return row
+
+
+def save_untrained(store: Store, scored: Mapping[str, TaskScore]) -> None:
+    """Write stage 00: what the untouched base answers."""
+    with store.stage("untrained") as folder:
+        _write_scores(folder, scored)
+
+
+def save_stage(
+    store: Store,
+    name: str,
+    past: Past,
+    method: Method,
+    update: Mapping[str, LowRank],
+    record: StageRecord,
+    notes: Mapping[str, float],
+    scored: Mapping[str, TaskScore],
+    base: str,
+) -> None:
+    """Write everything about a finished stage; it counts as finished when this returns."""
+    with store.stage(name) as folder:
+        write_adapter(folder / "adapter", update, base)
+        save_checkpoint(folder / "state.safetensors", past, method)
+        write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
+        write_json(folder / "notes.json", dict(notes))
+        _write_scores(folder, scored)
+
+
+def _write_scores(folder: Any, scored: Mapping[str, TaskScore]) -> None:
+    cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
+    write_json(folder / "scores.json", cells)
+    for name, cell in scored.items():
+        rows = (
+            {
+                "label": e.label,
+                "predicted": p.label,
+                **({"predicted_task": p.task} if p.task not in ("", e.task) else {}),
+                **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
+            }
+            for e, p in zip(cell.examples, cell.predictions, strict=True)
+        )
+        write_lines(folder / "predictions" / f"{name}.jsonl", rows)
+
+
+def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
+    """The effective update of the stage at `index` (0 = the first one trained), from its adapter folder."""
+    return read_adapter(store.stage_folder(index + 1) / "adapter")
+
+
+def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str) -> None:
+    """Write `deployed/`: a plain adapter where that is exact, one adapter a task, else the merged model."""
+    with store.deploying() as folder:
+        if isinstance(deployed, PerTask):
+            for task, update in deployed.updates.items():
+                write_adapter(folder / task, _low_rank(update), base)
+        elif all(isinstance(delta, LowRank) for delta in deployed.values()):
+            write_adapter(folder, _low_rank(deployed), base)
+        else:
+            with model.deployed(deployed):
+                backbone.save(folder, model.plain_state_dict())
+
+
+def _low_rank(update: Update) -> dict[str, LowRank]:
+    return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}

@@ -1,0 +1,81 @@
+"""The scores of a run, read from its folder: matrix, metrics, and the dictionary `perdure scores --json` prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import StoreError
+from perdure.metrics import summary
+from perdure.store import Store
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run scored; fractions of 1, None where a metric has no meaning.
+
+    Args:
+        tasks: names in order; the columns of the matrix.
+        stages: names in order; its rows. One for joint training.
+        score_matrix: [stages][tasks], the score on a task after a stage; None where it was not scored.
+        untrained_scores: of the untouched base.
+        examples: how many examples each task was scored on.
+        folder: the run.
+    """
+
+    tasks: list[str]
+    stages: list[str]
+    score_matrix: list[list[float | None]]
+    untrained_scores: list[float | None]
+    examples: list[int]
+    average_accuracy: float | None
+    sample_weighted_accuracy: float | None
+    learning_accuracy: float | None
+    forgetting: float | None
+    backward_transfer: float | None
+    forward_transfer: float | None
+    method: str
+    seed: int
+    split: str
+    folder: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def read_scores(folder: str | Path) -> Scores:
+    """The scores of the run's finished stages.
+
+    Raises:
+        StoreError: no run there, or no stage of it is finished.
+    """
+    store = Store(Path(folder))
+    about, stages = store.about, store.stages()
+    if not stages:
+        raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
+    tasks = list(about["tasks"])
+    rows = [_row(store, position, tasks) for position in range(len(stages) + 1)]
+    untrained = [score for score, _ in rows[0]]
+    sizes = [examples for _, examples in rows[-1]]
+    matrix = [[score for score, _ in row] for row in rows[1:]]
+    finished = len(stages) in (1, len(tasks)) or about["config"]["method"]["stream"] == "joint"
+    return Scores(
+        tasks=tasks,
+        stages=stages,
+        score_matrix=matrix,
+        untrained_scores=untrained,
+        examples=sizes,
+        **(summary(matrix, untrained, sizes) if finished else dict.fromkeys(summary(matrix, untrained, sizes))),
+        method=about["config"]["method"]["name"],
+        seed=about["config"]["seed"],
+        split=about["config"]["evaluation"]["split"],
+        folder=str(folder),
+    )
+
+
+def _row(store: Store, position: int, tasks: list[str]) -> list[tuple[float | None, int]]:
+    cells = json.loads((store.stage_folder(position) / "scores.json").read_text(encoding="utf-8"))
+    return [(cells[task]["score"], cells[task]["examples"]) if task in cells else (None, 0) for task in tasks]

@@ -1,0 +1,96 @@
+"""The protocol: learn the stages one after another, and score every task after each.
+
+This is the whole loop. No method is named here: what a method does, its parts do (perdure.methods.parts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from perdure.backbones.base import Backbone
+from perdure.checkpoint import load_checkpoint
+from perdure.config import RunConfig
+from perdure.context import StageContext, derived_seed
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import Method
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import add_updates
+from perdure.progress import Reporter
+from perdure.record import StageRecord, load_stage_update, save_deployed, save_stage, save_untrained, score_tasks
+from perdure.store import Store
+from perdure.tasks.task import Task, stages
+from perdure.training import train
+
+
+def run_sequence(
+    tasks: tuple[Task, ...],
+    method: Method,
+    model: AdaptedModel,
+    backbone: Backbone,
+    config: RunConfig,
+    store: Store,
+    report: Reporter,
+) -> Past:
+    """Learn `tasks` with `method`, going on after the last stage the store has finished; return what is left behind.
+
+    Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
+    """
+    past = _restore(store, method)
+    sequence = stages(tasks, method.stream)
+    report.begin([stage.name for stage in sequence], len(past))
+    if not store.manifest["stages"]:
+        save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
+
+    for index, stage in enumerate(sequence[len(past) :], start=len(past)):
+        torch.manual_seed(derived_seed(config.seed, index, "dropout"))
+        parts = method.parts().values()
+        buffer = method.replay.buffer() if method.replay else {}
+        ctx = StageContext(stage, index, past, buffer, model, backbone, {t.name: t for t in tasks}, config.seed)
+        record = StageRecord(report, stage.name)
+
+        model.fold(past.carry)  # 1. the next task trains on what the past carries
+        for part in parts:
+            part.before_task(ctx)
+        start = method.init.start(ctx)  # 2. its adapter starts
+        model.start(start)
+        ctx.started = _copied(model.factors())
+        train(model, backbone, method, ctx, config.training, record.step)  # 3. loss + penalties -> step
+
+        factors = _copied(model.factors())
+        update = {name: pair.update() for name, pair in factors.items()}
+        for part in parts:
+            part.after_task(ctx, update)
+        folded = method.consolidate.fold(ctx, past, update)  # 4. carry and deployed
+        if method.replay:
+            method.replay.remember(ctx, stage.train)
+        past = dataclasses.replace(
+            past,
+            stages=(*past.stages, stage.name),
+            total=add_updates(past.total, update),
+            carry=folded.carry,
+            deployed=folded.deployed,
+            factors=factors,
+        )
+        learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
+        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report)  # 5. evaluate
+        save_stage(store, stage.name, past, method, update, record, ctx.notes, scored, config.backbone["model"])
+
+    save_deployed(store, past.deployed, model, backbone, config.backbone["model"])
+    return past
+
+
+def _restore(store: Store, method: Method) -> Past:
+    """What the last finished stage left behind; an empty past before the first."""
+    if not store.stages():
+        return Past(load_update=lambda index: load_stage_update(store, index))
+    state = store.stage_folder(len(store.stages())) / "state.safetensors"
+    return load_checkpoint(state, method, lambda index: load_stage_update(store, index))
+
+
+def _copied(factors: Mapping[str, Factors]) -> dict[str, Factors]:
+    """Factors that no longer follow the training."""
+    return {n: dataclasses.replace(pair, A=pair.A.clone(), B=pair.B.clone()) for n, pair in factors.items()}

@@ -1,0 +1,238 @@
+"""The only state of a run: one folder, append-only, written atomically, checked, resumable.
+
+    RUN/
+      run.json                   what the run is: configuration, precision, threads, versions, data fingerprints
+      manifest.json              the finished stages and the sha256 of each of their files: what is not in it did not happen
+      stages/00-untrained/       scores and predictions of the untouched base
+      stages/01-<name>/
+          adapter/               the stage's effective update as a plain PEFT adapter, right on the untouched base
+          state.safetensors      what the next stage needs: carry, deployed, total, factors, memory of the parts
+          log.jsonl  notes.json  every optimiser step; numbers the parts noted
+          scores.json  predictions/<task>.jsonl
+      deployed/                  the finished run's model, for transformers or PEFT alone
+
+A stage is written into a folder of its own, synced, renamed into place, and only then entered in the manifest. A process
+killed at any point leaves a run that resumes after its last finished stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+
+MANIFEST, RUN, STAGES, DEPLOYED = "manifest.json", "run.json", "stages", "deployed"
+
+
+class Store:
+    """A run's folder. Reading needs no lock; writing happens inside `with store.writing()`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.folder / RUN).is_file()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """run.json.
+
+        Raises:
+            StoreError: the folder holds no run.
+        """
+        if not self.exists:
+            raise StoreError(
+                f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
+            )
+        return _read_json(self.folder / RUN)
+
+    def create(self, about: Mapping[str, Any]) -> None:
+        """Make the folder, or accept the run it holds if that is the same one.
+
+        Raises:
+            RunMismatch: it holds another run; names what differs.
+            StoreError: it holds something else.
+        """
+        if self.exists:
+            self._must_match(about)
+            return
+        if self.folder.exists() and any(p.name != ".lock" for p in self.folder.iterdir()):
+            raise StoreError(f"'{self.folder}' exists and holds no run; choose an empty or a new folder.")
+        write_json(self.folder / RUN, about)
+
+    def _must_match(self, about: Mapping[str, Any]) -> None:
+        known = self.about
+        for part in ("config", "tasks", "base"):
+            if (
+                differs := _first_difference(known.get(part), json.loads(json.dumps(about.get(part))), part)
+            ) is not None:
+                raise RunMismatch(
+                    f"'{self.folder}' holds a run of another configuration: {differs}. "
+                    "Choose another folder, or give the settings it was begun with."
+                )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder's lock; turn a full disk into a clear error.
+
+        Raises:
+            RunBusy: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunBusy(
+                f"Another process is writing to '{self.folder}'; wait for it or choose another folder."
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(
+                    f"No space is left for '{self.folder}'. Finished stages are kept; free some space, then resume."
+                ) from error
+            raise
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """{"stages": [{"name", "folder", "files": {path: sha256}}, ...], "deployed": {path: sha256} or absent}."""
+        path = self.folder / MANIFEST
+        return _read_json(path) if path.is_file() else {"stages": []}
+
+    def stages(self) -> list[str]:
+        """Names of the finished stages in order, without 'untrained'."""
+        return [entry["name"] for entry in self.manifest["stages"][1:]]
+
+    def stage_folder(self, position: int) -> Path:
+        """Folder of a finished stage; 0 is the untrained one."""
+        return self.folder / STAGES / self.manifest["stages"][position]["folder"]
+
+    def verify(self) -> None:
+        """Check every file of the finished stages against the manifest.
+
+        Raises:
+            CorruptFile: names the file, the stage, and the last stage that is still whole.
+        """
+        whole = "none"
+        for entry in self.manifest["stages"]:
+            for name, digest in entry["files"].items():
+                path = self.folder / STAGES / entry["folder"] / name
+                if not path.is_file() or sha256(path) != digest:
+                    raise CorruptFile(
+                        f"'{path}' is {'damaged' if path.is_file() else 'missing'}: its checksum is not the one in {MANIFEST}. "
+                        f"The last stage that is whole: {whole}. Restore the file from a copy, or run again in a new folder."
+                    )
+            whole = entry["name"]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Path]:
+        """A folder to write a stage's files into; becomes the next finished stage when the block ends without error."""
+        manifest = self.manifest
+        folder = f"{len(manifest['stages']):02d}-{name}"
+        partial = self.folder / STAGES / f".partial-{folder}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        target = self.folder / STAGES / folder
+        shutil.rmtree(target, ignore_errors=True)  # left by a process killed between the rename and the manifest
+        entry = {"name": name, "folder": folder, "files": sync_tree(partial)}
+        os.replace(partial, target)
+        sync_folder(target.parent)
+        manifest["stages"].append(entry)
+        write_json(self.folder / MANIFEST, manifest)
+
+    @contextmanager
+    def deploying(self) -> Iterator[Path]:
+        """A folder to write the deployed model into; replaces `deployed/` when the block ends without error."""
+        partial, target, old = (self.folder / name for name in (".partial-deployed", DEPLOYED, ".old-deployed"))
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        files = sync_tree(partial)
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+        sync_folder(self.folder)
+        write_json(self.folder / MANIFEST, {**self.manifest, "deployed": files})
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows `write_lines` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_tree(folder: Path) -> dict[str, str]:
+    """Force every file below `folder` to the disk; relative path -> sha256."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = sha256(path)
+    sync_folder(folder)
+    return files
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries (a rename) to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error
+
+
+def _first_difference(old: Any, new: Any, where: str) -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if (found := _first_difference(old.get(key), new.get(key), f"{where}.{key}")) is not None:
+                return found
+        return None
+    return None if old == new else f"{where} was {old!r:.80}, now {new!r:.80}"

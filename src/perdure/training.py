@@ -1,0 +1,210 @@
+"""One adapter, one stage: batch -> loss + penalties -> step.
+
+Legend: N examples of a micro-batch, n its number of loss terms (`Batch.count`).
+
+The gradient of one optimiser step is
+
+    g = sum over micro-batches of (n_i / n) * grad(loss_i + weight * batch penalty)      then, once:
+    g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g);   g <- clip(g)
+
+so neither accumulation nor the size of the last batch changes what lambda means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from perdure.backbones.base import Backbone
+from perdure.config import TrainingSettings
+from perdure.errors import Diverged
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import BatchPenalty, Context, Method, WeightPenalty
+from perdure.tasks.task import Example
+
+POOL = 8
+"""Batches are cut from pools of this many, sorted by length, so that little is padded and order stays random."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one optimiser step; a line of the stage's log.
+
+    Args:
+        loss: mean task loss.
+        penalties: name -> weighted value.
+        shares: name -> norm of the weighted penalty's gradient over that of the task loss.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+def cut_batches(
+    examples: Sequence[Example], size: int, generator: torch.Generator, length: Callable[[Example], int]
+) -> list[list[Example]]:
+    """`examples` in a random order, in batches of `size` (the last may be smaller) of similar lengths."""
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    batches: list[list[Example]] = []
+    for start in range(0, len(order), POOL * size):
+        pool = sorted((examples[i] for i in order[start : start + POOL * size]), key=length)
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def train(
+    model: AdaptedModel,
+    backbone: Backbone,
+    method: Method,
+    ctx: Context,
+    settings: TrainingSettings,
+    report: Callable[[Step, int], None],
+) -> None:
+    """Train the adapter `model` holds on `ctx.stage`; `report(step, total)` after every step.
+
+    Raises:
+        Diverged: the loss or the gradient is not finite; names task and step.
+    """
+    parameters = model.parameters()
+    factor = settings.later_learning_rate_factor if ctx.index else 1.0
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate * factor, weight_decay=settings.weight_decay)
+    per_epoch = math.ceil(len(ctx.stage.train) / settings.batch_size)
+    total = per_epoch * settings.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _schedule(step, total, settings))
+    averaged = _Average(parameters, first=total // 2) if settings.average == "last-half" else None
+
+    for number, examples in enumerate(_epochs(backbone, ctx, settings)):
+        optimiser.zero_grad(set_to_none=True)
+        loss, values = _backward(backbone, method, ctx, method_batch(method, ctx, examples), settings.accumulation)
+        shares = add_weight_penalties(model, method, ctx, values)
+        if method.step_rule:
+            model.set_gradients(method.step_rule.gradients(ctx, model.gradients()))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            raise Diverged(
+                f"Task '{ctx.stage.name}', step {number + 1} of {total}: the loss is {loss}, the gradient's norm {norm.item()}. "
+                "Finished tasks are kept. Lower training.learning_rate or the penalty's weight, then resume."
+            )
+        if settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
+        learning_rate = schedule.get_last_lr()[0]
+        optimiser.step()
+        schedule.step()
+        if method.step_rule:
+            with torch.no_grad():
+                method.step_rule.stepped(ctx, model.factors(), learning_rate)
+        if averaged:
+            averaged.take(number)
+        report(Step(number + 1, loss, learning_rate, values, shares), total)
+    if averaged:
+        averaged.give()
+
+
+def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> Sequence[Example]:
+    """The batch the method trains on: with a replay part, old examples may be mixed in."""
+    return method.replay.mix(ctx, examples) if method.replay else examples
+
+
+def add_weight_penalties(
+    model: AdaptedModel, method: Method, ctx: Context, values: dict[str, float]
+) -> dict[str, float]:
+    """Add every weight penalty's gradient to the factors', its weighted value to `values`; return the gradients' shares."""
+    penalties = {n: p for n, p in method.penalties.items() if isinstance(p, WeightPenalty) and p.weight != 0}
+    if not penalties:
+        return {}
+    task_norm = _norm([p.grad for p in model.parameters()])
+    factors, shares = model.factors(), {}
+    for name, penalty in penalties.items():
+        value, grads = penalty.values_and_grads(factors, ctx.past)
+        trained = [
+            (p, grad)
+            for module, pair in grads.items()
+            for p, grad in zip((model.modules[module].A, model.modules[module].B), pair, strict=True)
+            if p.requires_grad
+        ]
+        norm = _norm([grad for _, grad in trained])
+        weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, task_norm, norm)
+        for parameter, grad in trained:
+            grad = grad.to(parameter.dtype)
+            parameter.grad = grad * weight if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
+        values[name] = weight * float(value)
+        shares[name] = weight * norm / task_norm if task_norm else math.inf
+    return shares
+
+
+def _epochs(backbone: Backbone, ctx: Context, settings: TrainingSettings) -> Iterator[list[Example]]:
+    for epoch in range(settings.epochs):
+        generator = ctx.generator(f"batches {epoch}")
+        yield from cut_batches(ctx.stage.train, settings.batch_size, generator, backbone.length)
+
+
+def _backward(
+    backbone: Backbone, method: Method, ctx: Context, examples: Sequence[Example], accumulation: int
+) -> tuple[float, dict[str, float]]:
+    """Accumulate the gradient of one step; return the mean task loss and the weighted batch penalties."""
+    penalties = {n: p for n, p in method.penalties.items() if isinstance(p, BatchPenalty) and p.weight}
+    size = math.ceil(len(examples) / accumulation)
+    batches = [backbone.collate(examples[i : i + size]) for i in range(0, len(examples), size)]
+    terms = sum(batch.count for batch in batches)
+    mean_loss, values = 0.0, dict.fromkeys(penalties, 0.0)
+    for batch in batches:
+        outputs = backbone.forward(batch)
+        loss = outputs.loss * (batch.count / terms)
+        mean_loss += loss.item()
+        for name, penalty in penalties.items():
+            extra = penalty.loss(ctx, batch, outputs) * ((penalty.weight or 0.0) * len(batch.examples) / len(examples))
+            values[name] += extra.item()
+            loss = loss + extra
+        loss.backward()
+    return mean_loss, values
+
+
+def _schedule(step: int, total: int, settings: TrainingSettings) -> float:
+    """Factor of the learning rate at `step` (from 0)."""
+    warmup = round(total * settings.warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    match settings.schedule:
+        case "linear":
+            return 1.0 - done
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        case _:
+            return 1.0
+
+
+def _norm(grads: Sequence[Tensor | None]) -> float:
+    return float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
+
+
+def _share(share: float | None, task_norm: float, norm: float) -> float:
+    """The weight that makes a penalty's gradient `share` times as long as the task's; 0 where it has none."""
+    return (share or 0.0) * task_norm / norm if norm else 0.0
+
+
+class _Average:
+    """The mean of the parameters over the steps from `first` on."""
+
+    def __init__(self, parameters: Sequence[Tensor], first: int) -> None:
+        self._parameters, self._first, self._taken = parameters, first, 0
+        self._sums = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def take(self, step: int) -> None:
+        if step >= self._first:
+            self._taken += 1
+            for total, parameter in zip(self._sums, self._parameters, strict=True):
+                total += parameter
+
+    @torch.no_grad()
+    def give(self) -> None:
+        for total, parameter in zip(self._sums, self._parameters, strict=True):
+            parameter.copy_(total / self._taken)
