@@ -18,10 +18,9 @@ import yaml
 from perdure.errors import ConfigError, UnknownName
 from perdure.tasks.packages import Progress
 from perdure.tasks.splits import Size, draw
-from perdure.tasks.task import Task
+from perdure.tasks.task import SPLITS, Example, Task
 
 FOLDER = Path(__file__).with_name("suites")
-SPLIT_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def load_suite(
     about = describe(name)
     label, names = _order(name, about, order)
     sizes: dict[str, Size] = {
-        s: about["sizes"][s] if n is None else n for s, n in zip(SPLIT_NAMES, (train, validation, test), strict=True)
+        s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)
     }
     _check_sizes(sizes)
     tasks, warnings = [], []
@@ -114,15 +113,8 @@ def _load_task(
 
     pool = read_pool(about["source"], data=Path(data) if data else None, progress=progress)
     drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng)
-    return Task(
-        name,
-        drawn.train,  # pyright: ignore[reportArgumentType]  a Task takes pairs as well
-        drawn.validation,  # pyright: ignore[reportArgumentType]
-        drawn.test,  # pyright: ignore[reportArgumentType]
-        labels=about["labels"],
-        metric=about.get("metric", "accuracy"),
-        notes=drawn.notes,
-    )
+    splits = {split: [Example(text, label) for text, label in getattr(drawn, split)] for split in SPLITS}
+    return Task(name, **splits, labels=about["labels"], metric=about.get("metric", "accuracy"), notes=drawn.notes)
 
 
 def _order(name: str, about: dict[str, Any], wanted: str | int | Sequence[str] | None) -> tuple[str, list[str]]:
