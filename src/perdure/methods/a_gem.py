@@ -1,0 +1,96 @@
+"""A-GEM: no step may raise the average loss on remembered examples. Chaudhry et al., arXiv 1812.00420.
+
+    g       gradient of the current batch, over all factors together
+    g_ref   gradient of the mean loss on examples drawn from the buffer
+    g~ = g                                        where <g, g_ref> >= 0
+    g~ = g - (<g, g_ref> / <g_ref, g_ref>) g_ref  elsewhere, so that <g~, g_ref> = 0       ops.surgery.pcgrad (c = 1)
+
+Settings: `batch_size` of the reference gradient. Deviations: none; a penalty's gradient is part of g, as it is of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.errors import UnmetNeed
+from perdure.methods.parts import Need, StepRule
+from perdure.ops import surgery
+
+if TYPE_CHECKING:
+    from perdure.methods.parts import Context, Gradients
+
+
+def gram(grads: Gradients, reference: Gradients) -> surgery.Gram:
+    """Inner products over every trained factor; a frozen one (None) has no part."""
+    return surgery.total(
+        surgery.gram(grad, old)
+        for module, pair in grads.items()
+        for grad, old in zip(pair, reference[module], strict=True)
+        if grad is not None and old is not None
+    )
+
+
+def project(grads: Gradients, reference: Gradients) -> tuple[Gradients, bool]:
+    """g~, the gradients closest to `grads` whose inner product with `reference` is not negative; and whether it moved."""
+    coefficients = surgery.pcgrad(gram(grads, reference))
+
+    def one(grad: Tensor | None, old: Tensor | None) -> Tensor | None:
+        return grad if grad is None or old is None else surgery.combine(grad, old, coefficients)
+
+    projected = {
+        module: (one(A, reference[module][0]), one(B, reference[module][1])) for module, (A, B) in grads.items()
+    }
+    return projected, coefficients != surgery.UNCHANGED
+
+
+class AGem(StepRule):
+    """Gradients that would raise the loss on remembered examples are projected until they do not.
+
+    Args:
+        batch_size: remembered examples, of any task, behind one reference gradient.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.OLD_EXAMPLES})
+
+    batch_size: int = Field(default=32, ge=1)
+
+    _step: int = PrivateAttr(default=0)
+    _fired: int = PrivateAttr(default=0)
+
+    def before_task(self, ctx: Context) -> None:
+        """Steps are counted within a stage, so that each draws its own examples, also after a resume."""
+        self._step = self._fired = 0
+
+    def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
+        """See `StepRule`; the first task's gradients are left alone.
+
+        Raises:
+            UnmetNeed: a later task finds the buffer empty.
+        """
+        kept = [example for examples in ctx.buffer.values() for example in examples]
+        if not kept:
+            if len(ctx.past) == 0:
+                return grads
+            raise UnmetNeed(
+                f"A-GEM needs remembered examples at task '{ctx.stage.name}', but the replay buffer is empty."
+            )
+        order = torch.randperm(len(kept), generator=ctx.generator(f"a-gem.{self._step}"))[: self.batch_size]
+        self._step += 1
+        projected, fired = project(grads, ctx.task_gradients([kept[i] for i in order.tolist()]))
+        self._fired += fired
+        ctx.note("a-gem/fired", self._fired / self._step)
+        return projected
+
+    def state(self) -> dict[str, Tensor]:
+        """How many steps of this stage are done, and in how many the gradient was projected."""
+        return {"steps": torch.tensor([self._step, self._fired])}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if "steps" in state:
+            self._step, self._fired = (int(value) for value in state["steps"])

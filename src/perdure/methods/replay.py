@@ -1,0 +1,156 @@
+"""Replay: keep a few old examples, for inits and step rules only or mixed into the batches.
+
+Experience replay as in Chaudhry et al., arXiv 1902.10486 (a memory batch beside every batch), with two ways to choose:
+
+    reservoir        every example seen so far is kept with the same probability (Vitter 1985, algorithm R)
+    class-balanced   as many of each label of each task as the budget allows (greedy balancing, Prabhu et al. 2020)
+
+The budget is per task, or in all (then older tasks give way as new ones arrive).
+
+Settings: see `ExampleBuffer`. Deviations: the paper's memory batch is as large as the batch (`ratio` 1); free-text tasks have no
+classes, so class-balanced draws from them at random.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, PrivateAttr, model_validator
+from torch import Tensor
+
+from perdure.errors import RunMismatch
+from perdure.methods.parts import Replay
+from perdure.tasks.task import Example
+
+if TYPE_CHECKING:
+    from perdure.methods.parts import Context
+
+
+def reservoir(
+    kept: Sequence[Example], seen: int, new: Sequence[Example], budget: int, generator: torch.Generator
+) -> list[Example]:
+    """A uniform sample of at most `budget` of all examples seen, given such a sample of the first `seen` (algorithm R)."""
+    sample = list(kept)
+    for position, example in enumerate(new, start=seen):
+        if len(sample) < budget:
+            sample.append(example)
+        elif (slot := int(torch.randint(position + 1, (), generator=generator))) < budget:
+            sample[slot] = example
+    return sample
+
+
+def class_balanced(pool: Sequence[Example], budget: int, generator: torch.Generator) -> list[Example]:
+    """At most `budget` of the pool: classes (task and label) take turns in random order, examples within one too."""
+    classes: dict[tuple[str, str], list[Example]] = {}
+    for i in torch.randperm(len(pool), generator=generator).tolist():
+        classes.setdefault((pool[i].task, pool[i].label), []).append(pool[i])
+    groups = list(classes.values())
+    order = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+    turns = (group[turn] for turn in range(max(map(len, order), default=0)) for group in order if turn < len(group))
+    return [example for example, _ in zip(turns, range(budget), strict=False)]
+
+
+def encoded(examples: Sequence[Example]) -> Tensor:
+    """Examples as a uint8 tensor of JSON bytes."""
+    text = json.dumps([[e.text, e.label, e.task] for e in examples], ensure_ascii=True)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def decoded(data: Tensor) -> list[Example]:
+    """The examples that `encoded` was given."""
+    return [Example(*fields) for fields in json.loads(bytes(data.cpu().tolist()).decode())]
+
+
+class ExampleBuffer(Replay):
+    """A bounded buffer of old examples.
+
+    Args:
+        use: mixed: every batch is joined by old examples; init-only: they serve inits (SLICE) and step rules (A-GEM) only.
+        choose: how the kept ones are chosen.
+        per_task: budget for each task; 128 if neither budget is given.
+        in_all: budget for all tasks together.
+        ratio: old examples per new one in a mixed batch.
+    """
+
+    use: Literal["mixed", "init-only"] = "mixed"
+    choose: Literal["class-balanced", "reservoir"] = "class-balanced"
+    per_task: int | None = Field(default=None, ge=1)
+    in_all: int | None = Field(default=None, ge=1)
+    ratio: float = Field(default=1.0, gt=0)
+
+    _kept: list[Example] = PrivateAttr(default_factory=list)
+    _tasks: list[str] = PrivateAttr(default_factory=list)
+    _seen: int = PrivateAttr(default=0)
+    _step: int = PrivateAttr(default=0)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> ExampleBuffer:
+        if self.per_task is not None and self.in_all is not None:
+            raise ValueError("give per_task or in_all, not both")
+        return self
+
+    def before_task(self, ctx: Context) -> None:
+        """Count batches from 0; refuse a buffer that belongs to other tasks.
+
+        Raises:
+            RunMismatch: an example of a task that was never learnt here.
+        """
+        self._step = 0
+        learnt = set(ctx.past.stages)
+        unknown = [task for task in self._tasks if task not in learnt]
+        if unknown and "joint" not in learnt:
+            raise RunMismatch(
+                f"The replay buffer holds examples of '{unknown[0]}', which is not among the tasks learnt in this run "
+                f"({', '.join(ctx.past.stages) or 'none yet'}); it belongs to another run. Start in a new folder."
+            )
+
+    def remember(self, ctx: Context, examples: Sequence[Example]) -> None:
+        """See `Replay`."""
+        generator = ctx.generator("replay.remember")
+        self._tasks += [task for task in dict.fromkeys(e.task for e in examples) if task not in self._tasks]
+        if self.in_all is not None:
+            self._kept = self._chosen(self._kept, self._seen, examples, self.in_all, generator)
+        else:
+            for task in dict.fromkeys(e.task for e in examples):
+                own = [e for e in examples if e.task == task]
+                self._kept += self._chosen([], 0, own, self.per_task or 128, generator)
+        self._seen += len(examples)
+
+    def _chosen(
+        self, kept: Sequence[Example], seen: int, new: Sequence[Example], budget: int, generator: torch.Generator
+    ) -> list[Example]:
+        if self.choose == "reservoir":
+            return reservoir(kept, seen, new, budget, generator)
+        return class_balanced([*kept, *new], budget, generator)
+
+    def buffer(self) -> dict[str, tuple[Example, ...]]:
+        """See `Replay`; a task of which nothing is kept any more is not listed."""
+        by_task = {task: tuple(e for e in self._kept if e.task == task) for task in self._tasks}
+        return {task: kept for task, kept in by_task.items() if kept}
+
+    def mix(self, ctx: Context, batch: Sequence[Example]) -> Sequence[Example]:
+        """The batch, and behind it `ratio` times as many kept examples of any task; alone while nothing is kept."""
+        if self.use == "init-only" or not self._kept:
+            return batch
+        count = max(1, round(self.ratio * len(batch)))
+        generator = ctx.generator(f"replay.mix.{self._step}")
+        self._step += 1
+        order = torch.randperm(len(self._kept), generator=generator)[:count]
+        return [*batch, *(self._kept[i] for i in order.tolist())]
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept examples, the tasks in order, and how much was seen and done."""
+        tasks = [Example("", "", task) for task in self._tasks]
+        counts = torch.tensor([self._seen, self._step])
+        return {"kept": encoded(self._kept), "tasks": encoded(tasks), "counts": counts}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if not state:
+            return
+        self._kept = decoded(state["kept"])
+        self._tasks = [example.task for example in decoded(state["tasks"])]
+        self._seen, self._step = (int(value) for value in state["counts"])

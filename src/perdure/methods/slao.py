@@ -1,0 +1,80 @@
+"""SLAO: one adapter for all tasks, restarted on an orthonormal basis and merged ever more slowly. arXiv 2512.23017.
+
+    A_t, B_t     factors trained on task t (t = 1, 2, ...), on the pretrained base        A [R, I], B [O, R]
+    start        A_t = Q^T  with Q R = A_{t-1}^T,    B_t = B_{t-1}                        `orthonormal_rows`
+    merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  `SlaoMerge`
+
+The adapter goes on from the last task's factors, so its update is the whole change since the pretrained model: nothing is
+carried into the base, and the merged factors answer queries.
+
+Settings: none. Deviations: QR is unique only up to signs, and B is not turned with A, so the sign matters; here the diagonal
+of R is positive (Gram-Schmidt), which keeps A_t close to A_{t-1}. The first task starts as plain LoRA.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from perdure.errors import ConfigError
+from perdure.methods.parts import Consolidate, Folded, Init, PerTask, Start
+from perdure.methods.plain import Kaiming
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import LowRank
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.lowrank import Update
+
+
+def orthonormal_rows(A_RI: Tensor) -> Tensor:
+    """Orthonormal rows [R, I] spanning what the rows of A span: Q^T of A^T = Q R with a positive diagonal of R."""
+    Q_IR, R_RR = torch.linalg.qr(A_RI.float().mT)
+    signs = torch.where(R_RR.diagonal() < 0, -1.0, 1.0)
+    return (Q_IR * signs).mT.contiguous()
+
+
+class SlaoStart(Init):
+    """A starts on an orthonormal basis of the last task's A, B where it ended; the first task as plain LoRA."""
+
+    def start(self, ctx: Context) -> Start:
+        """See `Init`."""
+        if not ctx.past.factors:
+            return Kaiming().start(ctx)
+        return Start(
+            {
+                module: Factors(
+                    orthonormal_rows(ctx.past.factors[module].A), ctx.past.factors[module].B.clone(), pair.scaling
+                )
+                for module, pair in ctx.factors.items()
+            }
+        )
+
+
+class SlaoMerge(Consolidate):
+    """Queries are answered by the newest A and a B that moves by 1 / sqrt(t) towards the newest; nothing is carried."""
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """See `Consolidate`.
+
+        Raises:
+            ConfigError: the update or the past is not one pair of factors per module (another init or consolidation).
+        """
+        step = 1 / math.sqrt(len(past) + 1)
+        if isinstance(past.deployed, PerTask):
+            raise ConfigError("slao merges into one adapter, but the past deploys one update per task.")
+        merged: dict[str, LowRank] = {}
+        for module, new in update.items():
+            old = past.deployed.get(module)
+            if not isinstance(new, LowRank) or not (old is None or (isinstance(old, LowRank) and old.rank == new.rank)):
+                raise ConfigError(
+                    f"slao merges factors of one rank, but '{module}' has another form. Use it with init 'slao' "
+                    "(or 'continue'); an init that offsets the base doubles the rank."
+                )
+            B = new.B if old is None else old.B + (new.B - old.B) * step
+            merged[module] = LowRank(new.A, B)
+        return Folded(carry={}, deployed=merged)

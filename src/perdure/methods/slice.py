@@ -1,0 +1,208 @@
+"""SLICE: start the adapter from the new task's gradient after surgery against the old tasks'. arXiv 2605.12752.
+
+    G_c  mean full gradient over batches of the new task [O, I]        s    scaling
+    G_r  the same over replayed batches of every old task              r    rank
+    W    the weight the task trains on (pretrained + carry)            rho  log_min(O, I)(r)
+
+    (1) G_c, G_r                                        methods.full_gradients
+    (2) gamma = relu(-<G_c, G_r>) / ||G_r||^2           ops.surgery.pcgrad
+        G~ = G_c + c gamma G_r  where cos(G_c, G_r) < tau
+    (3) G~ ~ U S V^T, randomised, truncated             ops.randomized_svd
+    (4) B = U[:, :r],  A = V^T[r:2r]                    `start_directions`
+    (5) A, B <- (rho Var(W) / Var(B A))^(1/4) A, B      methods.loram.rescaled
+    (6) W <- W - s B A, so that the function is unchanged at step 0
+
+The first task has nothing to agree with: it starts as LoRA-GA does.
+
+Settings: see `Slice`. Deviations and what the released code does differently
+    - The code re-reads the old tasks' training sets; the paper speaks of a replay buffer, and so does this file.
+    - The code's GradVac never moves its average (it is per-module PCGrad), its CAGrad is PCGrad with c, its per-layer tau is
+      median - delta. Here GradVac and CAGrad are the published ones, and `tau_below_median` is that delta.
+    - Stage 1 in the code and here: LoRA-GA with its own directions and scale.
+    - `replay_batches_in_all` bounds the cost for many tasks (step (1) otherwise grows with their number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.errors import UnmetNeed
+from perdure.methods.full_gradients import add_mean_gradients, check_gradients, full_batches
+from perdure.methods.lora_ga import LoraGa, offset_start, singular_directions
+from perdure.methods.loram import rescaled
+from perdure.methods.parts import Init, Need, Start
+from perdure.ops import surgery
+from perdure.ops.randomized_svd import randomized_svd
+from perdure.ops.surgery import Coefficients, Gram
+
+if TYPE_CHECKING:
+    from perdure.methods.parts import Context
+    from perdure.tasks.task import Example
+
+Operator = Literal["pcgrad", "gradvac", "cagrad", "null-space", "none"]
+RightDirections = Literal["next", "top"]
+
+
+def start_directions(U: Tensor, Vh: Tensor, rank: int, right: RightDirections = "next") -> tuple[Tensor, Tensor]:
+    """Step (4): A [R, I] and B [O, R]. B is U[:, :r]; A is V^T[r:2r] ("next", as published) or V^T[:r] ("top")."""
+    if right == "top":
+        return Vh[:rank], U[:, :rank]
+    return singular_directions(U, Vh, rank, "A2rBr")
+
+
+class Slice(Init):
+    """The adapter starts from a gradient that does not oppose the old tasks'; the base is offset, the function unchanged.
+
+    Args:
+        operator: pcgrad; gradvac (raises the cosine to a moving average of it); cagrad; null-space (removes the old
+            gradient's top directions, per module, always); none (SLICE's factors without surgery).
+        scope: inner products over all modules together (the paper's recipe), or each module for itself.
+        c: strength of pcgrad; radius of cagrad.
+        tau: surgery only where the cosine is below it (pcgrad, gradvac).
+        tau_below_median: per module instead: tau = median of the modules' cosines - this.
+        keep_magnitude: the result has the length of G_c (the factors' scale does not depend on it, mixtures do).
+        beta: how fast gradvac's average moves, once a task.
+        null_directions: k of null-space.
+        batches, batch_size: of the new task.
+        replay_batches: of every old task.
+        replay_batches_in_all: instead, so many for all old tasks together, equally many examples of each.
+        right: which right singular vectors A takes.
+        iterations: subspace iterations of the randomised SVD.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA})
+
+    operator: Operator = "pcgrad"
+    scope: Literal["global", "per-module"] = "global"
+    c: float = Field(default=1.0, ge=0)
+    tau: float = Field(default=0.0, ge=-1, le=1)
+    tau_below_median: float | None = Field(default=None, ge=0)
+    keep_magnitude: bool = False
+    beta: float = Field(default=0.5, ge=0, le=1)
+    null_directions: int = Field(default=8, ge=1)
+    batches: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    replay_batches: int = Field(default=8, ge=1)
+    replay_batches_in_all: int | None = Field(default=None, ge=1)
+    right: RightDirections = "next"
+    iterations: int = Field(default=4, ge=0)
+
+    _targets: dict[str, float] = PrivateAttr(default_factory=dict)
+
+    def start(self, ctx: Context) -> Start:
+        """Steps (1) to (6); LoRA-GA on the first task."""
+        if len(ctx.past) == 0:
+            return LoraGa(batches=self.batches, batch_size=self.batch_size, iterations=self.iterations).start(ctx)
+        new, old = self._new_gradient(ctx), self._old_gradient(ctx)
+        grams = {module: surgery.gram(new[module], old[module]) for module in ctx.factors}
+        check_gradients(ctx, {module: gram.cc**0.5 for module, gram in grams.items()}, f"Task '{ctx.stage.name}'")
+        check_gradients(ctx, {module: gram.rr**0.5 for module, gram in grams.items()}, "The replayed examples")
+        coefficients = self._operate(ctx, grams)
+        starts: dict[str, tuple[Tensor, Tensor]] = {}
+        for module, pair in ctx.factors.items():
+            c, r = new.pop(module), old.pop(module)
+            if self.operator == "null-space":
+                agreed = surgery.null_space(c, r, self.null_directions)
+            else:
+                agreed = surgery.combine(c, r, coefficients[module])
+            starts[module] = self._factors(ctx, module, agreed, pair.A.shape[0])
+        return offset_start(starts, ctx.factors)
+
+    def _new_gradient(self, ctx: Context) -> dict[str, Tensor]:
+        batches = full_batches(
+            ctx, ctx.stage.train, self.batch_size, self.batches, "slice.new", f"Task '{ctx.stage.name}'"
+        )
+        sums: dict[str, Tensor] = {}
+        add_mean_gradients(ctx, batches, sums)
+        return sums
+
+    def _old_gradient(self, ctx: Context) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        replayed = self._replayed(ctx)
+        for batches in replayed:
+            add_mean_gradients(ctx, batches, sums, share=1 / len(replayed))
+        return sums
+
+    def _replayed(self, ctx: Context) -> list[list[Sequence[Example]]]:
+        """Batches of every old task, or of all of them mixed, where their number is bounded in all."""
+        if not any(ctx.buffer.values()):
+            raise UnmetNeed(
+                f"SLICE starts task '{ctx.stage.name}' from examples of earlier tasks, but the replay buffer is empty. "
+                "Give the replay part a budget of at least one batch."
+            )
+        if self.replay_batches_in_all is not None:
+            mixed = self._equally_many(ctx, self.replay_batches_in_all * self.batch_size)
+            return [full_batches(ctx, mixed, self.batch_size, len(mixed), "slice.old", "The replay buffer")]
+        return [
+            full_batches(
+                ctx, kept, self.batch_size, self.replay_batches, f"slice.old.{task}", f"The replay buffer of '{task}'"
+            )
+            for task, kept in ctx.buffer.items()
+        ]
+
+    def _equally_many(self, ctx: Context, count: int) -> list[Example]:
+        """`count` kept examples (or all), taken from the tasks in turn."""
+        orders = [
+            list(next(iter(ctx.batches(kept, len(kept), f"slice.old.{task}")))) for task, kept in ctx.buffer.items()
+        ]
+        turns = [order[turn] for turn in range(max(map(len, orders))) for order in orders if turn < len(order)]
+        return turns[:count]
+
+    def _operate(self, ctx: Context, grams: Mapping[str, Gram]) -> dict[str, Coefficients]:
+        """Step (2): module -> the two coefficients; noted in the stage's log."""
+        if self.scope == "global":
+            together = surgery.total(grams.values())
+            units = dict.fromkeys(grams, together)
+            keys = dict.fromkeys(grams, "all")
+        else:
+            units, keys = dict(grams), {module: module for module in grams}
+        tau = self.tau
+        if self.tau_below_median is not None:
+            tau = surgery.lower_quantile_threshold(
+                {module: gram.cosine for module, gram in grams.items()}, self.tau_below_median
+            )
+        result = {module: self._coefficients(units[module], keys[module], tau) for module in grams}
+        for key, gram in {keys[module]: units[module] for module in grams}.items():
+            self._targets[key] = surgery.moved_target(self._targets.get(key, 0.0), gram.cosine, self.beta)
+        self._note(ctx, grams, result)
+        return result
+
+    def _coefficients(self, gram: Gram, key: str, tau: float) -> Coefficients:
+        match self.operator:
+            case "pcgrad":
+                result = surgery.pcgrad(gram, self.c, tau)
+            case "gradvac":
+                result = surgery.gradvac(gram, self._targets.get(key, 0.0), tau)
+            case "cagrad":
+                result = surgery.cagrad(gram, self.c)
+            case _:
+                result = surgery.UNCHANGED
+        return surgery.keep_magnitude(gram, result) if self.keep_magnitude else result
+
+    def _note(self, ctx: Context, grams: Mapping[str, Gram], coefficients: Mapping[str, Coefficients]) -> None:
+        """Cosine over all modules and of each, the weight c gamma of G_r, and the share of modules where surgery fired."""
+        ctx.note("slice/cosine", surgery.total(grams.values()).cosine)
+        ctx.note("slice/fired", sum(b != 0 for _, b in coefficients.values()) / len(coefficients))
+        for module, (_, b) in coefficients.items():
+            ctx.note(f"slice/cosine/{module}", grams[module].cosine)
+            ctx.note(f"slice/gamma/{module}", b)
+
+    def _factors(self, ctx: Context, module: str, grad_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """Steps (3) to (5) at one module."""
+        generator = ctx.generator(f"slice.svd.{module}")
+        U, _, Vh = randomized_svd(grad_OI, 2 * rank, generator, width=4 * rank, iterations=self.iterations)
+        A, B = start_directions(U, Vh, rank, self.right)
+        return rescaled(A, B, ctx.weight(module), module)
+
+    def state(self) -> dict[str, Tensor]:
+        """GradVac's moving averages."""
+        return {f"target.{key}": torch.tensor(value, dtype=torch.float64) for key, value in self._targets.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._targets = {key.removeprefix("target."): float(value) for key, value in state.items()}

@@ -1,0 +1,148 @@
+"""Gradient surgery: the new task's gradient `c`, changed so that it agrees with the old tasks' gradient `r`.
+
+Most operators answer with two numbers (a, b), the result being a c + b r. They need the three inner products of a `Gram`
+and nothing else, so they serve full gradients, sketches and factor gradients alike, for one module or for all together.
+Only the null space needs the matrices.
+
+    PCGrad   arXiv 2001.06782    GradVac  arXiv 2010.05874    CAGrad   arXiv 2110.14048    A-GEM  arXiv 1812.00420
+
+Legend: O output features, I input features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Coefficients = tuple[float, float]
+"""(a, b): the operator's result is a c + b r."""
+
+UNCHANGED: Coefficients = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Inner products of the new gradient c and the old gradient r: <c, c>, <c, r>, <r, r>. Grams of modules add up."""
+
+    cc: float
+    cr: float
+    rr: float
+
+    def __add__(self, other: Gram) -> Gram:
+        return Gram(self.cc + other.cc, self.cr + other.cr, self.rr + other.rr)
+
+    @property
+    def cosine(self) -> float:
+        """Between -1 and 1; 0 where a gradient is zero (no direction, no conflict)."""
+        norms = math.sqrt(self.cc) * math.sqrt(self.rr)
+        return max(-1.0, min(1.0, self.cr / norms)) if norms > 0 else 0.0
+
+    def length(self, coefficients: Coefficients) -> float:
+        """Norm of a c + b r."""
+        a, b = coefficients
+        return math.sqrt(max(0.0, a * a * self.cc + 2 * a * b * self.cr + b * b * self.rr))
+
+
+def gram(c: Tensor, r: Tensor) -> Gram:
+    """Inner products of two tensors of one shape, summed in float64 where they are read."""
+    c, r = c.reshape(-1).float(), r.reshape(-1).float()
+    return Gram(float(c @ c), float(c @ r), float(r @ r))
+
+
+def total(grams: Iterable[Gram]) -> Gram:
+    """The Gram of all modules together."""
+    return sum(grams, Gram(0.0, 0.0, 0.0))
+
+
+def combine(c: Tensor, r: Tensor, coefficients: Coefficients) -> Tensor:
+    """a c + b r."""
+    a, b = coefficients
+    return a * c if b == 0 else a * c + b * r
+
+
+def pcgrad(gram: Gram, c: float = 1.0, tau: float = 0.0) -> Coefficients:
+    """Take the conflicting part of r out of c: gamma = relu(-<c, r>) / ||r||^2, result c + strength gamma r.
+
+    With `c` = 1 and `tau` = 0 the result is orthogonal to r wherever they conflicted; this is also A-GEM's projection.
+
+    Args:
+        gram: inner products.
+        c: strength; 1 removes the conflict, below 1 leaves a part of it (SLICE uses .5, .75, 1).
+        tau: fires only where the cosine is below it.
+    """
+    if gram.cosine >= tau or gram.cr >= 0 or gram.rr == 0:
+        return UNCHANGED
+    return 1.0, c * (-gram.cr / gram.rr)
+
+
+def gradvac(gram: Gram, target: float, tau: float = math.inf) -> Coefficients:
+    """Add as much of r as brings the cosine with r up to `target` (GradVac, eq. 2).
+
+        lambda = ||c|| (phi sqrt(1 - cos^2) - cos sqrt(1 - phi^2)) / (||r|| sqrt(1 - phi^2)),   phi = target
+
+    Args:
+        gram: inner products.
+        target: phi, the cosine wanted, in (-1, 1): the moving average kept by the caller, see `moved_target`.
+        tau: fires only where the cosine is below both.
+    """
+    cosine = gram.cosine
+    if cosine >= min(tau, target) or gram.rr == 0 or gram.cc == 0:
+        return UNCHANGED
+    sine, target_sine = math.sqrt(1 - cosine**2), math.sqrt(1 - target**2)
+    return 1.0, math.sqrt(gram.cc / gram.rr) * (target * sine - cosine * target_sine) / target_sine
+
+
+def moved_target(target: float, cosine: float, beta: float) -> float:
+    """GradVac's exponential moving average of the cosine: (1 - beta) target + beta cosine (eq. 3)."""
+    return (1 - beta) * target + beta * cosine
+
+
+def cagrad(gram: Gram, c: float = 0.5) -> Coefficients:
+    """The direction within c ||g0|| of the mean gradient g0 that serves the worse-off of the two best (CAGrad, eq. 3-5).
+
+    Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= c ||g0||: with g_w = w c + (1 - w) r, find w in [0, 1] that
+    minimises <g_w, g0> + c ||g0|| ||g_w||, which is convex; then d = g0 + c ||g0|| g_w / ||g_w||.
+
+    Args:
+        gram: inner products.
+        c: radius, in [0, 1); 0 gives the mean of both gradients.
+    """
+    radius = c * gram.length((0.5, 0.5))
+    low, high = 0.0, 1.0
+    for _ in range(100):  # golden-section would need fewer, but nothing here is slow
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, right) if _dual(gram, left, radius) < _dual(gram, right, radius) else (left, high)
+    w = (low + high) / 2
+    length = gram.length((w, 1 - w))
+    if length == 0:  # exactly opposite gradients: no direction serves both
+        return 0.5, 0.5
+    return 0.5 + radius * w / length, 0.5 + radius * (1 - w) / length
+
+
+def _dual(gram: Gram, w: float, radius: float) -> float:
+    inner = 0.5 * (w * gram.cc + gram.cr + (1 - w) * gram.rr)
+    return inner + radius * gram.length((w, 1 - w))
+
+
+def keep_magnitude(gram: Gram, coefficients: Coefficients) -> Coefficients:
+    """The same direction at the length of c; unchanged where the result is zero."""
+    length = gram.length(coefficients)
+    if length == 0:
+        return coefficients
+    factor = math.sqrt(gram.cc) / length
+    return coefficients[0] * factor, coefficients[1] * factor
+
+
+def null_space(c_OI: Tensor, r_OI: Tensor, k: int) -> Tensor:
+    """c - U U^T c, U [O, k] the top-k left singular vectors of r: nothing is left in the old gradient's main directions."""
+    U = torch.linalg.svd(r_OI, full_matrices=False).U[:, :k]
+    return c_OI - U @ (U.mT @ c_OI)
+
+
+def lower_quantile_threshold(cosines: Mapping[str, float], delta: float) -> float:
+    """tau = median(cosines) - delta: per-module surgery fires only where a module conflicts more than most."""
+    return float(torch.tensor(list(cosines.values()), dtype=torch.float64).quantile(0.5)) - delta
