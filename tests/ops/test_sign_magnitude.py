@@ -123,6 +123,7 @@ def test_scratch_may_be_used_again_for_other_shapes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports torch.jit itself
 def test_compiled_tiles_equal_the_equation() -> None:
     factors, history = toy(torch.float32, True, (300, 200))
     exact, exact_history = toy(torch.float64, True, (300, 200))

@@ -1,0 +1,38 @@
+"""L2: keep the task's update small. The ablation every sign or subspace penalty has to beat.
+
+    l2 = kaiming + SquaredNorm + sum
+
+    L = L_task + lambda sum_modules ||dW_t||_F^2,   dW_t = s B A        ops.frobenius.squared_norm
+
+This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8. Unlike weight decay of A and
+B it acts on the update itself. Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from perdure.history import Past
+from perdure.methods.parts import WeightPenalty
+from perdure.ops.factors import Factors
+from perdure.ops.frobenius import squared_norm
+from perdure.ops.precision import precise
+
+
+class SquaredNorm(WeightPenalty):
+    """||dW||_F^2, summed over modules; costs R x R products only.
+
+    Args:
+        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        reduction: sum over a module's positions, or their mean.
+    """
+
+    reduction: Literal["sum", "mean"] = "sum"
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`."""
+        value, grad_A, grad_B = squared_norm(precise(factors))
+        count = factors.shape[0] * factors.shape[1] if self.reduction == "mean" else 1
+        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)

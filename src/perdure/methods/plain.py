@@ -1,0 +1,96 @@
+"""The plain choices: new adapters from kaiming or from the last one; updates summed, replaced or kept apart.
+
+inc-lora = Kaiming  + none + Sum                a new adapter for each task, all summed
+seq-lora = Continue + none + Latest             one adapter, trained on and on
+per-task = Kaiming  + none + PerTaskAdapters    an upper bound: every task is answered by its own update
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from perdure.errors import ConfigError
+from perdure.history import Past
+from perdure.methods.parts import Consolidate, Context, Folded, Init, PerTask, Start
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update, add_updates
+
+
+def kaiming_uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A matrix [R, I] as `torch.nn.Linear` and PEFT start A: uniform in +-1/sqrt(I) (kaiming with a = sqrt 5).
+
+    Drawn in fp32 on the CPU, so that device and dtype of `like` do not change the draw.
+    """
+    bound = 1 / math.sqrt(like.shape[1])
+    drawn = torch.empty(like.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+    return drawn.to(like)
+
+
+class Kaiming(Init):
+    """A kaiming-uniform, B zero: the update starts at zero. LoRA's own start (arXiv 2106.09685)."""
+
+    def start(self, ctx: Context) -> Start:
+        """Modules draw one after another from the stage's generator 'init'."""
+        generator = ctx.generator("init")
+        return Start(
+            {
+                module: Factors(kaiming_uniform(pair.A, generator), torch.zeros_like(pair.B), pair.scaling)
+                for module, pair in ctx.factors.items()
+            }
+        )
+
+
+class Continue(Init):
+    """Go on from the last stage's trained factors; kaiming before the first. Belongs with `Latest`, which folds nothing."""
+
+    def start(self, ctx: Context) -> Start:
+        """Copies of the last factors.
+
+        Raises:
+            ConfigError: the last update is also folded into the base, so that going on from it would count it twice.
+        """
+        last = ctx.past.factors
+        if not last:
+            return Kaiming().start(ctx)
+        if ctx.past.carry:
+            raise ConfigError(
+                "`continue` starts from the last adapter, but this consolidation already folds it into the base, so it "
+                "would count twice. Use it with the consolidation `latest`, or choose the init `kaiming`."
+            )
+        return Start(
+            {
+                module: Factors(
+                    last[module].A.detach().clone().to(pair.A), last[module].B.detach().clone().to(pair.B), pair.scaling
+                )
+                for module, pair in ctx.factors.items()
+            }
+        )
+
+
+class Sum(Consolidate):
+    """Carry and answer with the sum of all updates."""
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """past.carry + update, both ways."""
+        total = add_updates(past.carry, update)
+        return Folded(carry=total, deployed=total)
+
+
+class Latest(Consolidate):
+    """Nothing is folded: the next task trains on the pretrained base and the newest adapter answers."""
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """No carry; the new update is deployed alone."""
+        return Folded(carry={}, deployed=update)
+
+
+class PerTaskAdapters(Consolidate):
+    """Every task keeps its own update on the pretrained base; memory grows with the number of tasks."""
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """The past's updates and one more, for every task of the stage."""
+        before = past.deployed.updates if isinstance(past.deployed, PerTask) else {}
+        return Folded(carry={}, deployed=PerTask({**before, **{task.name: update for task in ctx.stage.tasks}}))
