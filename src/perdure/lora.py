@@ -170,11 +170,10 @@ class AdaptedModel:
         finally:
             self._copy(kept)
 
-    @torch.no_grad()
     def _copy(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        for name, (A, B) in pairs.items():
-            self.modules[name].A.copy_(A)
-            self.modules[name].B.copy_(B)
+        for name, (A, B) in pairs.items():  # through .data: a graph that waits for backward must not see a change,
+            self.modules[name].A.data.copy_(A)  # and none is left when the own values are back
+            self.modules[name].B.data.copy_(B)
 
     @torch.no_grad()
     def _write_base(self, update: Update) -> None:
