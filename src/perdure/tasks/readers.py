@@ -7,8 +7,11 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from perdure.errors import DataError
 from perdure.tasks.archives import member, members
+from perdure.tasks.benchmarks import read_cl_benchmark
 from perdure.tasks.packages import Progress, package_file
 from perdure.tasks.splits import Pair, Pool
 
@@ -62,6 +65,7 @@ READERS: dict[str, Reader] = {
     "folders": read_folders,
     "orange": read_orange,
     "rotten-tomatoes": read_rotten_tomatoes,
+    "cl-benchmark": read_cl_benchmark,
 }
 
 
@@ -78,12 +82,19 @@ def _rows(table: str, header: int, delimiter: str) -> Iterator[list[str]]:
         yield [cell.strip() for cell in row]
 
 
-def read_pool(source: Mapping[str, object], *, data: Path | None, progress: Progress | None) -> Pool:
-    """The pool of one task, by the `source` settings of a suite file: `reader`, `asset`, and what the reader takes.
+def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: Progress | None = None) -> Pool:
+    """The pool of one task, by its description in a suite file.
+
+    Its `source` names the `reader`, the package's `asset` (without one, the reader gets the `data` folder) and what
+    else the reader takes; a reader of folders gets the labels too, to check them.
 
     Raises:
         DataError: see the readers; FetchError: the package file cannot be had.
     """
-    settings = dict(source)
-    reader = READERS[str(settings.pop("reader"))]
-    return reader(package_file(str(settings.pop("asset")), progress), **settings)
+    settings = dict(about["source"])
+    reader = READERS[settings.pop("reader")]
+    if asset := settings.pop("asset", None):
+        return reader(package_file(asset, progress), **settings)
+    if data is None:
+        raise DataError("This task is read out of a folder; say which with `data`.")
+    return reader(data, labels=list(about["labels"]), **settings)

@@ -15,12 +15,20 @@ Size = int | Literal["all"]
 
 @dataclass
 class Pool:
-    """All examples of a task before any are drawn; `test` and `validation` are None where no such split is given."""
+    """All examples of a task before any are drawn.
+
+    Args:
+        test, validation: None where no such split is given.
+        notes: what was noticed while reading.
+        template, choices: see `Task`, where the data itself says them.
+    """
 
     train: list[Pair]
     test: list[Pair] | None = None
     validation: list[Pair] | None = None
     notes: list[str] = field(default_factory=list)
+    template: str = ""
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.packages import Progress
 from perdure.tasks.splits import Size, draw
 from perdure.tasks.task import SPLITS, Example, Task
@@ -29,7 +30,8 @@ class Suite:
 
     Args:
         order: name of the order, or the tasks' names joined by commas.
-        warnings: rows removed, splits cut, sizes not reached; each begins with the task's name.
+        warnings: rows removed, splits cut, sizes not reached, tasks that are missing; each
+            begins with the names of the tasks it is about.
     """
 
     name: str
@@ -87,34 +89,75 @@ def load_suite(
         UnknownName: no such suite, order or task.
         DataError, FetchError: the data cannot be read or fetched.
     """
+    from perdure.tasks.benchmarks import MissingTask
+
     about = describe(name)
     label, names = _order(name, about, order)
     sizes: dict[str, Size] = {
         s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)
     }
     _check_sizes(sizes)
-    tasks, warnings = [], []
+    folder = _data_folder(about, data)
+    tasks: list[Task] = []
+    notes: dict[str, list[str]] = {}
     for task in names:
-        made = _load_task(task, about["tasks"][task], data, sizes, random.Random(f"{seed}/{task}"), progress)
+        try:
+            made = _load_task(task, about["tasks"][task], folder, sizes, random.Random(f"{seed}/{task}"), progress)
+        except MissingTask as error:
+            notes.setdefault(f"left out, {error}", []).append(task)
+            continue
         tasks.append(made)
-        warnings += [f"{task}: {note}" for note in made.notes]
-    return Suite(name, about["version"], label, tuple(tasks), tuple(warnings))
+        for note in made.notes:
+            notes.setdefault(note, []).append(task)
+    if not tasks:
+        raise DataError(f"{folder} holds none of the tasks of suite '{name}'. {_layout(about)}")
+    warnings = tuple(f"{', '.join(affected)}: {note}" for note, affected in notes.items())
+    return Suite(name, about["version"], label, tuple(tasks), warnings)
 
 
 def _load_task(
     name: str,
     about: dict[str, Any],
-    data: str | Path | None,
+    data: Path | None,
     sizes: dict[str, Size],
     rng: random.Random,
     progress: Progress | None,
 ) -> Task:
     from perdure.tasks.readers import read_pool
 
-    pool = read_pool(about["source"], data=Path(data) if data else None, progress=progress)
+    pool = read_pool(about, data=data, progress=progress)
     drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng)
     splits = {split: [Example(text, label) for text, label in getattr(drawn, split)] for split in SPLITS}
-    return Task(name, **splits, labels=about["labels"], metric=about.get("metric", "accuracy"), notes=drawn.notes)
+    texts = {example.text for examples in splits.values() for example in examples}
+    return Task(
+        name,
+        **splits,
+        labels=about["labels"],
+        metric=about.get("metric", "accuracy"),
+        notes=drawn.notes,
+        template=pool.template,
+        choices={text: choices for text, choices in pool.choices.items() if text in texts},
+    )
+
+
+def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
+    """The folder a suite's data lie in; None for a suite that is read out of packages."""
+    if "data" not in about:
+        return None
+    given = data or os.environ.get(about["data"]["variable"])
+    if not given:
+        raise DataError(
+            f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "
+            f"to a folder. {_layout(about)}"
+        )
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. {_layout(about)}")
+    return folder
+
+
+def _layout(about: dict[str, Any]) -> str:
+    return f"Expected in it: {about['data']['layout']} ({about['data']['origin']})."
 
 
 def _order(name: str, about: dict[str, Any], wanted: str | int | Sequence[str] | None) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,9 +37,12 @@ class Task:
         labels: class name -> the text that stands for it in front of a model; a list means each name stands for
             itself; empty means free text (generation).
         metric: name of the score, a fraction of 1.
+        template: what a language model reads, with the text in place of "{text}"; empty: the text itself.
+        choices: text -> the label texts that hold for this one input, in the order of `labels` (multiple choice, as in
+            COPA); a text that is not in it has the task's label texts.
 
     Raises:
-        DataError: a bad name, a label outside `labels`, an empty train or test split.
+        DataError: a bad name, a label outside `labels`, an empty train or test split, a template without "{text}".
     """
 
     name: str
@@ -49,12 +52,22 @@ class Task:
     labels: dict[str, str] = field(default_factory=dict)
     metric: str = "accuracy"
     notes: tuple[str, ...] = ()
+    template: str = ""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or not all(c.isalnum() or c in "._-" for c in self.name):
             raise DataError(f"A task cannot be called {self.name!r}: use letters, digits, '.', '_' and '-'.")
-        if not isinstance(self.labels, dict):
-            object.__setattr__(self, "labels", {label: label for label in self.labels})
+        labels: dict[str, str] | Iterable[str] = self.labels
+        if not isinstance(labels, dict):
+            object.__setattr__(self, "labels", {label: label for label in labels})
+        if self.template and "{text}" not in self.template:
+            raise DataError(f"The template of task '{self.name}' has no {{text}}: say where the text belongs.")
+        for text, choices in self.choices.items():
+            if len(choices) != len(self.labels):
+                raise DataError(
+                    f"Task '{self.name}' has {len(self.labels)} labels, but {len(choices)} choices for {text!r:.60}."
+                )
         for split in SPLITS:
             object.__setattr__(
                 self, split, tuple(self._example(split, i, e) for i, e in enumerate(getattr(self, split)))
@@ -81,10 +94,21 @@ class Task:
             )
         return Example(text, label, self.name)
 
+    def prompt(self, text: str) -> str:
+        """What a language model reads for this text."""
+        return self.template.replace("{text}", text) if self.template else text
+
+    def label_texts(self, text: str) -> tuple[str, ...]:
+        """The texts that stand for the labels in front of this input, in the order of `labels`."""
+        return self.choices.get(text) or tuple(self.labels.values())
+
     def fingerprint(self) -> str:
-        """sha256 over every split, label text and the metric: two tasks with the same one train and score alike."""
+        """sha256 over every split, label text, prompt and the metric: two tasks with the same one train and score alike."""
         content = {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}
-        payload = json.dumps([self.name, content, list(self.labels.items()), self.metric], ensure_ascii=True)
+        parts: list[object] = [self.name, content, list(self.labels.items()), self.metric]
+        if self.template or self.choices:
+            parts += [self.template, list(self.choices.items())]
+        payload = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(payload.encode()).hexdigest()
 
 

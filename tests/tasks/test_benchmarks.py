@@ -1,0 +1,138 @@
+"""The layouts of published benchmarks, on small folders with invented contents."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.errors import DataError
+from perdure.tasks.benchmarks import MissingTask, read_cl_benchmark
+from perdure.tasks.suites import describe, load_suite
+
+
+def write_cl(root: Path, path: str, labels: list[str], *, same: bool = True, per_label: int = 12) -> Path:
+    """One task in CL_Benchmark's layout, with invented sentences."""
+    folder = root / path
+    folder.mkdir(parents=True)
+
+    def rows(split: str) -> list[dict[str, str]]:
+        return [{"label": n, "sentence": f"{path} {split} {n} {i}"} for i in range(per_label) for n in labels]
+
+    contents: dict[str, Any] = {"train": rows("train"), "test": rows("test"), "labels": labels}
+    contents["dev"] = contents["test"] if same else rows("dev")
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def standard(tmp_path: Path) -> Path:
+    for about in describe("standard-cl")["tasks"].values():
+        write_cl(tmp_path, about["source"]["path"], about["labels"])
+    return tmp_path
+
+
+def test_standard_suite_from_its_layout(standard: Path) -> None:
+    suite = load_suite("standard-cl", order=2, data=standard)
+    assert [task.name for task in suite.tasks] == ["dbpedia", "amazon", "agnews", "yahoo"]
+    agnews = suite.tasks[2]
+    assert (len(agnews.train), len(agnews.validation), len(agnews.test)) == (39, 9, 48)
+    assert list(agnews.labels) == ["World", "Sports", "Business", "Science or Technology"]
+    assert agnews.prompt("X").endswith("Option: World, Sports, Business, Science or Technology \nX\nAnswer:")
+    assert suite.warnings[0] == (
+        "dbpedia, amazon, agnews, yahoo: dev.json is identical to test.json: a validation split is cut from train.json "
+        "instead"
+    )
+
+
+def test_the_environment_names_the_folder(standard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_CL_BENCHMARK", str(standard))
+    assert len(load_suite("standard-cl").tasks) == 4
+
+
+def test_no_folder_given_or_a_wrong_one_says_what_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
+    with pytest.raises(DataError, match=r"PERDURE_CL_BENCHMARK.*<TYPE>/<dataset>/"):
+        load_suite("standard-cl")
+    with pytest.raises(DataError, match="There is no folder"):
+        load_suite("standard-cl", data=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected in it: <TYPE>"):
+        load_suite("standard-cl", data=tmp_path)
+
+
+def test_a_missing_task_is_left_out_and_said(standard: Path) -> None:
+    for file in (standard / "TC/yahoo").iterdir():
+        file.unlink()
+    (standard / "TC/yahoo").rmdir()
+    suite = load_suite("standard-cl", data=standard)
+    assert [task.name for task in suite.tasks] == ["dbpedia", "amazon", "agnews"]
+    assert any(w.startswith("yahoo: left out, there is no folder TC/yahoo in") for w in suite.warnings)
+
+
+def test_unlabelled_rows_go_and_are_counted(tmp_path: Path) -> None:
+    folder = write_cl(tmp_path, "NLI/MNLI", ["neutral", "entailment"])
+    rows = json.loads((folder / "test.json").read_text())
+    for name in ("test", "dev"):
+        (folder / f"{name}.json").write_text(json.dumps([*rows, {"label": "-", "sentence": "undecided"}]))
+    pool = read_cl_benchmark(tmp_path, path="NLI/MNLI", labels=["entailment", "neutral"])
+    assert pool.test is not None
+    assert len(pool.test) == 24
+    assert pool.notes[0] == "1 unlabelled rows ('-') of test.json removed"
+
+
+def test_a_real_dev_split_is_the_validation_split(tmp_path: Path) -> None:
+    write_cl(tmp_path, "SC/IMDB", ["Good", "Bad"], same=False)
+    pool = read_cl_benchmark(tmp_path, path="SC/IMDB", labels=["Good", "Bad"])
+    assert pool.validation is not None
+    assert pool.validation[0] == ("SC/IMDB dev Good 0", "Good")
+    assert pool.notes == []
+
+
+def test_copa_knows_each_texts_alternatives(tmp_path: Path) -> None:
+    folder = write_cl(tmp_path, "COPA/COPA", ["A", "B"])
+    text = 'Which sentence is the effect of "He sang."? Choose one between A and B.\nA: They left.\nB: It rained.'
+    (folder / "train.json").write_text(json.dumps([{"label": "A", "sentence": text}]))
+    pool = read_cl_benchmark(tmp_path, path="COPA/COPA", labels=["A", "B"])
+    assert pool.choices == {text: ("They left.", "It rained.")}
+
+
+def test_sentences_are_verbatim(tmp_path: Path) -> None:
+    folder = write_cl(tmp_path, "SC/SST-2", ["Good", "Bad"])
+    (folder / "train.json").write_text(json.dumps([{"label": "Bad", "sentence": "Text: {0} a\\n joy . \n"}]))
+    pool = read_cl_benchmark(tmp_path, path="SC/SST-2", labels=["Good", "Bad"])
+    assert pool.train == [("Text: {0} a\\n joy . \n", "Bad")]
+
+
+@pytest.mark.parametrize(
+    "file,content,message",
+    [
+        ("train.json", None, r"train\.json is missing"),
+        ("train.json", '[{"label": "Good",\n oops', r"train\.json, line 2: not valid JSON"),
+        ("train.json", '{"data": []}', r"should be a list .* found dict"),
+        ("train.json", '[{"label": "Good"}]', r"train\.json, row 0: expected"),
+        ("test.json", '[{"label": "Fine", "sentence": "x"}]', r"test\.json, row 0: label 'Fine'"),
+        ("labels.json", '["Good", "Poor"]', r"labels\.json lists .*Poor.* expects .*Bad"),
+        ("labels.json", '{"Good": 1}', r"labels\.json should be a list of label names"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    folder = write_cl(tmp_path, "SC/IMDB", ["Good", "Bad"])
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_cl_benchmark(tmp_path, path="SC/IMDB", labels=["Good", "Bad"])
+
+
+def test_not_utf8_is_named(tmp_path: Path) -> None:
+    folder = write_cl(tmp_path, "SC/IMDB", ["Good", "Bad"])
+    (folder / "train.json").write_bytes(b'[{"label": "Good", "sentence": "caf\xe9"}]')
+    with pytest.raises(DataError, match=r"train\.json is not UTF-8"):
+        read_cl_benchmark(tmp_path, path="SC/IMDB", labels=["Good", "Bad"])
+
+
+def test_missing_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(MissingTask, match="no folder TC/agnews"):
+        read_cl_benchmark(tmp_path, path="TC/agnews", labels=["World"])
