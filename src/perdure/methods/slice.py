@@ -163,7 +163,7 @@ class Slice(Init):
             units, keys = dict(grams), {module: module for module in grams}
         tau = self.tau
         if self.tau_below_median is not None:
-            tau = surgery.lower_quantile_threshold(
+            tau = surgery.threshold_below_median(
                 {module: gram.cosine for module, gram in grams.items()}, self.tau_below_median
             )
         result = {module: self._coefficients(units[module], keys[module], tau) for module in grams}

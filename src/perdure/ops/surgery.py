@@ -48,7 +48,7 @@ class Gram:
 
 
 def gram(c: Tensor, r: Tensor) -> Gram:
-    """Inner products of two tensors of one shape, summed in float64 where they are read."""
+    """Inner products of two tensors of one shape, in fp32."""
     c, r = c.reshape(-1).float(), r.reshape(-1).float()
     return Gram(float(c @ c), float(c @ r), float(r @ r))
 
@@ -92,6 +92,7 @@ def gradvac(gram: Gram, target: float, tau: float = math.inf) -> Coefficients:
     cosine = gram.cosine
     if cosine >= min(tau, target) or gram.rr == 0 or gram.cc == 0:
         return UNCHANGED
+    target = min(target, 0.999)  # a target of 1 would ask for infinitely much of r
     sine, target_sine = math.sqrt(1 - cosine**2), math.sqrt(1 - target**2)
     return 1.0, math.sqrt(gram.cc / gram.rr) * (target * sine - cosine * target_sine) / target_sine
 
@@ -113,12 +114,12 @@ def cagrad(gram: Gram, c: float = 0.5) -> Coefficients:
     """
     radius = c * gram.length((0.5, 0.5))
     low, high = 0.0, 1.0
-    for _ in range(100):  # golden-section would need fewer, but nothing here is slow
+    for _ in range(100):  # ternary search; each round costs a few multiplications
         left, right = low + (high - low) / 3, high - (high - low) / 3
         low, high = (low, right) if _dual(gram, left, radius) < _dual(gram, right, radius) else (left, high)
     w = (low + high) / 2
     length = gram.length((w, 1 - w))
-    if length == 0:  # exactly opposite gradients: no direction serves both
+    if length <= 1e-7 * math.sqrt(gram.cc + gram.rr):  # opposite gradients: no direction serves both
         return 0.5, 0.5
     return 0.5 + radius * w / length, 0.5 + radius * (1 - w) / length
 
@@ -143,6 +144,6 @@ def null_space(c_OI: Tensor, r_OI: Tensor, k: int) -> Tensor:
     return c_OI - U @ (U.mT @ c_OI)
 
 
-def lower_quantile_threshold(cosines: Mapping[str, float], delta: float) -> float:
+def threshold_below_median(cosines: Mapping[str, float], delta: float) -> float:
     """tau = median(cosines) - delta: per-module surgery fires only where a module conflicts more than most."""
     return float(torch.tensor(list(cosines.values()), dtype=torch.float64).quantile(0.5)) - delta
