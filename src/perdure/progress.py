@@ -64,11 +64,10 @@ class Plain:
     Args:
         title: what is running.
         out: where to write.
-        share: this run's place among several, (number of runs done, number of runs), for the time left.
     """
 
-    def __init__(self, title: str, out: IO[str] | None = None, runs: tuple[int, int] = (0, 1)) -> None:
-        self._title, self._out, self._runs = title, out or sys.stderr, runs
+    def __init__(self, title: str, out: IO[str] | None = None) -> None:
+        self._title, self._out = title, out or sys.stderr
         self._stages: list[str] = []
         self._began, self._at, self._finished = time.monotonic(), 0, 0
 
@@ -97,6 +96,62 @@ class Plain:
     def _say(self, text: str) -> None:
         self._out.write(f"[{self._title}] {text}\n")
         self._out.flush()
+
+
+class Live:
+    """A bar over the whole sequence, redrawn in place, with the time left; and a line for every row of scores."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._title = title
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=None)
+        self._stages: list[str] = []
+        self._at = 0
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        self._stages, self._at = list(stages), finished
+        self._bar.update(self._task, total=len(stages), completed=finished)
+        self._bar.start()
+
+    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+        # Scoring takes about a quarter of a stage, so training fills three quarters of its share of the bar.
+        self._bar.update(
+            self._task,
+            completed=self._at + 0.75 * step / total,
+            description=f"{self._title} · {stage} ({self._at + 1}/{len(self._stages)}) · loss {loss:.3f}",
+        )
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
+        self._bar.console.print(
+            f"[{self._title}] {'after ' + learnt[-1] if learnt else 'untrained'}: {row}", markup=False
+        )
+        if learnt:
+            self._at += 1
+            self._bar.update(self._task, completed=self._at)
+        if self._at == len(self._stages):
+            self._bar.stop()
+
+
+def reporter(mode: str, title: str) -> Reporter:
+    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere)."""
+    if mode == "quiet":
+        return Quiet()
+    if mode == "json":
+        return JsonLines()
+    return Live(title) if sys.stderr.isatty() else Plain(title)
 
 
 def _duration(seconds: float) -> str:

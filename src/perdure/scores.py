@@ -61,14 +61,13 @@ def read_scores(folder: str | Path) -> Scores:
     untrained = [score for score, _ in rows[0]]
     sizes = [examples for _, examples in rows[-1]]
     matrix = [[score for score, _ in row] for row in rows[1:]]
-    finished = len(stages) in (1, len(tasks)) or about["config"]["method"]["stream"] == "joint"
     return Scores(
         tasks=tasks,
         stages=stages,
         score_matrix=matrix,
         untrained_scores=untrained,
         examples=sizes,
-        **(summary(matrix, untrained, sizes) if finished else dict.fromkeys(summary(matrix, untrained, sizes))),
+        **summary(matrix, untrained, sizes),
         method=about["config"]["method"]["name"],
         seed=about["config"]["seed"],
         split=about["config"]["evaluation"]["split"],

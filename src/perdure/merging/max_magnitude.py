@@ -9,8 +9,10 @@ as tasks arrive therefore gives exactly what merging all at the end gives, in th
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from perdure.ops.lowrank import Delta, Tensor, Update, dense
+from perdure.merging.fold import Slots
+from perdure.ops.lowrank import Delta, Update, dense
 
 
 def max_magnitude(earlier: Delta, later: Delta) -> Tensor:
@@ -25,3 +27,15 @@ def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
         name: max_magnitude(delta, later[name]) if name in later else dense(delta) for name, delta in earlier.items()
     }
     return merged | {name: dense(delta) for name, delta in later.items() if name not in earlier}
+
+
+class KeepLarger:
+    """The same rule as a fold (perdure.merging.fold): one number a position."""
+
+    slots = ("kept",)
+
+    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+        torch.where(tile.abs() > slots["kept"].abs(), tile, slots["kept"], out=slots["kept"])
+
+    def result(self, slots: Slots) -> Tensor:
+        return slots["kept"]

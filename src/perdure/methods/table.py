@@ -18,7 +18,7 @@ PARTS: Mapping[Role, Mapping[str, str]] = {
         "continue": "perdure.methods.plain:Continue",
     },
     "penalty": {
-        "l2": "perdure.methods.l2:L2",
+        "l2": "perdure.methods.l2:SquaredNorm",
         "sign-magnitude": "perdure.methods.ps_lora:SignMagnitude",
     },
     "step_rule": {},

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from perdure.ops.lowrank import Delta, LowRank, dense
 from perdure.ops.randomized_svd import randomized_svd
+from perdure.ops.tiling import working_dtype
 
 LARGE = 1024
 """Dense updates whose smaller side exceeds this are truncated by a randomised SVD (if the rank is small beside it)."""
@@ -72,7 +73,7 @@ def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
 def compress(delta: LowRank) -> LowRank:
     """The same update with as few directions as it has (at least one); in fp32, or float64 for float64 factors."""
     parts = svd(delta)
-    return balanced(parts, max(numerical_rank(parts.s, delta.shape), 1), _working_dtype(delta.A.dtype))
+    return balanced(parts, max(numerical_rank(parts.s, delta.shape), 1), working_dtype(delta))
 
 
 def truncate(delta: Delta, rank: int) -> tuple[LowRank, float]:
@@ -91,11 +92,10 @@ def truncate(delta: Delta, rank: int) -> tuple[LowRank, float]:
     """
     if rank < 1:
         raise ValueError(f"an update needs a rank of at least 1, got {rank}")
-    dtype = _working_dtype(delta.A.dtype if isinstance(delta, LowRank) else delta.dtype)
     parts = _leading(delta, rank)
     total = float(squared_norm(delta))
     kept = float(parts.s[:rank].square().sum())
-    return balanced(parts, rank, dtype), min(kept / total, 1.0) if total > 0 else 1.0
+    return balanced(parts, rank, working_dtype(delta)), min(kept / total, 1.0) if total > 0 else 1.0
 
 
 def _leading(delta: Delta, rank: int) -> SVD:
@@ -103,7 +103,7 @@ def _leading(delta: Delta, rank: int) -> SVD:
     if isinstance(delta, LowRank) or min(delta.shape) <= LARGE or 8 * rank > min(delta.shape):
         return svd(delta)
     # U diag(s) V^T is Q Q^T delta cut to `rank` for an orthonormal Q, so sum s^2 is exactly the energy it keeps.
-    U, s, Vt = randomized_svd(delta.to(_working_dtype(delta.dtype)), rank, torch.Generator().manual_seed(0))
+    U, s, Vt = randomized_svd(delta.to(working_dtype(delta)), rank, torch.Generator().manual_seed(0))
     return SVD(U.double(), s.double(), Vt.mT.double())
 
 
@@ -142,8 +142,3 @@ def effective_rank(delta: Delta) -> float:
         return 0.0
     shares = s / total
     return float(torch.exp(-torch.xlogy(shares, shares).sum()))
-
-
-def _working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half-precision factors would lose digits in every merge: results are fp32 at least."""
-    return torch.promote_types(dtype, torch.float32)

@@ -10,7 +10,7 @@ misses, it is widened: the result never depends on the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ SAMPLE = 1 << 20
 """Sampled positions; below four times as many in all, everything is collected."""
 
 
-def magnitude_threshold(deltas: Sequence[Delta], density: float) -> float:
+def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
     """The k-th largest |entry| over all `deltas` together, k = max(1, floor(density * number of entries)).
 
     Args:
         deltas: one module's update, or all modules of an update (the scope "model" of TIES).
+            May read them anew at every pass: only one is held at a time.
         density: share of entries to keep, in (0, 1]; keeping |entry| >= threshold keeps k of them (more on exact ties).
 
     Returns:
@@ -39,7 +40,6 @@ def magnitude_threshold(deltas: Sequence[Delta], density: float) -> float:
     keep = max(1, math.floor(density * total))
     if total == 0 or keep == total:
         return 0.0
-    deltas = [widened(delta) for delta in deltas]
     width = 4.0
     while True:
         low, high = _bracket(deltas, sizes, keep, width)
@@ -51,7 +51,7 @@ def magnitude_threshold(deltas: Sequence[Delta], density: float) -> float:
         width = math.inf if width > 100 else width * 8
 
 
-def _bracket(deltas: Sequence[Delta], sizes: Sequence[int], keep: int, width: float) -> tuple[float, float]:
+def _bracket(deltas: Collection[Delta], sizes: list[int], keep: int, width: float) -> tuple[float, float]:
     """(low, high) around the k-th largest: sample quantiles `width` standard errors to both sides."""
     total = sum(sizes)
     if total <= 4 * SAMPLE or math.isinf(width):
@@ -77,13 +77,13 @@ def _sample(delta: Delta, count: int) -> Tensor:
     return entries(delta, rows, columns).abs()
 
 
-def _count_and_collect(deltas: Sequence[Delta], low: float, high: float) -> tuple[int, Tensor, int]:
+def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor, int]:
     """How many |entries| exceed `high`, those in (low, high], and how many equal `low`.
 
     Entries at `low` are only counted: in a sparse update most are exactly 0, and would fill the memory.
     """
     above, at_low, inside = 0, 0, []
-    for delta in deltas:
+    for delta in map(widened, deltas):
         shape = (delta.shape[0], delta.shape[1])
         for start, stop in row_tiles(shape):
             magnitudes = tile(delta, start, stop).abs_().view(-1)

@@ -21,24 +21,28 @@ def row_tiles(shape: tuple[int, int], elements: int = TILE_ELEMENTS) -> Iterator
     return tiles(shape[0], max(1, elements // max(1, shape[1])))
 
 
+def working_dtype(delta: Delta) -> torch.dtype:
+    """What an update is computed in: fp32, or float64 if it is stored so. Half precision would lose digits in every step."""
+    return torch.promote_types(delta.A.dtype if isinstance(delta, LowRank) else delta.dtype, torch.float32)
+
+
 def tile(delta: Delta, start: int, stop: int) -> Tensor:
-    """Rows `start:stop` as a fresh tensor [N, I], fp32 (float64 for a float64 update), that may be written to."""
+    """Rows `start:stop` as a fresh tensor [N, I] of the working dtype, that may be written to."""
+    dtype = working_dtype(delta)
     if isinstance(delta, LowRank):
-        wide = torch.promote_types(delta.A.dtype, torch.float32)
-        return delta.B[start:stop].to(wide) @ delta.A.to(wide)
-    return delta[start:stop].to(torch.promote_types(delta.dtype, torch.float32), copy=True)
+        return delta.B[start:stop].to(dtype) @ delta.A.to(dtype)
+    return delta[start:stop].to(dtype, copy=True)
 
 
 def widened(delta: Delta) -> Delta:
-    """The update in fp32 at least, so that cutting tiles from it converts nothing again."""
-    if isinstance(delta, LowRank):
-        wide = torch.promote_types(delta.A.dtype, torch.float32)
-        return LowRank(delta.A.to(wide), delta.B.to(wide))
-    return delta.to(torch.promote_types(delta.dtype, torch.float32))
+    """The update in its working dtype, so that cutting tiles from it converts nothing again."""
+    dtype = working_dtype(delta)
+    return LowRank(delta.A.to(dtype), delta.B.to(dtype)) if isinstance(delta, LowRank) else delta.to(dtype)
 
 
 def entries(delta: Delta, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     """The entries [N] at the given positions, without the rest of the matrix."""
+    dtype = working_dtype(delta)
     if isinstance(delta, LowRank):
-        return (delta.B[rows_N].float() * delta.A.mT[columns_N].float()).sum(dim=1)
-    return delta[rows_N, columns_N].float()
+        return (delta.B[rows_N].to(dtype) * delta.A.mT[columns_N].to(dtype)).sum(dim=1)
+    return delta[rows_N, columns_N].to(dtype)

@@ -52,10 +52,10 @@ def learn(
         ConfigError, DataError, StoreError, TrainingError: see `perdure.errors`.
     """
     config = load_config({"method": method, "backbone": backbone, **settings})
-    return run(config, out, tasks=tasks, report=report)
+    return run_config(config, out, tasks=tasks, report=report)
 
 
-def run(
+def run_config(
     config: RunConfig, out: str | Path, *, tasks: Sequence[Task] | None = None, report: Reporter | None = None
 ) -> Scores:
     """The same from a validated configuration."""
@@ -95,7 +95,7 @@ def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
         raise StoreError(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
-    return run(config, out, report=report)
+    return run_config(config, out, report=report)
 
 
 def _suite_tasks(config: RunConfig) -> tuple[Task, ...]:

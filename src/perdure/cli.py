@@ -1,0 +1,154 @@
+"""The command line: argv -> configuration -> one call. No logic lives here, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from perdure.errors import PerdureError
+
+app = typer.Typer(
+    help="Teach a transformer one task after another with LoRA, without forgetting.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Progress = Annotated[
+    Literal["auto", "quiet", "json"], typer.Option(help="auto: a live bar on a terminal, plain lines elsewhere.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def run(
+    settings: Annotated[list[str] | None, typer.Argument(help="[CONFIG.yaml] and key=value settings.")] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/run"),
+    suite: Annotated[str | None, typer.Option(help="Tasks by name, see `perdure suites`.")] = None,
+    order: Annotated[str | None, typer.Option(help="The order of the suite's tasks.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")] = None,
+    method: Annotated[str | None, typer.Option(help="See `perdure methods`.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A model: minilm, a folder, or a hub id.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random in training.")] = None,
+    progress: Progress = "auto",
+) -> None:
+    """Learn the tasks of a suite or a configuration one after another."""
+    from perdure.config import load_config, parse_overrides
+
+    given = list(settings or [])
+    source: Any = given.pop(0) if given and "=" not in given[0] else {}
+    named = {"suite": suite, "order": order, "data": data, "method": method, "backbone": backbone, "seed": seed}
+    overrides = {key: value for key, value in named.items() if value is not None} | parse_overrides(given)
+    config = load_config(source, overrides)
+
+    from perdure.progress import reporter
+    from perdure.run import run_config
+
+    _show(run_config(config, out, report=reporter(progress, config.method_name)))
+
+
+@app.command()
+def resume(folder: Path, progress: Progress = "auto") -> None:
+    """Go on with a run after its last finished task."""
+    from perdure.progress import reporter
+    from perdure.run import resume as resume_run
+
+    _show(resume_run(folder, report=reporter(progress, folder.name)))
+
+
+@app.command()
+def scores(folder: Path, as_json: AsJson = False) -> None:
+    """The score matrix and metrics of a run."""
+    from perdure.scores import read_scores
+
+    found = read_scores(folder)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _show(found)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """Every preset, one a line."""
+    from perdure.methods.table import PRESETS
+
+    if as_json:
+        rows = {name: {"promise": p.promise, "source": p.source, **p.composition()} for name, p in PRESETS.items()}
+        _print_json(rows)
+        return
+    width = max(map(len, PRESETS))
+    for name, preset in PRESETS.items():
+        typer.echo(f"{name:<{width}}  {preset.promise}  [{preset.source}]")
+
+
+suites_app = typer.Typer(invoke_without_command=True)
+app.add_typer(suites_app, name="suites")
+
+
+@suites_app.callback()
+def suites(ctx: typer.Context) -> None:
+    """Every suite, one a line; `perdure suites show NAME` for its tasks."""
+    from perdure.tasks.suites import describe, suite_names
+
+    if ctx.invoked_subcommand is None:
+        for name in suite_names():
+            typer.echo(f"{name:<16} {describe(name)['about']}")
+
+
+@suites_app.command()
+def show(name: str, data: Annotated[str | None, typer.Option(help="Folder with the suite's files.")] = None) -> None:
+    """Tasks of one suite with sizes, labels and licence; with --data (or cached files) also what is odd about them."""
+    from perdure.report.suites import suite_lines
+
+    for line in suite_lines(name, data):
+        typer.echo(line)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    seed: int = 0,
+    progress: Progress = "auto",
+) -> None:
+    """Five real tasks with seq-lora, inc-lora and ps-lora, side by side; about five minutes on two cores."""
+    from perdure.demo import run_demo
+
+    run_demo(out, seed, progress)
+
+
+def _show(found: Any) -> None:
+    from rich.console import Console
+
+    from perdure.report.text import metric_table, score_table
+
+    console = Console()
+    console.print(score_table(found))
+    console.print(metric_table([found]))
+    console.print(
+        f"Run: {found.folder}   Deployed model: {Path(found.folder) / 'deployed'}", soft_wrap=True, markup=False
+    )
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message on stderr and an exit code (see `perdure.errors`)."""
+    try:
+        app()
+    except PerdureError as error:
+        if os.environ.get("PERDURE_TRACEBACK"):
+            raise
+        typer.echo(f"perdure: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("perdure: stopped. Finished tasks are kept; go on with `perdure resume`.", err=True)
+        sys.exit(130)
