@@ -1,0 +1,227 @@
+"""What causal and encoder-decoder language models share: known tasks, cached ids, ranking or generating answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.generation import answers_per_batch, choose
+from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
+from perdure.backbones.text_metrics import normalise
+from perdure.backbones.tokens import check_completion
+from perdure.errors import DataError
+from perdure.tasks.task import Example, Task
+
+
+class LanguageSettings(ModelSettings):
+    """How a language model reads and answers.
+
+    Args:
+        max_length: prompts are cut to this many tokens, in the middle.
+        max_new_tokens: longest answer in tokens, its end included; a label text must fit.
+        long_targets: free-text targets above that are an error, or cut (their end is then not learnt).
+        answer_by: 'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are
+            labels. A written answer counts as a label if they are equal after O-LoRA's normalisation.
+        label_score: a label's log-probabilities are summed, or averaged over its tokens.
+        ranking: 'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both
+            agree on the model, tried once.
+    """
+
+    max_length: int = Field(default=256, ge=2)
+    max_new_tokens: int = Field(default=50, ge=1)
+    long_targets: Literal["error", "cut"] = "error"
+    answer_by: Literal["auto", "ranking", "generation"] = "auto"
+    label_score: Literal["sum", "mean"] = "sum"
+    ranking: Literal["auto", "packed", "exhaustive"] = "auto"
+
+
+class LanguageModel(ABC):
+    """The shared half of `CausalLM` and `Seq2SeqLM`; they say how text becomes ids, loss, scores and answers."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
+        self.model: nn.Module = model.eval() if not settings.gradient_checkpointing else model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.precision: Literal["fp32", "bf16"] = "fp32"
+        self.default_targets = query_value_targets(model)
+        self.truncated = 0
+        self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
+        self._tasks: dict[str, Task] = {}
+        self._prompts: dict[str, list[int]] = {}
+        self._completions: dict[str, list[int]] = {}
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Examples as one batch; its loss is over the answers' tokens."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Outputs:
+        """Mean cross-entropy over the batch's target tokens."""
+
+    @abstractmethod
+    def features(self, batch: Batch) -> Any:
+        """The forward pass over the inputs alone, for input statistics."""
+
+    @abstractmethod
+    def _prompt_ids(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _completion_ids(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """Scores [N, L] with every prompt computed once."""
+
+    @abstractmethod
+    def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """The same scores, every prompt computed once for each label."""
+
+    @abstractmethod
+    def _generate(self, prompts: Sequence[list[int]]) -> list[str]: ...
+
+    @abstractmethod
+    def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """Summed log-probability [N] of each completion."""
+
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """Know the tasks' labels and tokenise every text once.
+
+        Raises:
+            DataError: a label text (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
+                with the same text.
+        """
+        for task in tasks:
+            self._tasks[task.name] = task
+            self._check_labels(task)
+            for split in (task.train, task.validation, task.test):
+                for example in split:
+                    self._prompt(example.text)
+            for example in () if task.labels else task.train:
+                self._completion(example)
+
+    def _check_labels(self, task: Task) -> None:
+        texts: dict[tuple[int, ...], str] = {}
+        for name, text in task.labels.items():
+            what = f"Task '{task.name}': the text of label '{name}'"
+            ids = tuple(check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False))
+            if ids in texts:
+                raise DataError(
+                    f"Task '{task.name}': the labels '{texts[ids]}' and '{name}' stand for the same text {text!r}; give each "
+                    "its own."
+                )
+            texts[ids] = name
+
+    def length(self, example: Example) -> int:
+        """Number of tokens of prompt and answer."""
+        return len(self._prompt(example.text)) + len(self._completion(example))
+
+    def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
+        """Differentiable log-probabilities [N, labels] of the label texts of `task` after the batch's prompts."""
+        return self._label_scores([e.text for e in batch.examples], list(self._tasks[task].labels.values()))
+
+    def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
+        """An answer for each example in order: the best label of the tasks in `labels`, or written text if they have none."""
+        choices = [(name, label) for name in labels for label in self._tasks[name].labels]
+        with_labels = bool(choices) and all(self._tasks[name].labels for name in labels)
+        if self.settings.answer_by == "ranking" and not with_labels:
+            raise DataError(
+                f"Among {', '.join(labels)} there is a task without labels, so there is nothing to rank; set "
+                "backbone.answer_by=generation."
+            )
+        ranks = with_labels and self.settings.answer_by != "generation"
+        found: dict[int, Prediction] = {}
+        lengths = [len(self._prompt(example.text)) for example in examples]
+        with answering(self.model):
+            for chosen in answers_per_batch(lengths, self.settings.predict_batch_size):
+                texts = [examples[i].text for i in chosen]
+                answers = self._ranked(texts, choices) if ranks else self._written(texts, choices)
+                found |= zip(chosen, answers, strict=True)
+        return [found[i] for i in range(len(examples))]
+
+    def _ranked(self, texts: Sequence[str], choices: Sequence[tuple[str, str]]) -> list[Prediction]:
+        label_texts = [self._tasks[task].labels[label] for task, label in choices]
+        probability_NL = self._label_scores(texts, label_texts).softmax(dim=1)
+        best = choose(probability_NL)
+        return [
+            Prediction(choices[at][1], tuple(row), choices[at][0])
+            for at, row in zip(best, probability_NL.tolist(), strict=True)
+        ]
+
+    def _written(self, texts: Sequence[str], choices: Sequence[tuple[str, str]]) -> list[Prediction]:
+        """Generated answers; with choices, an answer equal to a label's text becomes that label."""
+        known: dict[str, tuple[str, str]] = {}
+        for task, label in choices:
+            known.setdefault(normalise(self._tasks[task].labels[label]), (task, label))
+        with self._autocast():
+            written = self._generate([self._prompt(text) for text in texts])
+        answers = []
+        for text in written:
+            task, label = known.get(normalise(text), ("", text))
+            answers.append(Prediction(label, (), task))
+        return answers
+
+    def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
+        """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
+        found: dict[int, tuple[float, int]] = {}
+        with answering(self.model):
+            for chosen in answers_per_batch([self.length(e) for e in examples], self.settings.predict_batch_size):
+                prompts = [self._prompt(examples[i].text) for i in chosen]
+                completions = [self._completion(examples[i]) for i in chosen]
+                with self._autocast():
+                    total = self._log_likelihood(prompts, completions)
+                for i, value, ids in zip(chosen, total.tolist(), completions, strict=True):
+                    found[i] = (-value, len(ids))
+        return [found[i] for i in range(len(examples))]
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """The bare model with these weights, and the tokenizer, as transformers loads them."""
+        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
+        self.tokenizer.save_pretrained(folder)
+
+    def _label_scores(self, texts: Sequence[str], label_texts: Sequence[str]) -> Tensor:
+        prompts = [self._prompt(text) for text in texts]
+        completions = [self._completion_ids(text) for text in label_texts]
+        if self._packs is None:
+            self._packs = self._packing_is_right(prompts, completions)
+        with self._autocast():
+            return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
+
+    def _packing_is_right(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> bool:
+        """Whether this architecture follows packed masks and positions: both ways agree on two short prompts."""
+        from perdure.backbones.ranking import agree
+
+        tried, labels = [prompts[0][:9], prompts[-1][:5]], completions[:4]
+        with torch.no_grad():
+            try:
+                packed = self._packed(tried, labels)
+            except (TypeError, ValueError, RuntimeError):
+                return False  # it does not take such a mask or such positions
+            return agree(self.model, packed, self._exhaustive(tried, labels))
+
+    def _prompt(self, text: str) -> list[int]:
+        if text not in self._prompts:
+            self._prompts[text] = self._prompt_ids(text)
+        return self._prompts[text]
+
+    def _completion(self, example: Example) -> list[int]:
+        """Ids of the text the example's label stands for, its end included."""
+        task = self._tasks.get(example.task)
+        text = task.labels.get(example.label, example.label) if task else example.label
+        if text not in self._completions:
+            limit, cut = self.settings.max_new_tokens, self.settings.long_targets == "cut"
+            what = f"Task '{example.task}': the target {text[:40]!r}"
+            self._completions[text] = check_completion(self._completion_ids(text), limit, what, cut)
+        return self._completions[text]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")

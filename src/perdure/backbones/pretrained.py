@@ -1,0 +1,234 @@
+"""Load a pretrained model with its tokenizer or image processor, and say plainly why it cannot be loaded.
+
+`query_value_targets` knows by which names an architecture's query and value projections go.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import errors as hub
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from perdure.backbones.memory import out_of_memory
+from perdure.backbones.models import model_folder
+from perdure.config import Settings
+from perdure.errors import ConfigError, FetchError, PerdureError
+
+QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, ViT, DINOv2 ...
+    ("query", "value"),  # BERT, RoBERTa
+    ("q", "v"),  # T5, MPNet
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("query_proj", "value_proj"),  # DeBERTa-v2
+    ("qkv_proj",),  # Phi-3: query, key and value in one matrix from here on
+    ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
+    ("Wqkv",),  # ModernBERT, MPT
+    ("c_attn",),  # GPT-2
+    ("qkv",),
+)
+
+
+class ModelSettings(Settings):
+    """Which pretrained model, and how it is held in memory.
+
+    Args:
+        model: a known model's name, a folder, or a hub id.
+        revision: branch, tag or commit of a hub model; None = the main branch.
+        dtype: of the stored base weights (computing in bf16 is the run's `precision`).
+        quantization: '8-bit' or '4-bit' (NF4) store the base through bitsandbytes; methods that change weights refuse it.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        attention: transformers' attention implementation.
+        predict_batch_size: examples per forward pass when answering.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "8-bit", "4-bit"] = "none"
+    gradient_checkpointing: bool = False
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    predict_batch_size: int = Field(default=16, ge=1)
+
+
+def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel:
+    """The model `settings` name, in eval mode (a pretrained model's dropout stays off; LoRA has its own).
+
+    Args:
+        auto: transformers' auto class, such as AutoModelForCausalLM.
+        kind: what the model should be, for messages ("causal language model").
+
+    Raises:
+        ConfigError: not that kind of model, broken files, or quantisation that does not run here.
+        FetchError: gated, missing or unreachable on the hub.
+        TrainingError: it does not fit in memory.
+    """
+    options: dict[str, Any] = {"attn_implementation": settings.attention, **_revision(settings)}
+    if settings.quantization != "none":
+        options["quantization_config"] = _quantization(settings)
+    with explained(settings.model, kind):
+        model = auto.from_pretrained(model_folder(settings.model), dtype=getattr(torch, settings.dtype), **options)
+    if settings.gradient_checkpointing:
+        enable_checkpointing(model, settings.model)
+    return model
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token.
+
+    Padding is masked by position, never by token, so a tokenizer without a padding token pads with its
+    end-of-sequence token and that token is still learnt as the end of an answer.
+
+    Raises:
+        ConfigError: no tokenizer, or one with neither padding nor end-of-sequence token.
+        FetchError: as in `load_model`.
+    """
+    from transformers import AutoTokenizer
+
+    with explained(settings.model, "model with a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **_revision(settings))
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"The tokenizer of '{settings.model}' has no end-of-sequence token, so answers could not end. Set `eos_token` in "
+            "its tokenizer_config.json, or choose another model."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_image_processor(settings: ModelSettings, **options: Any) -> Any:
+    """The model's image processor, PIL backend (torchvision is not needed); `options` override its settings."""
+    from transformers import AutoImageProcessor
+
+    with explained(settings.model, "model with an image processor"):
+        return AutoImageProcessor.from_pretrained(
+            model_folder(settings.model), backend="pil", **_revision(settings), **options
+        )
+
+
+def query_value_targets(model: nn.Module) -> tuple[str, ...]:
+    """Names of the model's query and value projections, the usual place of LoRA; fused ones where there are no others.
+
+    Raises:
+        ConfigError: none of the known names; lists the model's layers.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
+    for candidates in QUERY_VALUE_NAMES:
+        if names.issuperset(candidates):
+            return candidates
+    raise ConfigError(
+        "The query and value layers of this model are not known; name some with lora.targets. "
+        f"Its layers: {', '.join(sorted(names))}."
+    )
+
+
+def linear_targets(model: nn.Module) -> tuple[str, ...]:
+    """Names of all linear layers except the output embedding ("all linear layers")."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    names = {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if _is_linear(module) and module is not head}
+    return tuple(sorted(names))
+
+
+def enable_checkpointing(model: PreTrainedModel, name: str) -> None:
+    """Recompute activations in backward, while every module stays in eval mode (transformers does it in training mode only).
+
+    Raises:
+        ConfigError: the architecture does not support it.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    try:
+        # renamed in transformers 5.2x; the older name warns where both are there
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(
+            f"'{name}' has no gradient checkpointing; set backbone.gradient_checkpointing=false."
+        ) from error
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # this flag alone: children keep eval mode, so no dropout is switched on
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Within: no gradients, and nothing is recomputed (checkpointing would switch the key-value cache off)."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+@contextmanager
+def explained(name: str, kind: str) -> Iterator[None]:
+    """Within: errors of loading `name` become perdure's, saying what to do."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        raise out_of_memory(error) or _load_error(name, kind, error) from error
+
+
+def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
+    """What the chain of causes under `error` means for someone who asked for the model `name`."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(e, hub.GatedRepoError) for e in chain):
+        return FetchError(
+            f"'{name}' is gated: accept its licence on its page of the hub, log in with `hf auth login` (or set HF_TOKEN), "
+            "and run again; or give a local folder."
+        )
+    if any(isinstance(e, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)) for e in chain):
+        return FetchError(
+            f"The hub has no model or revision '{name}', or it is private. Check the spelling, or log in."
+        )
+    if any(isinstance(e, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)) for e in chain):
+        return FetchError(
+            f"'{name}' is not in the cache and the hub cannot be reached. Fetch it where there is a network "
+            f"(`hf download {name}`) and give the folder, or choose a model that comes from the package index."
+        )
+    if any(isinstance(e, ImportError) for e in chain):
+        return ConfigError(f"'{name}' needs a package that is not installed: {error}")
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ConfigError(f"'{name}' cannot be loaded as a {kind}: {first:.300}")
+
+
+def _revision(settings: ModelSettings) -> dict[str, Any]:
+    return {"revision": settings.revision} if settings.revision else {}
+
+
+def _quantization(settings: ModelSettings) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"backbone.quantization={settings.quantization} needs bitsandbytes (`pip install bitsandbytes`), which is not "
+            "installed. Or save memory with backbone.dtype=bfloat16 and backbone.gradient_checkpointing=true."
+        )
+    if settings.quantization == "8-bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether PEFT's LoRA takes it: nn.Linear, its quantised forms, GPT-2's Conv1D."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -1,0 +1,209 @@
+"""Score label texts under a language model with the prompt computed once; and the plain way, one text at a time.
+
+Legend: N prompts, P prompt positions, T tree nodes, L labels, V vocabulary.
+
+    score(label | prompt) = sum (or mean) over the label's tokens, its terminator included, of log p(token | before it)
+
+With the terminator, "positive" and "positive attitude" are different answers and neither can win by being a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perdure.backbones.tokens import padded
+from perdure.errors import DataError
+
+BLOCKED = -65504.0  # float16's lowest: exp() of it is 0 in every dtype, and a bf16 copy stays finite
+
+Reduction = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTree:
+    """Label texts as a prefix tree: what is fed to the model, and which of its answers make up each score.
+
+    Args:
+        tokens: [T] token of each node; parents come before children.
+        depth: [T] its place after the prompt, from 0.
+        sees: [T, T] bool, whether node i may attend to node j (itself and its ancestors).
+        source: [terms] where the prediction is read: 0 = the prompt's last position, 1 + t = node t.
+        target: [terms] the token whose log-probability counts.
+        label: [terms] the label it counts for.
+        lengths: [L] number of terms of each label.
+    """
+
+    tokens: Tensor
+    depth: Tensor
+    sees: Tensor
+    source: Tensor
+    target: Tensor
+    label: Tensor
+    lengths: Tensor
+
+
+def label_tree(completions: Sequence[Sequence[int]], share: bool = True) -> LabelTree:
+    """The tree of token sequences, each ending with its terminator (which is predicted, never fed).
+
+    Args:
+        share: nodes of common prefixes are one node; False keeps every label's chain apart.
+
+    Raises:
+        DataError: no labels.
+    """
+    if not completions:
+        raise DataError("There are no labels to rank; give the task labels, or answer by generation.")
+    nodes: dict[tuple[int, ...], int] = {}
+    tokens: list[int] = []
+    parents: list[int] = []
+    terms: list[tuple[int, int, int]] = []
+    for k, ids in enumerate(completions):
+        at = -1  # the prompt
+        for place, token in enumerate(ids):
+            terms.append((at + 1, token, k))
+            if place == len(ids) - 1:
+                break
+            key = (*ids[: place + 1],) if share else (*ids[: place + 1], -1 - k)
+            if key not in nodes:
+                nodes[key] = len(tokens)
+                tokens.append(token)
+                parents.append(at)
+            at = nodes[key]
+    source, target, label = torch.tensor(terms).T
+    sees, depth = _ancestry(parents)
+    lengths = torch.tensor([len(ids) for ids in completions])
+    return LabelTree(torch.tensor(tokens, dtype=torch.long), depth, sees, source, target, label, lengths)
+
+
+def _ancestry(parents: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """[T, T] who sees whom, and [T] the depth, from each node's parent (-1 = the prompt)."""
+    sees = torch.eye(len(parents), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            sees[node] |= sees[parent]
+    return sees, sees.sum(dim=1) - 1
+
+
+def tree_scores(logits_NSV: Tensor, tree: LabelTree, reduction: Reduction) -> Tensor:
+    """Scores [N, L] from the logits at the prompt's last position and at every node (S = 1 + T)."""
+    logits_NSV = precise(logits_NSV)
+    device = logits_NSV.device
+    source, target, label = tree.source.to(device), tree.target.to(device), tree.label.to(device)
+    log_p = logits_NSV[:, source, target] - logits_NSV.logsumexp(dim=-1)[:, source]
+    scores = log_p.new_zeros(len(log_p), len(tree.lengths)).index_add(1, label, log_p)
+    return scores / tree.lengths.to(device) if reduction == "mean" else scores
+
+
+def logits_at(model: nn.Module, positions: Tensor, **inputs: Any) -> Tensor:
+    """The model's logits [m, V] at the m true `positions` [N, length] only, row by row.
+
+    The vocabulary projection, a fifth of SmolLM2-135M's work, is done for these positions alone.
+    """
+    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    chosen = positions.flatten().nonzero().squeeze(1)
+
+    def only(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[chosen].unsqueeze(0), *args[1:])
+
+    hook = head.register_forward_pre_hook(only)
+    try:
+        return model(**inputs, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+
+
+def packed_scores(
+    model: nn.Module, prompts: Sequence[Sequence[int]], tree: LabelTree, reduction: Reduction = "sum"
+) -> Tensor:
+    """Scores [N, L] in one forward pass of a decoder: every prompt once, followed by the whole tree.
+
+    A node sees its prompt and its ancestors, and stands at the position it would have right after the prompt.
+    """
+    ids_NP, real_NP = padded(prompts, 0)
+    n, width, t = len(ids_NP), ids_NP.shape[1], len(tree.tokens)
+    lengths_N = real_NP.sum(dim=1)
+    ids = torch.cat([ids_NP, tree.tokens.expand(n, t)], dim=1)
+    position = torch.cat([torch.arange(width).expand(n, width), lengths_N[:, None] + tree.depth], dim=1)
+
+    allowed = torch.zeros(n, width + t, width + t, dtype=torch.bool)
+    allowed[:, :width, :width] = torch.ones(width, width, dtype=torch.bool).tril()
+    allowed[:, width:, :width] = real_NP[:, None, :]
+    allowed[:, width:, width:] = tree.sees
+    dtype, device = _dtype(model), _device(model)
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, BLOCKED)[:, None]
+
+    wanted = torch.zeros(n, width + t, dtype=torch.bool)
+    wanted[torch.arange(n), lengths_N - 1] = True
+    wanted[:, width:] = True
+    logits = logits_at(
+        model,
+        wanted.to(device),
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=position.to(device),
+    )
+    return tree_scores(logits.view(n, 1 + t, -1), tree, reduction)
+
+
+def exhaustive_scores(
+    log_likelihood: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor],
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    reduction: Reduction = "sum",
+) -> Tensor:
+    """The same scores [N, L] the plain way: one full forward pass for each label.
+
+    Args:
+        log_likelihood: prompts, completions -> summed log-probability [N] of each completion after its prompt.
+    """
+    columns = []
+    for ids in completions:
+        total = log_likelihood(prompts, [ids] * len(prompts))
+        columns.append(total / len(ids) if reduction == "mean" else total)
+    return torch.stack(columns, dim=1)
+
+
+def causal_log_likelihood(
+    model: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Summed log-probability [N] of each completion after its prompt, under a decoder, right-padded."""
+    ids, real = padded([[*p, *c] for p, c in zip(prompts, completions, strict=True)], 0)
+    place = torch.arange(ids.shape[1])
+    starts = torch.tensor([len(p) for p in prompts])[:, None]
+    targets = real & (place >= starts)
+    predicting = targets.roll(-1, dims=1)
+    predicting[:, -1] = False
+    device = _device(model)
+    logits = logits_at(
+        model, predicting.to(device), input_ids=ids.to(device), attention_mask=real.to(device, torch.long)
+    )
+    loss = functional.cross_entropy(precise(logits), ids[targets].to(device), reduction="none")
+    rows = targets.nonzero()[:, 0].to(device)
+    return -loss.new_zeros(len(ids)).index_add(0, rows, loss)
+
+
+def agree(model: nn.Module, one_NL: Tensor, other_NL: Tensor) -> bool:
+    """Whether two ways to score agree as far as the model's number format allows."""
+    tolerance = 1e-2 if _dtype(model) in (torch.float32, torch.float64) else 0.15
+    return bool(((one_NL - other_NL).abs() <= tolerance * (1 + other_NL.abs())).all())
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """In fp32 at least: sums of log-probabilities need it."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The floating-point type the model computes in (a quantised model has other types among its parameters)."""
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
