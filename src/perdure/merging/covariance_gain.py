@@ -1,0 +1,90 @@
+"""Covariance-gain merge: keep of an update what its own inputs need and others' inputs do not feel.
+
+Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t; C_o that of the other tasks; kappa how much
+they count; eps a ridge.
+
+    P = C_t (C_t + kappa C_o + eps I)^-1,      dW <- dW P,      so  A <- A P  and B stays
+
+X = dW P minimises the new task's output error plus the change of the others' outputs,
+    E_t ||(X - dW) x||^2 + kappa E_o ||X x||^2 + eps ||X||_F^2,
+whose normal equation is X (C_t + kappa C_o + eps I) = dW C_t. The rank stays R, so it exports exactly; only statistics are
+needed, no examples, of a size that does not grow with the number of tasks.
+
+Source: this project (docs/merging.md); related: RegMean (arXiv 2212.09849), which is this with kappa 1 and every other
+task in C_o; GPM (arXiv 2103.09762), the hard projection. Deviation from the plain formula: `ridge` is relative,
+eps = ridge * mean diagonal of (C_t + kappa C_o), so that it means the same for every module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from perdure.errors import AdapterError
+from perdure.merging.linear import weighted_sum
+from perdure.merging.modules import merge_modules
+from perdure.ops.lowrank import Delta, LowRank, Update
+
+Against = Literal["earlier", "others"]
+Moments = Mapping[str, Tensor]
+"""Module name -> second moment [I, I] of its inputs."""
+
+
+def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: float = 1.0, ridge: float = 1e-3) -> Delta:
+    """dW P [O, I], in as many directions as `delta` has.
+
+    Args:
+        own: C_t [I, I], symmetric.
+        others: C_o [I, I] of the tasks to be spared; None where there are none: the update is returned as it is.
+        kappa: weight of the others' outputs against the own, 0 or more.
+        ridge: eps relative to the mean diagonal; keeps directions no input uses from being inverted.
+    """
+    if others is None or kappa == 0:
+        return delta
+    own, mixed = own.double(), own.double() + kappa * others.double()
+    mean_diagonal = mixed.diagonal().mean()
+    if mean_diagonal <= 0:
+        return delta  # no input ever reached this module: nothing to weigh
+    mixed.diagonal().add_(ridge * mean_diagonal)
+    right = delta.A if isinstance(delta, LowRank) else delta
+    solved = torch.cholesky_solve(own @ right.mT.double(), torch.linalg.cholesky(mixed)).mT
+    return LowRank(solved.to(right.dtype), delta.B) if isinstance(delta, LowRank) else solved.to(right.dtype)
+
+
+def covariance_gain_updates(
+    updates: Sequence[Update],
+    moments: Sequence[Moments],
+    kappa: float = 1.0,
+    ridge: float = 1e-3,
+    against: Against = "others",
+) -> dict[str, Delta]:
+    """Module by module sum_t dW_t P_t.
+
+    Args:
+        moments: one an update, measured on that update's task.
+        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
+            base), or all "others" (updates trained apart on one base).
+    """
+
+    def merge(module: str, deltas: list[Delta | None]) -> Delta:
+        gained = []
+        for index, delta in enumerate(deltas):
+            if delta is not None:
+                rest = range(index) if against == "earlier" else [i for i in range(len(updates)) if i != index]
+                others = [_moment(moments, i, module) for i in rest]
+                spared = torch.stack(others).sum(dim=0) if others else None
+                gained.append(covariance_gain(delta, _moment(moments, index, module), spared, kappa, ridge))
+        return weighted_sum(gained, [1.0] * len(gained))
+
+    return dict(merge_modules(updates, merge))
+
+
+def _moment(moments: Sequence[Moments], index: int, module: str) -> Tensor:
+    if module not in moments[index]:
+        raise AdapterError(
+            f"No input second moment of update {index + 1} at module '{module}'; measure it on text of that task."
+        )
+    return moments[index][module].double()

@@ -1,0 +1,95 @@
+"""DARE: drop entries at random and rescale the rest (Yu et al., arXiv 2311.03099), then sum or vote.
+
+Symbols: p the share DROPPED in the paper; here `density` = 1 - p is the share kept.
+
+    m ~ Bernoulli(density),  dW~ = m * dW / density,  E[dW~] = dW
+
+then task arithmetic (the paper's default) or the election of TIES (`consensus="ties"`, without trimming).
+Dividing by `density` is what keeps the expectation; `rescale=False` is offered for ablation only.
+
+The mask of an update at a module depends on seed, position of the update and module name alone, drawn row by row: neither the
+tile size nor the other modules change it, and merging one by one draws the same masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from perdure.errors import ConfigError
+from perdure.merging.fold import Entry, Fold, Total, Transform, merged
+from perdure.merging.linear import checked_weights
+from perdure.merging.modules import merge_modules
+from perdure.merging.ties import Vote
+from perdure.ops.lowrank import Delta, Update
+
+Consensus = Literal["sum", "ties"]
+Mask = Callable[[str, int, tuple[int, int]], Tensor]
+"""(module, first row, shape [N, I] of the tile) -> bool [N, I], True where an entry is kept."""
+
+
+def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Tensor:
+    """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place.
+
+    Raises:
+        ConfigError: a density of 0 (nothing would be left, and 0/0 is not a number) or above 1.
+    """
+    if not 0 < density <= 1:
+        raise ConfigError(f"DARE keeps a share of the entries: density must be in (0, 1], not {density}.")
+    tile.masked_fill_(~mask, 0)
+    return tile.div_(density) if rescale else tile
+
+
+def random_mask(seed: int, update: int, density: float) -> Mask:
+    """The mask of the `update`-th update (from 0); tiles of a module must be asked for in order."""
+    generators: dict[str, torch.Generator] = {}
+
+    def mask(module: str, first_row: int, shape: tuple[int, int]) -> Tensor:
+        if first_row == 0:
+            digest = hashlib.sha256(f"{seed}/{update}/{module}".encode()).digest()
+            generators.clear()
+            generators[module] = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        return torch.rand(shape, generator=generators[module]) < density
+
+    return mask
+
+
+def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:
+    """`drop` as the transform of a fold."""
+
+    def apply(module: str, first_row: int, tile: Tensor) -> Tensor:
+        return drop(tile, mask(module, first_row, (tile.shape[0], tile.shape[1])), density, rescale)
+
+    return apply
+
+
+def consensus_fold(consensus: Consensus) -> Fold:
+    """How the thinned updates are put together."""
+    return Total() if consensus == "sum" else Vote()
+
+
+def dare_updates(
+    updates: Sequence[Update],
+    density: float,
+    seed: int = 0,
+    consensus: Consensus = "sum",
+    rescale: bool = True,
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+    masks: Sequence[Mask] | None = None,
+) -> dict[str, Tensor]:
+    """Module by module the DARE merge, dense [O, I]; `masks`, one an update, replace the random ones."""
+    weights = checked_weights(weights, len(updates))
+    masks = masks or [random_mask(seed, index, density) for index in range(len(updates))]
+    drops = [dropping(mask, density, rescale) for mask in masks]
+
+    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
+        present = zip(deltas, weights, drops, strict=True)
+        entries = [Entry(d, w, t) for d, w, t in present if d is not None]
+        return merged(consensus_fold(consensus), module, entries, scale)
+
+    return dict(merge_modules(updates, merge))

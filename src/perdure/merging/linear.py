@@ -1,0 +1,75 @@
+"""Sum, average and task arithmetic: the rules whose result stays low rank, exactly.
+
+    task arithmetic   merged = scale * sum_i w_i dW_i              (arXiv 2212.04089, on updates)
+    sum               all w_i = 1, scale 1
+    average           merged = sum_i w_i dW_i / sum_i w_i
+
+All act on the effective update scaling * B A. Combining A and B separately, sum_i w_i B_i times sum_i w_i A_i, would add the
+cross terms B_i A_j, which belong to nobody: for two adapters it is about 100 % away from the sum (docs/merging.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from perdure.errors import ConfigError
+from perdure.merging.modules import merge_modules
+from perdure.ops.lowrank import Delta, Update, add, scale
+
+
+def weighted_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
+    """sum_i w_i dW_i; stacked factors while these are smaller than the dense matrix."""
+    return reduce(add, [scale(delta, weight) for delta, weight in zip(deltas, weights, strict=True)])
+
+
+def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """One weight for each of `count` updates; all 1 where none are given.
+
+    Raises:
+        ConfigError: another number of weights.
+    """
+    if weights is None:
+        return [1.0] * count
+    if len(weights) != count:
+        raise ConfigError(f"{len(weights)} weights were given for {count} updates; give one for each, in their order.")
+    return list(weights)
+
+
+def task_arithmetic_updates(
+    updates: Sequence[Update], weights: Sequence[float] | None = None, factor: float = 1.0
+) -> dict[str, Delta]:
+    """Module by module factor * sum_i w_i dW_i; a module missing in an update counts as zero there."""
+    factors = [factor * weight for weight in checked_weights(weights, len(updates))]
+
+    def merge(_module: str, deltas: list[Delta | None]) -> Delta:
+        present = [(delta, w) for delta, w in zip(deltas, factors, strict=True) if delta is not None]
+        return weighted_sum([delta for delta, _ in present], [w for _, w in present])
+
+    return dict(merge_modules(updates, merge))
+
+
+def sum_updates(updates: Sequence[Update]) -> dict[str, Delta]:
+    """Module by module the sum."""
+    return task_arithmetic_updates(updates)
+
+
+def average_updates(updates: Sequence[Update], weights: Sequence[float] | None = None) -> dict[str, Delta]:
+    """Module by module the weighted mean over ALL updates, those without the module included.
+
+    Raises:
+        ConfigError: the weights sum to zero.
+    """
+    return task_arithmetic_updates(updates, weights, 1 / weight_total(checked_weights(weights, len(updates))))
+
+
+def weight_total(weights: Sequence[float]) -> float:
+    """The sum of the weights, where it can be divided by.
+
+    Raises:
+        ConfigError: it is zero.
+    """
+    total = sum(weights)
+    if total == 0:
+        raise ConfigError("The weights of an average sum to zero; give weights with a sum other than zero.")
+    return total

@@ -1,0 +1,44 @@
+"""MagMax: of all cumulative task vectors keep the entry of largest magnitude (Marczak et al., arXiv 2407.06322).
+
+Symbols: theta_t the weights after task t, trained on from theta_{t-1}; tau_t = theta_t - theta_0 the CUMULATIVE task vector.
+
+    tau_t = sum_{i <= t} dW_i
+    dW = scale * tau_p,  p = argmax_t |tau_t| at every position
+
+Not max-magnitude: that compares what each task added, this compares where the weights stood after each task. It is
+meant for updates trained one after another on the sum of the earlier ones, and its result depends on their order.
+Settings: scale .5, and the later task on ties, as in the released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from perdure.merging.fold import Entry, Slots, merged
+from perdure.merging.modules import merge_modules
+from perdure.ops.lowrank import Delta, Update
+
+
+class KeepFarthest:
+    """The rule as a fold over the updates dW_t: their sum so far, and the farthest that sum has been from 0."""
+
+    slots = ("cumulative", "kept")
+
+    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+        cumulative = slots["cumulative"].add_(tile)
+        torch.where(cumulative.abs() >= slots["kept"].abs(), cumulative, slots["kept"], out=slots["kept"])
+
+    def result(self, slots: Slots) -> Tensor:
+        return slots["kept"]
+
+
+def magmax_updates(updates: Sequence[Update], scale: float = 0.5) -> dict[str, Tensor]:
+    """Module by module the MagMax merge, dense [O, I], of updates in the order they were trained."""
+
+    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
+        return merged(KeepFarthest(), module, [Entry(delta) for delta in deltas if delta is not None], scale)
+
+    return dict(merge_modules(updates, merge))

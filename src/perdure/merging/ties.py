@@ -1,0 +1,96 @@
+"""TIES merge: trim, elect a sign, average those that agree (Yadav et al., arXiv 2306.01708, algorithm 1).
+
+Symbols: dW_t an update, k the share of entries kept (density), lambda the scale.
+
+    1. trim     dW_t <- dW_t where |dW_t| is among its k largest, else 0
+    2. elect    gamma = sign(sum_t dW_t), position by position
+    3. merge    dW = lambda * mean over { t : sign(dW_t) = gamma, dW_t != 0 } of dW_t
+
+Settings: density .2 and lambda 1 as in the paper's recipe without validation data.
+Trimming goes over the whole flattened update (`scope="model"`, the paper and its code) or over each module's matrix
+(`scope="tensor"`, mergekit and PEFT): a model-wide threshold lets modules with large updates keep more.
+
+Deviations, none of which matters off exact ties: entries equal to the threshold are all kept; a sum of exactly 0 elects
+"+" (as mergekit and PEFT do; the paper's code takes the majority sign of the whole model). With weights w_t the election
+sums w_t dW_t and the mean is sum w_t dW_t / sum w_t over the agreeing, as in mergekit with `normalize`.
+
+Election and mean need only the sum and the weight of the positive and of the negative entries: four numbers a
+position for any number of updates, so merging one by one is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from perdure.merging.fold import Entry, Slots, Transform, merged
+from perdure.merging.linear import checked_weights
+from perdure.merging.modules import merge_modules
+from perdure.ops.lowrank import Delta, Update
+from perdure.ops.magnitude import magnitude_threshold
+
+Scope = Literal["model", "tensor"]
+
+
+class Vote:
+    """Steps 2 and 3 as a fold: sum and weight of the positive entries, and of the negative ones."""
+
+    slots = ("positive", "positive_weight", "negative", "negative_weight")
+
+    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+        if weight < 0:  # a negative weight turns the vote; its size is what divides
+            tile, weight = tile.neg_(), -weight
+        slots["positive_weight"].add_(tile > 0, alpha=weight)
+        slots["negative_weight"].add_(tile < 0, alpha=weight)
+        slots["positive"].add_(tile.clamp_min(0), alpha=weight)
+        slots["negative"].add_(tile.clamp_max_(0), alpha=weight)
+
+    def result(self, slots: Slots) -> Tensor:
+        upwards = slots["positive"] + slots["negative"] >= 0
+        chosen = torch.where(upwards, slots["positive"], slots["negative"])
+        weight = torch.where(upwards, slots["positive_weight"], slots["negative_weight"])
+        return chosen.div_(torch.where(weight > 0, weight, 1.0))
+
+
+def thresholds(update: Update, density: float, scope: Scope) -> dict[str, float]:
+    """Module -> the magnitude an entry must reach to be kept."""
+    if scope == "tensor":
+        return {module: magnitude_threshold([delta], density) for module, delta in update.items()}
+    threshold = magnitude_threshold(update.values(), density)
+    return dict.fromkeys(update, threshold)
+
+
+def trim(thresholds: Mapping[str, float]) -> Transform:
+    """Step 1: entries below their module's threshold become 0."""
+
+    def apply(module: str, _first_row: int, tile: Tensor) -> Tensor:
+        threshold = thresholds[module]
+        return tile if threshold <= 0 else tile.mul_(tile.abs() >= threshold)
+
+    return apply
+
+
+def ties_updates(
+    updates: Sequence[Update],
+    density: float = 0.2,
+    scope: Scope = "model",
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+) -> dict[str, Tensor]:
+    """Module by module the TIES merge, dense [O, I]; a module missing in an update does not vote.
+
+    Args:
+        density: share of entries kept, in (0, 1].
+        scale: lambda.
+    """
+    weights = checked_weights(weights, len(updates))
+    trims = [trim(thresholds(update, density, scope)) for update in updates]
+
+    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
+        present = zip(deltas, weights, trims, strict=True)
+        return merged(Vote(), module, [Entry(d, w, t) for d, w, t in present if d is not None], scale)
+
+    return dict(merge_modules(updates, merge))

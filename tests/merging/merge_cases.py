@@ -1,0 +1,30 @@
+"""Random updates of two modules for the tests of merge rules; low rank or dense."""
+
+from __future__ import annotations
+
+import torch
+
+from perdure.ops.lowrank import LowRank, Update, dense
+
+SHAPES = {"layers.0.q": (12, 8), "layers.1.v": (6, 10)}
+
+
+def random_update(seed: int, rank: int = 2) -> dict[str, LowRank]:
+    """Low-rank updates of both modules."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: LowRank(torch.randn(rank, width, generator=generator), torch.randn(height, rank, generator=generator))
+        for name, (height, width) in SHAPES.items()
+    }
+
+
+def random_updates(count: int, seed: int = 0) -> list[dict[str, LowRank]]:
+    """`count` different updates."""
+    return [random_update(100 * seed + index) for index in range(count)]
+
+
+def assert_same(left: Update, right: Update, tolerance: float = 1e-5) -> None:
+    """The same modules with the same matrices."""
+    assert set(left) == set(right)
+    for name in left:
+        torch.testing.assert_close(dense(left[name]), dense(right[name]), rtol=tolerance, atol=tolerance)
