@@ -47,8 +47,10 @@ def test_description_is_whole(name: str) -> None:
         assert task["licence"]
         assert task["source"]["reader"] in readers.READERS
         assert task["source"].get("asset") in {None, *ASSETS}
-        assert all(isinstance(key, str) and text for key, text in task["labels"].items())
-        assert len(set(task["labels"].values())) == len(task["labels"])
+        labels = task.get("labels", [])
+        labels = labels if isinstance(labels, dict) else {label: label for label in labels}
+        assert all(isinstance(key, str) and isinstance(text, str) and text for key, text in labels.items())
+        assert len(set(labels.values())) == len(labels)
 
 
 def test_sizes_order_and_label_texts(small: None) -> None:
