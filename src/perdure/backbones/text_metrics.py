@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from perdure.errors import ConfigError, UnknownName
 TextMetric = Callable[[Sequence[str], Sequence[str], Sequence[str]], float]
 """Inputs, answers, targets (one each an example) -> a mean score in [0, 1]."""
 
+_WORD = re.compile(r"\w+|[^\w\s]")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -58,7 +60,7 @@ def sari(inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) 
 def sentence_sari(source: str, answer: str, targets: Sequence[str], order: int = 4) -> float:
     """SARI in [0, 1] of one answer: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3.
 
-    Words are lower-cased and split at white space. Counts are weighted by the share of targets that hold the n-gram.
+    Texts are lower-cased; words and punctuation marks are one unit each (close to the script's 13a rules). Counts are weighted by the share of targets that hold the n-gram.
     0 / 0 counts as 1, and kept n-grams are scored by the released formula's repaired form; both as in the maintained
     script `evaluate-metric/sari`, whose published example is a test here. Written here since no package of the index
     holds SARI: that script is fetched from the hub and run.
@@ -95,7 +97,7 @@ def _sari_of_order(
 
 
 def _grams(text: str, n: int) -> Counter[tuple[str, ...]]:
-    words = text.lower().split()
+    words = _WORD.findall(text.lower())
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
