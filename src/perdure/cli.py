@@ -88,6 +88,19 @@ def methods(as_json: AsJson = False) -> None:
         typer.echo(f"{name:<{width}}  {preset.promise}  [{preset.source}]")
 
 
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="SWEEP.yaml: methods x orders x seeds x settings.")],
+    out: Annotated[Path | None, typer.Option(help="Default: runs/<name of the sweep>.")] = None,
+    processes: Annotated[int, typer.Option(help="Runs at once.")] = 2,
+) -> None:
+    """Many runs from one file, on local processes, resumable; one JSON record each."""
+    from perdure.sweep import load_sweep, run_sweep
+
+    chosen = load_sweep(file)
+    run_sweep(chosen, out or Path("runs") / chosen.name, processes, typer.echo)
+
+
 suites_app = typer.Typer(invoke_without_command=True)
 app.add_typer(suites_app, name="suites")
 

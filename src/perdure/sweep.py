@@ -1,0 +1,153 @@
+"""Many runs from one file: methods x orders x seeds x settings, on local processes, resumable.
+
+    name: first-table
+    settings: {suite: quickstart, precision: bf16, threads: 1}       # of every run
+    methods:                                                         # name -> settings of its own
+      inc-lora: {training.learning_rate: 2e-3}
+      ps-lora: {method.penalties.sign-magnitude.weight: 0.01}
+    seeds: [0, 1, 2]
+    orders: [default]
+    grid: {training.learning_rate: [1e-3, 2e-3]}                     # every combination; a method may have its own `grid`
+
+Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
+not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from perdure.config import RunConfig, Settings, load_config, parse_overrides
+from perdure.errors import ConfigError
+from perdure.store import write_json
+
+
+class SweepConfig(Settings):
+    """See the file's head."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...] = (0,)
+    orders: tuple[str | None, ...] = (None,)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    keep_runs: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: the row it belongs to, what varies, and its whole configuration."""
+
+    method: str
+    varied: Mapping[str, Any]
+    config: RunConfig
+
+    @property
+    def id(self) -> str:
+        """Readable and unique: method, order, seed, and a hash of the whole configuration."""
+        text = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        order = self.config.order or "default"
+        return f"{self.method}-{order}-{self.config.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """The sweep described in a YAML file.
+
+    Raises:
+        ConfigError: no such file, or not a sweep.
+    """
+    from perdure.config import validate
+
+    if not path.is_file():
+        raise ConfigError(f"There is no sweep file '{path}'.")
+    return validate(SweepConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
+def cells(sweep: SweepConfig) -> Iterator[Cell]:
+    """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons."""
+    for seed, order in itertools.product(sweep.seeds, sweep.orders):
+        for name, own in sweep.methods.items():
+            own = dict(own)
+            grid = {**sweep.grid, **own.pop("grid", {})}
+            for values in itertools.product(*grid.values()):
+                varied = dict(zip(grid, values, strict=True))
+                method = own.get("method", name)
+                data = {"method": method, **_nested(sweep.settings), "seed": seed, "order": order}
+                overrides = {key: value for key, value in {**own, **varied}.items() if key != "method"}
+                yield Cell(name, varied, load_config(data, parse_overrides([f"{k}={v}" for k, v in overrides.items()])))
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from perdure.config import with_override
+
+    data: dict[str, Any] = {}
+    for key, value in settings.items():
+        data = with_override(data, key, value)
+    return data
+
+
+def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str], None]) -> list[Path]:
+    """Run what has no record yet; return the records' paths.
+
+    Args:
+        out: where `records/`, `failed/` and unfinished runs go.
+        processes: how many runs at once; each uses `settings.threads` cores.
+        tell: given a line of text whenever a run ends.
+    """
+    every = list(cells(sweep))
+    todo = [cell for cell in every if not _record_path(out, cell).is_file()]
+    tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them done before")
+    began = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = {pool.submit(_run_cell, cell, out, sweep.keep_runs): cell for cell in todo}
+        for done, future in enumerate(as_completed(futures), start=1):
+            left = (time.monotonic() - began) / done * (len(todo) - done)
+            tell(f"[{done}/{len(todo)}] {futures[future].id}: {future.result()} (about {left / 60:.0f} min left)")
+    return [path for cell in every if (path := _record_path(out, cell)).is_file()]
+
+
+def _record_path(out: Path, cell: Cell) -> Path:
+    return out / "records" / f"{cell.id}.json"
+
+
+def _run_cell(cell: Cell, out: Path, keep: bool) -> str:
+    """Run one cell in this process; write its record or its failure; say how it ended."""
+    from perdure.run import run_config
+
+    folder = out / "runs" / cell.id
+    began = time.monotonic()
+    try:
+        scores = run_config(cell.config, folder)
+    except Exception as error:  # one failed run must not stop the others; what happened is kept
+        failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        write_json(out / "failed" / f"{cell.id}.json", failure)
+        return f"FAILED, {type(error).__name__}: {error}"
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = {
+        "id": cell.id,
+        "method": cell.method,
+        "varied": dict(cell.varied),
+        "seconds": round(time.monotonic() - began, 1),
+        "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
+        **{key: about[key] for key in ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")},
+    }
+    write_json(_record_path(out, cell), record)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    average, lost = scores.average_accuracy or 0.0, scores.forgetting
+    return f"average {100 * average:.1f}" + ("" if lost is None else f", forgetting {100 * lost:.1f}")
