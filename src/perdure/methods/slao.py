@@ -42,13 +42,25 @@ class SlaoStart(Init):
     """A starts on an orthonormal basis of the last task's A, B where it ended; the first task as plain LoRA."""
 
     def start(self, ctx: Context) -> Start:
-        """See `Init`."""
-        if not ctx.past.factors:
+        """See `Init`.
+
+        Raises:
+            ConfigError: the last update is also folded into the base, so that going on from it would count it twice.
+        """
+        last = ctx.past.factors
+        if not last:
             return Kaiming().start(ctx)
+        if ctx.past.carry:
+            raise ConfigError(
+                "`slao` starts from the last adapter, but this consolidation already folds it into the base, so it would "
+                "count twice. Use it with the consolidation `slao` (or `latest`)."
+            )
         return Start(
             {
                 module: Factors(
-                    orthonormal_rows(ctx.past.factors[module].A), ctx.past.factors[module].B.clone(), pair.scaling
+                    orthonormal_rows(last[module].A).to(pair.A),
+                    last[module].B.detach().clone().to(pair.B),
+                    pair.scaling,
                 )
                 for module, pair in ctx.factors.items()
             }

@@ -1,0 +1,174 @@
+"""SLICE: each of its six steps, an unchanged function, what is logged, budgets, and clear errors."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from two_layers import context, toy_task
+
+from perdure.context import StageContext
+from perdure.errors import DataError, TrainingError, UnmetNeed
+from perdure.methods.full_gradients import add_mean_gradients
+from perdure.methods.lora_ga import LoraGa
+from perdure.methods.parts import Need
+from perdure.methods.slice import Slice, start_directions
+from perdure.ops import surgery
+from perdure.tasks.task import Example
+
+SMALL: dict[str, Any] = {"batches": 3, "batch_size": 8, "replay_batches": 2}
+
+
+def buffer(count: int, kept: int = 16) -> dict[str, Sequence[Example]]:
+    """`kept` examples of each of the first `count` tasks."""
+    return {f"task{i}": toy_task(i).train[:kept] for i in range(count)}
+
+
+def flipped(count: int = 1, kept: int = 48) -> dict[str, Sequence[Example]]:
+    """Old examples that want the opposite of task 1's: gradients in full conflict."""
+    return {"task0": [Example(e.text, "5" if e.label == "4" else "4", "task2") for e in toy_task(2).train[:kept]]}
+
+
+def conflicting() -> StageContext:
+    return context(2, buffer=flipped())
+
+
+def test_directions_by_hand() -> None:
+    U, Vh = torch.arange(12.0).reshape(3, 4), torch.arange(20.0).reshape(4, 5)
+    A, B = start_directions(U, Vh, 2)
+    assert torch.equal(A, Vh[2:4])
+    assert torch.equal(B, U[:, :2])
+    A, B = start_directions(U, Vh, 2, "top")
+    assert torch.equal(A, Vh[:2])
+
+
+def test_first_task_is_lora_ga() -> None:
+    start = Slice(**SMALL).start(context())
+    reference = LoraGa(batches=3, batch_size=8).start(context())
+    for module, pair in start.factors.items():
+        assert torch.equal(pair.A, reference.factors[module].A)
+        assert torch.equal(pair.B, reference.factors[module].B)
+
+
+@pytest.mark.parametrize("operator", ["pcgrad", "gradvac", "cagrad", "null-space", "none"])
+@pytest.mark.parametrize("scope", ["global", "per-module"])
+def test_function_is_unchanged_at_step_0(operator: str, scope: str) -> None:
+    ctx = context(2, buffer=buffer(2))
+    inputs = ctx.backbone.collate(ctx.stage.train)
+    part = Slice(**SMALL, operator=operator, scope=scope, null_directions=2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        before = ctx.backbone.forward(inputs).features
+    ctx.model.start(part.start(ctx))
+    with torch.no_grad():
+        after = ctx.backbone.forward(inputs).features
+    assert (before - after).abs().max() < 1e-5
+
+
+def test_variance_of_the_start_is_rho_times_the_weights() -> None:
+    ctx = context(1, buffer=buffer(1))
+    for module, pair in Slice(**SMALL).start(ctx).factors.items():
+        rho = math.log(2) / math.log(min(pair.shape))
+        assert float((pair.B @ pair.A).var()) == pytest.approx(rho * float(ctx.weight(module).var()), rel=1e-3)
+
+
+def gradients(ctx: StageContext, part: Slice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return part._new_gradient(ctx), part._old_gradient(ctx)
+
+
+def test_surgery_fires_on_conflict_and_what_is_left_does_not_oppose_the_past() -> None:
+    ctx, part = conflicting(), Slice(**SMALL)
+    new, old = gradients(ctx, part)
+    grams = {module: surgery.gram(new[module], old[module]) for module in new}
+    assert surgery.total(grams.values()).cosine < -0.5
+    coefficients = part._operate(ctx, grams)
+    left = sum(float((surgery.combine(new[m], old[m], coefficients[m]) * old[m]).sum()) for m in new)
+    assert left >= -1e-6
+    assert ctx.notes["slice/fired"] == 1.0
+    assert ctx.notes["slice/cosine"] == pytest.approx(surgery.total(grams.values()).cosine)
+    assert ctx.notes["slice/gamma/first"] == ctx.notes["slice/gamma/second"] > 0
+
+
+def test_agreeing_gradients_are_left_alone() -> None:
+    ctx = context(1, buffer={"task0": toy_task(1).train})  # the "old" task is the new one
+    agreed, plain = Slice(**SMALL).start(ctx), Slice(**SMALL, operator="none").start(ctx)
+    assert ctx.notes["slice/fired"] == 0.0
+    assert all(torch.equal(agreed.factors[m].A, plain.factors[m].A) for m in agreed.factors)
+
+
+def test_conflict_changes_the_start() -> None:
+    agreed, plain = Slice(**SMALL).start(conflicting()), Slice(**SMALL, operator="none").start(conflicting())
+    assert not torch.allclose(agreed.factors["first"].B, plain.factors["first"].B, atol=1e-3)
+
+
+def test_per_module_surgery_judges_each_module() -> None:
+    ctx, part = conflicting(), Slice(**SMALL, scope="per-module", tau=-0.2)
+    grams = {"first": surgery.Gram(1.0, -0.5, 1.0), "second": surgery.Gram(1.0, -0.1, 1.0)}
+    assert part._operate(ctx, grams) == {"first": (1.0, 0.5), "second": (1.0, 0.0)}
+    assert ctx.notes["slice/fired"] == 0.5
+    adaptive = Slice(**SMALL, scope="per-module", tau_below_median=0.1)
+    assert adaptive._operate(ctx, grams)["first"] == (1.0, 0.5)  # -.5 < median -.3 - .1
+    assert adaptive._operate(ctx, grams)["second"] == surgery.UNCHANGED
+
+
+def test_old_tasks_weigh_alike_whatever_is_kept_of_them() -> None:
+    """One task with three times the examples of the other: G_r is still the mean of both tasks' means."""
+    kept = {"task0": toy_task(0).train[:24], "task1": toy_task(1).train[:8]}
+    ctx = context(2, buffer=kept)
+    part = Slice(batches=2, batch_size=8, replay_batches=3)
+    old = part._old_gradient(ctx)
+    each = []
+    for examples in kept.values():
+        sums: dict[str, Tensor] = {}
+        add_mean_gradients(ctx, [examples], sums)
+        each.append(sums)
+    for module, grad in old.items():
+        assert torch.allclose(grad, (each[0][module] + each[1][module]) / 2, atol=1e-6)
+
+
+def test_a_budget_in_all_does_not_grow_with_the_tasks() -> None:
+    part = Slice(batches=2, batch_size=8, replay_batches_in_all=2)
+    ((first, second),) = part._replayed(context(2, buffer=buffer(2)))
+    assert len(first) == len(second) == 8
+    assert sorted(e.task for e in [*first, *second]) == ["task0"] * 8 + ["task1"] * 8
+    ((*batches,),) = part._replayed(context(3, buffer=buffer(3)))
+    assert len(batches) == 2
+
+
+def test_gradvac_moves_its_average_and_remembers_it() -> None:
+    part = Slice(**SMALL, operator="gradvac", scope="per-module", beta=0.5)
+    grams = {"first": surgery.Gram(1.0, 0.8, 1.0), "second": surgery.Gram(1.0, -0.4, 1.0)}
+    ctx = context(1)
+    assert part._operate(ctx, grams)["first"] == surgery.UNCHANGED
+    assert {key: float(value) for key, value in part.state().items()} == {"target.first": 0.4, "target.second": -0.2}
+    resumed = Slice(**SMALL, operator="gradvac", scope="per-module", beta=0.5, tau=1.0)
+    resumed.load(part.state())
+    lower = {"first": surgery.Gram(1.0, 0.1, 1.0), "second": surgery.Gram(1.0, 0.0, 1.0)}
+    a, b = resumed._operate(ctx, lower)["first"]
+    c, r = torch.tensor([1.0, 0.0]), torch.tensor([0.1, math.sqrt(0.99)])
+    assert surgery.gram(surgery.combine(c, r, (a, b)), r).cosine == pytest.approx(0.4, abs=1e-5)
+
+
+def test_keep_magnitude_keeps_the_gradients_length() -> None:
+    part = Slice(**SMALL, keep_magnitude=True)
+    gram = surgery.Gram(4.0, -1.0, 1.0)
+    coefficients = part._operate(context(1), {"first": gram, "second": gram})["first"]
+    assert gram.length(coefficients) == pytest.approx(2.0)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(UnmetNeed, match="replay buffer is empty"):
+        Slice(**SMALL).start(context(1))
+    with pytest.raises(DataError, match=r"replay buffer of 'task0' has 4 examples, fewer than one batch of 8"):
+        Slice(**SMALL).start(context(1, buffer=buffer(1, kept=4)))
+    with pytest.raises(DataError, match=r"Task 'task1' has 48 examples"):
+        Slice(batch_size=49).start(context(1, buffer=buffer(1)))
+    ctx = context(1, buffer=buffer(1))
+    ctx.backbone.model.second.base_layer.weight.data.zero_()  # type: ignore[union-attr, operator]
+    with pytest.raises(TrainingError, match="gradient at 'first' is zero"):
+        Slice(**SMALL).start(ctx)
+
+
+def test_needs() -> None:
+    assert {Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA} == Slice.needs
