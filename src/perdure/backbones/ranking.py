@@ -48,11 +48,8 @@ class LabelTree:
     lengths: Tensor
 
 
-def label_tree(completions: Sequence[Sequence[int]], share: bool = True) -> LabelTree:
+def label_tree(completions: Sequence[Sequence[int]]) -> LabelTree:
     """The tree of token sequences, each ending with its terminator (which is predicted, never fed).
-
-    Args:
-        share: nodes of common prefixes are one node; False keeps every label's chain apart.
 
     Raises:
         DataError: no labels.
@@ -69,7 +66,7 @@ def label_tree(completions: Sequence[Sequence[int]], share: bool = True) -> Labe
             terms.append((at + 1, token, k))
             if place == len(ids) - 1:
                 break
-            key = (*ids[: place + 1],) if share else (*ids[: place + 1], -1 - k)
+            key = tuple(ids[: place + 1])
             if key not in nodes:
                 nodes[key] = len(tokens)
                 tokens.append(token)
@@ -79,6 +76,20 @@ def label_tree(completions: Sequence[Sequence[int]], share: bool = True) -> Labe
     sees, depth = _ancestry(parents)
     lengths = torch.tensor([len(ids) for ids in completions])
     return LabelTree(torch.tensor(tokens, dtype=torch.long), depth, sees, source, target, label, lengths)
+
+
+def label_chains(completions: Sequence[Sequence[int]], start: int) -> LabelTree:
+    """Every label as a chain of its own that begins with `start`: what the decoder of an encoder-decoder is fed.
+
+    `source` counts positions of the chains from 0; there is no prompt among them.
+    """
+    lengths = torch.tensor([len(ids) for ids in completions])
+    label = torch.arange(len(completions)).repeat_interleave(lengths)
+    tokens = torch.tensor([token for ids in completions for token in (start, *ids[:-1])])
+    target = torch.tensor([token for ids in completions for token in ids])
+    place = torch.arange(len(tokens))
+    sees = (label[:, None] == label) & (place[:, None] >= place)
+    return LabelTree(tokens, sees.sum(dim=1) - 1, sees, place, target, label, lengths)
 
 
 def _ancestry(parents: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -136,7 +147,7 @@ def packed_scores(
     allowed[:, :width, :width] = torch.ones(width, width, dtype=torch.bool).tril()
     allowed[:, width:, :width] = real_NP[:, None, :]
     allowed[:, width:, width:] = tree.sees
-    dtype, device = _dtype(model), _device(model)
+    dtype, device = model_dtype(model), model_device(model)
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, BLOCKED)[:, None]
 
     wanted = torch.zeros(n, width + t, dtype=torch.bool)
@@ -180,7 +191,7 @@ def causal_log_likelihood(
     targets = real & (place >= starts)
     predicting = targets.roll(-1, dims=1)
     predicting[:, -1] = False
-    device = _device(model)
+    device = model_device(model)
     logits = logits_at(
         model, predicting.to(device), input_ids=ids.to(device), attention_mask=real.to(device, torch.long)
     )
@@ -191,7 +202,7 @@ def causal_log_likelihood(
 
 def agree(model: nn.Module, one_NL: Tensor, other_NL: Tensor) -> bool:
     """Whether two ways to score agree as far as the model's number format allows."""
-    tolerance = 1e-2 if _dtype(model) in (torch.float32, torch.float64) else 0.15
+    tolerance = 1e-2 if model_dtype(model) in (torch.float32, torch.float64) else 0.15
     return bool(((one_NL - other_NL).abs() <= tolerance * (1 + other_NL.abs())).all())
 
 
@@ -200,10 +211,10 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def model_dtype(model: nn.Module) -> torch.dtype:
     """The floating-point type the model computes in (a quantised model has other types among its parameters)."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
-def _device(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device

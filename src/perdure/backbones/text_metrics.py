@@ -60,10 +60,10 @@ def sari(inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) 
 def sentence_sari(source: str, answer: str, targets: Sequence[str], order: int = 4) -> float:
     """SARI in [0, 1] of one answer: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3.
 
-    Texts are lower-cased; words and punctuation marks are one unit each (close to the script's 13a rules). Counts are weighted by the share of targets that hold the n-gram.
-    0 / 0 counts as 1, and kept n-grams are scored by the released formula's repaired form; both as in the maintained
-    script `evaluate-metric/sari`, whose published example is a test here. Written here since no package of the index
-    holds SARI: that script is fetched from the hub and run.
+    Texts are lower-cased; words and punctuation marks are one unit each (close to the 13a rules the script below uses).
+    Counts are weighted by the share of targets that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
+    the released formula's repaired form, both as in the maintained script `evaluate-metric/sari`, whose published example
+    is a test here. Written here since no package of the index holds SARI: that script is fetched from the hub and run.
     """
     scores = []
     for n in range(1, order + 1):

@@ -1,0 +1,145 @@
+"""An encoder-decoder language model as a learner: the encoder reads the prompt, the decoder writes the answer.
+
+Ranking runs the encoder once and the decoder once: all label texts stand in one decoder row, each after a start token of
+its own, and none sees another. T5's positions are relative, so every text is scored as if it stood alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from perdure.backbones.base import Batch, Outputs
+from perdure.backbones.generation import greedy_from_encoder
+from perdure.backbones.language import LanguageModel, LanguageSettings
+from perdure.backbones.pretrained import load_model, load_tokenizer
+from perdure.backbones.ranking import (
+    BLOCKED,
+    LabelTree,
+    exhaustive_scores,
+    label_chains,
+    logits_at,
+    model_dtype,
+    precise,
+    tree_scores,
+)
+from perdure.backbones.tokens import cut_middle, padded
+from perdure.errors import ConfigError
+from perdure.tasks.task import Example
+
+
+class Seq2SeqSettings(LanguageSettings):
+    """How an encoder-decoder reads and answers; see `LanguageSettings` and `ModelSettings` for the rest."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    attention: Literal["eager", "sdpa"] = "eager"
+
+
+class Seq2SeqLM(LanguageModel):
+    """A T5-like model of transformers behind the `Backbone` protocol. Use `Seq2SeqLM.load`."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Seq2SeqSettings) -> None:
+        super().__init__(model, tokenizer, settings)
+        self.start = _start_token(model, settings.model)
+
+    @classmethod
+    def load(cls, settings: Seq2SeqSettings) -> Seq2SeqLM:
+        """The pretrained model and its tokenizer; for errors see `perdure.backbones.pretrained`."""
+        model = load_model(AutoModelForSeq2SeqLM, settings, "encoder-decoder language model")
+        return cls(model, load_tokenizer(settings), settings)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Prompts for the encoder and shifted answers for the decoder, both padded on the right.
+
+        `mask` is the encoder's; `extra["decoder_mask"]` tells the decoder's real positions.
+        """
+        encoder, mask = self._encoder_inputs([self._prompt(example.text) for example in examples])
+        decoder, targets, wanted = self._decoder_inputs([self._completion(example) for example in examples])
+        extra = {"targets": targets, "decoder_mask": wanted}
+        return Batch(examples, encoder | {"decoder_input_ids": decoder}, int(wanted.sum()), mask, extra)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Mean cross-entropy over the batch's target tokens, in fp32."""
+        wanted = batch.extra["decoder_mask"]
+        with self._autocast():
+            logits = logits_at(self.model, wanted, **batch.inputs)
+        return Outputs(functional.cross_entropy(precise(logits), batch.extra["targets"][wanted]))
+
+    def features(self, batch: Batch) -> Any:
+        """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""
+        first = torch.zeros_like(batch.extra["decoder_mask"])
+        first[:, 0] = True
+        with self._autocast():
+            return logits_at(self.model, first, **batch.inputs)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        self.truncated += len(ids) > self.settings.max_length
+        return cut_middle(ids, self.settings.max_length)
+
+    def _completion_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text_target=text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        end = self.tokenizer.eos_token_id
+        return ids if ids and ids[-1] == end else [*ids, end]  # pyright: ignore[reportReturnType]
+
+    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        chains = label_chains(completions, self.start)
+        encoder, _ = self._encoder_inputs(prompts)
+        n, s = len(prompts), len(chains.tokens)
+        ids = chains.tokens.expand(n, s)
+        logits = logits_at(
+            self.model,
+            torch.ones(n, s, dtype=torch.bool),
+            decoder_input_ids=ids,
+            decoder_attention_mask=self._chain_mask(chains, n),
+            **encoder,
+        )
+        return tree_scores(logits.view(n, s, -1), chains, self.settings.label_score)
+
+    def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        return exhaustive_scores(self._log_likelihood, prompts, completions, self.settings.label_score)
+
+    def _log_likelihood(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        encoder, _ = self._encoder_inputs(prompts)
+        decoder, targets, wanted = self._decoder_inputs(completions)
+        logits = logits_at(self.model, wanted, decoder_input_ids=decoder, **encoder)
+        loss = functional.cross_entropy(precise(logits), targets[wanted], reduction="none")
+        return -loss.new_zeros(len(prompts)).index_add(0, wanted.nonzero()[:, 0], loss)
+
+    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
+        return greedy_from_encoder(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+
+    def _encoder_inputs(self, prompts: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
+        ids, mask = padded(prompts, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        return {"input_ids": ids, "attention_mask": mask.long()}, mask
+
+    def _decoder_inputs(self, completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the decoder is fed [N, length], what it should predict there, and where that counts."""
+        targets, wanted = padded(completions, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        fed = targets.roll(1, dims=1)
+        fed[:, 0] = self.start
+        return fed, targets, wanted
+
+    def _chain_mask(self, chains: LabelTree, n: int) -> Tensor:
+        """Additive mask [n, 1, S, S]: every label text sees itself only."""
+        mask = torch.zeros(chains.sees.shape, dtype=model_dtype(self.model)).masked_fill_(~chains.sees, BLOCKED)
+        return mask.expand(n, 1, *mask.shape)
+
+
+def _start_token(model: PreTrainedModel, name: str) -> int:
+    """The token the decoder begins with.
+
+    Raises:
+        ConfigError: the model's configuration does not say.
+    """
+    start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None:
+        raise ConfigError(
+            f"'{name}' does not say which token its decoder begins with; set `decoder_start_token_id` in its config.json."
+        )
+    return int(start)
