@@ -10,6 +10,7 @@ from perdure.backbones import models
 from perdure.backbones.models import MODELS, KnownModel, model_folder, model_kind, model_names
 from perdure.errors import ConfigError, UnknownName
 from perdure.tasks import packages
+from perdure.tasks.folders import LISTING
 from perdure.tasks.packages import Asset
 
 
@@ -31,7 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_known_model_is_unpacked_without_hidden_and_nested_files(tiny: Path) -> None:
     assert model_folder("tiny") == str(tiny)
-    assert sorted(path.name for path in tiny.iterdir()) == ["config.json", "model.safetensors", models.LISTING]
+    assert sorted(path.name for path in tiny.iterdir()) == ["config.json", "model.safetensors", LISTING]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "half-written listing"])
@@ -43,7 +44,7 @@ def test_a_damaged_folder_is_made_again(tiny: Path, damage: str) -> None:
         case "missing":
             weights.unlink()
         case _:
-            (tiny / models.LISTING).write_text("{")
+            (tiny / LISTING).write_text("{")
     model_folder("tiny")
     assert weights.read_text() == "model.safetensors"
 

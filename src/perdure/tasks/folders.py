@@ -1,0 +1,58 @@
+"""Folders in the cache that are either whole or made again: filled aside, listed with checksums, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from perdure.errors import FetchError
+from perdure.tasks.packages import locked, sha256
+
+LISTING = "perdure-files.json"
+
+
+def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `fill` if it is not there or a file in it is not what was written.
+
+    `fill` gets an empty folder beside it, which is renamed when it is whole: nobody ever sees half of it.
+
+    Raises:
+        FetchError: the disk is full or the cache cannot be written; and what `fill` raises.
+    """
+    if is_whole(folder):
+        return folder
+    with locked(folder):
+        if not is_whole(folder):
+            _make(folder, fill)
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every listed file is there with the sha256 it was written with."""
+    try:
+        listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        fill(fresh)
+        files = sorted(path for path in fresh.rglob("*") if path.is_file())
+        listing = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}
+        (fresh / LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    except OSError as error:
+        raise FetchError(
+            f"Cannot write {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a folder on another "
+            "disk."
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
