@@ -1,0 +1,62 @@
+"""How numbers, metrics and runs are written, the same in every report: points with one decimal, short unique names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from perdure.scores import Scores
+
+METRICS: Mapping[str, str] = {
+    "average_accuracy": "Average accuracy",
+    "sample_weighted_accuracy": "Sample-weighted accuracy",
+    "learning_accuracy": "Learning accuracy",
+    "forgetting": "Forgetting",
+    "backward_transfer": "Backward transfer",
+    "forward_transfer": "Forward transfer",
+}
+"""Key of `perdure.metrics.FORMULAS` -> heading, in the order of the tables."""
+
+UNTRAINED = "(untrained)"
+AFTER = "After stage"
+
+
+def points(fraction: float | None) -> str:
+    """A fraction of 1 in points with one decimal; '-' for None; never '-0.0'.
+
+    >>> points(0.744), points(-0.0001), points(None)
+    ('74.4', '0.0', '-')
+    """
+    if fraction is None:
+        return "-"
+    text = f"{100 * fraction:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def run_names(runs: Sequence[Scores]) -> list[str]:
+    """One name a run, as short as tells them apart: the method; else with the seed; else with the folder."""
+    names = [run.method for run in runs]
+    for longer in (lambda run: f"{run.method}, seed {run.seed}", lambda run: f"{run.method}, {run.folder}"):
+        count = Counter(names)
+        names = [longer(run) if count[name] > 1 else name for name, run in zip(names, runs, strict=True)]
+    return names
+
+
+def rows(run: Scores) -> list[tuple[str, list[float | None]]]:
+    """The score matrix with the untrained row on top: (stage, scores in the order of `run.tasks`)."""
+    return [(UNTRAINED, run.untrained_scores), *zip(run.stages, run.score_matrix, strict=True)]
+
+
+def learnt(run: Scores, row: int, task: int) -> bool:
+    """Whether row `row` of `rows(run)` comes after learning the task; a stage that is no task (joint) learns all."""
+    name = run.tasks[task]
+    return row > 0 and (name not in run.stages or run.stages.index(name) < row)
+
+
+def plain(text: str) -> str:
+    """Text on one line without anything invisible that acts: control characters, escapes, direction marks become '\ufffd'.
+
+    >>> plain("a\\x1b[31mb\\nc")
+    'a\ufffd[31mb c'
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)

@@ -1,0 +1,94 @@
+"""Tiny run folders written through the real Store: no model, no training, numbers one can check in the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.config import load_config
+from perdure.store import Store, write_json, write_lines
+
+Answers = Sequence[str]
+"""What was predicted for each example of a task; the labels are LABELS[task]."""
+
+LABELS: dict[str, Answers] = {
+    "mood": ("good", "good", "bad", "bad"),
+    "topic": ("sport", "money", "sport", "money"),
+    "spam": ("spam", "ham"),
+}
+
+ROWS: list[dict[str, Answers]] = [
+    {"mood": ("good",) * 4, "topic": ("sport",) * 4, "spam": ("ham", "ham")},
+    {"mood": ("good", "good", "bad", "bad"), "topic": ("sport",) * 4, "spam": ("ham", "ham")},
+    {"mood": ("good", "bad", "bad", "bad"), "topic": ("sport", "money", "sport", "sport"), "spam": ("ham", "ham")},
+    {"mood": ("good", "bad", "good", "bad"), "topic": ("sport", "money", "money", "money"), "spam": ("spam", "ham")},
+]
+"""Row 0 is untrained. mood: 50, 100, 75, 50; topic: 50, 50, 75, 75; spam: 50, 50, 50, 100 points.
+
+mood was 4 right when learnt, 2 of them wrong at the end (good -> bad, bad -> good); topic was 3 right, of which 1
+became wrong (sport -> money), and 1 became right.
+"""
+
+
+def write_run(
+    folder: Path,
+    *,
+    method: str = "ps-lora",
+    seed: int = 0,
+    labels: Mapping[str, Answers] = LABELS,
+    rows: Sequence[Mapping[str, Answers]] = ROWS,
+    stages: Sequence[str] | None = None,
+    notes: Mapping[str, float] | None = None,
+    steps: int = 3,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """A finished run: scores are the shares of right answers, as the real loop would have written them."""
+    store = Store(folder)
+    settings = load_config({"method": method, "seed": seed, "suite": "quickstart", **(config or {})})
+    tasks = list(labels)
+    with store.writing():
+        store.create(
+            {
+                "config": settings.model_dump(mode="json"),
+                "tasks": {task: f"fingerprint of {task}" for task in tasks},
+                "sizes": {t: {"train": 8, "validation": 0, "test": len(answers)} for t, answers in labels.items()},
+                "notes": {},
+                "precision": "fp32",
+                "threads": 1,
+                "machine": "x86_64",
+                "versions": {"perdure": "0.1.0", "torch": "2.0"},
+            }
+        )
+        for position, (name, row) in enumerate(zip(["untrained", *(stages or tasks)], rows, strict=True)):
+            with store.stage(name) as stage:
+                _write_answers(stage, labels, row)
+                if position:
+                    write_lines(stage / "log.jsonl", (_step(position, s) for s in range(1, steps + 1)))
+                    write_json(stage / "notes.json", dict(notes or {}))
+    return folder
+
+
+def _write_answers(stage: Path, labels: Mapping[str, Answers], row: Mapping[str, Answers]) -> None:
+    cells = {}
+    for task, wanted in labels.items():
+        if task not in row:  # not scored, as with evaluation.future = false
+            cells[task] = {"score": None, "examples": 0}
+            write_lines(stage / "predictions" / f"{task}.jsonl", ())
+            continue
+        pairs = list(zip(wanted, row[task], strict=True))
+        cells[task] = {"score": sum(w == p for w, p in pairs) / len(pairs), "examples": len(pairs)}
+        rows = ({"label": w, "predicted": p, "probability": 0.75} for w, p in pairs)
+        write_lines(stage / "predictions" / f"{task}.jsonl", rows)
+    write_json(stage / "scores.json", cells)
+
+
+def _step(position: int, step: int) -> dict[str, Any]:
+    penalty = 0.01 * step * (position - 1)
+    return {
+        "step": step,
+        "loss": 1.0 / (step + position),
+        "learning_rate": 0.002,
+        "penalties": {"sign-magnitude": penalty},
+        "shares": {"sign-magnitude": penalty / 2},
+    }
