@@ -1,25 +1,154 @@
-"""temporary, the merging helper replaces this file"""
+"""LoRA adapter folders as PEFT writes them: read straight from safetensors, module by module; and written.
+
+An `Adapter` is an `Update`: a mapping from module names to effective updates scaling * B A, read from the file when they are
+asked for. peft is not imported. What a folder may contain, and what is refused: perdure.adapter_format.
+"""
+
 from __future__ import annotations
+
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perdure.adapter_format import (
+    CONFIG_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    finite,
+    opened,
+    read_config,
+    read_header,
+    weights_file,
+)
+from perdure.errors import AdapterError
+from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 
-def write_adapter(folder: Path, update: Mapping[str, LowRank], base: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    rank = max((d.rank for d in update.values()), default=1)
-    t = {}
-    for n, d in update.items():
-        pad = rank - d.rank
-        t[f"base_model.model.{n}.lora_A.weight"] = torch.nn.functional.pad(d.A.float(), (0, 0, 0, pad)).contiguous()
-        t[f"base_model.model.{n}.lora_B.weight"] = torch.nn.functional.pad(d.B.float(), (0, pad)).contiguous()
-    save_file(t, folder / "adapter_model.safetensors", {"format": "pt"})
-    cfg = {"peft_type": "LORA", "base_model_name_or_path": base, "r": rank, "lora_alpha": rank, "target_modules": sorted({n.rsplit(".", 1)[-1] for n in update}), "lora_dropout": 0.0, "bias": "none", "inference_mode": True, "task_type": None}
-    (folder / "adapter_config.json").write_text(json.dumps(cfg, indent=1))
 
-def read_adapter(folder: Path) -> dict[str, LowRank]:
-    t = load_file(folder / "adapter_model.safetensors")
-    ns = [k.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for k in t if k.endswith(".lora_A.weight")]
-    return {n: LowRank(t[f"base_model.model.{n}.lora_A.weight"], t[f"base_model.model.{n}.lora_B.weight"]) for n in ns}
+class Adapter(Mapping[str, LowRank]):
+    """An adapter folder as an `Update`; nothing but the file's header is in memory.
+
+    Iterates over modules in natural order (layer 2 before layer 10). Reading one checks that it is finite.
+
+    Raises:
+        AdapterError: the folder or a file is missing, damaged or no plain LoRA; names the file and the tensor.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = read_config(self.folder)
+        self.file = weights_file(self.folder)
+        self.modules = read_header(self.file, self.config)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __contains__(self, module: object) -> bool:
+        return module in self.modules
+
+    def __getitem__(self, module: str) -> LowRank:
+        """The effective update [O, I] with the scaling inside B, in fp32 (float64 if stored so)."""
+        return self.factors(module).update()
+
+    def factors(self, module: str) -> Factors:
+        """A [R, I], B [O, R] as stored, in fp32 (float64 if stored so), and the scaling.
+
+        Raises:
+            AdapterError: NaN or Inf inside; names the tensor.
+        """
+        entry = self.modules[module]
+        with opened(self.file) as file:
+            A, B = (finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
+        return Factors(A, B, self.config.scaling(module))
+
+    @property
+    def name(self) -> str:
+        """What to call it in tables: the folder's name."""
+        return self.folder.name or str(self.folder)
+
+
+def open_adapter(place: str | Path) -> Adapter:
+    """The adapter in a folder, or of a model hub (`owner/name`, fetched into its cache).
+
+    Raises:
+        AdapterError: there is no such folder and it cannot be fetched, or it is refused.
+    """
+    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+        return Adapter(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Adapter(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"'{place}' is no folder here and could not be fetched from the hub ({type(error).__name__}). "
+            "Check the spelling, or download it and give its folder."
+        ) from error
+
+
+def write_adapter(
+    folder: Path,
+    update: Mapping[str, LowRank],
+    *,
+    rank: int,
+    dtype: torch.dtype = torch.float32,
+    base: str | None = None,
+    task_type: str | None = None,
+    fan_in_fan_out: bool = False,
+    embeddings: Collection[str] = (),
+) -> None:
+    """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
+
+    Loads in PEFT, and in servers that drop alpha patterns or want one rank. Factors of a lower rank are padded with zeros.
+
+    Args:
+        folder: an existing folder (see `perdure.output.new_folder`).
+        update: module name -> factors of at most `rank` directions.
+        embeddings: which modules are embeddings (`shape` [width, vocabulary]).
+    """
+    tensors: dict[str, Tensor] = {}
+    for module, delta in update.items():
+        A, B = _padded(delta, rank, dtype)
+        name_A, name_B = (
+            ("lora_embedding_A", "lora_embedding_B") if module in embeddings else ("lora_A.weight", "lora_B.weight")
+        )
+        tensors[f"{PREFIX}{module}.{name_A}"], tensors[f"{PREFIX}{module}.{name_B}"] = A, B
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": fan_in_fan_out,
+        "target_modules": list(update),
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _padded(delta: LowRank, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    missing = rank - delta.rank
+    if missing < 0:
+        raise ValueError(f"an update of {delta.rank} directions does not fit rank {rank}; truncate it first")
+    A, B = delta.A.to("cpu", dtype), delta.B.to("cpu", dtype)
+    padded_A = torch.cat([A, A.new_zeros(missing, A.shape[1])])
+    padded_B = torch.cat([B, B.new_zeros(B.shape[0], missing)], dim=1)
+    return padded_A.contiguous(), padded_B.contiguous()
