@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_causal
 from transformers import AutoModelForCausalLM
 
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.ranking import exhaustive_scores
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
+from tests.backbones.tiny import tiny_causal
 
 FEELING = Task(
     "feeling",
@@ -249,6 +249,36 @@ def test_input_statistics_see_every_real_position(folder: Path) -> None:
     backbone.features(batch)
     assert batch.mask is not None
     assert seen == [batch.mask.shape]
+
+
+def test_a_task_asks_in_its_own_words(folder: Path) -> None:
+    backbone = load(folder)
+    task = Task(
+        "worded", train=[("fine", "pos")], test=[("fine", "pos")], labels={"pos": "good"}, template="Is {text}?\nA:"
+    )
+    backbone.prepare([task])
+    ids = backbone.collate(task.train).inputs["input_ids"]
+    assert backbone.tokenizer.decode(ids[0]) == "Is fine?\nA: good<eos>"
+
+
+def test_an_input_may_bring_its_own_choices(folder: Path) -> None:
+    backbone = load(folder, double=True)
+    pairs = [("It rained, so", "A"), ("He fell, so", "B")]
+    choices = {"It rained, so": ("the street got wet", "it ended"), "He fell, so": ("he flew", "it hurt")}
+    task = Task("copa", train=pairs, test=pairs, labels={"A": "A", "B": "B"}, choices=choices)
+    backbone.prepare([task, FEELING])
+    ids = backbone.collate([task.train[1]]).inputs["input_ids"]
+    assert backbone.tokenizer.decode(ids[0]) == "He fell, so it hurt<eos>"
+    scores = backbone.scores(backbone.collate(task.test), None, "copa")
+    for row, (text, _) in enumerate(pairs):
+        own = [backbone._completion_ids(choice) for choice in choices[text]]
+        torch.testing.assert_close(scores[row : row + 1], backbone._packed([backbone._prompt(text)], own))
+    lettered = Task(
+        "lettered", pairs, test=pairs, labels={"A": "A", "B": "B"}, choices=choices, template="{text} A or B?"
+    )
+    backbone.prepare([lettered])
+    ids = backbone.collate([lettered.train[1]]).inputs["input_ids"]
+    assert backbone.tokenizer.decode(ids[0]) == "He fell, so A or B? B<eos>"
 
 
 # bad input

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_seq2seq
 from transformers import AutoModelForSeq2SeqLM
 
 from perdure.backbones.seq2seq import Seq2SeqLM, Seq2SeqSettings
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
+from tests.backbones.tiny import tiny_seq2seq
 
 FEELING = Task(
     "feeling",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_images, tiny_vision
 from torch.nn import functional
 from transformers import AutoModel
 
@@ -16,6 +15,7 @@ from perdure.backbones.images import read_image
 from perdure.backbones.vision import Vision, VisionSettings, class_means, ridge_head
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
+from tests.backbones.tiny import tiny_images, tiny_vision
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 

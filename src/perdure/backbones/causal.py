@@ -64,7 +64,7 @@ class CausalLM(LanguageModel):
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Prompt and answer ids, padded on the right; `count` is the number of target tokens."""
-        prompts = [self._prompt(example.text) for example in examples]
+        prompts = [self._asked(example) for example in examples]
         rows = [[*prompt, *self._completion(e)] for prompt, e in zip(prompts, examples, strict=True)]
         ids, mask = padded(rows, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
         starts = torch.tensor([len(p) if self._loss_on == "completion" else 1 for p in prompts])

@@ -104,7 +104,7 @@ class LanguageModel(ABC):
             self._check_labels(task)
             for split in (task.train, task.validation, task.test):
                 for example in split:
-                    self._prompt(example.text)
+                    self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
 
@@ -122,49 +122,52 @@ class LanguageModel(ABC):
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
-        return len(self._prompt(example.text)) + len(self._completion(example))
+        return len(self._asked(example)) + len(self._completion(example))
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Differentiable log-probabilities [N, labels] of the label texts of `task` after the batch's prompts."""
-        return self._label_scores([e.text for e in batch.examples], list(self._tasks[task].labels.values()))
+        """Differentiable scores [N, labels]: the batch's inputs, asked as `task` asks, under its label texts."""
+        asked = self._tasks[task]
+        prompts = [self._prompt(asked.prompt(e.text)) for e in batch.examples]
+        return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """An answer for each example in order: the best label of the tasks in `labels`, or written text if they have none."""
-        choices = [(name, label) for name in labels for label in self._tasks[name].labels]
-        with_labels = bool(choices) and all(self._tasks[name].labels for name in labels)
+        tasks = [self._tasks[name] for name in labels]
+        with_labels = bool(tasks) and all(task.labels for task in tasks)
         if self.settings.answer_by == "ranking" and not with_labels:
             raise DataError(
                 f"Among {', '.join(labels)} there is a task without labels, so there is nothing to rank; set "
                 "backbone.answer_by=generation."
             )
-        ranks = with_labels and self.settings.answer_by != "generation"
+        answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
         found: dict[int, Prediction] = {}
-        lengths = [len(self._prompt(example.text)) for example in examples]
+        prompts = [self._asked(example, tasks) for example in examples]
         with answering(self.model):
-            for chosen in answers_per_batch(lengths, self.settings.predict_batch_size):
-                texts = [examples[i].text for i in chosen]
-                answers = self._ranked(texts, choices) if ranks else self._written(texts, choices)
+            for chosen in answers_per_batch([len(ids) for ids in prompts], self.settings.predict_batch_size):
+                answers = answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
                 found |= zip(chosen, answers, strict=True)
         return [found[i] for i in range(len(examples))]
 
-    def _ranked(self, texts: Sequence[str], choices: Sequence[tuple[str, str]]) -> list[Prediction]:
-        label_texts = [self._tasks[task].labels[label] for task, label in choices]
-        probability_NL = self._label_scores(texts, label_texts).softmax(dim=1)
-        best = choose(probability_NL)
+    def _ranked(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
+        names = [(task.name, label) for task in tasks for label in task.labels]
+        texts = [tuple(text for task in tasks for text in _label_texts(task, given)) for given in inputs]
+        probability_NL = self._label_scores(prompts, texts).softmax(dim=1)
         return [
-            Prediction(choices[at][1], tuple(row), choices[at][0])
-            for at, row in zip(best, probability_NL.tolist(), strict=True)
+            Prediction(names[at][1], tuple(row), names[at][0])
+            for at, row in zip(choose(probability_NL), probability_NL.tolist(), strict=True)
         ]
 
-    def _written(self, texts: Sequence[str], choices: Sequence[tuple[str, str]]) -> list[Prediction]:
-        """Generated answers; with choices, an answer equal to a label's text becomes that label."""
-        known: dict[str, tuple[str, str]] = {}
-        for task, label in choices:
-            known.setdefault(normalise(self._tasks[task].labels[label]), (task, label))
+    def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
+        """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals)."""
         with self._autocast():
-            written = self._generate([self._prompt(text) for text in texts])
+            written = self._generate(prompts)
         answers = []
-        for text in written:
+        for text, given in zip(written, inputs, strict=True):
+            known = {
+                normalise(label_text): (task.name, label)
+                for task in reversed(tasks)
+                for label, label_text in reversed(list(zip(task.labels, _label_texts(task, given), strict=True)))
+            }
             task, label = known.get(normalise(text), ("", text))
             answers.append(Prediction(label, (), task))
         return answers
@@ -174,7 +177,7 @@ class LanguageModel(ABC):
         found: dict[int, tuple[float, int]] = {}
         with answering(self.model):
             for chosen in answers_per_batch([self.length(e) for e in examples], self.settings.predict_batch_size):
-                prompts = [self._prompt(examples[i].text) for i in chosen]
+                prompts = [self._asked(examples[i]) for i in chosen]
                 completions = [self._completion(examples[i]) for i in chosen]
                 with self._autocast():
                     total = self._log_likelihood(prompts, completions)
@@ -187,9 +190,19 @@ class LanguageModel(ABC):
         self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
         self.tokenizer.save_pretrained(folder)
 
-    def _label_scores(self, texts: Sequence[str], label_texts: Sequence[str]) -> Tensor:
-        prompts = [self._prompt(text) for text in texts]
-        completions = [self._completion_ids(text) for text in label_texts]
+    def _label_scores(self, prompts: Sequence[list[int]], texts: Sequence[tuple[str, ...]]) -> Tensor:
+        """Scores [N, L] of each prompt's own label texts; prompts with the same texts are scored together."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for row, own in enumerate(texts):
+            groups.setdefault(own, []).append(row)
+        parts = [
+            self._scores_of([prompts[row] for row in rows], [self._completion_ids(text) for text in own])
+            for own, rows in groups.items()
+        ]
+        order = torch.tensor([row for rows in groups.values() for row in rows])
+        return torch.cat(parts)[order.argsort()]
+
+    def _scores_of(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         if self._packs is None:
             self._packs = self._packing_is_right(prompts, completions)
         with self._autocast():
@@ -207,6 +220,11 @@ class LanguageModel(ABC):
                 return False  # it does not take such a mask or such positions
             return agree(self.model, packed, self._exhaustive(tried, labels))
 
+    def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
+        """Ids of the example's prompt, as its own task (or else the only one of `tasks`) puts it."""
+        task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
+        return self._prompt(task.prompt(example.text) if task else example.text)
+
     def _prompt(self, text: str) -> list[int]:
         if text not in self._prompts:
             self._prompts[text] = self._prompt_ids(text)
@@ -214,8 +232,9 @@ class LanguageModel(ABC):
 
     def _completion(self, example: Example) -> list[int]:
         """Ids of the text the example's label stands for, its end included."""
-        task = self._tasks.get(example.task)
-        text = task.labels.get(example.label, example.label) if task else example.label
+        text, task = example.label, self._tasks.get(example.task)
+        if task and text in task.labels:
+            text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:
             limit, cut = self.settings.max_new_tokens, self.settings.long_targets == "cut"
             what = f"Task '{example.task}': the target {text[:40]!r}"
@@ -225,3 +244,8 @@ class LanguageModel(ABC):
     def _autocast(self) -> AbstractContextManager[Any]:
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def _label_texts(task: Task, text: str) -> tuple[str, ...]:
+    """The texts that stand for the labels: this input's own, unless the task's prompt asks for the labels themselves."""
+    return tuple(task.labels.values()) if task.template else task.label_texts(text)

@@ -58,7 +58,7 @@ class Seq2SeqLM(LanguageModel):
 
         `mask` is the encoder's; `extra["decoder_mask"]` tells the decoder's real positions.
         """
-        encoder, mask = self._encoder_inputs([self._prompt(example.text) for example in examples])
+        encoder, mask = self._encoder_inputs([self._asked(example) for example in examples])
         decoder, targets, wanted = self._decoder_inputs([self._completion(example) for example in examples])
         extra = {"targets": targets, "decoder_mask": wanted}
         return Batch(examples, encoder | {"decoder_input_ids": decoder}, int(wanted.sum()), mask, extra)
