@@ -1,6 +1,6 @@
-"""The elementwise tile kernel of `sign_magnitude`, fused into one pass by torch.compile.
+"""The elementwise tile kernel of `sign_magnitude`, product of the factors included, fused into one pass by torch.compile.
 
-Legend: N rows of a tile, I input features, W effective update, S = tanh(alpha H).
+Legend: N rows of a tile, I input features, K stacked rank, W effective update, S = tanh(alpha H).
 """
 
 from __future__ import annotations
@@ -10,26 +10,38 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from perdure.ops.lowrank import LowRank
 from perdure.ops.sign_magnitude import Kernel
 
+UNROLL = 16
+"""Up to this rank the product is written out, so that W never leaves the registers."""
 
-def _fused(W: Tensor, S: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """sum W^2 (1 - T S), and G / 2 in place of W; flat tensors."""
+
+def _product(A_KI: Tensor, B_NK: Tensor) -> Tensor:
+    """B @ A, as a chain of outer products the compiler can fuse where the rank is small."""
+    if A_KI.shape[0] > UNROLL:
+        return B_NK @ A_KI
+    W = B_NK[:, :1] * A_KI[:1]
+    for k in range(1, A_KI.shape[0]):
+        W = W + B_NK[:, k : k + 1] * A_KI[k : k + 1]
+    return W
+
+
+def _fused(A_KI: Tensor, B_NK: Tensor, S: Tensor, alpha: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """sum W^2 (1 - T S), and G / 2 written to `out`."""
+    W = _product(A_KI, B_NK)
     p = torch.sigmoid(2 * alpha * W)
     kept = W * (1 - (2 * p - 1) * S)
-    value = (W * kept).sum()
-    W.copy_(kept - 2 * alpha * W * W * S * p * (1 - p))
-    return value, W
+    out.copy_(kept - 2 * alpha * W * W * S * p * (1 - p))
+    return (W * kept).sum(), out
 
 
 @cache
 def compiled_tile() -> Kernel:
-    """The kernel; compiled when it is first run, once for all tile shapes."""
-    fused = torch.compile(_fused, dynamic=True, fullgraph=True)
+    """The kernel; built when it is first run on a shape, for all shapes from the second one on."""
+    fused = torch.compile(_fused, fullgraph=True)
 
-    def kernel(W: Tensor, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        del scratch  # the compiled kernel keeps its intermediates in registers
-        value, G = fused(W.view(-1), S.view(-1), torch.tensor(alpha, dtype=W.dtype))
-        return value, G.view_as(W)
+    def kernel(update: LowRank, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return fused(update.A, update.B, S, torch.tensor(alpha, dtype=S.dtype), scratch[0])
 
     return kernel
