@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from two_layers import context, toy_task
 
 from perdure.errors import UnmetNeed
 from perdure.methods.a_gem import AGem, gram, project
 from perdure.methods.parts import Gradients, Need, Start
 from perdure.methods.plain import Kaiming
+from tests.methods.two_layers import context, toy_task
 
 
 def pairs(generator: torch.Generator) -> Gradients:

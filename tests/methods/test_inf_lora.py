@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from two_layers import INPUTS, context, learn_toy, toy_task, toy_tasks
 
 from perdure.errors import TrainingError
 from perdure.methods.inf_lora import InfLora, Memory, empty_memory, frozen_directions, updated_memory
 from perdure.methods.parts import Method
 from perdure.methods.plain import Sum
+from tests.methods.two_layers import INPUTS, context, learn_toy, toy_task, toy_tasks
 
 
 def diagonal(*values: float) -> Tensor:

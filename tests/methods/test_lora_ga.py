@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from two_layers import Toy, context, toy_tasks
 
 from perdure.errors import DataError, TrainingError
-from perdure.methods.full_gradients import add_mean_gradients, full_batches
+from perdure.methods.full_gradients import DenseGradients, add_mean, full_batches
 from perdure.methods.lora_ga import LoraGa, offset_start, singular_directions, stable_factors
 from perdure.methods.parts import Need
 from perdure.ops.factors import Factors
+from tests.methods.two_layers import Toy, context, toy_tasks
 
 U = torch.arange(12.0).reshape(3, 4)
 VH = torch.arange(20.0).reshape(4, 5)
@@ -55,15 +55,15 @@ def test_mean_gradient_is_the_gradient_of_the_mean_loss() -> None:
     """Three streamed batches of 8 = one autograd pass over the 24 examples."""
     ctx = context()
     batches = full_batches(ctx, ctx.stage.train, 8, 3, "t", "task")
-    sums: dict[str, torch.Tensor] = {}
-    add_mean_gradients(ctx, batches, sums)
+    sums = DenseGradients(ctx.generator)
+    add_mean(ctx, batches, sums)
     toy = Toy()
     toy.prepare(toy_tasks(4))
     toy.forward(toy.collate([e for batch in batches for e in batch])).loss.backward()
     for name, layer in toy.model.named_children():
         assert isinstance(layer, nn.Linear)
-        assert torch.allclose(sums[name], layer.weight.grad, atol=1e-6)  # type: ignore[arg-type]
-        assert sums[name].norm() > 1e-3
+        assert torch.allclose(sums.mean(name), layer.weight.grad, atol=1e-6)  # type: ignore[arg-type]
+        assert sums.mean(name).norm() > 1e-3
 
 
 def test_batches_are_full_or_refused() -> None:
@@ -90,12 +90,12 @@ def test_function_is_unchanged_at_step_0() -> None:
 def test_the_start_lies_in_the_gradients_directions() -> None:
     """The first step of full training stays inside the start's row space: A spans the top right singular vectors."""
     ctx = context()
-    sums: dict[str, torch.Tensor] = {}
+    sums = DenseGradients(ctx.generator)
     part = LoraGa(batches=2, batch_size=8)
     batches = full_batches(ctx, ctx.stage.train, 8, 2, "lora-ga", "task")
-    add_mean_gradients(ctx, batches, sums)
+    add_mean(ctx, batches, sums)
     A = part.start(ctx).factors["first"].A
-    top = torch.linalg.svd(sums["first"]).Vh[:2]
+    top = torch.linalg.svd(sums.mean("first")).Vh[:2]
     overlap = torch.linalg.svdvals(torch.linalg.qr(A.mT).Q.mT @ top.mT)
     assert torch.allclose(overlap, torch.ones(2), atol=1e-4)
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from two_layers import context
 
 from perdure.errors import ConfigError, TrainingError
 from perdure.methods.loram import Loram, product_variance, rescaled, sine_basis
+from tests.methods.two_layers import context
 
 
 def test_sine_basis_by_hand() -> None:

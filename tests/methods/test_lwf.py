@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_layers import context, learn_toy, toy_task, toy_tasks
 
 from perdure.history import Past
 from perdure.methods.lwf import LwF, distillation
@@ -13,6 +12,7 @@ from perdure.methods.parts import Method
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
+from tests.methods.two_layers import context, learn_toy, toy_task, toy_tasks
 
 
 def test_distillation_by_hand() -> None:

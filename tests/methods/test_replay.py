@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 import torch
 from pydantic import ValidationError
-from two_layers import context, toy_task
 
 from perdure.errors import RunMismatch
 from perdure.methods.replay import ExampleBuffer, class_balanced, decoded, encoded, reservoir
 from perdure.tasks.task import Example
+from tests.methods.two_layers import context, toy_task
 
 
 def generator(seed: int = 0) -> torch.Generator:

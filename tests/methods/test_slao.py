@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from two_layers import context, learn_toy, toy_tasks
 
 from perdure.errors import ConfigError
 from perdure.history import Past
@@ -15,6 +14,7 @@ from perdure.methods.plain import Kaiming
 from perdure.methods.slao import SlaoMerge, SlaoStart, orthonormal_rows
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
+from tests.methods.two_layers import context, learn_toy, toy_tasks
 
 ANY: Any = None
 

@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from two_layers import context, toy_task
 
 from perdure.context import StageContext
 from perdure.errors import DataError, TrainingError, UnmetNeed
-from perdure.methods.full_gradients import add_mean_gradients
+from perdure.methods.full_gradients import DenseGradients, FullGradients, add_mean
 from perdure.methods.lora_ga import LoraGa
 from perdure.methods.parts import Need
 from perdure.methods.slice import Slice, start_directions
 from perdure.ops import surgery
 from perdure.tasks.task import Example
+from tests.methods.two_layers import context, toy_task
 
 SMALL: dict[str, Any] = {"batches": 3, "batch_size": 8, "replay_batches": 2}
 
@@ -73,18 +72,24 @@ def test_variance_of_the_start_is_rho_times_the_weights() -> None:
         assert float((pair.B @ pair.A).var()) == pytest.approx(rho * float(ctx.weight(module).var()), rel=1e-3)
 
 
-def gradients(ctx: StageContext, part: Slice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return part._new_gradient(ctx), part._old_gradient(ctx)
+def gradients(ctx: StageContext, part: Slice) -> tuple[FullGradients, FullGradients]:
+    empty = part._accumulators(ctx, "slice")
+    return part._task_gradient(ctx, empty(), "slice.new"), part._old_gradient(ctx, empty())
 
 
-def test_surgery_fires_on_conflict_and_what_is_left_does_not_oppose_the_past() -> None:
-    ctx, part = conflicting(), Slice(**SMALL)
+@pytest.mark.parametrize("storage", ["dense", "sketched"])
+def test_surgery_fires_on_conflict_and_what_is_left_does_not_oppose_the_past(storage: str) -> None:
+    """The new gradient after surgery has no part against the exact old gradient (sketched: but for the cosine's error)."""
+    ctx, part = conflicting(), Slice(**SMALL, storage=storage)  # type: ignore[arg-type]
+    exact_new, exact_old = gradients(ctx, Slice(**SMALL))
+    exact = surgery.total(exact_new.gram(module, exact_old) for module in ctx.factors)
+    assert exact.cosine < -0.5
     new, old = gradients(ctx, part)
-    grams = {module: surgery.gram(new[module], old[module]) for module in new}
-    assert surgery.total(grams.values()).cosine < -0.5
-    coefficients = part._operate(ctx, grams)
-    left = sum(float((surgery.combine(new[m], old[m], coefficients[m]) * old[m]).sum()) for m in new)
-    assert left >= -1e-6
+    grams = {module: new.gram(module, old) for module in ctx.factors}
+    a, b = part._operate(ctx, grams)["first"]
+    left = (a * exact.cr + b * exact.rr) / (exact.cc * exact.rr) ** 0.5
+    assert left >= (-1e-5 if storage == "dense" else -4 * (2 / part.buckets) ** 0.5)
+    assert left < 0.05
     assert ctx.notes["slice/fired"] == 1.0
     assert ctx.notes["slice/cosine"] == pytest.approx(surgery.total(grams.values()).cosine)
     assert ctx.notes["slice/gamma/first"] == ctx.notes["slice/gamma/second"] > 0
@@ -117,14 +122,12 @@ def test_old_tasks_weigh_alike_whatever_is_kept_of_them() -> None:
     kept = {"task0": toy_task(0).train[:24], "task1": toy_task(1).train[:8]}
     ctx = context(2, buffer=kept)
     part = Slice(batches=2, batch_size=8, replay_batches=3)
-    old = part._old_gradient(ctx)
-    each = []
+    old, expected = DenseGradients(ctx.generator), DenseGradients(ctx.generator)
+    part._old_gradient(ctx, old)
     for examples in kept.values():
-        sums: dict[str, Tensor] = {}
-        add_mean_gradients(ctx, [examples], sums)
-        each.append(sums)
-    for module, grad in old.items():
-        assert torch.allclose(grad, (each[0][module] + each[1][module]) / 2, atol=1e-6)
+        add_mean(ctx, [examples], expected, share=0.5)
+    for module in ctx.factors:
+        assert torch.allclose(old.mean(module), expected.mean(module), atol=1e-6)
 
 
 def test_a_budget_in_all_does_not_grow_with_the_tasks() -> None:
@@ -172,3 +175,27 @@ def test_bad_input_is_named() -> None:
 
 def test_needs() -> None:
     assert {Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA} == Slice.needs
+
+
+@pytest.mark.parametrize("operator", ["none", "pcgrad", "cagrad", "null-space"])
+def test_sketched_start_equals_the_dense_one(operator: str) -> None:
+    """As wide as the matrix, the sketch is exact, and what is left is the cosine's error (none and null-space use none);
+    narrower (8 of 10), the directions turn by a sine of at most .2 (B) and .44 (A).
+    Of the first layer: the second one's gradient has rank 1, so its A is noise.
+    """
+    settings = {**SMALL, "operator": operator, "null_directions": 2, "buckets": 1 << 18}
+    dense = Slice(**settings).start(context(2, buffer=buffer(2))).factors["first"]
+    wide = Slice(**settings, storage="sketched", sketch_width=12).start(context(2, buffer=buffer(2))).factors["first"]
+    narrow = Slice(**settings, storage="sketched", sketch_width=8).start(context(2, buffer=buffer(2))).factors["first"]
+    exact = 2e-3 if operator in ("none", "null-space") else 2e-2
+    assert torch.allclose(dense.A, wide.A, atol=exact * float(dense.A.abs().max()))
+    assert torch.allclose(dense.B, wide.B, atol=exact * float(dense.B.abs().max()))
+    for ours, theirs, least in ((dense.B, narrow.B, 0.98), (dense.A.mT, narrow.A.mT, 0.9)):
+        overlap = torch.linalg.svdvals(torch.linalg.qr(ours).Q.mT @ torch.linalg.qr(theirs).Q)
+        assert overlap.min() > least
+
+
+def test_sketched_first_task_is_sketched_lora_ga() -> None:
+    start = Slice(**SMALL, storage="sketched").start(context())
+    reference = LoraGa(batches=3, batch_size=8, storage="sketched").start(context())
+    assert torch.equal(start.factors["first"].A, reference.factors["first"].A)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_layers import Stop, learn_toy, toy_tasks
 
 from perdure.history import Past
 from perdure.methods.a_gem import AGem
@@ -19,6 +18,7 @@ from perdure.methods.replay import ExampleBuffer
 from perdure.methods.slao import SlaoMerge, SlaoStart
 from perdure.methods.slice import Slice
 from perdure.ops.lowrank import dense
+from tests.methods.two_layers import Stop, learn_toy, toy_tasks
 
 SMALL = {"batches": 3, "batch_size": 8}
 METHODS: dict[str, Callable[[], Method]] = {

@@ -12,17 +12,25 @@ the singular values and scales only B; compare with `perdure.methods.lora_ga.sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from perdure.methods.full_gradients import add_mean_gradients, check_gradients, full_batches
+from perdure.methods.full_gradients import (
+    DenseGradients,
+    FullGradients,
+    SketchedGradients,
+    Sketcher,
+    Storage,
+    add_mean,
+    check_norms,
+    full_batches,
+)
 from perdure.methods.parts import Init, Need, Start
 from perdure.ops.factors import Factors
-from perdure.ops.randomized_svd import randomized_svd
 
 if TYPE_CHECKING:
     from perdure.methods.parts import Context
@@ -65,30 +73,67 @@ def offset_start(start: Mapping[str, tuple[Tensor, Tensor]], like: Mapping[str, 
     return Start(factors)
 
 
-class LoraGa(Init):
-    """The adapter starts in the main directions of the task's gradient; the base is offset, the function unchanged."""
+class GradientInit(Init):
+    """What the inits that start from full gradients share.
+
+    Args:
+        batches: of the new task, over which its gradient is averaged.
+        batch_size: examples in each batch.
+        iterations: subspace iterations of the randomised SVD (storage dense).
+        storage: dense: a full fp32 gradient of every target weight; sketched: sketches of width `sketch_width` instead, for
+            models whose full gradients do not fit.
+        sketch_width: directions kept of each gradient; 4 r by default.
+        buckets: of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets).
+    """
+
+    batches: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    iterations: int = Field(default=4, ge=0)
+    storage: Storage = "dense"
+    sketch_width: int | None = Field(default=None, ge=2)
+    buckets: int = Field(default=1 << 16, ge=1)
+
+    def _accumulators(self, ctx: Context, purpose: str) -> Callable[[], FullGradients]:
+        """Makes empty gradients that can be compared and mixed with each other."""
+
+        def generator(what: str) -> torch.Generator:
+            return ctx.generator(f"{purpose}.{what}")
+
+        if self.storage == "dense":
+            return lambda: DenseGradients(generator, self.iterations)
+        rank = max(pair.A.shape[0] for pair in ctx.factors.values())
+        sketcher = Sketcher(self.sketch_width or 4 * rank, self.buckets, generator)
+        return lambda: SketchedGradients(sketcher)
+
+    def _task_gradient(self, ctx: Context, empty: FullGradients, purpose: str) -> FullGradients:
+        """`empty` filled with the stage's mean gradient."""
+        name = f"Task '{ctx.stage.name}'"
+        add_mean(ctx, full_batches(ctx, ctx.stage.train, self.batch_size, self.batches, purpose, name), empty)
+        check_norms(ctx, empty.norms(), name)
+        return empty
+
+
+class LoraGa(GradientInit):
+    """The adapter starts in the main directions of the task's gradient; the base is offset, the function unchanged.
+
+    Args:
+        gamma: stable-scale constant.
+        direction: which singular vectors A and B take, see `singular_directions`.
+        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
+    """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.TRAINING_DATA})
 
-    batches: int = Field(default=8, ge=1, description="batches the gradient is averaged over")
-    batch_size: int = Field(default=16, ge=1, description="examples in each of them")
-    gamma: float = Field(default=16.0, gt=0, description="stable-scale constant")
+    gamma: float = Field(default=16.0, gt=0)
     direction: Direction = "ArB2r"
-    iterations: int = Field(default=4, ge=0, description="subspace iterations of the randomised SVD")
 
     def start(self, ctx: Context) -> Start:
         """Steps: gradient, truncated SVD, choice of directions, stable scale, offset."""
-        name = f"Task '{ctx.stage.name}'"
-        batches = full_batches(ctx, ctx.stage.train, self.batch_size, self.batches, "lora-ga", name)
-        gradients: dict[str, Tensor] = {}
-        add_mean_gradients(ctx, batches, gradients)
-        check_gradients(ctx, {module: float(grad.norm()) for module, grad in gradients.items()}, name)
-        starts = {
-            module: self._factors(gradients.pop(module), pair.A.shape[0], ctx.generator(f"lora-ga.svd.{module}"))
-            for module, pair in ctx.factors.items()
-        }
+        gradients = self._task_gradient(ctx, self._accumulators(ctx, "lora-ga")(), "lora-ga")
+        starts: dict[str, tuple[Tensor, Tensor]] = {}
+        for module, pair in ctx.factors.items():
+            rank = pair.A.shape[0]
+            U, _, Vh = gradients.triplets(module, 2 * rank)
+            gradients.drop(module)
+            starts[module] = stable_factors(*singular_directions(U, Vh, rank, self.direction), self.gamma)
         return offset_start(starts, ctx.factors)
-
-    def _factors(self, grad_OI: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        U, _, Vh = randomized_svd(grad_OI, 2 * rank, generator, width=4 * rank, iterations=self.iterations)
-        return stable_factors(*singular_directions(U, Vh, rank, self.direction), self.gamma)

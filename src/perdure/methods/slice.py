@@ -7,7 +7,7 @@
     (1) G_c, G_r                                        methods.full_gradients
     (2) gamma = relu(-<G_c, G_r>) / ||G_r||^2           ops.surgery.pcgrad
         G~ = G_c + c gamma G_r  where cos(G_c, G_r) < tau
-    (3) G~ ~ U S V^T, randomised, truncated             ops.randomized_svd
+    (3) G~ ~ U S V^T, randomised, truncated             ops.randomized_svd (or ops.sketch)
     (4) B = U[:, :r],  A = V^T[r:2r]                    `start_directions`
     (5) A, B <- (rho Var(W) / Var(B A))^(1/4) A, B      methods.loram.rescaled
     (6) W <- W - s B A, so that the function is unchanged at step 0
@@ -32,12 +32,11 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.errors import UnmetNeed
-from perdure.methods.full_gradients import add_mean_gradients, check_gradients, full_batches
-from perdure.methods.lora_ga import LoraGa, offset_start, singular_directions
+from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
+from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start, singular_directions
 from perdure.methods.loram import rescaled
-from perdure.methods.parts import Init, Need, Start
+from perdure.methods.parts import Need, Start
 from perdure.ops import surgery
-from perdure.ops.randomized_svd import randomized_svd
 from perdure.ops.surgery import Coefficients, Gram
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def start_directions(U: Tensor, Vh: Tensor, rank: int, right: RightDirections = 
     return singular_directions(U, Vh, rank, "A2rBr")
 
 
-class Slice(Init):
+class Slice(GradientInit):
     """The adapter starts from a gradient that does not oppose the old tasks'; the base is offset, the function unchanged.
 
     Args:
@@ -68,11 +67,10 @@ class Slice(Init):
         keep_magnitude: the result has the length of G_c (the factors' scale does not depend on it, mixtures do).
         beta: how fast gradvac's average moves, once a task.
         null_directions: k of null-space.
-        batches, batch_size: of the new task.
-        replay_batches: of every old task.
+        replay_batches: of every old task, `batch_size` examples each.
         replay_batches_in_all: instead, so many for all old tasks together, equally many examples of each.
         right: which right singular vectors A takes.
-        iterations: subspace iterations of the randomised SVD.
+        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA})
@@ -85,48 +83,42 @@ class Slice(Init):
     keep_magnitude: bool = False
     beta: float = Field(default=0.5, ge=0, le=1)
     null_directions: int = Field(default=8, ge=1)
-    batches: int = Field(default=8, ge=1)
-    batch_size: int = Field(default=16, ge=1)
     replay_batches: int = Field(default=8, ge=1)
     replay_batches_in_all: int | None = Field(default=None, ge=1)
     right: RightDirections = "next"
-    iterations: int = Field(default=4, ge=0)
 
     _targets: dict[str, float] = PrivateAttr(default_factory=dict)
 
     def start(self, ctx: Context) -> Start:
         """Steps (1) to (6); LoRA-GA on the first task."""
         if len(ctx.past) == 0:
-            return LoraGa(batches=self.batches, batch_size=self.batch_size, iterations=self.iterations).start(ctx)
-        new, old = self._new_gradient(ctx), self._old_gradient(ctx)
-        grams = {module: surgery.gram(new[module], old[module]) for module in ctx.factors}
-        check_gradients(ctx, {module: gram.cc**0.5 for module, gram in grams.items()}, f"Task '{ctx.stage.name}'")
-        check_gradients(ctx, {module: gram.rr**0.5 for module, gram in grams.items()}, "The replayed examples")
-        coefficients = self._operate(ctx, grams)
+            return self._first_task().start(ctx)
+        empty = self._accumulators(ctx, "slice")
+        new = self._task_gradient(ctx, empty(), "slice.new")
+        old = self._old_gradient(ctx, empty())
+        mixes = self._operate(ctx, {module: new.gram(module, old) for module in ctx.factors})
+        remove = self.null_directions if self.operator == "null-space" else 0
         starts: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in ctx.factors.items():
-            c, r = new.pop(module), old.pop(module)
-            if self.operator == "null-space":
-                agreed = surgery.null_space(c, r, self.null_directions)
-            else:
-                agreed = surgery.combine(c, r, coefficients[module])
-            starts[module] = self._factors(ctx, module, agreed, pair.A.shape[0])
+            rank = pair.A.shape[0]
+            U, _, Vh = new.triplets(module, 2 * rank, old, mixes[module], remove)
+            new.drop(module)
+            old.drop(module)
+            A, B = start_directions(U, Vh, rank, self.right)
+            starts[module] = rescaled(A, B, ctx.weight(module), module)
         return offset_start(starts, ctx.factors)
 
-    def _new_gradient(self, ctx: Context) -> dict[str, Tensor]:
-        batches = full_batches(
-            ctx, ctx.stage.train, self.batch_size, self.batches, "slice.new", f"Task '{ctx.stage.name}'"
-        )
-        sums: dict[str, Tensor] = {}
-        add_mean_gradients(ctx, batches, sums)
-        return sums
+    def _first_task(self) -> LoraGa:
+        shared = {name: getattr(self, name) for name in GradientInit.model_fields}
+        return LoraGa(**shared)
 
-    def _old_gradient(self, ctx: Context) -> dict[str, Tensor]:
-        sums: dict[str, Tensor] = {}
+    def _old_gradient(self, ctx: Context, empty: FullGradients) -> FullGradients:
+        """`empty` filled with the mean over old tasks of each one's mean gradient."""
         replayed = self._replayed(ctx)
         for batches in replayed:
-            add_mean_gradients(ctx, batches, sums, share=1 / len(replayed))
-        return sums
+            add_mean(ctx, batches, empty, share=1 / len(replayed))
+        check_norms(ctx, empty.norms(), "The replayed examples")
+        return empty
 
     def _replayed(self, ctx: Context) -> list[list[Sequence[Example]]]:
         """Batches of every old task, or of all of them mixed, where their number is bounded in all."""
@@ -191,13 +183,6 @@ class Slice(Init):
         for module, (_, b) in coefficients.items():
             ctx.note(f"slice/cosine/{module}", grams[module].cosine)
             ctx.note(f"slice/gamma/{module}", b)
-
-    def _factors(self, ctx: Context, module: str, grad_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """Steps (3) to (5) at one module."""
-        generator = ctx.generator(f"slice.svd.{module}")
-        U, _, Vh = randomized_svd(grad_OI, 2 * rank, generator, width=4 * rank, iterations=self.iterations)
-        A, B = start_directions(U, Vh, rank, self.right)
-        return rescaled(A, B, ctx.weight(module), module)
 
     def state(self) -> dict[str, Tensor]:
         """GradVac's moving averages."""

@@ -1,0 +1,149 @@
+"""Small linear sketches of large tensors: CountSketch for inner products, a three-sided sketch for singular vectors.
+
+Both are linear, so sketches of batches add up to the sketch of their sum, and a sketch of a c + b r is a times one plus b times
+the other: a mean gradient or its surgery never needs the full matrix.
+
+    CountSketch      Charikar, Chen and Farach-Colton 2002; standard error of a cosine <= sqrt((1 + cos^2) / buckets)
+    low-rank sketch  Tropp, Yurtsever, Udell and Cevher, arXiv 1902.08651, alg. 3.1-4.3 (real field)
+
+Legend: O output features, I input features, Q range width, S core width (2 Q + 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.ops.randomized_svd import fixed_signs
+
+CHUNK = 1 << 20
+"""Entries hashed at a time."""
+
+
+@dataclass(frozen=True)
+class CountSketch:
+    """Adds named tensors of any size into `buckets` numbers: every entry into one random bucket with a random sign.
+
+    Equal (buckets, seed, name) hash alike, so sketches made at different times can be compared. The expected inner product
+    of two sketches is that of the tensors; its variance is at most (|x|^2 |y|^2 + <x, y>^2) / buckets.
+    """
+
+    buckets: int
+    seed: int = 0
+
+    def empty(self) -> Tensor:
+        """A sketch of nothing, [buckets] fp32."""
+        return torch.zeros(self.buckets)
+
+    def add(self, sketch: Tensor, name: str, tensor: Tensor, factor: float = 1.0) -> None:
+        """`sketch` += factor * sketch of the tensor called `name`, in place."""
+        flat = tensor.detach().reshape(-1).float()
+        generator = torch.Generator().manual_seed(self._name_seed(name))
+        for start in range(0, flat.numel(), CHUNK):
+            part = flat[start : start + CHUNK].cpu()
+            drawn = torch.randint(2 * self.buckets, part.shape, generator=generator)
+            signed = torch.where(drawn % 2 == 0, part, -part)
+            sketch.index_add_(0, drawn // 2, signed, alpha=factor)
+
+    def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The sketch of all tensors together, [buckets]."""
+        sketch = self.empty()
+        for name, tensor in tensors.items():
+            self.add(sketch, name, tensor)
+        return sketch
+
+    def standard_error(self, cosine: float = 0.0) -> float:
+        """At most this: the standard error of a cosine between two sketches."""
+        return math.sqrt((1 + cosine**2) / self.buckets)
+
+    def _name_seed(self, name: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:7], "big")
+
+
+@dataclass(frozen=True, eq=False)
+class TestMatrices:
+    """The random matrices a sketch is made with; shared by every matrix of one shape.
+
+    Shapes: `omega` [I, Q], `upsilon` [Q, O], `phi` [S, O], `psi` [S, I].
+    """
+
+    __test__ = False  # not a test class, whatever its name
+
+    omega: Tensor
+    upsilon: Tensor
+    phi: Tensor
+    psi: Tensor
+
+    @classmethod
+    def draw(cls, shape: tuple[int, int], width: int, generator: torch.Generator) -> TestMatrices:
+        """Gaussian matrices for [O, I] = `shape` and range width Q = min(width, O, I)."""
+        out_features, in_features = shape
+        width = min(width, *shape)
+        core_out, core_in = min(2 * width + 1, out_features), min(2 * width + 1, in_features)
+
+        def gaussian(height: int, breadth: int) -> Tensor:
+            return torch.randn(height, breadth, generator=generator)
+
+        return cls(
+            gaussian(in_features, width),
+            gaussian(width, out_features),
+            gaussian(core_out, out_features),
+            gaussian(core_in, in_features),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankSketch:
+    """What is kept of a matrix G [O, I]: its range Y = G omega, co-range X = upsilon G and core Z = phi G psi^T.
+
+    Memory O((O + I) Q + Q^2). Shapes: `Y` [O, Q], `X` [Q, I], `Z` [S, S'].
+    """
+
+    Y: Tensor
+    X: Tensor
+    Z: Tensor
+
+    @classmethod
+    def of(cls, matrix_OI: Tensor, tests: TestMatrices, factor: float = 1.0) -> LowRankSketch:
+        """The sketch of factor * matrix."""
+        matrix = matrix_OI.float() * factor if factor != 1 else matrix_OI.float()
+        return cls(matrix @ tests.omega, tests.upsilon @ matrix, (tests.phi @ matrix) @ tests.psi.mT)
+
+    def add_(self, other: LowRankSketch) -> None:
+        """Add another sketch made with the same test matrices, in place."""
+        self.Y.add_(other.Y)
+        self.X.add_(other.X)
+        self.Z.add_(other.Z)
+
+    def combined(self, a: float, other: LowRankSketch, b: float) -> LowRankSketch:
+        """The sketch of a G + b G'."""
+        return LowRankSketch(a * self.Y + b * other.Y, a * self.X + b * other.X, a * self.Z + b * other.Z)
+
+    def svd(self, tests: TestMatrices, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+        """U [O, R], S [R] descending, Vh [R, I]: leading singular triplets of the reconstruction Q C P^T.
+
+        With Q = orth(Y), P = orth(X^T) and C = (phi Q)^+ Z ((psi P)^+)^T the reconstruction is exact for matrices of rank <= Q,
+        and else E ||G - Q C P^T||_F^2 <= `error_factor` times the best error of a lower rank.
+        """
+        range_OQ = torch.linalg.qr(self.Y.double()).Q
+        corange_IQ = torch.linalg.qr(self.X.double().mT).Q
+        left = torch.linalg.lstsq(tests.phi.double() @ range_OQ, self.Z.double()).solution
+        core = torch.linalg.lstsq(tests.psi.double() @ corange_IQ, left.mT).solution.mT
+        U, S, Vh = torch.linalg.svd(core)
+        U, Vh = fixed_signs(range_OQ @ U, Vh @ corange_IQ.mT)
+        rank = min(rank, S.numel())
+        return U[:, :rank].float(), S[:rank].float(), Vh[:rank].float()
+
+
+def error_factor(width: int, rank: int) -> float:
+    """Gamma in E ||G - G^||_F^2 <= Gamma tau_rank(G)^2, tau the best error of that rank; rank < width - 1 (their theorem 5.1).
+
+    Gamma = (S - 1) / (S - Q - 1) * (Q + rank - 1) / (Q - rank - 1) with Q = width, S = 2 Q + 1: about 2 (Q + rank) / (Q - rank).
+    """
+    core = 2 * width + 1
+    return (core - 1) / (core - width - 1) * (width + rank - 1) / (width - rank - 1)

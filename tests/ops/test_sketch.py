@@ -1,0 +1,119 @@
+"""Sketches: unbiased within their standard error, linear, repeatable; the low-rank one exact or within its bound."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from perdure.ops.randomized_svd import fixed_signs
+from perdure.ops.sketch import CHUNK, CountSketch, LowRankSketch, TestMatrices, error_factor
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def vectors(cosine: float, size: int = 5000) -> tuple[Tensor, Tensor]:
+    """Two unit vectors with exactly this cosine."""
+    x, y = torch.randn(2, size, generator=generator(0), dtype=torch.float64)
+    x = x / x.norm()
+    y = y - (x @ y) * x
+    return x, cosine * x + math.sqrt(1 - cosine**2) * y / y.norm()
+
+
+@pytest.mark.parametrize("cosine", [0.0, -0.3, 0.8])
+def test_cosines_are_right_within_their_standard_error(cosine: float) -> None:
+    """200 independent sketches: the mean within 4 standard errors of the truth, the spread as stated (20 %)."""
+    x, y = vectors(cosine)
+    sketches = [CountSketch(400, seed) for seed in range(200)]
+    found = torch.tensor([float(s.of({"a": x}) @ s.of({"a": y})) for s in sketches])
+    error = sketches[0].standard_error(cosine)
+    assert abs(float(found.mean()) - cosine) < 4 * error / math.sqrt(200)
+    assert 0.8 * error < float(found.std()) < 1.2 * error
+
+
+def test_count_sketch_by_hand() -> None:
+    """One bucket: the signed sum, which is x or -x for a single entry; two sketches agree about the sign."""
+    one = CountSketch(1, 3)
+    sketch = one.of({"a": torch.tensor([2.5])})
+    assert sketch.abs().tolist() == [2.5]
+    assert float(sketch @ one.of({"a": torch.tensor([4.0])})) == 10.0
+    assert one.standard_error() == 1.0
+
+
+def test_count_sketch_is_linear_and_hashes_by_name_and_seed() -> None:
+    sketch, (x, y) = CountSketch(64), vectors(0.2, 300)
+    added = sketch.of({"a": x})
+    sketch.add(added, "a", y, factor=-2.0)
+    assert torch.allclose(added, sketch.of({"a": x - 2 * y}), atol=1e-6)
+    assert torch.equal(sketch.of({"a": x}), CountSketch(64).of({"a": x.reshape(20, 15)}))
+    assert not torch.equal(sketch.of({"a": x}), sketch.of({"b": x}))
+    assert not torch.equal(sketch.of({"a": x}), CountSketch(64, seed=1).of({"a": x}))
+    assert torch.allclose(sketch.of({"a": x, "b": y}), sketch.of({"a": x}) + sketch.of({"b": y}))
+
+
+def test_tensors_beyond_one_chunk_keep_their_norm() -> None:
+    x = torch.randn(CHUNK + 1000, generator=generator(0))
+    sketched = CountSketch(10_000).of({"a": x})
+    assert float(sketched @ sketched / (x @ x)) == pytest.approx(1.0, abs=5 * math.sqrt(2 / 10_000))
+
+
+def matrix(height: int, width: int, decay: float) -> Tensor:
+    """Singular values 1, decay, decay^2, ..."""
+    size = min(height, width)
+    U = torch.linalg.qr(torch.randn(height, size, generator=generator(1))).Q
+    V = torch.linalg.qr(torch.randn(width, size, generator=generator(2))).Q
+    return U * decay ** torch.arange(size) @ V.mT
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (7, 50)])
+def test_low_rank_matrices_are_recovered_exactly(shape: tuple[int, int]) -> None:
+    exact = matrix(*shape, 0.5)
+    U, S, Vh = torch.linalg.svd(exact, full_matrices=False)
+    exact = U[:, :5] * S[:5] @ Vh[:5]
+    tests = TestMatrices.draw(shape, 8, generator(0))
+    found_U, found_S, found_Vh = LowRankSketch.of(exact, tests).svd(tests, 5)
+    assert torch.allclose(found_U * found_S @ found_Vh, exact, atol=1e-5)
+    assert torch.allclose(found_U.abs(), U[:, :5].abs(), atol=1e-3)
+    assert torch.allclose(fixed_signs(found_U, found_Vh)[0], found_U)
+
+
+def test_error_factor_by_hand() -> None:
+    """Q = 8, S = 17, rank 3: 16/8 * 10/4 = 5."""
+    assert error_factor(8, 3) == 5.0
+
+
+@pytest.mark.parametrize("decay", [0.7, 0.9, 0.99])
+def test_error_stays_within_the_bound(decay: float) -> None:
+    """Mean squared error over 30 draws <= the smallest of the theorem's bounds over all ranks; and far above 0 at slow decay."""
+    exact = matrix(60, 50, decay)
+    spectrum = torch.linalg.svdvals(exact)
+    bound = min(error_factor(16, rank) * float(spectrum[rank:].square().sum()) for rank in range(15))
+    errors = []
+    for seed in range(30):
+        tests = TestMatrices.draw((60, 50), 16, generator(seed))
+        U, S, Vh = LowRankSketch.of(exact, tests).svd(tests, 16)
+        errors.append(float((exact - U * S @ Vh).square().sum()))
+    assert sum(errors) / 30 <= bound
+    assert sum(errors) / 30 >= float(spectrum[16:].square().sum())
+
+
+def test_the_sketch_is_linear() -> None:
+    x, y = matrix(20, 30, 0.8), torch.randn(20, 30, generator=generator(5))
+    tests = TestMatrices.draw((20, 30), 6, generator(0))
+    summed = LowRankSketch.of(x, tests)
+    summed.add_(LowRankSketch.of(y, tests, factor=0.5))
+    mixed = LowRankSketch.of(x, tests).combined(1.0, LowRankSketch.of(y, tests), 0.5)
+    direct = LowRankSketch.of(x + 0.5 * y, tests)
+    for found in (summed, mixed):
+        assert all(torch.allclose(getattr(found, n), getattr(direct, n), atol=1e-4) for n in "YXZ")
+
+
+def test_memory_is_linear_in_the_sides() -> None:
+    """4096 x 11008, Q = 64: 0.98 M numbers against 45 M."""
+    tests = TestMatrices.draw((4096, 11008), 64, generator(0))
+    sketch = LowRankSketch.of(torch.zeros(4096, 11008), tests)
+    numbers = sum(getattr(sketch, n).numel() for n in "YXZ")
+    assert numbers == (4096 + 11008) * 64 + 129**2
+    assert numbers < 4096 * 11008 / 40
