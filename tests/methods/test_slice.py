@@ -180,8 +180,8 @@ def test_needs() -> None:
 @pytest.mark.parametrize("operator", ["none", "pcgrad", "cagrad", "null-space"])
 def test_sketched_start_equals_the_dense_one(operator: str) -> None:
     """As wide as the matrix, the sketch is exact, and what is left is the cosine's error (none and null-space use none);
-    narrower (8 of 10), the directions turn by a sine of at most .2 (B) and .44 (A).
-    Of the first layer: the second one's gradient has rank 1, so its A is noise.
+    narrower (8 of 10), B's two directions turn by a sine of at most .2. (A takes the third and fourth, which the gap to the
+    fifth hardly determines; of the second layer's rank-1 gradient they are noise in any form.)
     """
     settings = {**SMALL, "operator": operator, "null_directions": 2, "buckets": 1 << 18}
     dense = Slice(**settings).start(context(2, buffer=buffer(2))).factors["first"]
@@ -190,9 +190,8 @@ def test_sketched_start_equals_the_dense_one(operator: str) -> None:
     exact = 2e-3 if operator in ("none", "null-space") else 2e-2
     assert torch.allclose(dense.A, wide.A, atol=exact * float(dense.A.abs().max()))
     assert torch.allclose(dense.B, wide.B, atol=exact * float(dense.B.abs().max()))
-    for ours, theirs, least in ((dense.B, narrow.B, 0.98), (dense.A.mT, narrow.A.mT, 0.9)):
-        overlap = torch.linalg.svdvals(torch.linalg.qr(ours).Q.mT @ torch.linalg.qr(theirs).Q)
-        assert overlap.min() > least
+    overlap = torch.linalg.svdvals(torch.linalg.qr(dense.B).Q.mT @ torch.linalg.qr(narrow.B).Q)
+    assert overlap.min() > 0.98
 
 
 def test_sketched_first_task_is_sketched_lora_ga() -> None:
