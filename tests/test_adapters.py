@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapter_cases import SmallModel, hand_folder, peft_folder
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, open_adapter, write_adapter
 from perdure.errors import AdapterError
 from perdure.ops.decompose import compress
 from perdure.ops.lowrank import LowRank, dense
+from tests.adapter_cases import SmallModel, hand_folder, peft_folder
 
 IDS = torch.arange(11)[None]
 

@@ -15,9 +15,8 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):
-    with pytest.raises(KeyError), new_folder(tmp_path / "out") as made:
-        (made / "file").write_text("half")
-        raise KeyError("failed")
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out") as made:
+        ((made / "file").write_text("half"), (made / "nowhere" / "file").write_text("fails"))
     assert list(tmp_path.iterdir()) == []
 
 

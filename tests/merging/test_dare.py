@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from merge_cases import assert_same, random_update, random_updates
 
 from perdure.errors import ConfigError
 from perdure.merging.dare import dare_updates, drop
 from perdure.ops.lowrank import dense
+from tests.merging.merge_cases import assert_same, random_update, random_updates
 
 
 def test_an_injected_mask_by_hand():

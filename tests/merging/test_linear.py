@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from merge_cases import assert_same, random_updates
 
 from perdure.errors import AdapterError, ConfigError
 from perdure.merging.linear import average_updates, sum_updates, task_arithmetic_updates
 from perdure.ops.lowrank import LowRank, dense
+from tests.merging.merge_cases import assert_same, random_updates
 
 
 def test_by_hand():

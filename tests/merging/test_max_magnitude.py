@@ -3,11 +3,11 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import assert_same, random_updates
 
 from perdure.merging.fold import Entry, merged
 from perdure.merging.max_magnitude import KeepLarger, max_magnitude, max_magnitude_updates
 from perdure.ops.lowrank import dense
+from tests.merging.merge_cases import assert_same, random_updates
 
 
 def test_by_hand_with_a_tie():

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from merge_cases import assert_same, random_update, random_updates
 
 from perdure.errors import AdapterError
 from perdure.merging.covariance_gain import covariance_gain, covariance_gain_updates
 from perdure.merging.magmax import magmax_updates
 from perdure.merging.slao import slao, slao_updates
 from perdure.ops.lowrank import LowRank, dense
+from tests.merging.merge_cases import assert_same, random_update, random_updates
 
 
 def test_magmax_compares_cumulative_vectors_by_hand():

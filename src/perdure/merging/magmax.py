@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from perdure.merging.fold import Entry, Slots, merged
 from perdure.merging.modules import merge_modules
 from perdure.ops.lowrank import Delta, Update
+from perdure.ops.tiling import choose, larger
 
 
 class KeepFarthest:
@@ -28,8 +28,8 @@ class KeepFarthest:
     slots = ("cumulative", "kept")
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
-        cumulative = slots["cumulative"].add_(tile)
-        torch.where(cumulative.abs() >= slots["kept"].abs(), cumulative, slots["kept"], out=slots["kept"])
+        cumulative, kept = slots["cumulative"].add_(tile), slots["kept"]
+        choose(larger(cumulative.abs(), kept.abs(), or_equal=True), cumulative, kept, out=kept)
 
     def result(self, slots: Slots) -> Tensor:
         return slots["kept"]

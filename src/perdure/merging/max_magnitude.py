@@ -8,17 +8,17 @@ as tasks arrive therefore gives exactly what merging all at the end gives, in th
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from perdure.merging.fold import Slots
 from perdure.ops.lowrank import Delta, Update, dense
+from perdure.ops.tiling import choose, larger
 
 
 def max_magnitude(earlier: Delta, later: Delta) -> Tensor:
     """The dense [O, I] matrix of the entries larger in magnitude; on a tie, the earlier one."""
     kept, new = dense(earlier), dense(later)
-    return torch.where(new.abs() > kept.abs(), new, kept)
+    return choose(larger(new.abs(), kept.abs()), new, kept)
 
 
 def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
@@ -35,7 +35,8 @@ class KeepLarger:
     slots = ("kept",)
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
-        torch.where(tile.abs() > slots["kept"].abs(), tile, slots["kept"], out=slots["kept"])
+        kept = slots["kept"]
+        choose(larger(tile.abs(), kept.abs()), tile, kept, out=kept)
 
     def result(self, slots: Slots) -> Tensor:
         return slots["kept"]

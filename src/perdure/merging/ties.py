@@ -31,6 +31,7 @@ from perdure.merging.linear import checked_weights
 from perdure.merging.modules import merge_modules
 from perdure.ops.lowrank import Delta, Update
 from perdure.ops.magnitude import magnitude_threshold
+from perdure.ops.tiling import choose, larger
 
 Scope = Literal["model", "tensor"]
 
@@ -43,16 +44,19 @@ class Vote:
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
         if weight < 0:  # a negative weight turns the vote; its size is what divides
             tile, weight = tile.neg_(), -weight
-        slots["positive_weight"].add_(tile > 0, alpha=weight)
-        slots["negative_weight"].add_(tile < 0, alpha=weight)
-        slots["positive"].add_(tile.clamp_min(0), alpha=weight)
+        part = torch.empty_like(tile)
+        slots["positive_weight"].add_(torch.gt(tile, 0, out=part), alpha=weight)
+        slots["negative_weight"].add_(torch.lt(tile, 0, out=part), alpha=weight)
+        slots["positive"].add_(torch.clamp_min(tile, 0, out=part), alpha=weight)
         slots["negative"].add_(tile.clamp_max_(0), alpha=weight)
 
     def result(self, slots: Slots) -> Tensor:
-        upwards = slots["positive"] + slots["negative"] >= 0
-        chosen = torch.where(upwards, slots["positive"], slots["negative"])
-        weight = torch.where(upwards, slots["positive_weight"], slots["negative_weight"])
-        return chosen.div_(torch.where(weight > 0, weight, 1.0))
+        positive, negative = slots["positive"], slots["negative"]
+        upwards = larger(positive, -negative, or_equal=True)
+        weight = choose(upwards, slots["positive_weight"], slots["negative_weight"])
+        return choose(upwards, positive, negative).div_(
+            weight.clamp_min_(torch.finfo(weight.dtype).tiny)
+        )  # 0 / tiny = 0
 
 
 def thresholds(update: Update, density: float, scope: Scope) -> dict[str, float]:
@@ -67,8 +71,9 @@ def trim(thresholds: Mapping[str, float]) -> Transform:
     """Step 1: entries below their module's threshold become 0."""
 
     def apply(module: str, _first_row: int, tile: Tensor) -> Tensor:
-        threshold = thresholds[module]
-        return tile if threshold <= 0 else tile.mul_(tile.abs() >= threshold)
+        threshold = torch.tensor(thresholds[module], dtype=tile.dtype)
+        below = torch.nextafter(threshold, torch.zeros_like(threshold))  # hardshrink keeps what is strictly larger
+        return torch.nn.functional.hardshrink(tile, float(below)) if threshold > 0 else tile
 
     return apply
 
