@@ -14,21 +14,31 @@ from perdure.methods.loram import Loram
 from perdure.methods.lwf import LwF
 from perdure.methods.parts import Method, PerTask
 from perdure.methods.plain import Kaiming, Sum
+from perdure.methods.ps_lora import MaxMagnitude, SignMagnitude
 from perdure.methods.replay import ExampleBuffer
 from perdure.methods.slao import SlaoMerge, SlaoStart
 from perdure.methods.slice import Slice
+from perdure.methods.slice_free import SliceFree
 from perdure.ops.lowrank import dense
 from tests.methods.two_layers import Stop, learn_toy, toy_tasks
 
 SMALL = {"batches": 3, "batch_size": 8}
 METHODS: dict[str, Callable[[], Method]] = {
     "slice": lambda: Method("slice", Slice(**SMALL), Sum(), replay=ExampleBuffer(use="init-only", per_task=16)),
+    "slice+ps-lora": lambda: Method(
+        "slice+ps-lora",
+        Slice(**SMALL, storage="sketched"),
+        MaxMagnitude(),
+        penalties={"sign-magnitude": SignMagnitude(weight=0.01, alpha=100.0)},
+        replay=ExampleBuffer(per_task=16),
+    ),
     "slice-gradvac": lambda: Method(
         "slice-gradvac",
         Slice(**SMALL, operator="gradvac", scope="per-module"),
         Sum(),
         replay=ExampleBuffer(in_all=24, choose="reservoir"),
     ),
+    "slice-free": lambda: Method("slice-free", SliceFree(**SMALL), Sum()),
     "lora-ga": lambda: Method("lora-ga", LoraGa(**SMALL), Sum()),
     "loram": lambda: Method("loram", Loram(), Sum()),
     "slao": lambda: Method("slao", SlaoStart(), SlaoMerge()),

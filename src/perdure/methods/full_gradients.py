@@ -56,6 +56,10 @@ class FullGradients(Protocol):
         """
         ...
 
+    def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
+        """Leading singular triplets of c P, where `weigh` maps rows [N, I] to rows times P."""
+        ...
+
     def drop(self, module: str) -> None:
         """Free a module that is done with."""
         ...
@@ -89,7 +93,13 @@ class DenseGradients:
             assert isinstance(old, DenseGradients)
             other = old._sums[module]
             matrix = surgery.null_space(matrix, other, remove) if remove else surgery.combine(matrix, other, mix)
-        return randomized_svd(matrix, count, self._generator(module), width=2 * count, iterations=self._iterations)
+        return self._svd(module, matrix, count)
+
+    def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
+        return self._svd(module, weigh(self._sums[module]), count)
+
+    def _svd(self, module: str, matrix_OI: Tensor, count: int) -> Triplets:
+        return randomized_svd(matrix_OI, count, self._generator(module), width=2 * count, iterations=self._iterations)
 
     def drop(self, module: str) -> None:
         del self._sums[module]
@@ -151,13 +161,24 @@ class SketchedGradients:
             return own.combined(mix[0], other, mix[1]).svd(tests, count)
         U, S, Vh = own.svd(tests, own.Y.shape[1])
         top, _, _ = other.svd(tests, remove)
-        Q, R = torch.linalg.qr(U - top @ (top.mT @ U))
-        core_U, S, core_Vh = torch.linalg.svd(R * S)
-        U, Vh = fixed_signs(Q @ core_U, core_Vh @ Vh)
-        return U[:, :count], S[:count], Vh[:count]
+        return product_svd((U - top @ (top.mT @ U)) * S, Vh, count)
+
+    def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
+        own = self._sketches[module]
+        U, S, Vh = own.svd(self._sketcher.tests((own.Y.shape[0], own.X.shape[1])), own.Y.shape[1])
+        return product_svd(U * S, weigh(Vh), count)
 
     def drop(self, module: str) -> None:
         del self._sketches[module], self._hashed[module]
+
+
+def product_svd(left_OK: Tensor, right_KI: Tensor, count: int) -> Triplets:
+    """Leading singular triplets of left @ right, at most `count`, without forming the product."""
+    Q_OK, R_left = torch.linalg.qr(left_OK)
+    Q_IK, R_right = torch.linalg.qr(right_KI.mT)
+    U, S, Vh = torch.linalg.svd(R_left @ R_right.mT)
+    U, Vh = fixed_signs(Q_OK @ U, Vh @ Q_IK.mT)
+    return U[:, :count], S[:count], Vh[:count]
 
 
 def full_batches(

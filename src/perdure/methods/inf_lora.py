@@ -20,7 +20,7 @@ Settings: `threshold` eps rises linearly to `threshold_end` over `over_tasks` ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,13 +29,13 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.errors import TrainingError
+from perdure.methods.input_moments import input_moments
 from perdure.methods.parts import Init, Need, Start
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
     from perdure.methods.parts import Context
     from perdure.ops.lowrank import Update
-    from perdure.tasks.task import Example
 
 Energy = Literal["inputs", "released-code"]
 
@@ -161,19 +161,7 @@ class InfLora(Init):
             self._memory[module] = updated_memory(memory, moment, threshold, self.energy)
 
     def _moments(self, ctx: Context, purpose: str) -> dict[str, Tensor]:
-        """Module -> mean of x x^T over the task's inputs, [I, I] fp64."""
-        batches: list[Sequence[Example]] = list(ctx.batches(ctx.stage.train, self.batch_size, purpose))[: self.batches]
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-
-        def sink(module: str, inputs_NI: Tensor) -> None:
-            x = inputs_NI.detach().float()
-            moment = (x.mT @ x).double()
-            sums[module] = sums[module] + moment if module in sums else moment
-            counts[module] = counts.get(module, 0) + x.shape[0]
-
-        ctx.stream(batches, "inputs", sink)
-        return {module: sums[module] / counts[module] for module in ctx.factors}
+        return input_moments(ctx, list(ctx.batches(ctx.stage.train, self.batch_size, purpose))[: self.batches])
 
     def state(self) -> dict[str, Tensor]:
         """The bases, under 'used.' or 'left.' and the module's name."""

@@ -2,7 +2,7 @@
 
     A_t, B_t     factors trained on task t (t = 1, 2, ...), on the pretrained base        A [R, I], B [O, R]
     start        A_t = Q^T  with Q R = A_{t-1}^T,    B_t = B_{t-1}                        `orthonormal_rows`
-    merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  `SlaoMerge`
+    merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  merging.slao, `SlaoMerge`
 
 The adapter goes on from the last task's factors, so its update is the whole change since the pretrained model: nothing is
 carried into the base, and the merged factors answer queries.
@@ -13,13 +13,13 @@ of R is positive (Gram-Schmidt), which keeps A_t close to A_{t-1}. The first tas
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError
+from perdure.merging.slao import slao
 from perdure.methods.parts import Consolidate, Folded, Init, PerTask, Start
 from perdure.methods.plain import Kaiming
 from perdure.ops.factors import Factors
@@ -76,7 +76,6 @@ class SlaoMerge(Consolidate):
         Raises:
             ConfigError: the update or the past is not one pair of factors per module (another init or consolidation).
         """
-        step = 1 / math.sqrt(len(past) + 1)
         if isinstance(past.deployed, PerTask):
             raise ConfigError("slao merges into one adapter, but the past deploys one update per task.")
         merged: dict[str, LowRank] = {}
@@ -87,6 +86,5 @@ class SlaoMerge(Consolidate):
                     f"slao merges factors of one rank, but '{module}' has another form. Use it with init 'slao' "
                     "(or 'continue'); an init that offsets the base doubles the rank."
                 )
-            B = new.B if old is None else old.B + (new.B - old.B) * step
-            merged[module] = LowRank(new.A, B)
+            merged[module] = slao(old, new, len(past) + 1, module)
         return Folded(carry={}, deployed=merged)

@@ -1,0 +1,89 @@
+"""SLICE without replay: the new gradient, weighed by what its own inputs need and the old tasks' inputs do not feel.
+
+    G_c   mean full gradient of the new task [O, I]              C_t    second moment of the module's inputs on the new task
+    s, r  scaling and rank                                       C_<t   the same, summed over the tasks learnt so far [I, I]
+
+    P = C_t (C_t + kappa C_<t + eps I)^-1              merging.covariance_gain
+    G_c P ~ U S V^T,  then SLICE's steps (4) to (6)    methods.slice
+
+G_c is a sum of (output gradient) x^T over the new inputs x; P turns its rows away from input directions that carry the old tasks.
+Only statistics are kept, of a size that does not grow with the number of tasks, and no example.
+
+Source: this project (beyond the papers; SLICE is arXiv 2605.12752, the gain is that of docs/merging.md). The first task starts
+as LoRA-GA does. C_t is measured when a task begins (for P) and when it is learnt (for C_<t), by the model as it then is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.merging.covariance_gain import covariance_gain
+from perdure.methods.full_gradients import full_batches
+from perdure.methods.input_moments import input_moments
+from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start
+from perdure.methods.loram import rescaled
+from perdure.methods.parts import Need, Start
+from perdure.methods.slice import RightDirections, start_directions
+from perdure.ops.lowrank import dense
+
+if TYPE_CHECKING:
+    from perdure.methods.parts import Context
+    from perdure.ops.lowrank import Update
+
+
+class SliceFree(GradientInit):
+    """The adapter starts from a gradient turned away from the old tasks' inputs; no example is kept.
+
+    Args:
+        kappa: how much the old tasks' inputs count against the new one's.
+        ridge: eps relative to the mean diagonal of C_t + kappa C_<t.
+        right: which right singular vectors A takes, see SLICE.
+        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`; inputs are measured on as many.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.TRAINING_DATA})
+
+    kappa: float = Field(default=1.0, ge=0)
+    ridge: float = Field(default=1e-3, gt=0)
+    right: RightDirections = "next"
+
+    _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def start(self, ctx: Context) -> Start:
+        """See `Init`; LoRA-GA while nothing is learnt."""
+        if not self._past:
+            return LoraGa(**{name: getattr(self, name) for name in GradientInit.model_fields}).start(ctx)
+        gradient = self._task_gradient(ctx, self._accumulators(ctx, "slice-free")(), "slice-free")
+        moments = self._moments(ctx, "slice-free")
+        starts: dict[str, tuple[Tensor, Tensor]] = {}
+        for module, pair in ctx.factors.items():
+            own, past, rank = moments.pop(module), self._past[module], pair.A.shape[0]
+
+            def weigh(rows_NI: Tensor, own: Tensor = own, past: Tensor = past) -> Tensor:
+                return dense(covariance_gain(rows_NI, own, past, self.kappa, self.ridge))
+
+            U, _, Vh = gradient.weighted_triplets(module, 2 * rank, weigh)
+            gradient.drop(module)
+            starts[module] = rescaled(*start_directions(U, Vh, rank, self.right), ctx.weight(module), module)
+        return offset_start(starts, ctx.factors)
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Add the learnt task's second moments."""
+        for module, moment in self._moments(ctx, "slice-free.after").items():
+            self._past[module] = self._past[module] + moment if module in self._past else moment
+
+    def _moments(self, ctx: Context, purpose: str) -> dict[str, Tensor]:
+        name = f"Task '{ctx.stage.name}'"
+        return input_moments(ctx, full_batches(ctx, ctx.stage.train, self.batch_size, self.batches, purpose, name))
+
+    def state(self) -> dict[str, Tensor]:
+        """C_<t of every module, fp64."""
+        return dict(self._past)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._past = dict(state)
