@@ -47,6 +47,19 @@ def read_cl_benchmark(root: Path, *, path: str, labels: list[str]) -> Pool:
     )
 
 
+def read_trace(root: Path, *, path: str) -> Pool:
+    """One task of TRACE (arXiv 2310.06762): <task>/{train,eval,test}.json, lists of {"prompt", "answer"}.
+
+    Raises:
+        MissingTask: no such folder; DataError: a file is not in this layout.
+    """
+    folder = task_folder(root, path)
+    splits = {split: _prompts(folder / f"{split}.json") for split in ("train", "eval", "test")}
+    same = splits["eval"] == splits["test"]
+    notes = ["eval.json is identical to test.json: a validation split is cut from train.json instead"] if same else []
+    return Pool(splits["train"], splits["test"], None if same else splits["eval"], notes, free=True)
+
+
 def task_folder(root: Path, path: str) -> Path:
     """`root`/`path`, or MissingTask."""
     folder = root / path
@@ -90,6 +103,20 @@ def _rows(path: Path, labels: list[str], notes: list[str]) -> list[Pair]:
         pairs.append((sentence, label))
     if len(pairs) < len(rows) and path.name != "dev.json":
         notes.append(f"{len(rows) - len(pairs)} unlabelled rows ('{UNLABELLED}') of {path.name} removed")
+    return pairs
+
+
+def _prompts(path: Path) -> list[Pair]:
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise DataError(f'{path} should be a list of {{"prompt", "answer"}}, found {type(rows).__name__}.')
+    pairs: list[Pair] = []
+    for number, row in enumerate(rows):
+        match row:
+            case {"prompt": str(prompt), "answer": str(answer)}:
+                pairs.append((prompt, answer))
+            case _:
+                raise DataError(f'{path}, row {number}: expected {{"prompt", "answer"}} texts, found {row!r:.80}.')
     return pairs
 
 

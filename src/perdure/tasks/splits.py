@@ -20,7 +20,9 @@ class Pool:
     Args:
         test, validation: None where no such split is given.
         notes: what was noticed while reading.
-        template, choices: see `Task`, where the data itself says them.
+        template, choices, references: see `Task`, where the data itself says them.
+        metric: where the data decides it.
+        free: labels are free texts: no classes to keep in proportion, and one text may have several answers.
     """
 
     train: list[Pair]
@@ -29,6 +31,9 @@ class Pool:
     notes: list[str] = field(default_factory=list)
     template: str = ""
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    references: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    metric: str | None = None
+    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ def normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def unique(pairs: Iterable[Pair]) -> tuple[list[Pair], int, int]:
+def unique(pairs: Iterable[Pair], free: bool = False) -> tuple[list[Pair], int, int]:
     """Each text once (the first), without texts that come with different labels; and how many rows of each kind went.
+
+    With `free` labels, a text with different ones is no contradiction.
 
     Returns:
         (pairs, rows removed as repetitions, rows removed as contradictions)
@@ -59,7 +66,7 @@ def unique(pairs: Iterable[Pair]) -> tuple[list[Pair], int, int]:
     kept: dict[str, Pair] = {}
     contradictions = 0
     for key, text, label in rows:
-        if len(labels[key]) > 1:
+        if len(labels[key]) > 1 and not free:
             contradictions += 1
         else:
             kept.setdefault(key, (text, label))
@@ -72,19 +79,32 @@ def without(pairs: Iterable[Pair], *others: Iterable[Pair]) -> list[Pair]:
     return [pair for pair in pairs if normal(pair[0]) not in taken]
 
 
-def stratified(pairs: Sequence[Pair], size: int, rng: random.Random) -> tuple[list[Pair], list[Pair]]:
-    """`size` pairs in random order with the classes in proportion, and the rest.
+def stratified(
+    pairs: Sequence[Pair], size: int, rng: random.Random, free: bool = False
+) -> tuple[list[Pair], list[Pair]]:
+    """`size` pairs in random order with the classes in proportion, and the rest; plainly random with `free` labels.
 
     Every class gets its share rounded down, at least one while there are places; the places left over go to the
     largest remainders.
     """
     pairs = rng.sample(list(pairs), len(pairs))
-    if size >= len(pairs):
-        return pairs, []
-    counts = Counter(label for _, label in pairs)
-    shares = {label: size * count / len(pairs) for label, count in counts.items()}
+    if free or size >= len(pairs):
+        return pairs[:size], pairs[size:]
+    quota = _quota(Counter(label for _, label in pairs), size, rng)
+    chosen, rest = [], []
+    for pair in pairs:
+        take = quota[pair[1]] > 0
+        quota[pair[1]] -= take
+        (chosen if take else rest).append(pair)
+    return chosen, rest
+
+
+def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int]:
+    """How many of `size` places each class gets."""
+    ties = sorted(counts) if size >= len(counts) else rng.sample(sorted(counts), len(counts))
+    shares = {label: size * counts[label] / counts.total() for label in ties}
     quota = {label: max(int(share), int(size >= len(counts))) for label, share in shares.items()}
-    order = sorted(shares, key=lambda label: (quota[label] - shares[label], label))
+    order = sorted(ties, key=lambda label: quota[label] - shares[label])
     while (left := size - sum(quota.values())) != 0:  # raising rare classes to one may have given out too many
         for label in order if left > 0 else sorted(quota, key=lambda label: (-quota[label], label)):
             if left == 0:
@@ -94,12 +114,7 @@ def stratified(pairs: Sequence[Pair], size: int, rng: random.Random) -> tuple[li
                 continue
             quota[label] += step
             left -= step
-    chosen, rest = [], []
-    for pair in pairs:
-        take = quota[pair[1]] > 0
-        quota[pair[1]] -= take
-        (chosen if take else rest).append(pair)
-    return chosen, rest
+    return quota
 
 
 def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.Random) -> Drawn:
@@ -109,10 +124,10 @@ def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.R
     of the training split. A given test split stays as it is and the training rows that repeat it are removed;
     without one, it is cut from the rest (at most a quarter). The same holds for validation (at most a fifth).
     """
-    notes = list(pool.notes)
-    rest = _unique(pool.train, "training", notes)
-    given_test = None if pool.test is None else _unique(pool.test, "test", notes)
-    given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes)
+    notes, free = list(pool.notes), pool.free
+    rest = _unique(pool.train, "training", notes, free)
+    given_test = None if pool.test is None else _unique(pool.test, "test", notes, free)
+    given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes, free)
     if given_test is not None:
         rest = _without(rest, given_test, "training", "test", notes)
         if given_validation is not None:
@@ -120,9 +135,9 @@ def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.R
     if given_validation is not None:
         rest = _without(rest, given_validation, "training", "validation", notes)
 
-    chosen_test, rest = _take(given_test, rest, test, 4, rng)
-    chosen_validation, rest = _take(given_validation, rest, validation, 5, rng)
-    chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng)
+    chosen_test, rest = _take(given_test, rest, test, 4, rng, free)
+    chosen_validation, rest = _take(given_validation, rest, validation, 5, rng, free)
+    chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
     chosen = {"training": chosen_train, "validation": chosen_validation, "test": chosen_test}
     for split, wanted in (("training", train), ("validation", validation), ("test", test)):
         if isinstance(wanted, int) and len(chosen[split]) < wanted:
@@ -131,17 +146,17 @@ def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.R
 
 
 def _take(
-    given: list[Pair] | None, rest: list[Pair], size: Size, part: int, rng: random.Random
+    given: list[Pair] | None, rest: list[Pair], size: Size, part: int, rng: random.Random, free: bool
 ) -> tuple[list[Pair], list[Pair]]:
     """(the split, what is left to train on): drawn from the given split, else at most 1/`part` of the rest."""
     if given is not None:
-        return stratified(given, len(given) if size == "all" else size, rng)[0], rest
+        return stratified(given, len(given) if size == "all" else size, rng, free)[0], rest
     most = len(rest) // part
-    return stratified(rest, most if size == "all" else min(size, most), rng)
+    return stratified(rest, most if size == "all" else min(size, most), rng, free)
 
 
-def _unique(pairs: list[Pair], split: str, notes: list[str]) -> list[Pair]:
-    kept, repeated, contradicted = unique(pairs)
+def _unique(pairs: list[Pair], split: str, notes: list[str], free: bool) -> list[Pair]:
+    kept, repeated, contradicted = unique(pairs, free)
     if repeated:
         notes.append(f"{repeated} repeated {split} texts removed")
     if contradicted:

@@ -132,12 +132,17 @@ def _load_task(
     return Task(
         name,
         **splits,
-        labels=about["labels"],
-        metric=about.get("metric", "accuracy"),
+        labels=about.get("labels", {}),
+        metric=about.get("metric") or pool.metric or "accuracy",
         notes=drawn.notes,
-        template=pool.template,
-        choices={text: choices for text, choices in pool.choices.items() if text in texts},
+        template=about.get("template") or pool.template,
+        choices=_only(texts, pool.choices),
+        references=_only(texts, pool.references),
     )
+
+
+def _only(texts: set[str], by_text: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {text: value for text, value in by_text.items() if text in texts}
 
 
 def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:

@@ -40,6 +40,7 @@ class Task:
         template: what a language model reads, with the text in place of "{text}"; empty: the text itself.
         choices: text -> the label texts that hold for this one input, in the order of `labels` (multiple choice, as in
             COPA); a text that is not in it has the task's label texts.
+        references: text -> every right answer, for the texts that have several; an example's label is the first.
 
     Raises:
         DataError: a bad name, a label outside `labels`, an empty train or test split, a template without "{text}".
@@ -54,6 +55,7 @@ class Task:
     notes: tuple[str, ...] = ()
     template: str = ""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or not all(c.isalnum() or c in "._-" for c in self.name):
@@ -102,12 +104,16 @@ class Task:
         """The texts that stand for the labels in front of this input, in the order of `labels`."""
         return self.choices.get(text) or tuple(self.labels.values())
 
+    def answers(self, example: Example) -> tuple[str, ...]:
+        """Every answer that counts as right."""
+        return self.references.get(example.text) or (example.label,)
+
     def fingerprint(self) -> str:
         """sha256 over every split, label text, prompt and the metric: two tasks with the same one train and score alike."""
         content = {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}
         parts: list[object] = [self.name, content, list(self.labels.items()), self.metric]
-        if self.template or self.choices:
-            parts += [self.template, list(self.choices.items())]
+        if self.template or self.choices or self.references:
+            parts += [self.template, list(self.choices.items()), list(self.references.items())]
         payload = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(payload.encode()).hexdigest()
 
