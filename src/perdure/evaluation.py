@@ -42,6 +42,3 @@ def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) 
     return list(dict.fromkeys([*learnt, task.name]))
 
 
-def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
-    """The task's metric over its predictions, a fraction of 1; None without examples."""
-    return accuracy(examples, predictions)

@@ -210,12 +210,8 @@ def _adapted(layer: Any) -> AdaptedModule:
 
 def _check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
     """Every target matches a module, and no rank is above a layer's."""
-    linear = {
-        name: (module.weight.shape[0], module.weight.shape[1])
-        for name, module in model.named_modules()
-        if getattr(module, "weight", None) is not None and getattr(module.weight, "ndim", 0) == 2
-        and not isinstance(module, nn.Embedding)
-    }  # fmt: skip
+    weights = {n: getattr(m, "weight", None) for n, m in model.named_modules() if not isinstance(m, nn.Embedding)}
+    linear = {n: tuple(w.shape) for n, w in weights.items() if isinstance(w, Tensor) and w.ndim == 2}
     for target in targets:
         matched = {name: s for name, s in linear.items() if name == target or name.endswith(f".{target}")}
         if not matched:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-from perdure.adapters import read_adapter, write_adapter
+from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import save_checkpoint
 from perdure.config import EvaluationSettings
-from perdure.evaluation import answer, label_sets, score
+from perdure.evaluation import accuracy, answer, label_sets
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
@@ -62,7 +62,7 @@ def score_tasks(
             continue
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        row[task.name] = TaskScore(score(task, examples, predictions), examples, predictions)
+        row[task.name] = TaskScore(accuracy(examples, predictions), examples, predictions)
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
     return row
 
@@ -86,14 +86,14 @@ def save_stage(
 ) -> None:
     """Write everything about a finished stage; it counts as finished when this returns."""
     with store.stage(name) as folder:
-        write_adapter(folder / "adapter", update, base)
+        _write_adapter(folder / "adapter", update, base)
         save_checkpoint(folder / "state.safetensors", past, method)
         write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
         write_json(folder / "notes.json", dict(notes))
         _write_scores(folder, scored)
 
 
-def _write_scores(folder: Any, scored: Mapping[str, TaskScore]) -> None:
+def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
     cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
     write_json(folder / "scores.json", cells)
     for name, cell in scored.items():
@@ -111,7 +111,7 @@ def _write_scores(folder: Any, scored: Mapping[str, TaskScore]) -> None:
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
     """The effective update of the stage at `index` (0 = the first one trained), from its adapter folder."""
-    return read_adapter(store.stage_folder(index + 1) / "adapter")
+    return dict(open_adapter(store.stage_folder(index + 1) / "adapter"))
 
 
 def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str) -> None:
@@ -119,9 +119,9 @@ def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel,
     with store.deploying() as folder:
         if isinstance(deployed, PerTask):
             for task, update in deployed.updates.items():
-                write_adapter(folder / task, _low_rank(update), base)
+                _write_adapter(folder / task, _low_rank(update), base)
         elif all(isinstance(delta, LowRank) for delta in deployed.values()):
-            write_adapter(folder, _low_rank(deployed), base)
+            _write_adapter(folder, _low_rank(deployed), base)
         else:
             with model.deployed(deployed):
                 backbone.save(folder, model.plain_state_dict())
@@ -129,3 +129,9 @@ def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel,
 
 def _low_rank(update: Update) -> dict[str, LowRank]:
     return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
+
+
+def _write_adapter(folder: Path, update: Mapping[str, LowRank], base: str) -> None:
+    folder.mkdir(exist_ok=True)
+    rank = max((delta.rank for delta in update.values()), default=1)
+    write_adapter(folder, update, rank=rank, base=base)

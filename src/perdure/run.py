@@ -148,7 +148,7 @@ def choose_precision(wanted: str) -> Literal["fp32", "bf16"]:
         times = []
         for _ in range(8):
             began = time.perf_counter()
-            left @ right
+            torch.mm(left, right)
             times.append(time.perf_counter() - began)
         seconds[dtype] = min(times)
     return "bf16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "fp32"

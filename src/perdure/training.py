@@ -94,7 +94,7 @@ def train(
             )
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
-        learning_rate = schedule.get_last_lr()[0]
+        learning_rate = float(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
         if method.step_rule:

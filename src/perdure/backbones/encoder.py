@@ -161,4 +161,6 @@ class Encoder:
         return self._tokens[text]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(
+            next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"
+        )

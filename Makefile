@@ -1,0 +1,46 @@
+# `make help` lists the targets. Every target makes what it needs: the only prerequisite is Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help env check test test-slow browser demo bench format clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: $(READY) ## the environment in .venv, with the versions of constraints.txt
+
+# torch comes first and pinned: an open range can pull several GB of GPU libraries.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,check,report]'
+	touch $(READY)
+
+check: $(READY) ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: $(READY) ## everything that is not slow
+	$(BIN)/pytest -m 'not slow and not browser'
+
+test-slow: $(READY) ## the rest
+	$(BIN)/pytest -m 'slow and not browser'
+
+browser: $(READY) ## the report page in a real browser (Debian's chromium)
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  (apt-get update -qq && apt-get install -qq --no-install-recommends chromium chromium-driver)
+	PERDURE_BROWSER=required $(BIN)/pytest -m browser
+
+demo: $(READY) ## five real tasks, three methods, about five minutes
+	$(BIN)/perdure demo
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and what tests left
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

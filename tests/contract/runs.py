@@ -1,0 +1,31 @@
+"""A short run of any method on the tiny encoder, and what of it must be equal to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.run import learn
+from perdure.scores import Scores
+from perdure.store import Store
+from perdure.tasks.task import Task
+
+SETTINGS: dict[str, Any] = {
+    "lora": {"rank": 2, "alpha": 4},
+    "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+    "precision": "fp32",
+    "threads": 1,
+}
+
+
+def short_run(
+    out: Path, tasks: Sequence[Task], encoder: Path, method: str | Mapping[str, Any], **settings: Any
+) -> Scores:
+    backbone = {"kind": "encoder", "model": str(encoder), "max_length": 32}
+    return learn(out=out, tasks=tasks, method=method, backbone=backbone, **{**SETTINGS, **settings})
+
+
+def bits(out: Path) -> dict[str, Any]:
+    """The sha256 of every file of every finished stage and of the deployed model."""
+    return Store(out).manifest

@@ -1,0 +1,69 @@
+"""One contract for every preset of the table (scikit-learn's `check_estimator`, for continual learning)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from perdure.adapters import open_adapter
+from perdure.methods.table import PRESETS
+from perdure.store import Store
+from perdure.tasks.task import Task
+from tests.contract.runs import bits, short_run
+
+pytestmark = pytest.mark.parametrize("method", PRESETS)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_tasks: list[Task], encoder_folder: Path):
+    """method -> folder of an uninterrupted run, made once."""
+    folders: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in folders:
+            folders[method] = tmp_path_factory.mktemp(method) / "run"
+            short_run(folders[method], small_tasks, encoder_folder, method)
+        return folders[method]
+
+    return run
+
+
+def test_same_seed_same_bits(method, finished, tmp_path, small_tasks, encoder_folder):
+    torch.rand(7)  # whatever else the process drew must not matter
+    short_run(tmp_path / "again", small_tasks, encoder_folder, method)
+    assert bits(tmp_path / "again") == bits(finished(method))
+
+
+def test_resumed_between_tasks_equals_uninterrupted(
+    method, finished, tmp_path, small_tasks, encoder_folder, monkeypatch
+):
+    import perdure.sequence
+
+    trained = []
+
+    def stop_at_the_second(*args, **kwargs):
+        trained.append(args)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    real = perdure.sequence.train
+    monkeypatch.setattr(perdure.sequence, "train", stop_at_the_second)
+    if PRESETS[method].stream == "joint":
+        short_run(tmp_path / "run", small_tasks, encoder_folder, method)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            short_run(tmp_path / "run", small_tasks, encoder_folder, method)
+        assert Store(tmp_path / "run").stages() == ["fruit"]
+    monkeypatch.setattr(perdure.sequence, "train", real)
+    short_run(tmp_path / "run", small_tasks, encoder_folder, method)
+    assert bits(tmp_path / "run") == bits(finished(method))
+
+
+def test_training_changes_what_is_answered(method, finished):
+    """The deployed update is not nothing: the first stage's adapter differs from zero in every module."""
+    update = open_adapter(Store(finished(method)).stage_folder(1) / "adapter")
+    assert update
+    assert all((delta.B @ delta.A).abs().max() > 0 for delta in update.values())
