@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perdure.ops.lowrank import Delta, LowRank, dense
 from perdure.ops.randomized_svd import randomized_svd
-from perdure.ops.tiling import working_dtype
+from perdure.ops.tiling import row_tiles, working_dtype
 
 LARGE = 1024
 """Dense updates whose smaller side exceeds this are truncated by a randomised SVD (if the rank is small beside it)."""
@@ -118,7 +118,11 @@ def inner(left: Delta, right: Delta) -> Tensor:
         left, right = right, left
     if isinstance(left, LowRank):  # <B A, D> = sum of A * (B^T D): one thin product, no dense B A
         return (left.A.double() * (left.B.mT @ dense(right)).double()).sum()
-    return (left * dense(right)).sum(dtype=torch.float64)
+    right = dense(right)
+    ranges = row_tiles((left.shape[0], left.shape[1]))
+    return sum(
+        ((left[i:j].double() * right[i:j].double()).sum() for i, j in ranges), torch.zeros((), dtype=torch.float64)
+    )
 
 
 def squared_norm(delta: Delta) -> Tensor:
@@ -136,7 +140,11 @@ def effective_rank(delta: Delta) -> float:
 
     Between 1 (one direction carries everything) and the rank (all directions weigh the same).
     """
-    s = singular_values(delta)
+    return effective_rank_of(singular_values(delta))
+
+
+def effective_rank_of(s: Tensor) -> float:
+    """The same, from the singular values."""
     total = s.sum()
     if total <= 0:
         return 0.0

@@ -1,0 +1,8 @@
+"""What several updates of one base do to each other: signs, collisions, subspaces, magnitudes.
+
+positions.py  counted entry by entry, on row tiles, exact or from sampled rows with a confidence interval
+spaces.py     exact and in the size of the factors
+report.py     both over all modules and pairs: `diagnose(updates) -> Diagnosis`
+words.py      what the numbers mean, in plain sentences
+page.py       a heat map by layer and module type, one self-contained HTML file
+"""

@@ -1,0 +1,212 @@
+"""What two updates do at every position: opposite signs, flips, collisions. Counted on row tiles.
+
+Legend: O output features, I input features, N rows looked at. X the earlier update (or history), Y the later one, [O, I].
+
+    opposite            share of positions with X Y < 0                                     (unrelated updates: 50 %)
+    opposite, top       the same among positions where |X| and |Y| are both in their module's largest k %
+    opposite, weighted  sum of |X Y| where X Y < 0, over sum of |X Y|                       (unrelated updates: 50 %)
+    flip                share of positions with sign(X + Y) != sign(X)                      (equal scales: 25 %)
+    collision           share of positions where |X| and |Y| both exceed `threshold` times their own root mean square
+                        (CR of N-LoRA, arXiv 2410.10179; its ACR is the mean over pairs)
+
+The published opposite-sign ratio (PS-LoRA, arXiv 2512.08960) has no published definition; all four are stated. Nor has
+N-LoRA's collision a published threshold; relative to the root mean square it does not depend on the update's scale.
+A position where either is exactly 0 opposes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.ops.decompose import squared_norm
+from perdure.ops.lowrank import Delta, LowRank, scale
+from perdure.ops.magnitude import magnitude_threshold
+from perdure.ops.tiling import row_tiles, tile, widened
+
+PAIR_SHARES = ("opposite", "opposite_top", "opposite_weighted", "flip", "collision")
+OWN_SHARES = ("mean_magnitude", "nonzero")
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How positions are looked at.
+
+    Args:
+        top: k, as a share: which positions count as large.
+        threshold: in units of the update's root mean square at the module: which entries count as non-zero.
+        rows: share of each module's rows to look at (at least 8); None looks at all, exactly.
+        seed: which rows.
+    """
+
+    top: float = 0.2
+    threshold: float = 0.1
+    rows: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Numerator and denominator of a share, for each row looked at [N], of `population` rows.
+
+    An exact count is one row that stands for all: population 1.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+    population: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share, and the half width of its 95 % confidence interval (0 when every position was looked at).
+
+    `value` is None where there is nothing to divide by.
+    """
+
+    value: float | None
+    half_width: float = 0.0
+
+
+def share(parts: Sequence[Rows]) -> Share:
+    """The ratio of totals over all `parts` (modules), as a stratified ratio estimate with rows as units.
+
+    With w = population / N and e = numerator - R denominator:
+    R = sum w numerator / sum w denominator,  Var R = sum population^2 (1 - N / population) var(e) / N / (sum w denominator)^2.
+    """
+    weights = [part.population / part.numerator.numel() for part in parts]
+    total = sum(w * float(part.denominator.sum()) for w, part in zip(weights, parts, strict=True))
+    if total <= 0:
+        return Share(None)
+    value = sum(w * float(part.numerator.sum()) for w, part in zip(weights, parts, strict=True)) / total
+    variance = 0.0
+    for part in parts:
+        count = part.numerator.numel()
+        if count < part.population:
+            error = part.numerator - value * part.denominator
+            variance += part.population**2 * (1 - count / part.population) * float(error.var()) / count
+    return Share(value, 1.96 * math.sqrt(variance) / total)
+
+
+@dataclass(frozen=True, eq=False)
+class ModulePositions:
+    """One module: what was counted for every update (by index) and every pair (i, j) of them."""
+
+    own: dict[int, dict[str, Rows]]
+    pairs: dict[tuple[int, int], dict[str, Rows]]
+    largest: dict[int, float]
+
+
+def count_positions(
+    deltas: Sequence[Delta | None], pairs: Sequence[tuple[int, int]], looking: Looking, module: str = ""
+) -> ModulePositions:
+    """Everything this file defines, at one module, for all updates that have it.
+
+    Args:
+        deltas: one an update, None where it does not have the module.
+        pairs: which (earlier, later) to compare; pairs with a missing side are left out.
+    """
+    present = {index: widened(delta) for index, delta in enumerate(deltas) if delta is not None}
+    pairs = [(i, j) for i, j in pairs if i in present and j in present]
+    if not present:
+        return ModulePositions({}, {}, {})
+    rms = {i: math.sqrt(float(squared_norm(delta)) / math.prod(delta.shape)) for i, delta in present.items()}
+    unit = 1 / (max(rms.values()) or 1.0)  # entries around 1, so that products neither under- nor overflow
+    scaled = {i: scale(delta, unit) for i, delta in present.items()}
+    look = _Look(scaled, pairs, looking, {i: value * unit for i, value in rms.items()}, module)
+    counted = [look.at(rows) for rows in look.tiles()]
+    population = next(iter(present.values())).shape[0] if looking.rows is not None else 1
+
+    def joined(*key: int | str) -> Rows:
+        """One share's rows of all tiles, products and magnitudes back in the updates' own units."""
+        power = {"mean_magnitude": (1, 0), "opposite_weighted": (2, 2)}.get(str(key[-1]), (0, 0))
+        numerator, denominator = (
+            torch.cat([tile[key][side] for tile in counted]) / unit ** power[side] for side in (0, 1)
+        )
+        if looking.rows is None:
+            numerator, denominator = numerator.sum(dim=0, keepdim=True), denominator.sum(dim=0, keepdim=True)
+        return Rows(numerator, denominator, population)
+
+    own = {i: {name: joined("own", i, name) for name in OWN_SHARES} for i in present}
+    both = {(i, j): {name: joined(i, j, name) for name in PAIR_SHARES} for i, j in pairs}
+    return ModulePositions(own, both, {i: look.largest[i] / unit for i in present})
+
+
+class _Look:
+    """One module under the glass: thresholds once, then tile by tile."""
+
+    def __init__(
+        self,
+        deltas: dict[int, Delta],
+        pairs: Sequence[tuple[int, int]],
+        looking: Looking,
+        rms: dict[int, float],
+        module: str,
+    ) -> None:
+        self.pairs, self.looking, self.rms = pairs, looking, rms
+        self.deltas = deltas if looking.rows is None else _sampled(deltas, looking, module)
+        self.large = {i: magnitude_threshold([delta], looking.top) for i, delta in self.deltas.items()}
+        self.largest = dict.fromkeys(self.deltas, 0.0)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of the rows looked at."""
+        height, width = next(iter(self.deltas.values())).shape
+        return row_tiles((height, width))
+
+    def at(self, rows: tuple[int, int]) -> dict[tuple, tuple[Tensor, Tensor]]:
+        """(key, share name) -> numerators and denominators [N] of these rows."""
+        counted: dict[tuple, tuple[Tensor, Tensor]] = {}
+        X = {i: tile(delta, *rows) for i, delta in self.deltas.items()}
+        nonzero, large = {}, {}
+        for i, x in X.items():
+            magnitude = x.abs()
+            all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
+            nonzero[i] = torch.gt(magnitude, self.looking.threshold * self.rms[i], out=torch.empty_like(x))
+            large[i] = torch.ge(magnitude, self.large[i], out=torch.empty_like(x))
+            self.largest[i] = max(self.largest[i], float(magnitude.max()))
+            counted["own", i, "mean_magnitude"] = (_total(magnitude), all_N)
+            counted["own", i, "nonzero"] = (_total(nonzero[i]), all_N)
+        for i, j in self.pairs:
+            shares = _pair(X[i], X[j], nonzero[i] * nonzero[j], large[i].mul(large[j]))
+            counted |= {(i, j, name): value for name, value in shares.items()}
+        return counted
+
+
+def _pair(x: Tensor, y: Tensor, collide: Tensor, large: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Numerators and denominators [N] of `PAIR_SHARES` for tiles [N, I]; masks are 0.0 or 1.0."""
+    all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
+    product = x * y
+    opposite = torch.lt(product, 0, out=torch.empty_like(x))
+    flipped = torch.ne((x + y).sign_(), x.sign(), out=torch.empty_like(x))
+    signed, large_N = _total(product), _total(large)
+    absolute = _total(product.abs_())
+    return {
+        "opposite": (_total(opposite), all_N),
+        "opposite_top": (_total(opposite.mul_(large)), large_N),
+        "opposite_weighted": ((absolute - signed) / 2, absolute),
+        "flip": (_total(flipped), all_N),
+        "collision": (_total(collide), all_N),
+    }
+
+
+def _total(tile: Tensor) -> Tensor:
+    """Row sums [N] in float64; the sum over one row is short enough for the tile's own dtype."""
+    return tile.sum(dim=1).double()
+
+
+def _sampled(deltas: dict[int, Delta], looking: Looking, module: str) -> dict[int, Delta]:
+    """The same updates with only the rows looked at: the same random rows for all of them."""
+    assert looking.rows is not None
+    height = next(iter(deltas.values())).shape[0]
+    count = min(height, max(8, round(looking.rows * height)))
+    own_seed = zlib.crc32(f"{looking.seed}/{module}".encode())  # so that modules do not share their choice of rows
+    generator = torch.Generator().manual_seed(own_seed)
+    rows = torch.randperm(height, generator=generator)[:count].sort().values
+    return {
+        i: LowRank(delta.A, delta.B[rows]) if isinstance(delta, LowRank) else delta[rows] for i, delta in deltas.items()
+    }

@@ -1,0 +1,136 @@
+"""What a diagnosis means, in plain sentences; and names of modules that people can read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+
+from perdure.diagnostics.report import Diagnosis, Pair, Share, Single
+
+FIGHT, AGREE = 0.55, 0.45
+"""Weighted opposite-sign shares beyond which two updates are said to fight or to agree; unrelated ones lie within a few
+thousandths of .5 (the cosine of random updates has a standard deviation of 1 / sqrt(O I))."""
+NEAR = 30.0
+"""Degrees below which two directions are said to be shared."""
+
+
+def sentences(diagnosis: Diagnosis) -> list[str]:
+    """A few sentences on every pair, in order."""
+    sizes = {single.name: single for single in diagnosis.updates}
+    return [line for pair in diagnosis.pairs for line in _about(pair, sizes, diagnosis)]
+
+
+def places(modules: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """Module -> (short name of its type, layer number); 'model.layers.8.self_attn.v_proj' -> ('v_proj', 8).
+
+    The type is the module's name without its first number, cut to the shortest ending that no other type shares.
+    """
+    split = {module: _split(module) for module in modules}
+    short = _shortest({kind for kind, _ in split.values()})
+    return {module: (short[kind], layer) for module, (kind, layer) in split.items()}
+
+
+def where(modules: Sequence[str], known: Iterable[str]) -> str:
+    """'layers 8-11 of v_proj, layer 3 of q_proj'; `known` are all modules, which decide how short a name can be.
+
+    >>> where(["l.1.v", "l.2.v", "l.5.q"], ["l.1.v", "l.2.v", "l.5.q"])
+    'layers 1-2 of v, layer 5 of q'
+    """
+    placed = places(known)
+    kinds = sorted(
+        {placed[module][0] for module in modules}, key=lambda kind: [placed[m][0] for m in modules].index(kind)
+    )
+    texts = []
+    for kind in kinds:
+        layers = sorted(layer for name, layer in map(placed.__getitem__, modules) if name == kind and layer is not None)
+        texts.append(f"{_ranges(layers)} of {kind}" if layers else kind)
+    return ", ".join(texts)
+
+
+def percent(share: Share) -> str:
+    """'50.1 %', with its confidence interval where it is an estimate: '50.1 ± 0.2 %'."""
+    if share.value is None:
+        return "nothing"
+    margin = f" ± {100 * share.half_width:.1f}" if share.half_width > 0 else ""
+    return f"{100 * share.value:.1f}{margin} %"
+
+
+def _about(pair: Pair, sizes: Mapping[str, Single], diagnosis: Diagnosis) -> list[str]:
+    one, two, overall = pair.first, pair.second, pair.overall
+    if not pair.modules:
+        return [f"{one} and {two} have no module in common; their sum is exact and neither touches the other."]
+    weighted = overall.opposite_weighted
+    verdict = "are unrelated in sign"
+    if weighted.value is not None and weighted.value > FIGHT:
+        verdict = "fight"
+    elif weighted.value is not None and weighted.value < AGREE:
+        verdict = "agree"
+    lines = [
+        f"{one} and {two} {verdict}: weighted by size, {percent(weighted)} of what they have in common has opposite signs "
+        f"(unrelated updates: 50 %); {percent(overall.opposite)} of all positions do."
+    ]
+    lines += _located(pair)
+    lines.append(
+        f"Adding {two} turns the sign of {percent(overall.flip)} of the entries of {one} (equal in size and unrelated: 25 %); "
+        f"both write to {percent(overall.collision)} of the positions (above {diagnosis.looking.threshold:g} x their "
+        "root mean square)."
+    )
+    if one in sizes and two in sizes and sizes[one].overall.frobenius > 0:
+        ratio = sizes[two].overall.frobenius / sizes[one].overall.frobenius
+        if not 0.5 <= ratio <= 2:
+            lines.append(f"{two} is {ratio:.2g} times as large as {one}: in a plain sum the larger one decides.")
+    return lines
+
+
+def _located(pair: Pair) -> list[str]:
+    """Where they fight, where they agree, and where they share directions."""
+    lines = []
+    shares = {module: both.opposite_weighted for module, both in pair.modules.items()}
+    known = {module: share for module, share in shares.items() if share.value is not None}
+    fighting = [m for m, s in known.items() if s.value is not None and s.value > FIGHT and s.value - s.half_width > 0.5]
+    agreeing = [m for m, s in known.items() if s.value is not None and s.value < AGREE and s.value + s.half_width < 0.5]
+    for verb, found in (("fight", fighting), ("agree", agreeing)):
+        if found and len(found) < len(known):
+            values = [share.value for m in found if (share := known[m]).value is not None]
+            span = f"{100 * min(values):.0f}-{100 * max(values):.0f} % opposite by size"
+            lines.append(f"They {verb} in {where(found, pair.modules)} ({span}).")
+    near = [
+        module
+        for module, both in pair.modules.items()
+        if both.smallest_input_angle is not None and both.smallest_input_angle < NEAR
+    ]
+    if near:
+        lines.append(
+            f"They read a common input direction (closer than {NEAR:g} degrees) in {where(near, pair.modules)}."
+        )
+    return lines
+
+
+def _split(module: str) -> tuple[str, int | None]:
+    parts = module.split(".")
+    for place, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join([*parts[:place], *parts[place + 1 :]]), int(part)
+    return module, None
+
+
+def _shortest(kinds: set[str]) -> dict[str, str]:
+    """Every kind's shortest dotted ending that no other kind has."""
+    short = {}
+    for kind in kinds:
+        parts = kind.split(".")
+        endings = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        others = kinds - {kind}
+        short[kind] = next((end for end in endings if not any(o == end or o.endswith("." + end) for o in others)), kind)
+    return short
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'layers 1-3, 7' of [1, 2, 3, 7]."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda item: item[1] - item[0]):
+        values = [number for _, number in run]
+        runs.append(str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}")
+    text = ", ".join(runs)
+    return f"layers {text}" if re.search(r"[-,]", text) else f"layer {text}"
