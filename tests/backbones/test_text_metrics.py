@@ -9,40 +9,50 @@ import pytest
 from perdure.backbones.text_metrics import (
     edit_similarity,
     exact_match,
+    first_character,
     normalise,
     rouge_l,
     sari,
-    sentence_sari,
     text_metric,
+    with_literals,
 )
 from perdure.errors import ConfigError, UnknownName
 
 
 def test_exact_match_ignores_case_punctuation_and_spacing() -> None:
     assert normalise(" Science  or\tTechnology. ") == "science or technology"
-    assert exact_match(["", ""], ["Very Positive!", "negative"], ["very positive", "very negative"]) == 0.5
+    assert exact_match("", "Very Positive!", ["very positive"]) == 1.0
+    assert exact_match("", "negative", ["very negative"]) == 0.0
+    assert exact_match("", "no", ["nope", "No."]) == 1.0
+
+
+def test_the_first_character_alone_counts() -> None:
+    assert first_character("", " B) because", ["B"]) == 1.0
+    assert first_character("", "A", ["B"]) == 0.0
+    assert first_character("", "", [""]) == 0.0
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     pytest.importorskip("rouge_score")
-    # common subsequence "police killed gunman": 3 of 4 words and 3 of 5
-    assert rouge_l([""], ["police then killed the gunman"], ["police killed that gunman"]) == pytest.approx(
-        2 * 3 / (4 + 5)
-    )
-    assert rouge_l([""], ["running"], ["runs"]) == 1.0  # Porter stems
-    assert rouge_l([""], [""], ["something"]) == 0.0
+    # common subsequence "police killed gunman": 3 of 5 words and 3 of 4
+    found = rouge_l("", "police then killed the gunman", ["police killed that gunman"])
+    assert found == pytest.approx(2 * 3 / (4 + 5))
+    assert rouge_l("", "running", ["runs"]) == 1.0  # Porter stems
+    assert rouge_l("", "", ["something"]) == 0.0
+    assert rouge_l("", "a cat", ["a dog", "a cat"]) == 1.0  # the best of several
 
 
 def test_edit_similarity_counts_insertions_and_deletions() -> None:
     pytest.importorskip("rapidfuzz")
     # "kitten" -> "sitting": longest common subsequence "ittn", 4 of 6 and of 7
-    assert edit_similarity([""], ["kitten"], ["sitting"]) == pytest.approx(2 * 4 / (6 + 7))
-    assert edit_similarity([""], ["same"], ["same"]) == 1.0
+    assert edit_similarity("", "kitten", ["sitting"]) == pytest.approx(2 * 4 / (6 + 7))
+    assert edit_similarity("", "return 1", ["return <NUM_LIT:1>"]) == 1.0
+    assert with_literals("f(<STR_LIT:a b>, <NUM_LIT>, <STR_LIT>)") == "f(a b, 0, )"
 
 
 def test_sari_is_the_value_the_hub_script_publishes() -> None:
     """The example on the page of evaluate-metric/sari: 26.953601953601954."""
-    score = sentence_sari(
+    score = sari(
         "About 95 species are currently accepted.",
         "About 95 you now get in.",
         [
@@ -55,9 +65,9 @@ def test_sari_is_the_value_the_hub_script_publishes() -> None:
 
 
 def test_sari_of_the_target_itself_is_one_and_of_doing_nothing_is_not() -> None:
-    source, target = ["the feline sat down"], ["the cat sat"]
-    assert sari(source, target, target) == 1.0
-    assert sari(source, source, target) < 0.5
+    source, target = "the feline sat down", "the cat sat"
+    assert sari(source, target, [target]) == 1.0
+    assert sari(source, source, [target]) < 0.5
 
 
 def test_an_unknown_metric_names_the_nearest() -> None:
@@ -69,4 +79,4 @@ def test_an_unknown_metric_names_the_nearest() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(ConfigError, match="pip install rapidfuzz"):
-        edit_similarity([""], ["a"], ["b"])
+        edit_similarity("", "a", ["b"])

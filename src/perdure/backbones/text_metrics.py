@@ -1,6 +1,7 @@
-"""Scores of written answers, each a fraction of 1: exact match, ROUGE-L, edit similarity, SARI.
+"""Scores of one written answer, each in [0, 1]: exact match, first character, ROUGE-L, edit similarity, SARI.
 
-`TEXT_METRICS` maps a name to a function of (inputs, answers, targets). The score of a task is the mean over its examples.
+`TEXT_METRICS` maps a name to a function of (input, answer, right answers); of several right answers the best one counts.
+The score of a task is the mean over its examples.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 
 from perdure.errors import ConfigError, UnknownName
 
-TextMetric = Callable[[Sequence[str], Sequence[str], Sequence[str]], float]
-"""Inputs, answers, targets (one each an example) -> a mean score in [0, 1]."""
+TextMetric = Callable[[str, str, Sequence[str]], float]
+"""The input, the model's answer, every right answer (at least one) -> a score in [0, 1]."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+_LITERAL = re.compile(r"<(NUM|STR|CHAR)_LIT(?::(.*?))?>")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -28,48 +30,69 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
-def exact_match(_inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) -> float:
-    """Share of answers equal to their target after `normalise`."""
-    return _mean([float(normalise(a) == normalise(t)) for a, t in zip(answers, targets, strict=True)])
+def exact_match(_text: str, answer: str, right: Sequence[str]) -> float:
+    """1 if the answer equals a right one after `normalise`, else 0."""
+    return float(normalise(answer) in map(normalise, right))
 
 
-def rouge_l(_inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean ROUGE-L F1 with Porter stemming, by the package rouge-score.
+def first_character(_text: str, answer: str, right: Sequence[str]) -> float:
+    """1 if the first characters agree, white space aside, else 0: TRACE's score of ScienceQA (arXiv 2310.06762)."""
+    return float(bool(answer.strip()) and any(answer.strip()[0] == one.strip()[:1] for one in right))
 
-    Source: Lin 2004; F1 with stemming as in Super-NaturalInstructions' evaluation (arXiv 2204.07705) and SAPT.
+
+def rouge_l(_text: str, answer: str, right: Sequence[str]) -> float:
+    """ROUGE-L F1 with Porter stemming, by the package rouge-score.
+
+    Source: Lin 2004; F1 with stemming, the best of several right answers, as in Super-NaturalInstructions' evaluation
+    (arXiv 2204.07705).
+
+    Raises:
+        ConfigError: the package is not installed.
     """
-    scorer = _rouge_scorer()
-    return _mean([scorer.score(t, a)["rougeL"].fmeasure for a, t in zip(answers, targets, strict=True)])
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise _missing("rouge-l", "rouge-score") from error
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    return max(scorer.score(one, answer)["rougeL"].fmeasure for one in right)
 
 
-def edit_similarity(_inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean of 1 - (insertions + deletions) / (both lengths), by rapidfuzz; TRACE's score of Py150 (arXiv 2310.06762)."""
+def edit_similarity(_text: str, answer: str, right: Sequence[str]) -> float:
+    """1 - (insertions + deletions) / (both lengths), by rapidfuzz: TRACE's score of Py150 (arXiv 2310.06762).
+
+    Py150's stand-ins for literals are replaced by what they stand for first: <NUM_LIT:1> becomes 1, <STR_LIT> nothing.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
     try:
         from rapidfuzz import fuzz
     except ImportError as error:
         raise _missing("edit-similarity", "rapidfuzz") from error
-    return _mean([fuzz.ratio(a, t) / 100 for a, t in zip(answers, targets, strict=True)])
+    return max(fuzz.ratio(with_literals(answer), with_literals(one)) / 100 for one in right)
 
 
-def sari(inputs: Sequence[str], answers: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean SARI: how well words are kept, added and deleted, against the input and one target (Xu et al. 2016, Q16-1029)."""
-    triples = zip(inputs, answers, targets, strict=True)
-    return _mean([sentence_sari(source, answer, [target]) for source, answer, target in triples])
+def with_literals(code: str) -> str:
+    """CodeXGLUE's stand-ins for literals replaced.
+
+    >>> with_literals("x = <NUM_LIT:1> + len(<STR_LIT>)")
+    'x = 1 + len()'
+    """
+    return _LITERAL.sub(lambda found: found[2] or ("0" if found[1] == "NUM" else ""), code)
 
 
-def sentence_sari(source: str, answer: str, targets: Sequence[str], order: int = 4) -> float:
-    """SARI in [0, 1] of one answer: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3.
+def sari(text: str, answer: str, right: Sequence[str]) -> float:
+    """SARI: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3 (Xu et al. 2016, Q16-1029).
 
     Texts are lower-cased; words and punctuation marks are one unit each (close to the 13a rules the script below uses).
-    Counts are weighted by the share of targets that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
+    Counts are weighted by the share of right answers that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
     the released formula's repaired form, both as in the maintained script `evaluate-metric/sari`, whose published example
     is a test here. Written here since no package of the index holds SARI: that script is fetched from the hub and run.
     """
     scores = []
-    for n in range(1, order + 1):
-        grams = [_grams(text, n) for text in targets]
-        every = sum(grams, Counter[tuple[str, ...]]())
-        scores.append(_sari_of_order(_grams(source, n), _grams(answer, n), every, len(targets)))
+    for n in range(1, 5):
+        targets = sum((_grams(one, n) for one in right), Counter[tuple[str, ...]]())
+        scores.append(_sari_of_order(_grams(text, n), _grams(answer, n), targets, len(right)))
     return _mean([_mean(parts) for parts in scores])
 
 
@@ -113,20 +136,13 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _rouge_scorer():
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise _missing("rouge-l", "rouge-score") from error
-    return RougeScorer(["rougeL"], use_stemmer=True)
-
-
 def _missing(metric: str, package: str) -> ConfigError:
     return ConfigError(f"The metric '{metric}' needs the package {package}: pip install {package} (or perdure[text]).")
 
 
 TEXT_METRICS: dict[str, TextMetric] = {
     "exact-match": exact_match,
+    "first-character": first_character,
     "rouge-l": rouge_l,
     "edit-similarity": edit_similarity,
     "sari": sari,
