@@ -34,8 +34,9 @@ import torch
 from torch import Tensor
 
 from perdure.ops.factors import Factors
-from perdure.ops.sign_magnitude import Form, Scratch, reference, tiled
+from perdure.ops.sign_magnitude import Form, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
+from perdure.ops.through_factors import Scratch
 
 FORM = Form(alpha=1000.0)
 RANK = 8
@@ -112,8 +113,7 @@ def make_variant(name: str) -> Variant:
         case "tiled":
             return lambda factors, _, signs: tiled(factors, signs, FORM, scratch=scratch)
         case _:
-            kernel = compiled_tile()
-            return lambda factors, _, signs: tiled(factors, signs, FORM, scratch=scratch, elementwise=kernel)
+            return lambda factors, _, signs: tiled(factors, signs, FORM, scratch=scratch, elementwise=compiled_tile)
 
 
 VARIANTS = ("naive", "naive-kept", "naive-compiled", "tiled", "compiled")

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
-from perdure.ops.sign_magnitude import Form, Scratch, loss, reference, tiled
+from perdure.ops.sign_magnitude import Form, loss, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
+from perdure.ops.through_factors import Scratch
 
 FORMS = [
     Form(50.0),
@@ -128,6 +129,6 @@ def test_compiled_tiles_equal_the_equation() -> None:
     factors, history = toy(torch.float32, True, (300, 200))
     exact, exact_history = toy(torch.float64, True, (300, 200))
     form = Form(50.0)
-    actual = tiled(factors, torch.tanh(form.alpha * history), form, 64, elementwise=compiled_tile())
+    actual = tiled(factors, torch.tanh(form.alpha * history), form, 64, elementwise=compiled_tile)
     for got, want in zip(actual, reference(exact, exact_history, form), strict=True):
         assert (got.double() - want).abs().max() / want.abs().max() < 1e-5

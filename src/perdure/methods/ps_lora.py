@@ -40,8 +40,9 @@ from perdure.methods.parts import Consolidate, Context, Folded, PerTask, WeightP
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.precision import precise
-from perdure.ops.sign_magnitude import Form, Reading, Scratch, Terms, elementwise_tile, reference, tiled
+from perdure.ops.sign_magnitude import Form, Reading, Terms, elementwise_tile, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
+from perdure.ops.through_factors import Scratch
 
 
 class SignMagnitude(WeightPenalty):
@@ -87,7 +88,7 @@ class SignMagnitude(WeightPenalty):
             results = reference(exact, zero if history is None else dense(history).to(zero), form)
         else:
             signs = self._sign(module, exact.A, past)
-            kernel = compiled_tile() if self.engine == "compiled" else elementwise_tile
+            kernel = compiled_tile if self.engine == "compiled" else elementwise_tile
             results = tiled(exact, signs, form, self.tile, self._scratch, kernel)
         value, grad_A, grad_B = results
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1

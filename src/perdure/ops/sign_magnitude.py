@@ -23,12 +23,11 @@ from torch import Tensor
 
 from perdure.ops.factors import Factors
 from perdure.ops.frobenius import squared_norm
-from perdure.ops.lowrank import LowRank, dense, tiles
+from perdure.ops.lowrank import LowRank, dense
+from perdure.ops.through_factors import Kernel, Scratch, product, through_factors
 
 Reading = Literal["elementwise", "scalar"]
 Terms = Literal["both", "sign-only", "magnitude-only"]
-TILE_ELEMENTS = 1 << 18
-"""Positions of a tile when no number of rows is asked for: four float32 tiles of 1 MB stay in a CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,65 +61,36 @@ def reference(factors: Factors, history_OI: Tensor, form: Form) -> tuple[Tensor,
     return value.detach(), grad_A, grad_B
 
 
-class Scratch:
-    """Memory for tiles, allocated once and used again for every tile and module."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0)
-
-    def take(self, count: int, rows: int, columns: int, like: Tensor) -> tuple[Tensor, ...]:
-        """`count` tiles [rows, columns] with undefined content, of `like`'s dtype and device."""
-        size = count * rows * columns
-        if self._memory.numel() < size or self._memory.dtype != like.dtype or self._memory.device != like.device:
-            self._memory = torch.empty(size, dtype=like.dtype, device=like.device)
-        return self._memory[:size].view(count, rows, columns).unbind(0)
-
-
-Kernel = Callable[[LowRank, Tensor, float, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
-"""(tile of dW as factors, S_NI, alpha, four tiles of scratch [N, I]) -> (a sum over the tile, G_NI, one of the scratch tiles)."""
-
-
-def elementwise_tile(update: LowRank, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """sum W^2 (1 - T S) and G / 2 = W (1 - T S) - alpha/2 W^2 S (1 - T^2) of one tile.
+def elementwise_tile(signs_OI: Tensor, alpha: float) -> Kernel:
+    """sum W^2 (1 - T S) and G / 2 = W (1 - T S) - alpha/2 W^2 S (1 - T^2).
 
     With p = sigmoid(2 alpha W): T = 2 p - 1 and 1 - T^2 = 4 p (1 - p). Sigmoid is several times faster than tanh on CPUs.
     """
-    W, p, slope, G = scratch
-    torch.mm(update.B, update.A, out=W)
-    torch.mul(W, 2 * alpha, out=p).sigmoid_()
-    torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)  # S p (1 - p)
-    p.sub_(0.5).mul_(S)  # T S / 2
-    torch.addcmul(W, W, p, value=-2, out=G)  # W (1 - T S)
-    value = torch.dot(W.view(-1), G.view(-1))
-    return value, G.addcmul_(W.mul_(W), slope, value=-2 * alpha)
+
+    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        W, p, slope, G = scratch
+        S = signs_OI[start:stop]
+        torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
+        torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)  # S p (1 - p)
+        p.sub_(0.5).mul_(S)  # T S / 2
+        torch.addcmul(W, W, p, value=-2, out=G)  # W (1 - T S)
+        value = torch.dot(W.view(-1), G.view(-1))
+        return value, G.addcmul_(W.mul_(W), slope, value=-2 * alpha)
+
+    return kernel
 
 
-def agreement_tile(update: LowRank, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """sum T S and S (1 - T^2), its derivative by W over alpha, of one tile."""
-    W, p, slope, _ = scratch
-    torch.mm(update.B, update.A, out=W)
-    torch.mul(W, 2 * alpha, out=p).sigmoid_()
-    torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)
-    return 2 * torch.dot(p.sub_(0.5).view(-1), S.view(-1)), slope.mul_(4)
+def agreement_tile(signs_OI: Tensor, alpha: float) -> Kernel:
+    """sum T S, and S (1 - T^2), its derivative by W over alpha."""
 
+    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        W, p, slope, _ = scratch
+        S = signs_OI[start:stop]
+        torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
+        torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)
+        return 2 * torch.dot(p.sub_(0.5).view(-1), S.view(-1)), slope.mul_(4)
 
-def _over_tiles(
-    kernel: Kernel, factors: Factors, signs_OI: Tensor, alpha: float, tile: int | None, scratch: Scratch
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernel's sum over all rows (float64), s B^T G [R, I] and s G A^T [O, R]; never a dense G."""
-    height, width = factors.shape
-    delta, A, B = factors.update(), factors.A, factors.B
-    size = min(height, tile or max(1, TILE_ELEMENTS // width))
-    value = torch.zeros((), dtype=torch.float64, device=A.device)
-    grad_A, grad_B_RO = torch.zeros_like(A), A.new_empty(B.mT.shape)  # A G^T is faster than G A^T on CPUs
-    memory = scratch.take(4, size, width, A)
-    for start, stop in tiles(height, size):
-        here = tuple(tensor[: stop - start] for tensor in memory)
-        part, G = kernel(LowRank(delta.A, delta.B[start:stop]), signs_OI[start:stop], alpha, here)
-        value += part
-        grad_A.addmm_(B[start:stop].mT, G)
-        torch.mm(A, G.mT, out=grad_B_RO[:, start:stop])
-    return value, grad_A.mul_(factors.scaling), grad_B_RO.mT.mul(factors.scaling).contiguous()
+    return kernel
 
 
 def tiled(
@@ -129,7 +99,7 @@ def tiled(
     form: Form,
     tile: int | None = None,
     scratch: Scratch | None = None,
-    elementwise: Kernel = elementwise_tile,
+    elementwise: Callable[[Tensor, float], Kernel] = elementwise_tile,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value (scalar, float64) and gradients of A [R, I] and B [O, R], in closed form, tile by tile.
 
@@ -138,9 +108,8 @@ def tiled(
         signs_OI: S = tanh(alpha H), contiguous, or None without history (S = 0).
         tile: rows worked on at a time; None chooses by width.
         scratch: memory to use again; one is made when not given.
-        elementwise: the tile kernel of the elementwise reading (the compiled one may be given).
+        elementwise: makes the tile kernel of the elementwise reading (the compiled one may be given).
     """
-    scratch = scratch or Scratch()
     count = factors.shape[0] * factors.shape[1]
     if form.terms == "magnitude-only" or (signs_OI is None and form.terms == "both"):
         return squared_norm(factors)
@@ -148,9 +117,9 @@ def tiled(
         value = torch.tensor(float(count), dtype=torch.float64, device=factors.A.device)
         return value, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
     if form.terms == "both" and form.reading == "elementwise":
-        value, grad_A, grad_B = _over_tiles(elementwise, factors, signs_OI, form.alpha, tile, scratch)
+        value, grad_A, grad_B = through_factors(elementwise(signs_OI, form.alpha), factors, tile, scratch)
         return value, grad_A.mul_(2), grad_B.mul_(2)
-    agreement, grad_A, grad_B = _over_tiles(agreement_tile, factors, signs_OI, form.alpha, tile, scratch)
+    agreement, grad_A, grad_B = through_factors(agreement_tile(signs_OI, form.alpha), factors, tile, scratch)
     if form.terms == "sign-only":
         return count - agreement, grad_A.mul_(-form.alpha), grad_B.mul_(-form.alpha)
     norm, norm_A, norm_B = squared_norm(factors)

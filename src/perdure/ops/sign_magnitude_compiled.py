@@ -5,13 +5,14 @@ Legend: N rows of a tile, I input features, K stacked rank, W effective update, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from perdure.ops.lowrank import LowRank
-from perdure.ops.sign_magnitude import Kernel
+from perdure.ops.through_factors import Kernel
 
 UNROLL = 16
 """Up to this rank the product is written out, so that W never leaves the registers."""
@@ -37,11 +38,16 @@ def _fused(A_KI: Tensor, B_NK: Tensor, S: Tensor, alpha: Tensor, out: Tensor) ->
 
 
 @cache
-def compiled_tile() -> Kernel:
-    """The kernel; built when it is first run on a shape, for all shapes from the second one on."""
-    fused = torch.compile(_fused, fullgraph=True)
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Built when it is first run on a shape, and for all shapes from the second one on."""
+    return torch.compile(_fused, fullgraph=True)
 
-    def kernel(update: LowRank, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return fused(update.A, update.B, S, torch.tensor(alpha, dtype=S.dtype), scratch[0])
+
+def compiled_tile(signs_OI: Tensor, alpha: float) -> Kernel:
+    """`sign_magnitude.elementwise_tile`, compiled."""
+    sharpness = torch.tensor(alpha, dtype=signs_OI.dtype)
+
+    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return _compiled()(rows.A, rows.B, signs_OI[start:stop], sharpness, scratch[0])
 
     return kernel
