@@ -13,6 +13,9 @@ from perdure.errors import ConfigError, UnknownName
 
 KINDS: Mapping[str, tuple[str, str, str]] = {
     "encoder": ("perdure.backbones.encoder", "Encoder", "EncoderSettings"),
+    "causal": ("perdure.backbones.causal", "CausalLM", "CausalSettings"),
+    "seq2seq": ("perdure.backbones.seq2seq", "Seq2SeqLM", "Seq2SeqSettings"),
+    "vision": ("perdure.backbones.vision", "Vision", "VisionSettings"),
 }
 """Kind -> module, backbone class, settings class."""
 
