@@ -136,3 +136,79 @@ def test_not_utf8_is_named(tmp_path: Path) -> None:
 def test_missing_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(MissingTask, match="no folder TC/agnews"):
         read_cl_benchmark(tmp_path, path="TC/agnews", labels=["World"])
+
+
+def test_trace_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "FOMC"
+    folder.mkdir()
+    for split in ("train", "eval", "test"):
+        rows = [{"prompt": f"{split} {i}?", "answer": "ABC"[i % 3]} for i in range(6)]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    suite = load_suite("trace", data=tmp_path, order="FOMC,20Minuten")
+    [task] = suite.tasks
+    assert (len(task.train), len(task.validation), len(task.test), task.metric) == (6, 6, 6, "exact-match")
+    assert task.prompt("eval 0?") == "eval 0?"
+    assert suite.warnings == (f"20Minuten: left out, there is no folder 20Minuten in {tmp_path}",)
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [('{"prompt": "a"}', "should be a list"), ('[{"prompt": "a", "answer": 3}]', "row 0: expected")],
+)
+def test_wrong_trace_files_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "FOMC").mkdir()
+    (tmp_path / "FOMC/train.json").write_text(content)
+    with pytest.raises(DataError, match=rf"train\.json.*{message}"):
+        load_suite("trace", data=tmp_path, order="FOMC")
+
+
+def write_glue(root: Path, config: str, fields: dict[str, str], labels: list[object], test: str) -> None:
+    (root / config).mkdir()
+    for split in ("train", test):
+        lines = [
+            json.dumps(
+                {name: f"{split} {text} {i}" for name, text in fields.items()} | {"label": labels[i % len(labels)]}
+            )
+            for i in range(30)
+        ]
+        (root / config / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+def test_glue_from_local_files(tmp_path: Path) -> None:
+    write_glue(tmp_path, "sst2", {"sentence": "s"}, [0, 1], "validation")
+    write_glue(tmp_path, "mnli", {"premise": "p", "hypothesis": "h"}, ["neutral", 2, 0], "validation_matched")
+    suite = load_suite("glue", data=tmp_path, order="sst2,mnli")
+    sst2, mnli = suite.tasks
+    assert {e.label for e in sst2.train} == {"negative", "positive"}
+    assert {e.label for e in mnli.test} == {"neutral", "contradiction", "entailment"}
+    assert mnli.test[0].text.startswith("premise: validation_matched p ")
+    assert len(mnli.test) == 30
+
+
+@pytest.mark.parametrize(
+    "record,message",
+    [({"text": "a", "label": 0}, "no field 'sentence'"), ({"sentence": "a", "label": -1}, "label '-1' is not one of")],
+)
+def test_wrong_glue_records_are_named(tmp_path: Path, record: dict[str, object], message: str) -> None:
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2/train.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=rf"train\.jsonl, line 1: {message}"):
+        load_suite("glue", data=tmp_path, order="sst2")
+
+
+def test_glue_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["negative", "positive"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": names})
+
+    def load(name: str, config: str, split: str) -> datasets.Dataset:
+        assert (name, config) == ("nyu-mll/glue", "sst2")
+        columns = {"sentence": [f"{split} {i}" for i in range(20)], "label": [i % 2 for i in range(20)]}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.delenv("PERDURE_GLUE", raising=False)
+    [task] = load_suite("glue", order="sst2").tasks
+    assert (len(task.train), len(task.validation), len(task.test)) == (16, 4, 20)
+    assert task.labels == {"negative": "negative", "positive": "positive"}

@@ -10,6 +10,7 @@ import email.errors
 import email.header
 import gzip
 import html
+import inspect
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +18,11 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import DataError
+from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.archives import member, members
 from perdure.tasks.benchmarks import read_cl_benchmark, read_trace
 from perdure.tasks.folders import unpacked
+from perdure.tasks.hub import read_hub
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
 from perdure.tasks.packages import ASSETS, Progress, package_file
 from perdure.tasks.splits import Pair, Pool
@@ -101,6 +103,7 @@ READERS: dict[str, Reader] = {
     "cl-benchmark": read_cl_benchmark,
     "super-ni": read_super_ni,
     "trace": read_trace,
+    "hub": read_hub,
 }
 
 
@@ -163,16 +166,26 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: P
     else the reader takes; `labels: true` hands the task's labels over, to be checked.
 
     Raises:
+        UnknownName, ConfigError: no such reader or asset, or settings it does not take.
         DataError: see the readers; FetchError: the package file cannot be had.
     """
     settings = dict(about["source"])
+    name = settings.pop("reader", None)
+    if name not in READERS:
+        raise UnknownName("reader", str(name), READERS)
     if settings.pop("labels", False):
         settings["labels"] = list(about["labels"])
-    reader = READERS[settings.pop("reader")]
     asset = settings.pop("asset", None)
-    if asset:
-        source = unpacked(asset, progress) if ASSETS[asset].keep else package_file(asset, progress)
-        return reader(source, **settings)
-    if data is None:
-        raise DataError("This task is read out of a folder; say which with `data`.")
-    return reader(data, **settings)
+    if asset is None and data is None and name != "hub":
+        raise DataError("These examples are read out of a folder; say which with `data`.")
+    try:
+        inspect.signature(READERS[name]).bind(None, **settings)
+    except TypeError as error:
+        raise ConfigError(f"The settings of reader '{name}' do not fit: {error}.") from None
+    return READERS[name](_source(asset, progress) if asset else data, **settings)
+
+
+def _source(asset: str, progress: Progress | None) -> Path:
+    """The package file, or the folder with what is kept of a large one."""
+    kept = asset in ASSETS and ASSETS[asset].keep
+    return unpacked(asset, progress) if kept else package_file(asset, progress)

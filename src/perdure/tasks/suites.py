@@ -127,11 +127,15 @@ def _load_task(
 
     pool = read_pool(about, data=data, progress=progress)
     drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng)
-    splits = {split: [Example(text, label) for text, label in getattr(drawn, split)] for split in SPLITS}
-    texts = {example.text for examples in splits.values() for example in examples}
+    train, validation, test = (
+        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
+    )
+    texts = {example.text for example in (*train, *validation, *test)}
     return Task(
         name,
-        **splits,
+        train,
+        validation,
+        test,
         labels=about.get("labels", {}),
         metric=about.get("metric") or pool.metric or "accuracy",
         notes=drawn.notes,
@@ -146,10 +150,12 @@ def _only(texts: set[str], by_text: dict[str, tuple[str, ...]]) -> dict[str, tup
 
 
 def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
-    """The folder a suite's data lie in; None for a suite that is read out of packages."""
+    """The folder a suite's data lie in; None for a suite that is read out of packages or from the hub."""
     if "data" not in about:
         return None
     given = data or os.environ.get(about["data"]["variable"])
+    if not given and about["data"].get("optional"):
+        return None
     if not given:
         raise DataError(
             f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "

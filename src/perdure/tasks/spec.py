@@ -1,0 +1,95 @@
+"""A task of your own as settings: what a task's YAML file, or the `tasks` of a configuration, may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from perdure.tasks.task import Task
+
+Format = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
+Size = int | Literal["all"]
+
+
+class TaskSpec(BaseModel):
+    """Where a task's examples come from and how they are read.
+
+    Args:
+        name: used in file names and tables; letters, digits, '.', '_' and '-'.
+        train, validation, test: files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of
+            splits with `dataset`. A split that is not given is cut from train, and the task's notes say so.
+        dataset: an id that `datasets` loads, instead of files; `config` is its configuration.
+        package: a reader and an asset, as in the files of `suites/`, instead of files.
+        format: what the records look like; 'auto' tells it from their fields.
+        text_field, label_field: names of the fields, where they are not the usual ones.
+        labels: class names, or class name -> the text that stands for it in front of a model; not given: those of the
+            training examples. For whole numbers as labels, give the names in order.
+        free: the labels are free texts (generation); None = by the format.
+        template: what a language model reads, with the text in place of "{text}".
+        metric: of the score; None = accuracy, or rouge-l for free texts.
+        train_size, validation_size, test_size: examples at most; 'all' there are, and of a split that is cut: a fifth
+            for validation, a quarter for test.
+        seed: which examples are drawn.
+        encoding: of text files.
+        same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
+            are then chosen on the test split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    dataset: str | None = None
+    config: str | None = None
+    package: dict[str, Any] | None = None
+    format: Format = "auto"
+    text_field: str | None = None
+    label_field: str | None = None
+    labels: dict[str, str] | tuple[str, ...] | None = None
+    free: bool | None = None
+    template: str = ""
+    metric: str | None = None
+    train_size: Size = "all"
+    validation_size: Size = "all"
+    test_size: Size = "all"
+    seed: int = Field(default=0, ge=0)
+    encoding: str = "utf-8"
+    same_validation_and_test: bool = False
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """Label names are texts; YAML reads 0 as a number, and no, off, yes as truth values whose word is lost."""
+        words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        if isinstance(words, (list, tuple)) and any(isinstance(word, bool) for word in words):
+            raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put labels in quotes")
+        if isinstance(value, dict):
+            return {str(name): str(text) for name, text in value.items()}
+        return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskSpec:
+        if (self.dataset and self.package) or not (self.train or self.dataset or self.package):
+            raise ValueError("say where the examples come from: `train` (a file), `dataset` or `package`, one of them")
+        if self.config and not self.dataset:
+            raise ValueError("`config` belongs to `dataset`")
+        if self.package and (self.train or self.validation or self.test):
+            raise ValueError("`package` brings its own splits: leave out train, validation and test")
+        if self.same_validation_and_test and not (self.validation and self.test):
+            raise ValueError("`same_validation_and_test` needs both splits")
+        return self
+
+    def load(self, folder: str | Path = ".") -> Task:
+        """The task; relative files are looked for in `folder`.
+
+        Raises:
+            DataError: see `perdure.tasks.files.load_task`.
+        """
+        from perdure.tasks.files import load_task
+
+        return load_task(self, Path(folder))

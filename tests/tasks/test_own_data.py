@@ -1,0 +1,359 @@
+"""Own tasks from files: every format read as it is, and every bad input named with its place and its remedy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.errors import ConfigError, DataError, FetchError, UnknownName
+from perdure.tasks.files import load_task, read_task_spec
+from perdure.tasks.formats import choose_format
+from perdure.tasks.rows import Row, read_rows
+from perdure.tasks.spec import TaskSpec
+
+GOOD = [{"text": f"text {i}", "label": "xy"[i % 2]} for i in range(40)]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    """The records as the file's ending says."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records), encoding="utf-8")
+    else:
+        import csv
+
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(records[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(records)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_kind_of_file_gives_the_same_task(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / f"train.{ending}", [*GOOD, {"text": 'a "quoted",\ntwo-line\ttext é', "label": "x"}])
+    write(tmp_path / "reference.jsonl", [*GOOD, {"text": 'a "quoted",\ntwo-line\ttext é', "label": "x"}])
+    task, reference = (
+        TaskSpec(name="t", train=f"{name}.{kind}").load(tmp_path)
+        for name, kind in (("train", ending), ("reference", "jsonl"))
+    )
+    assert task.fingerprint() == reference.fingerprint()
+
+
+FORMATS = {
+    "text-label": ({"text": "a", "label": "x"}, ("a", "x"), False),
+    "numbers": ({"text": "a", "label": 3}, ("a", "3"), False),
+    "truth values": ({"text": "a", "label": True}, ("a", "True"), False),
+    "whole floats": ({"text": "a", "label": 2.0}, ("a", "2"), False),
+    "O-LoRA": ({"sentence": "a", "label": "x"}, ("a", "x"), False),
+    "prompt-completion": ({"prompt": "a", "completion": "b c"}, ("a", "b c"), True),
+    "TRACE": ({"prompt": "a", "answer": "b"}, ("a", "b"), True),
+    "input-output": ({"input": "a", "output": "b"}, ("a", "b"), True),
+    "instruction": ({"instruction": "i", "input": "a", "output": "b"}, ("i\n\na", "b"), True),
+    "instruction alone": ({"instruction": "i", "input": "", "output": "b"}, ("i", "b"), True),
+    "messages": (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        ("a", "b"),
+        True,
+    ),
+    "longer chat": (
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        ("system: s\nuser: a", "b"),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_records_are_read_as_they_are(name: str) -> None:
+    record, expected, free = FORMATS[name]
+    row = Row("here", record)
+    form = choose_format(TaskSpec(name="t", train="x"), row)
+    assert (form.read(row), form.free) == (expected, free)
+
+
+def test_own_field_names(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [{"body": f"t {i}", "team": "xy"[i % 2]} for i in range(20)])
+    task = TaskSpec(name="t", train="a.csv", text_field="body", label_field="team").load(tmp_path)
+    assert set(task.labels) == {"x", "y"}
+
+
+def test_given_splits_are_kept_and_duplicates_reported(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "dev.jsonl", [{"text": "dev 1", "label": "x"}, {"text": "TEXT  1", "label": "y"}])
+    write(tmp_path / "test.jsonl", [{"text": "text 0 ", "label": "x"}, {"text": "new", "label": "y"}])
+    task = TaskSpec(name="t", train="train.jsonl", validation="dev.jsonl", test="test.jsonl").load(tmp_path)
+    assert (len(task.train), len(task.validation), len(task.test)) == (38, 2, 2)
+    assert task.notes == (
+        "1 training texts removed that also occur in the test split",
+        "1 training texts removed that also occur in the validation split",
+    )
+
+
+def test_splits_are_cut_by_seed_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    first, again, other = (TaskSpec(name="t", train="a.jsonl", seed=seed).load(tmp_path) for seed in (0, 0, 1))
+    assert (len(first.train), len(first.validation), len(first.test)) == (24, 6, 10)
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert first.notes == ("no validation split given: cut from train", "no test split given: cut from train")
+
+
+def test_sizes_bound_the_splits(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    task = TaskSpec(name="t", train="a.jsonl", train_size=8, validation_size=4, test_size=2).load(tmp_path)
+    assert (len(task.train), len(task.validation), len(task.test)) == (8, 4, 2)
+
+
+def test_labels_by_number_get_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": f"t {i}", "label": i % 2} for i in range(20)])
+    task = TaskSpec(name="t", train="a.jsonl", labels=("bad", "good")).load(tmp_path)
+    assert {example.label for example in task.train} == {"bad", "good"}
+    assert all((int(e.text.split()[1]) % 2 == 1) == (e.label == "good") for e in task.train)
+
+
+def test_label_texts_and_template(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    task = TaskSpec(name="t", train="a.jsonl", labels={"x": "an x", "y": "a y"}, template="Q: {text}").load(tmp_path)
+    assert task.labels == {"x": "an x", "y": "a y"}
+    assert task.prompt("hm") == "Q: hm"
+    assert task.metric == "accuracy"
+
+
+def test_free_texts_have_no_labels(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"prompt": f"p {i}", "completion": f"c {i % 3}"} for i in range(20)])
+    task = TaskSpec(name="t", train="a.jsonl").load(tmp_path)
+    assert (task.labels, task.metric) == ({}, "rouge-l")
+
+
+def test_trace_answers_as_classes(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", [{"prompt": f"p {i}", "answer": "AB"[i % 2]} for i in range(20)])
+    assert TaskSpec(name="t", train="a.json", labels=("A", "B")).load(tmp_path).metric == "accuracy"
+
+
+def test_identical_validation_and_test_can_be_accepted_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "test.jsonl", [{"text": "new 1", "label": "x"}, {"text": "new 2", "label": "y"}])
+    spec = {"name": "t", "train": "train.jsonl", "validation": "test.jsonl", "test": "test.jsonl"}
+    with pytest.raises(DataError, match=r"'t': validation and test hold the same 2 texts.*same_validation_and_test"):
+        TaskSpec(**spec).load(tmp_path)  # type: ignore[arg-type]
+    task = TaskSpec(**spec, same_validation_and_test=True).load(tmp_path)  # type: ignore[arg-type]
+    assert {e.text for e in task.validation} == {e.text for e in task.test} == {"new 1", "new 2"}
+    assert "validation is the test split, as accepted" in task.notes
+
+
+def test_yaml_and_python_describe_the_same(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("name: t\ntrain: a.jsonl\nlabels: {0: none, 1: 2}\n")
+    assert read_task_spec(tmp_path / "task.yaml") == TaskSpec(name="t", train="a.jsonl", labels={"0": "none", "1": "2"})
+
+
+def test_other_encodings_by_name(tmp_path: Path) -> None:
+    lines = "".join(
+        json.dumps({"text": f"café {i}", "label": "xy"[i % 2]}, ensure_ascii=False) + "\n" for i in range(20)
+    )
+    (tmp_path / "latin.jsonl").write_bytes(lines.encode("latin-1"))
+    (tmp_path / "utf16.jsonl").write_bytes(lines.encode("utf-16"))
+    (tmp_path / "bom.jsonl").write_bytes(lines.encode("utf-8-sig"))
+    tasks = [
+        TaskSpec(name="t", train=f"{name}.jsonl", encoding=encoding).load(tmp_path)
+        for name, encoding in (("latin", "latin-1"), ("utf16", "utf-16"), ("bom", "utf-8"))
+    ]
+    assert len({task.fingerprint() for task in tasks}) == 1
+    assert tasks[0].train[0].text.startswith("café ")
+
+
+def test_a_line_may_hold_unusual_line_separators(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one\u2028two\\u0085three", "label": "x"}\n', encoding="utf-8")
+    assert read_rows(tmp_path / "a.jsonl")[0].fields["text"] == "one\u2028two\u0085three"
+
+
+def test_very_long_csv_fields_are_read(tmp_path: Path) -> None:
+    import csv
+
+    before = csv.field_size_limit()
+    write(tmp_path / "a.csv", [{"text": "long " * 40_000, "label": "x"}])
+    assert len(read_rows(tmp_path / "a.csv")[0].fields["text"]) == 200_000
+    assert csv.field_size_limit() == before
+
+
+BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
+    "missing": ("a.jsonl", None, r"a\.jsonl does not exist; give the path"),
+    "unknown kind": ("a.xlsx", b"x", r"a\.xlsx: unknown kind of file; known are \.jsonl"),
+    "empty": ("a.jsonl", b"", r"a\.jsonl is empty"),
+    "only blank lines": ("a.jsonl", b"\n \n", r"a\.jsonl holds no records"),
+    "malformed line": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": ', r"line 2: not valid JSON"),
+    "line that is no object": ("a.jsonl", b'["a", "x"]\n', r"line 1: expected an object .* found list"),
+    "bottomless nesting": ("a.jsonl", b"[" * 100_000, r"line 1: (nested too deeply|not valid JSON)"),
+    "wrong byte": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "caf\xe9"}', r"line 2: byte 0xe9 is not UTF-8"),
+    "utf-16 unsaid": ("a.jsonl", '{"text": "a"}'.encode("utf-16"), r"is UTF-16: save it as UTF-8"),
+    "json lines named json": ("a.json", b'{"text": "a"}\n{"text": "b"}\n', r"Extra data.*name the file \.jsonl"),
+    "json without a list": ("a.json", b'{"text": "a"}', r"should hold a list of records"),
+    "json item": ("a.json", b'[{"text": "a", "label": "x"}, 3]', r"record 1: expected an object"),
+    "csv with a short row": ("a.csv", b"text,label\na,x\nb\n", r"line 3: 1 cells, the header has 2"),
+    "csv with a long row": ("a.csv", b"text,label\na, and b,x\n", r"line 2: 3 cells, the header has 2: quote"),
+    "csv with an open quote": ("a.csv", b'text,label\n"a,x\n', r"not a valid table"),
+    "csv with a name twice": ("a.csv", b"text,text\na,b\n", r"the header names 'text' twice"),
+    "csv with a header only": ("a.csv", b"text,label\n", r"holds no records"),
+    "not parquet": ("a.parquet", b"PAR1 or not", r"a\.parquet is not a valid Parquet file"),
+    "no known fields": (
+        "a.jsonl",
+        b'{"body": "a", "team": "x"}',
+        r"line 1: no known fields, found 'body', 'team'.*text_field",
+    ),
+    "a field that goes missing": (
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b"}',
+        r"line 2: no field 'label', found 'text'",
+    ),
+    "empty text": ("a.jsonl", b'{"text": " ", "label": "x"}', r"line 1: field 'text' is empty"),
+    "empty label": ("a.csv", b"text,label\na,\n", r"line 2: field 'label' is empty"),
+    "null label": ("a.jsonl", b'{"text": "a", "label": null}', r"line 1: field 'label' is missing"),
+    "list as label": ("a.jsonl", b'{"text": "a", "label": ["x"]}', r"'label' should be a text or a whole number"),
+    "fraction as label": ("a.jsonl", b'{"text": "a", "label": 0.5}', r"'label' should be a text or a whole number"),
+    "number as text": ("a.jsonl", b'{"text": 3, "label": "x"}', r"field 'text' should be a text, found int"),
+    "chat without an answer": (
+        "a.jsonl",
+        b'{"messages": [{"role": "user", "content": "a"}]}',
+        r"line 1: `messages` should be a chat .* ends with the assistant",
+    ),
+    "message without a role": ("a.jsonl", b'{"messages": ["a", "b"]}', r"line 1: a message should be"),
+    "instruction with a list": (
+        "a.jsonl",
+        b'{"instruction": "i", "input": ["a"], "output": "b"}',
+        r"field 'input' should be a text",
+    ),
+    "one class": ("a.jsonl", b'{"text": "a", "label": "x"}\n' * 3, r"one class only in train \('x'\)"),
+    "too few": ("a.csv", b"text,label\na,x\nb,y\n", r"'t' has too few examples"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_with_its_place_and_remedy(tmp_path: Path, name: str) -> None:
+    file, content, message = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        TaskSpec(name="t", train=file).load(tmp_path)
+
+
+def test_a_label_that_train_never_has_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "test.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "z"}])
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: label 'z' is never in train"):
+        TaskSpec(name="t", train="train.jsonl", test="test.jsonl").load(tmp_path)
+
+
+def test_a_label_outside_the_given_ones_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: label 'y' is not among `labels` \(x, w\)"):
+        TaskSpec(name="t", train="a.jsonl", labels=("x", "w")).load(tmp_path)
+
+
+def test_texts_taken_for_classes_are_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": f"t {i}", "label": f"answer {i}"} for i in range(80)])
+    with pytest.raises(DataError, match=r"80 different labels in 80 training examples.*`free: true`"):
+        TaskSpec(name="t", train="a.jsonl").load(tmp_path)
+    assert TaskSpec(name="t", train="a.jsonl", free=True).load(tmp_path).labels == {}
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "<b>", "a\x00"])
+def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(DataError, match="cannot be called"):
+        TaskSpec(name=name, train="a.jsonl").load(tmp_path)
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    hostile = ["<script>alert(1)</script>", "../../etc/passwd", "{text}", "%s", "\x1b[31m", "'; drop table x"]
+    write(tmp_path / "a.jsonl", [{"text": f"{t} {i}", "label": t} for i in range(8) for t in hostile])
+    task = TaskSpec(name="t", train="a.jsonl", template="Q: {text}").load(tmp_path)
+    assert set(task.labels) == set(hostile)
+    assert task.prompt("{text} {0}") == "Q: {text} {0}"
+
+
+BAD_SETTINGS: dict[str, tuple[str, str]] = {
+    "unknown key": ("name: t\ntrain: a.jsonl\nlable_field: x\n", r"lable_field.*Did you mean 'label_field'"),
+    "no source": ("name: t\n", "say where the examples come from"),
+    "two sources": ("name: t\ndataset: a/b\npackage: {reader: vader}\n", "one of them"),
+    "config without dataset": ("name: t\ntrain: a.jsonl\nconfig: x\n", "`config` belongs to `dataset`"),
+    "package with files": ("name: t\npackage: {reader: vader}\ntest: a.jsonl\n", "brings its own splits"),
+    "accepting what is not there": ("name: t\ntrain: a.jsonl\nsame_validation_and_test: true\n", "needs both splits"),
+    "unknown format": ("name: t\ntrain: a.jsonl\nformat: alpaca\n", "format"),
+    "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [yes, no]\n", "put labels in quotes"),
+    "no name": ("train: a.jsonl\n", "name"),
+    "a list": ("- a\n", "key: value"),
+    "no yaml": ("name: [\n", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_bad_settings_are_explained(tmp_path: Path, name: str) -> None:
+    content, message = BAD_SETTINGS[name]
+    (tmp_path / "task.yaml").write_text(content)
+    with pytest.raises((ConfigError, DataError), match=f"(?s){message}"):
+        read_task_spec(tmp_path / "task.yaml")
+
+
+def test_missing_task_file() -> None:
+    with pytest.raises(DataError, match=r"no task file 'nowhere\.yaml'"):
+        read_task_spec("nowhere.yaml")
+
+
+def test_unknown_encoding(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(DataError, match="no encoding 'utf-9'"):
+        TaskSpec(name="t", train="a.jsonl", encoding="utf-9").load(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="is not ascii: byte 3"):
+        TaskSpec(name="t", train="a.jsonl", encoding="ascii").load(tmp_path)
+
+
+def test_a_package_source_with_wrong_settings() -> None:
+    with pytest.raises(UnknownName, match=r"'vadre'.*'vader'"):
+        TaskSpec(name="t", package={"reader": "vadre"}).load()
+    with pytest.raises(UnknownName, match="package file"):
+        TaskSpec(name="t", package={"reader": "folders", "asset": "nothing", "prefix": "x"}).load()
+    with pytest.raises(ConfigError, match=r"settings of reader 'folders' do not fit.*prefix"):
+        TaskSpec(name="t", package={"reader": "folders", "asset": "vader"}).load()
+
+
+def test_a_dataset_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    asked: list[tuple[str, str | None, str]] = []
+
+    def load(name: str, config: str | None, split: str) -> datasets.Dataset:
+        asked.append((name, config, split))
+        size = {"train": 20, "test": 4}[split]
+        columns = {"text": [f"{split} {i}" for i in range(size)], "label": [i % 2 for i in range(size)]}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    task = TaskSpec(name="t", dataset="org/set", config="c", test="test").load()
+    assert asked == [("org/set", "c", "train"), ("org/set", "c", "test")]
+    assert list(task.labels) == ["no", "yes"]
+    assert (len(task.train), len(task.validation), len(task.test)) == (16, 4, 4)
+
+
+def test_a_dataset_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(FetchError, match=r"could not load 'org/set', split 'train': no route.*local files"):
+        load_task(TaskSpec(name="t", dataset="org/set"))
