@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import errors as hub
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -73,7 +74,14 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
     if settings.quantization != "none":
         options["quantization_config"] = _quantization(settings)
     with explained(settings.model, kind):
-        model = auto.from_pretrained(model_folder(settings.model), dtype=getattr(torch, settings.dtype), **options)
+        folder = model_folder(settings.model)
+        dtype = getattr(torch, settings.dtype)
+        model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # no backbone uses a pooler
+    if missing:
+        raise ConfigError(
+            f"'{settings.model}' is no {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
+        )
     if settings.gradient_checkpointing:
         enable_checkpointing(model, settings.model)
     return model
@@ -180,7 +188,7 @@ def explained(name: str, kind: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         raise out_of_memory(error) or _load_error(name, kind, error) from error
 
 

@@ -1,0 +1,199 @@
+"""What cannot be loaded says why and what to do; which layers get LoRA; running out of memory names what helps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub.constants
+import pytest
+import torch
+from huggingface_hub import errors as hub
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from perdure.backbones import load_backbone
+from perdure.backbones.causal import CausalLM, CausalSettings
+from perdure.backbones.memory import memory_explained, out_of_memory
+from perdure.backbones.pretrained import (
+    ModelSettings,
+    linear_targets,
+    load_model,
+    load_tokenizer,
+    query_value_targets,
+)
+from perdure.backbones.seq2seq import Seq2SeqLM
+from perdure.backbones.vision import Vision
+from perdure.errors import ConfigError, FetchError, TrainingError
+from perdure.tasks.task import Task
+from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_vision
+
+
+def hub_error(kind: type[Exception]) -> Exception:
+    if issubclass(kind, hub.HfHubHTTPError):
+        return kind("refused", response=SimpleNamespace(headers={}, request=None))
+    return kind("refused")
+
+
+def failing_with(error: Exception) -> type:
+    """An auto class whose loading fails as transformers fails: an OSError from the hub's error."""
+
+    class Auto:
+        @staticmethod
+        def from_pretrained(*_args: object, **_options: object) -> None:
+            raise OSError("long text of transformers") from error
+
+    return Auto
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (hub.GatedRepoError, r"'org/model' is gated: accept its licence .*hf auth login"),
+        (hub.RepositoryNotFoundError, r"The hub has no model or revision 'org/model'"),
+        (hub.RevisionNotFoundError, r"The hub has no model or revision 'org/model'"),
+        (hub.LocalEntryNotFoundError, r"not in the cache and the hub cannot be reached.*hf download org/model"),
+    ],
+)
+def test_the_hubs_refusals_say_what_to_do(error: type[Exception], says: str) -> None:
+    with pytest.raises(FetchError, match=says):
+        load_model(failing_with(hub_error(error)), ModelSettings(model="org/model"), "language model")
+
+
+def test_offline_transformers_ends_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real chain of errors, with the hub switched off."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FetchError, match="hub cannot be reached"):
+        load_model(AutoModelForCausalLM, ModelSettings(model="nobody/nothing"), "language model")
+
+
+def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
+    folder = tiny_vision(tmp_path)
+    with pytest.raises(ConfigError, match=f"'{folder}' cannot be loaded as a causal language model"):
+        CausalLM.load(CausalSettings(model=str(folder)))
+
+
+def test_weights_that_would_be_random_are_refused(tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path)  # transformers would put a random language-model head on it
+    with pytest.raises(ConfigError, match=r"no causal language model: it lacks \d+ weights such as cls\..*random"):
+        CausalLM.load(CausalSettings(model=str(folder)))
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    folder = tiny_causal(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        CausalLM.load(CausalSettings(model=str(folder)))
+
+
+def test_a_tokenizer_that_cannot_end_is_refused(tmp_path: Path) -> None:
+    folder = tiny_causal(tmp_path)
+    settings = folder / "tokenizer_config.json"
+    about = json.loads(settings.read_text())
+    del about["eos_token"]
+    settings.write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match="no end-of-sequence token"):
+        load_tokenizer(ModelSettings(model=str(folder)))
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = tiny_causal(tmp_path)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="model with a tokenizer"):
+        load_tokenizer(ModelSettings(model=str(folder)))
+
+
+def test_quantisation_without_bitsandbytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs bitsandbytes .*dtype=bfloat16"):
+        load_model(AutoModelForCausalLM, ModelSettings(model=str(tmp_path), quantization="4-bit"), "language model")
+
+
+@pytest.mark.slow
+@pytest.mark.package_data
+@pytest.mark.parametrize("bits", ["8-bit", "4-bit"])
+def test_a_quantised_base_learns_and_answers(bits: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    backbone = CausalLM.load(CausalSettings(model="smollm2-135m", quantization=bits, chat=False))
+    rows = [("A wonderful day. Sentiment:", "pos"), ("Awful. Sentiment:", "neg")]
+    task = Task("mood", rows, test=rows, labels={"pos": "positive", "neg": "negative"})
+    backbone.prepare([task])
+    assert backbone.forward(backbone.collate(task.train)).loss.item() < 8
+    assert backbone.predict(task.test, ["mood"])[0].label == "pos"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_base_may_be_stored_in_half_precision(tmp_path: Path, dtype: str) -> None:
+    backbone = CausalLM.load(CausalSettings(model=str(tiny_causal(tmp_path)), dtype=dtype))
+    assert {p.dtype for p in backbone.model.parameters()} == {getattr(torch, dtype)}
+    task = Task("t", [("a", "x"), ("b", "y")], test=[("a", "x")], labels={"x": "good", "y": "goodness"})
+    backbone.prepare([task])
+    assert backbone.predict(task.test, ["t"])[0].label in ("x", "y")
+    assert backbone._packs
+    assert backbone.forward(backbone.collate(task.train)).loss.dtype == torch.float32
+
+
+def test_query_and_value_go_by_many_names(tmp_path: Path) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=2))
+    assert query_value_targets(gpt2) == ("c_attn",)
+    assert linear_targets(gpt2) == ("c_attn", "c_fc", "c_proj")
+    with pytest.raises(ConfigError, match=r"name some with lora\.targets\. Its layers: 0\."):
+        query_value_targets(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_gpt2_ranks_packed_too(tmp_path: Path) -> None:
+    """Learned absolute positions follow position ids, so packing is right there as well."""
+    folder = tiny_causal(tmp_path / "llama")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4)).eval().double()
+    backbone = CausalLM(model, tokenizer, CausalSettings(model="gpt2"))
+    rows = [("some text", "x"), ("b", "y")]
+    task = Task("t", rows, test=rows, labels={"x": "good", "y": "goodness", "z": "no"})
+    backbone.prepare([task])
+    scores = backbone.scores(backbone.collate(task.train), None, "t")
+    assert backbone._packs
+    completions = [backbone._completion_ids(text) for text in task.labels.values()]
+    prompts = [backbone._prompt(text) for text, _ in rows]
+    torch.testing.assert_close(scores, backbone._exhaustive(prompts, completions))
+
+
+def test_a_backbone_is_found_by_its_kind(tmp_path: Path) -> None:
+    kinds = {
+        "encoder": (tiny_encoder, "Encoder"),
+        "causal": (tiny_causal, CausalLM.__name__),
+        "seq2seq": (tiny_seq2seq, Seq2SeqLM.__name__),
+        "vision": (tiny_vision, Vision.__name__),
+    }
+    for kind, (make, name) in kinds.items():
+        backbone = load_backbone({"kind": kind, "model": str(make(tmp_path / kind))})
+        assert type(backbone).__name__ == name
+        shutil.rmtree(tmp_path / kind)
+
+
+# memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        OSError("Cannot allocate memory"),
+    ],
+)
+def test_running_out_of_memory_names_what_helps(error: Exception) -> None:
+    with pytest.raises(TrainingError, match=r"while training 'bbc'\. Finished .*training\.accumulation=4") as caught, \
+            memory_explained("training 'bbc'"):  # fmt: skip
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_pass_unchanged() -> None:
+    assert out_of_memory(RuntimeError("shapes do not match")) is None
+    with pytest.raises(RuntimeError, match="shapes"), memory_explained("training"):
+        raise RuntimeError("shapes do not match")
