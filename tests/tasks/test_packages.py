@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_fetches_once_and_reports_progress(index: Index) -> None:
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (NAME, len(CONTENT), len(CONTENT))
     assert package_file("invented") == path
+    assert index.ranges == [None]
+
+
+def test_many_at_once_fetch_once(index: Index) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(package_file, ["invented"] * 4))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
     assert index.ranges == [None]
 
 

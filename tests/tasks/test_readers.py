@@ -117,24 +117,25 @@ def test_a_folder_suite_needs_its_folder() -> None:
         read_pool({"source": {"reader": "trace", "path": "FOMC"}})
 
 
+@pytest.mark.slow
 @pytest.mark.package_data
 def test_text_10_is_what_it_says() -> None:
-    suite = load_suite("text-10")
+    suite = load_suite("text-10", train="all", validation="all", test="all")
     assert len(suite.tasks) == 10
-    assert all({e.label for e in task.train} == set(task.labels) for task in suite.tasks)
-    assert [len(task.test) for task in suite.tasks] == [500] * 9 + [173]
-    assert "spam: 130 repeated training texts removed" in suite.warnings
-
-
-@pytest.mark.package_data
-def test_text_10_tasks_share_no_text() -> None:
     seen: Counter[str] = Counter()
-    for task in load_suite("text-10", train="all", validation="all", test="all").tasks:
-        splits = (task.train, task.validation, task.test)
-        seen.update({" ".join(e.text.split()).casefold() for split in splits for e in split})
-    assert [text for text, count in seen.items() if count > 1] == []
+    for task in suite.tasks:
+        examples = (*task.train, *task.validation, *task.test)
+        assert {e.label for e in task.train} == set(task.labels)
+        texts = {" ".join(e.text.split()).casefold() for e in examples}
+        assert len(texts) == len(examples)
+        seen.update(texts)
+    shared = [text for text, count in seen.items() if count > 1]
+    assert all(len(text.split()) <= 5 for text in shared)  # phrases such as "that would help."
+    assert len(shared) < 5
+    assert any(w.startswith("spam: ") and "nearly repeat" in w for w in suite.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.package_data
 def test_ni_mini_and_digits_are_what_they_say() -> None:
     metrics = {task.name: task.metric for task in load_suite("ni-mini").tasks}

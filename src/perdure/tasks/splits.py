@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from perdure.tasks.near import near_repeats
 
 Pair = tuple[str, str]
 """(text, label)"""
@@ -117,17 +120,20 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
     return quota
 
 
-def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.Random) -> Drawn:
+def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.Random, near: bool = False) -> Drawn:
     """Three disjoint splits of at most these sizes.
 
     Order of drawing: test, validation, train, so that the same seed gives the same test examples whatever the size
     of the training split. A given test split stays as it is and the training rows that repeat it are removed;
-    without one, it is cut from the rest (at most a quarter). The same holds for validation (at most a fifth).
+    without one, it is cut from the rest (at most a quarter). The same holds for validation (at most a fifth). With
+    `near`, texts that nearly repeat another one go too (`perdure.tasks.near`), from training first.
     """
     notes, free = list(pool.notes), pool.free
     rest = _unique(pool.train, "training", notes, free)
     given_test = None if pool.test is None else _unique(pool.test, "test", notes, free)
     given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes, free)
+    if near:
+        given_test, given_validation, rest = _without_near([given_test, given_validation, rest], notes)
     if given_test is not None:
         rest = _without(rest, given_test, "training", "test", notes)
         if given_validation is not None:
@@ -143,6 +149,16 @@ def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.R
         if isinstance(wanted, int) and len(chosen[split]) < wanted:
             notes.append(f"{len(chosen[split])} {split} examples instead of {wanted}: there are no more")
     return Drawn(chosen_train, chosen_validation, chosen_test, tuple(notes))
+
+
+def _without_near(splits: list[list[Pair] | None], notes: list[str]) -> tuple[Any, Any, Any]:
+    """The splits without near repetitions; an earlier split keeps what a later one repeats."""
+    drop = near_repeats(text for split in splits for text, _ in split or [])
+    position = itertools.count()
+    test, validation, rest = (split and [p for p in split if next(position) not in drop] for split in splits)
+    if drop:
+        notes.append(f"{len(drop)} texts removed that nearly repeat another one")
+    return test, validation, rest
 
 
 def _take(

@@ -102,7 +102,7 @@ def load_suite(
     notes: dict[str, list[str]] = {}
     for task in names:
         try:
-            made = _load_task(task, about["tasks"][task], folder, sizes, random.Random(f"{seed}/{task}"), progress)
+            made = _load_task(task, _task_about(about, task), folder, sizes, random.Random(f"{seed}/{task}"), progress)
         except MissingTask as error:
             notes.setdefault(f"left out, {error}", []).append(task)
             continue
@@ -113,6 +113,10 @@ def load_suite(
         raise DataError(f"{folder} holds none of the tasks of suite '{name}'. {_layout(about)}")
     warnings = tuple(f"{', '.join(affected)}: {note}" for note, affected in notes.items())
     return Suite(name, about["version"], label, tuple(tasks), warnings)
+
+
+def _task_about(about: dict[str, Any], task: str) -> dict[str, Any]:
+    return {**about["tasks"][task], "without_near_repeats": about.get("without_near_repeats", False)}
 
 
 def _load_task(
@@ -126,7 +130,8 @@ def _load_task(
     from perdure.tasks.readers import read_pool
 
     pool = read_pool(about, data=data, progress=progress)
-    drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng)
+    near = about["without_near_repeats"]
+    drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng, near=near)
     train, validation, test = (
         [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
     )
