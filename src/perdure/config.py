@@ -135,7 +135,12 @@ class RunConfig(Settings):
     @field_validator("backbone", mode="before")
     @classmethod
     def _named(cls, value: Any) -> dict[str, Any]:
-        return {"model": value} if isinstance(value, str) else value
+        return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _order_name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # YAML reads order: 1 as a number
 
     @property
     def method_name(self) -> str:
@@ -298,7 +303,9 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
     place = ".".join(str(part) for part in (*([where] if where else []), *error["loc"])) or "settings"
     if error["type"] == "extra_forbidden":
         owner = _owner(model, error["loc"][:-1])
-        return str(UnknownName("setting", place, [*owner.model_fields] if owner else []))
+        inside = place.rpartition(".")[0]
+        kind = f"setting of {inside}" if inside else "setting"
+        return str(UnknownName(kind, str(error["loc"][-1]), [*owner.model_fields] if owner else []))
     return f"{place}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.80})"
 
 

@@ -68,7 +68,8 @@ class Store:
         if self.exists:
             self._must_match(about)
             return
-        if self.folder.exists() and any(p.name != ".lock" for p in self.folder.iterdir()):
+        own = (".lock", ".partial-")  # the lock, and what a process killed while writing run.json left
+        if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
             raise StoreError(f"'{self.folder}' exists and holds no run; choose an empty or a new folder.")
         write_json(self.folder / RUN, about)
 

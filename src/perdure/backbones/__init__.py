@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Backbone
-from perdure.backbones.models import model_kind
+from perdure.backbones.models import model_kind, model_names
 from perdure.config import validate
 from perdure.errors import ConfigError, UnknownName
 
@@ -28,6 +29,8 @@ def load_backbone(settings: Mapping[str, Any]) -> Backbone:
     """
     model = str(settings.get("model", ""))
     kind = settings.get("kind") or model_kind(model)
+    if kind is None and "/" not in model and not Path(model).exists():
+        raise UnknownName("model", model, model_names())
     if kind is None:
         raise ConfigError(f"backbone.kind: say what kind of model '{model}' is, one of {', '.join(KINDS)}.")
     if kind not in KINDS:

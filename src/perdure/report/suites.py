@@ -1,0 +1,44 @@
+"""What `perdure suites show` prints: a suite's tasks, labels, sizes and licences, and what is odd about its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.tasks.suites import describe, load_suite
+
+
+def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
+    """Lines about the suite; with its data at hand also the real sizes and every warning.
+
+    Args:
+        data: the folder of a suite that needs one. A suite made of packages is read (and fetched) when this is None too.
+
+    Raises:
+        UnknownName: no such suite. FetchError, DataError: its data cannot be read.
+    """
+    about = describe(name)
+    yield f"{about['name']}, version {about['version']}: {about['about']}"
+    for order, tasks in about.get("orders", {}).items():
+        yield f"  order {order}: {' '.join(map(str, tasks))}"
+    loaded = data is not None or "data" not in about
+    suite = load_suite(name, data=data) if loaded else None
+    sizes = {task.name: task for task in suite.tasks} if suite else {}
+    for task, entry in about["tasks"].items():
+        yield f"{task}: {entry.get('about', '')}"
+        yield f"  licence: {entry.get('licence', 'unknown')}"
+        if labels := entry.get("labels"):
+            yield f"  labels ({len(labels)}): {_labels(labels)}"
+        if task in sizes:
+            found = sizes[task]
+            yield f"  examples: {len(found.train)} train, {len(found.validation)} validation, {len(found.test)} test"
+    if suite is None:
+        yield f"Give --data (or ${about['data']['variable']}) for sizes and warnings. Layout: {about['data']['layout']}"
+    else:
+        yield from (f"note: {warning}" for warning in suite.warnings)
+
+
+def _labels(labels: Any) -> str:
+    if isinstance(labels, dict):
+        return ", ".join(f"{label} ({text})" if text != label else label for label, text in labels.items())
+    return ", ".join(map(str, labels))

@@ -1,0 +1,108 @@
+"""Kill a run with SIGKILL at a named point, in a process forked from one that has everything imported.
+
+The points are reached by replacing what the run calls (a rename, a sync, a forward pass), never by hooks in the product.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["perdure.run", "perdure.backbones.encoder", "tests.contract.runs", "tests.conftest"])
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at(number: int, real: Callable[..., Any], after: bool = False, only: Callable[..., bool] = lambda *a, **k: True):
+    """`real`, but the process dies at its `number`-th call (from 1) that `only` accepts, before or after it is made."""
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += only(*args, **kwargs)
+        dies = calls == number and only(*args, **kwargs)
+        if dies and not after:
+            _die()
+        result = real(*args, **kwargs)
+        if dies:
+            _die()
+        return result
+
+    return wrapped
+
+
+def _half_written(number: int, name: str) -> None:
+    """Die when the `number`-th file called `name` has been opened and half of something is in it."""
+    import safetensors.torch
+
+    import perdure.adapters
+    import perdure.checkpoint
+
+    def cut(path: Any, count: list[int]) -> None:
+        if Path(path).name.removeprefix(".partial-") == name:
+            count[0] += 1
+            if count[0] == number:
+                Path(path).write_bytes(b"half of a file")
+                _die()
+
+    count = [0]
+    real_open, real_save = Path.open, safetensors.torch.save_file
+
+    def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if "w" in mode:
+            cut(self, count)
+        return real_open(self, mode, *args, **kwargs)
+
+    def saved(tensors: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        cut(path, count)
+        return real_save(tensors, path, *args, **kwargs)
+
+    Path.open = opened  # type: ignore[method-assign]
+    perdure.checkpoint.save_file = saved
+    perdure.adapters.save_file = saved
+
+
+def _child(point: str, number: int, out: Path, encoder: Path, method: str) -> None:
+    from perdure.backbones.encoder import Encoder
+    from perdure.record import StageRecord
+    from tests.conftest import small_task
+    from tests.contract.runs import short_run
+
+    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
+    kind, _, name = point.partition(":")
+    match kind:
+        case "step":
+            StageRecord.step = _at(number, StageRecord.step)  # type: ignore[method-assign]
+        case "predict":
+            Encoder.predict = _at(number, Encoder.predict)  # type: ignore[method-assign]
+        case "sync":
+            os.fsync = _at(number, os.fsync)
+        case "before-rename":
+            os.replace = _at(number, os.replace)
+        case "after-rename":
+            os.replace = _at(number, os.replace, after=True)
+        case "half":
+            _half_written(number, name)
+        case _:
+            raise AssertionError(point)
+    short_run(out, tasks, encoder, method)
+
+
+def killed_at(point: str, number: int, out: Path, encoder: Path, method: str) -> bool:
+    """Whether the run was killed at that point (False: it ended before reaching it).
+
+    Raises:
+        AssertionError: it ended in another way.
+    """
+    child = FORK.Process(target=_child, args=(point, number, out, encoder, method))
+    child.start()
+    child.join(120)
+    assert child.exitcode in (0, -signal.SIGKILL), f"the child ended with {child.exitcode}"
+    return child.exitcode != 0

@@ -1,0 +1,56 @@
+"""kill -9 anywhere: what is resumed equals, to the bit, a run that was never stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.store import Store
+from tests.contract.runs import bits, short_run
+from tests.faults.killed import killed_at
+
+METHOD = "ps-lora"  # dense carry, a merged deployed model, a penalty with a cache: the most there is to lose
+
+POINTS = [
+    ("step", 2),  # in the middle of training the first task
+    ("step", 5),  # ... the second
+    ("predict", 3),  # in the middle of an evaluation
+    ("predict", 6),
+    *[(f"half:{name}", number) for name, number in [
+        ("run.json", 1), ("manifest.json", 1), ("manifest.json", 2), ("manifest.json", 4),
+        ("scores.json", 1), ("scores.json", 3), ("sky.jsonl", 2), ("log.jsonl", 2), ("notes.json", 1),
+        ("adapter_model.safetensors", 2), ("state.safetensors", 1), ("state.safetensors", 2),
+    ]],
+    *[("before-rename", n) for n in range(1, 10)],
+    *[("after-rename", n) for n in range(1, 10)],  # between a rename and the manifest, too
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, small_tasks, encoder_folder):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    short_run(out, small_tasks[:2], encoder_folder, METHOD)
+    return bits(out)
+
+
+def _check(point, number, out, tasks, encoder, uninterrupted):
+    assert killed_at(point, number, out, encoder, METHOD), f"the run never reached {point} number {number}"
+    finished = Store(out).stages()
+    short_run(out, tasks, encoder, METHOD)
+    assert bits(out) == uninterrupted
+    assert Store(out).stages()[: len(finished)] == finished
+    assert not [p for p in out.rglob("*") if p.name.startswith((".partial", ".old"))], "something half-written was left"
+    Store(out).verify()
+
+
+@pytest.mark.parametrize("point,number", POINTS)
+def test_killed_and_resumed(point, number, tmp_path, small_tasks, encoder_folder, uninterrupted):
+    _check(point, number, tmp_path / "run", small_tasks[:2], encoder_folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 48))
+def test_killed_at_every_sync(number, tmp_path, small_tasks, encoder_folder, uninterrupted):
+    if not killed_at("sync", number, tmp_path / "probe", encoder_folder, METHOD):
+        assert number > 30, "the run syncs at least thirty files"
+        return
+    _check("sync", number, tmp_path / "run", small_tasks[:2], encoder_folder, uninterrupted)

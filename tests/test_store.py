@@ -1,0 +1,104 @@
+"""A run folder refuses what it is not, and says which stage is still whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+from filelock import FileLock
+
+from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+from perdure.store import Store, write_json
+from tests.contract.runs import bits, short_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_tasks, encoder_folder):
+    out = tmp_path_factory.mktemp("store") / "run"
+    short_run(out, small_tasks[:2], encoder_folder, "inc-lora")
+    return out
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    import shutil
+
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def test_a_finished_run_run_again_changes_nothing(copy, small_tasks, encoder_folder):
+    before = bits(copy)
+    short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+    assert bits(copy) == before
+
+
+def test_another_configuration_is_refused_and_named(copy, small_tasks, encoder_folder):
+    before = bits(copy)
+    with pytest.raises(RunMismatch, match=r"config\.method\.consolidate.*Choose another folder"):
+        short_run(copy, small_tasks[:2], encoder_folder, {"consolidate": {"kind": "max-magnitude"}})
+    with pytest.raises(RunMismatch, match=r"config\.seed was 0, now 1"):
+        short_run(copy, small_tasks[:2], encoder_folder, "inc-lora", seed=1)
+    assert bits(copy) == before
+
+
+def test_changed_data_is_refused_and_named(copy, small_tasks, encoder_folder):
+    with pytest.raises(RunMismatch, match=r"tasks\.(fruit|sky)"):
+        short_run(copy, [small_tasks[1], small_tasks[2]], encoder_folder, "inc-lora")
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "adapter/adapter_model.safetensors", "scores.json"])
+def test_a_damaged_file_is_named_with_the_last_whole_stage(copy, small_tasks, encoder_folder, name):
+    path = Store(copy).stage_folder(2) / name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptFile, match=rf"{name}.*is damaged.*whole: fruit"):
+        short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+
+
+def test_a_missing_file_is_named(copy, small_tasks, encoder_folder):
+    (Store(copy).stage_folder(1) / "state.safetensors").unlink()
+    with pytest.raises(CorruptFile, match=r"is missing.*whole: untrained"):
+        short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+
+
+def test_a_manifest_that_is_no_json(copy):
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"manifest\.json' is not valid JSON"):
+        Store(copy).stages()
+
+
+def test_a_folder_in_use_is_refused(copy, small_tasks, encoder_folder):
+    with FileLock(copy / ".lock"), pytest.raises(RunBusy, match="Another process is writing"):
+        short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, small_tasks, encoder_folder):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(StoreError, match="holds no run"):
+        short_run(tmp_path, small_tasks[:2], encoder_folder, "inc-lora")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_full_disk_keeps_finished_stages(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    import perdure.record
+
+    real, calls = perdure.record.save_checkpoint, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args)
+
+    monkeypatch.setattr(perdure.record, "save_checkpoint", full)
+    with pytest.raises(StoreError, match=r"No space is left.*Finished stages are kept"):
+        short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
+    assert Store(tmp_path / "run").stages() == ["fruit"]
+
+
+def test_json_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == {"x": 1}

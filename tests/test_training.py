@@ -1,0 +1,102 @@
+"""The step: accumulation and ragged batches change nothing; penalties are added once; divergence is an error."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from perdure.config import TrainingSettings
+from perdure.errors import Diverged
+from perdure.methods.build import check_needs
+from perdure.methods.l2 import SquaredNorm
+from perdure.methods.parts import Method, Need
+from perdure.methods.plain import Kaiming, Sum
+from perdure.store import Store, read_lines
+from perdure.tasks.task import Example
+from perdure.training import _schedule, cut_batches
+from tests.contract.runs import short_run
+
+
+def _adapter(out):
+    from perdure.adapters import open_adapter
+
+    return open_adapter(Store(out).stage_folder(1) / "adapter")
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 8])
+def test_accumulation_is_memory_not_mathematics(accumulation, tmp_path, small_tasks, encoder_folder):
+    """One SGD-like comparison: after a single step of AdamW the factors agree to rounding."""
+    method = {"preset": "l2", "penalties": {"l2": {"weight": 0.5}}}
+    for name, count in (("one", 1), ("many", accumulation)):
+        training = {"epochs": 1, "batch_size": 7, "accumulation": count, "learning_rate": 1e-3}  # 20 examples: ragged
+        short_run(tmp_path / name, small_tasks[:1], encoder_folder, method, training=training)
+    one, many = (read_lines(Store(tmp_path / n).stage_folder(1) / "log.jsonl") for n in ("one", "many"))
+    assert [row["step"] for row in one] == [1, 2, 3]
+    assert one[0]["loss"] == pytest.approx(many[0]["loss"], rel=1e-5)
+    assert one[1]["penalties"]["l2"] == pytest.approx(many[1]["penalties"]["l2"], rel=1e-3)
+
+
+def test_a_share_of_the_task_gradient(tmp_path, small_tasks, encoder_folder):
+    method = {"preset": "l2", "penalties": {"l2": {"gradient_share": 0.25}}}
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, method)
+    rows = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
+    assert rows[0]["shares"]["l2"] == 0  # at the start B = 0 and the penalty has no gradient to share
+    assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.25] * (len(rows) - 1))
+
+
+def test_divergence_names_task_and_step_and_keeps_finished_tasks(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    from perdure.backbones.encoder import Encoder
+
+    real, calls = Encoder.forward, []
+
+    def explodes(self, batch):
+        calls.append(batch)
+        outputs = real(self, batch)
+        return outputs if len(calls) < 5 else type(outputs)(outputs.loss * math.nan, outputs.features)
+
+    monkeypatch.setattr(Encoder, "forward", explodes)
+    with pytest.raises(Diverged, match=r"Task 'sky', step 2 of 3.*Lower training\.learning_rate"):
+        short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
+    assert Store(tmp_path / "run").stages() == ["fruit"]
+
+
+def test_batches_hold_every_example_once_and_similar_lengths_together():
+    examples = [Example("x" * (i % 13), str(i)) for i in range(50)]
+    batches = cut_batches(examples, 8, torch.Generator().manual_seed(0), lambda e: len(e.text))
+    assert sorted(int(e.label) for batch in batches for e in batch) == list(range(50))
+    assert sorted(map(len, batches)) == [2, 8, 8, 8, 8, 8, 8]
+    spread = [max(len(e.text) for e in b) - min(len(e.text) for e in b) for b in batches]
+    assert sum(spread) / len(spread) < 4
+
+
+def test_schedules_by_hand():
+    settings = TrainingSettings(warmup_share=0.2, schedule="linear")
+    assert [_schedule(s, 10, settings) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    assert _schedule(5, 10, TrainingSettings(schedule="cosine")) == pytest.approx(0.5)
+    assert _schedule(9, 10, TrainingSettings()) == 1.0
+
+
+def test_averaging_the_last_half_changes_the_adapter(tmp_path, small_tasks, encoder_folder):
+    for average in ("none", "last-half"):
+        training = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "average": average}
+        short_run(tmp_path / average, small_tasks[:1], encoder_folder, "inc-lora", training=training)
+    kept, averaged = _adapter(tmp_path / "none"), _adapter(tmp_path / "last-half")
+    assert any(not torch.equal(kept[name].B, averaged[name].B) for name in kept)
+
+
+def test_a_smaller_rate_after_the_first_task(tmp_path, small_tasks, encoder_folder):
+    training = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "later_learning_rate_factor": 0.1}
+    short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora", training=training)
+    rates = [read_lines(Store(tmp_path / "run").stage_folder(i) / "log.jsonl")[0]["learning_rate"] for i in (1, 2)]
+    assert rates == pytest.approx([0.01, 0.001])
+
+
+def test_needs_are_checked_before_training():
+    class Wants(Kaiming):
+        needs = frozenset({Need.OLD_EXAMPLES})
+
+    method = Method("m", Wants(), Sum(), {"l2": SquaredNorm(weight=1.0)})
+    with pytest.raises(Exception, match="init: Wants requires examples of earlier tasks: choose a replay part"):
+        check_needs(method, [Need.DENSE_BASE])
