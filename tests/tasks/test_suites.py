@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,10 @@ def test_package_files_hold_the_published_numbers(task: str, train: int, test: i
     assert (len(pool.test) if pool.test else None) == test
     assert {label for _, label in pool.train} == set(about["labels"])
     assert len(about["labels"]) == classes
+
+
+def test_the_page_names_every_suite_and_variable() -> None:
+    page = (Path(__file__).parents[2] / "docs/suites.md").read_text(encoding="utf-8")
+    for name in suite_names():
+        assert f"| `{name}` |" in page
+        assert describe(name).get("data", {"variable": ""})["variable"] in page

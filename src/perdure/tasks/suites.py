@@ -56,11 +56,17 @@ def _description(name: str) -> dict[str, Any]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The suite's file as it stands: about, version, orders, sizes, tasks with labels, source, licence and sizes.
+    """The suite's file as it stands: about, version, orders, sizes, and tasks with labels, source and licence.
+
+    `name` may be the path of a YAML file of your own (`perdure.tasks.own_suite`).
 
     Raises:
-        UnknownName: no such suite.
+        UnknownName: no such suite; DataError, ConfigError: the file is missing or wrong.
     """
+    if name.endswith((".yaml", ".yml")):
+        from perdure.tasks.own_suite import read_own_suite
+
+        return read_own_suite(Path(name))
     if name not in suite_names():
         raise UnknownName("suite", name, suite_names())
     return _description(name)
@@ -102,7 +108,7 @@ def load_suite(
     notes: dict[str, list[str]] = {}
     for task in names:
         try:
-            made = _load_task(task, _task_about(about, task), folder, sizes, random.Random(f"{seed}/{task}"), progress)
+            made = _load_task(task, about, folder, sizes, seed, progress)
         except MissingTask as error:
             notes.setdefault(f"left out, {error}", []).append(task)
             continue
@@ -115,22 +121,24 @@ def load_suite(
     return Suite(name, about["version"], label, tuple(tasks), warnings)
 
 
-def _task_about(about: dict[str, Any], task: str) -> dict[str, Any]:
-    return {**about["tasks"][task], "without_near_repeats": about.get("without_near_repeats", False)}
-
-
 def _load_task(
     name: str,
-    about: dict[str, Any],
+    suite: dict[str, Any],
     data: Path | None,
     sizes: dict[str, Size],
-    rng: random.Random,
+    seed: int,
     progress: Progress | None,
 ) -> Task:
+    about = suite["tasks"][name]
+    if "source" not in about:
+        from perdure.tasks.own_suite import load_own_task
+
+        return load_own_task(name, about, sizes, seed)
     from perdure.tasks.readers import read_pool
 
     pool = read_pool(about, data=data, progress=progress)
-    near = about["without_near_repeats"]
+    near = suite.get("without_near_repeats", False)
+    rng = random.Random(f"{seed}/{name}")
     drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng, near=near)
     train, validation, test = (
         [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)

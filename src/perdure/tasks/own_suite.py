@@ -1,0 +1,101 @@
+"""A suite of your own: a YAML file like those in `suites/`, whose tasks may also be described as `TaskSpec`s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from perdure.config import validate
+from perdure.errors import ConfigError, DataError
+from perdure.tasks.spec import TaskSpec
+from perdure.tasks.splits import Size
+from perdure.tasks.task import Task
+
+
+class Sizes(BaseModel):
+    """Examples a task at most; 'all' there are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    train: Size = "all"
+    validation: Size = "all"
+    test: Size = "all"
+
+
+class DataFolder(BaseModel):
+    """The folder a suite's readers look in: the environment variable that names it, and what should be in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    variable: str
+    layout: str
+    origin: str
+    optional: bool = False
+
+
+class SuiteSpec(BaseModel):
+    """The file of a suite.
+
+    Args:
+        orders: name -> names of tasks; not given: all tasks as they stand, called 'default'.
+        tasks: name -> the settings of a `TaskSpec` without its name, or `source`, `labels`, `metric` ... as in the
+            package's own suites.
+        without_near_repeats: also leave out texts that nearly repeat another one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    version: int = Field(default=1, ge=1)
+    about: str = ""
+    sizes: Sizes = Sizes()
+    data: DataFolder | None = None
+    without_near_repeats: bool = False
+    orders: dict[str | int, list[str]] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> SuiteSpec:
+        for order, names in self.orders.items():
+            unknown = [name for name in names if name not in self.tasks]
+            if unknown:
+                raise ValueError(f"order {order} names {', '.join(unknown)}, which is not among the tasks")
+        return self
+
+
+def read_own_suite(path: Path) -> dict[str, Any]:
+    """The description in a suite file, as `perdure.tasks.suites.describe` gives it.
+
+    Raises:
+        DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no suite file '{path}'.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' is not valid YAML: {error}") from error
+    try:
+        about = validate(SuiteSpec, content).model_dump(exclude_none=True)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    about["orders"] = about["orders"] or {"default": list(about["tasks"])}
+    for task in about["tasks"].values():
+        if "source" not in task:
+            task["folder"] = str(path.parent)
+    return about
+
+
+def load_own_task(name: str, about: dict[str, Any], sizes: dict[str, Size], seed: int) -> Task:
+    """The task of a suite that is described as a `TaskSpec`.
+
+    Raises:
+        ConfigError: an unknown key; DataError: see `perdure.tasks.files.load_task`.
+    """
+    settings = {key: value for key, value in about.items() if key not in ("folder", "about", "licence")}
+    limits: dict[str, Any] = {f"{split}_size": size for split, size in sizes.items()}
+    try:
+        spec = validate(TaskSpec, {"seed": seed, **limits, **settings, "name": name})
+    except ConfigError as error:
+        raise ConfigError(f"task {name}: {error}") from error
+    return spec.load(about["folder"])

@@ -1,0 +1,81 @@
+"""Suites of your own: a YAML file, with tasks from files or from the package's readers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import ConfigError, DataError
+from perdure.tasks.suites import describe, load_suite
+
+SUITE = """
+name: mine
+tasks:
+  letters: {train: letters.jsonl}
+  numbers: {train: numbers.jsonl, labels: {"0": none, "1": one}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, labels in (("letters", "xy"), ("numbers", "01")):
+        lines = [json.dumps({"text": f"{name} {i}", "label": labels[i % 2]}) for i in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "mine.yaml").write_text(SUITE)
+    return tmp_path
+
+
+def test_tasks_from_files_beside_the_suite(folder: Path) -> None:
+    suite = load_suite(str(folder / "mine.yaml"), train=8, test=4)
+    assert [task.name for task in suite.tasks] == ["letters", "numbers"]
+    assert [len(task.train) for task in suite.tasks] == [8, 8]
+    assert suite.tasks[1].labels == {"0": "none", "1": "one"}
+    assert (suite.order, suite.version) == ("default", 1)
+    assert suite.fingerprint() != load_suite(str(folder / "mine.yaml"), train=8, test=4, seed=1).fingerprint()
+
+
+def test_orders_and_sizes(folder: Path) -> None:
+    extra = "sizes: {train: 10, validation: 2, test: 5}\norders: {back: [numbers, letters]}\n"
+    (folder / "mine.yaml").write_text(SUITE + extra)
+    [first, _] = load_suite(str(folder / "mine.yaml")).tasks
+    assert (first.name, len(first.train), len(first.validation), len(first.test)) == ("numbers", 10, 2, 5)
+
+
+def test_readers_of_the_package_may_be_used(folder: Path) -> None:
+    (folder / "FOMC").mkdir()
+    for split in ("train", "eval", "test"):
+        rows = [{"prompt": f"{split} {i}", "answer": "AB"[i % 2]} for i in range(8)]
+        (folder / f"FOMC/{split}.json").write_text(json.dumps(rows))
+    (folder / "own.yaml").write_text(
+        "name: own\ndata: {variable: NONE_SUCH, layout: folders, origin: me}\n"
+        "tasks:\n  fomc: {source: {reader: trace, path: FOMC}, metric: exact-match}\n"
+    )
+    [task] = load_suite(str(folder / "own.yaml"), data=folder).tasks
+    assert (task.metric, len(task.test)) == ("exact-match", 8)
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        ("name: x\n", "tasks"),
+        ("name: x\ntasks: {}\n", "tasks"),
+        ("name: x\ntask: {}\ntasks: {a: {train: a.jsonl}}\n", "Did you mean 'tasks'"),
+        ("name: x\norders: {1: [b]}\ntasks: {a: {train: a.jsonl}}\n", "order 1 names b"),
+        ("name: [", "not valid YAML"),
+    ],
+)
+def test_wrong_files_are_explained(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises((ConfigError, DataError), match=f"(?s)x.yaml.*{message}"):
+        describe(str(tmp_path / "x.yaml"))
+
+
+def test_a_wrong_task_is_named(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(SUITE.replace("train: letters", "trian: letters"))
+    with pytest.raises(ConfigError, match=r"task letters:(.|\n)*trian.*Did you mean 'train'"):
+        load_suite(str(folder / "mine.yaml"))
+
+
+def test_missing_suite_file() -> None:
+    with pytest.raises(DataError, match=r"no suite file 'nowhere\.yaml'"):
+        describe("nowhere.yaml")
