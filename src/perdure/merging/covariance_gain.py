@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import AdapterError
-from perdure.merging.linear import weighted_sum
+from perdure.merging.linear import stacked_sum
 from perdure.merging.modules import merge_modules
 from perdure.ops.lowrank import Delta, LowRank, Update
 
@@ -70,16 +70,32 @@ def covariance_gain_updates(
     """
 
     def merge(module: str, deltas: list[Delta | None]) -> Delta:
-        gained = []
-        for index, delta in enumerate(deltas):
-            if delta is not None:
-                rest = range(index) if against == "earlier" else [i for i in range(len(updates)) if i != index]
-                others = [_moment(moments, i, module) for i in rest]
-                spared = torch.stack(others).sum(dim=0) if others else None
-                gained.append(covariance_gain(delta, _moment(moments, index, module), spared, kappa, ridge))
-        return weighted_sum(gained, [1.0] * len(gained))
+        return gained_sum(module, deltas, moments, kappa, ridge, against)
 
     return dict(merge_modules(updates, merge))
+
+
+def gained_sum(
+    module: str,
+    deltas: Sequence[Delta | None],
+    moments: Sequence[Moments],
+    kappa: float,
+    ridge: float,
+    against: Against,
+) -> Delta:
+    """sum_t dW_t P_t at one module; see `covariance_gain_updates`.
+
+    Raises:
+        AdapterError: a moment is missing.
+    """
+    gained = []
+    for index, delta in enumerate(deltas):
+        if delta is not None:
+            rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
+            others = [_moment(moments, i, module) for i in rest]
+            spared = torch.stack(others).sum(dim=0) if others else None
+            gained.append(covariance_gain(delta, _moment(moments, index, module), spared, kappa, ridge))
+    return stacked_sum(gained, [1.0] * len(gained))
 
 
 def _moment(moments: Sequence[Moments], index: int, module: str) -> Tensor:

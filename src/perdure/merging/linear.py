@@ -13,14 +13,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
+import torch
+
 from perdure.errors import ConfigError
 from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, Update, add, scale
+from perdure.ops.lowrank import Delta, LowRank, Update, add, scale
 
 
 def weighted_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
     """sum_i w_i dW_i; stacked factors while these are smaller than the dense matrix."""
     return reduce(add, [scale(delta, weight) for delta, weight in zip(deltas, weights, strict=True)])
+
+
+def stacked_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
+    """The same, as stacked factors of any rank if all have factors: what an exact adapter is made of."""
+    scaled = [scale(delta, weight) for delta, weight in zip(deltas, weights, strict=True)]
+    factors = [delta for delta in scaled if isinstance(delta, LowRank)]
+    if len(factors) < len(scaled):
+        return reduce(add, scaled)
+    return LowRank(torch.cat([delta.A for delta in factors]), torch.cat([delta.B for delta in factors], dim=1))
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -37,16 +37,21 @@ def slao(merged: LowRank | None, new: Delta, count: int, module: str = "") -> Lo
     return LowRank(new.A, merged.B + (new.B - merged.B) / math.sqrt(count))
 
 
+def slao_chain(module: str, deltas: Sequence[Delta | None]) -> LowRank:
+    """One module merged over all updates, in the order they were trained.
+
+    Raises:
+        AdapterError: an update without this module, without factors, or of another rank.
+    """
+    merged: LowRank | None = None
+    for count, delta in enumerate(deltas, 1):
+        if delta is None:
+            raise AdapterError(f"SLAO needs every module in every update, but update {count} has no '{module}'.")
+        merged = slao(merged, delta, count, module)
+    assert merged is not None
+    return merged
+
+
 def slao_updates(updates: Sequence[Update]) -> dict[str, LowRank]:
     """Module by module SLAO's merge, in the order the updates were trained; each must have every module."""
-
-    def merge(module: str, deltas: list[Delta | None]) -> LowRank:
-        merged: LowRank | None = None
-        for count, delta in enumerate(deltas, 1):
-            if delta is None:
-                raise AdapterError(f"SLAO needs every module in every update, but update {count} has no '{module}'.")
-            merged = slao(merged, delta, count, module)
-        assert merged is not None
-        return merged
-
-    return dict(merge_modules(updates, merge))
+    return dict(merge_modules(updates, slao_chain))

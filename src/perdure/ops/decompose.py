@@ -35,7 +35,7 @@ class SVD:
 def svd(delta: Delta) -> SVD:
     """The thin SVD; through the factors where there are any and they are thinner than the matrix."""
     if not isinstance(delta, LowRank) or delta.rank >= min(delta.shape):
-        U, s, Vt = torch.linalg.svd(dense(delta).double(), full_matrices=False)
+        U, s, Vt = torch.linalg.svd(_dense_double(delta), full_matrices=False)
         return SVD(U, s, Vt.mT)
     Q_B, R_B = torch.linalg.qr(delta.B.double())
     Q_A, R_A = torch.linalg.qr(delta.A.mT.double())
@@ -46,10 +46,15 @@ def svd(delta: Delta) -> SVD:
 def singular_values(delta: Delta) -> Tensor:
     """All min(K, O, I) singular values, descending, float64; zeros included."""
     if not isinstance(delta, LowRank) or delta.rank >= min(delta.shape):
-        return torch.linalg.svdvals(dense(delta).double())
+        return torch.linalg.svdvals(_dense_double(delta))
     R_B = torch.linalg.qr(delta.B.double(), mode="r").R
     R_A = torch.linalg.qr(delta.A.mT.double(), mode="r").R
     return torch.linalg.svdvals(R_B @ R_A.mT)
+
+
+def _dense_double(delta: Delta) -> Tensor:
+    """The matrix in float64; of factors multiplied in float64, or rounding would look like further directions."""
+    return delta.B.double() @ delta.A.double() if isinstance(delta, LowRank) else delta.double()
 
 
 def numerical_rank(s: Tensor, shape: tuple[int, int]) -> int:

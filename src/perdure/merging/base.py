@@ -1,0 +1,200 @@
+"""A base model's folder: where each module's weight is, and the folder written anew with updates added to some weights.
+
+Sharded or not, of any size: weights pass through memory in row tiles, untouched tensors as bytes. What cannot be
+right is refused with the reason: quantised weights, tied embeddings, pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.errors import AdapterError
+from perdure.merging.rules import Tile
+from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
+from perdure.ops.tiling import row_tiles
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md"}
+"""Files that make a model folder complete beside its weights (tokenizer, configuration, licence)."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module's weight: its tensor's name, and whether it is stored as [I, O] (Conv1D, embeddings)."""
+
+    tensor: str
+    transposed: bool
+
+
+class Base:
+    """A model folder in safetensors.
+
+    Raises:
+        AdapterError: no such folder, only a pickle, a missing shard, or quantised weights.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = _config(self.folder)
+        if self.config.get("quantization_config"):
+            raise AdapterError(
+                f"'{self.folder}' is quantised: an update cannot be added to it exactly. Give the full model."
+            )
+        self.files = _weight_files(self.folder)
+        self.place: dict[str, tuple[str, Stored]] = {}
+        for file in self.files:
+            with TensorReader(self.folder / file) as reader:
+                self.place |= {name: (file, stored) for name, stored in reader.tensors.items()}
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the input embedding."""
+        stated = self.config.get("tie_word_embeddings")
+        heads = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+        has_head = any(arch.endswith(heads) for arch in self.config.get("architectures") or [])
+        return bool(stated) if stated is not None else has_head and "lm_head.weight" not in self.place
+
+    def target(self, module: str, shape: tuple[int, int], kind: str, fan_in_fan_out: bool) -> Target:
+        """Where the weight of `module` with updates of `shape` (O, I) is.
+
+        Raises:
+            AdapterError: it is not there, has another shape or an integer type, or is tied to another module.
+        """
+        if self.tied and (kind == "embedding" or module.rpartition(".")[2] == "lm_head"):
+            raise AdapterError(
+                f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merged into the one "
+                "it would change the other too. Keep it as an adapter, or untie the base first."
+            )
+        tensor = self._tensor(module)
+        stored = self.place[tensor][1]
+        transposed = fan_in_fan_out or kind == "embedding"
+        wanted = (shape[1], shape[0]) if transposed else shape
+        if stored.shape == wanted[::-1] != wanted:
+            raise AdapterError(
+                f"'{tensor}' in '{self.folder}' is stored the other way round than the adapter's fan_in_fan_out={fan_in_fan_out} "
+                f"says for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules apart."
+            )
+        if stored.shape != wanted:
+            raise AdapterError(
+                f"The adapter is of another base: at module '{module}' it needs a weight of {wanted[0]} x {wanted[1]}, "
+                f"'{tensor}' in '{self.folder}' is {' x '.join(map(str, stored.shape))}."
+            )
+        if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
+            raise AdapterError(
+                f"'{tensor}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
+            )
+        return Target(tensor, transposed)
+
+    def _tensor(self, module: str) -> str:
+        """`<module>.weight`, also where model and file differ by a leading part ('model.', 'bert.') in their names."""
+        wanted = f"{module}.weight"
+        if wanted in self.place:
+            return wanted
+        shorter = module.partition(".")[2]
+        similar = [n for n in self.place if n.endswith("." + wanted) or (shorter and n == f"{shorter}.weight")]
+        if len(similar) != 1:
+            found = f"; {len(similar)} tensors end like it" if similar else ""
+            raise AdapterError(
+                f"Module '{module}' of the adapter has no weight in '{self.folder}'{found}. Is it its base?"
+            )
+        return similar[0]
+
+
+Addition = Callable[[], Iterator[Tile]]
+"""Gives the rows [N, columns] to add to a stored tensor, from first to last."""
+
+
+def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
+    """The base's folder once more in `out` (an existing, empty folder), with `additions` added to the tensors they name.
+
+    Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`.
+    """
+    for file in base.files:
+        with TensorReader(base.folder / file) as reader:
+            layout = {name: (_dtype_after(stored, dtype), stored.shape) for name, stored in reader.tensors.items()}
+            with TensorWriter(out / file, layout, reader.metadata) as writer:
+                for name, stored in reader.tensors.items():
+                    if name in additions:
+                        for start, stop, rows in additions[name]():
+                            writer.write_rows(name, start, _added(reader.rows(name, start, stop), rows))
+                    elif layout[name][0] == stored.dtype:
+                        writer.copy(name, reader)
+                    else:
+                        for start, stop in row_tiles((stored.height, max(1, stored.row_bytes // 2))):
+                            writer.write_rows(name, start, reader.rows(name, start, stop))
+    _copy_beside(base, out, dtype)
+
+
+def transposed_rows(matrix_OI: Tensor) -> Iterator[Tile]:
+    """The rows of the transpose, for weights stored as [I, O]."""
+    turned = matrix_OI.mT
+    for start, stop in row_tiles((turned.shape[0], turned.shape[1])):
+        yield start, stop, turned[start:stop].contiguous()
+
+
+def _added(weight: Tensor, rows: Tensor) -> Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)).add_(rows)
+
+
+def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:
+    floating = stored.torch_dtype is not None and stored.torch_dtype.is_floating_point
+    return NAMES[dtype] if dtype is not None and floating else stored.dtype
+
+
+def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
+    for path in sorted(base.folder.iterdir()):
+        if path.is_file() and path.suffix in BESIDE and not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        config = {key: value for key, value in base.config.items() if key != "torch_dtype"} | {"dtype": name}
+        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        index = out / INDEX_FILE
+        if index.is_file():
+            size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+            listed = json.loads(index.read_text())
+            index.write_text(json.dumps(listed | {"metadata": {"total_size": size}}, indent=2) + "\n")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise AdapterError(f"'{folder}' is no model folder: it has no config.json. Give the folder of the base model.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AdapterError(f"{path}: not readable as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: expected a JSON object.")
+    return config
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / SINGLE_FILE).is_file():
+        return [SINGLE_FILE]
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        pickled = any(folder.glob("*.bin"))
+        reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
+        raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise AdapterError(f"{index}: not what transformers writes ({error}).") from error
+    for file in files:
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise AdapterError(f"{index}: {file!r} is no file name of a shard in this folder.")
+        if not (folder / file).is_file():
+            raise AdapterError(f"{index} names '{file}', which is missing; copy or download the base again.")
+    return files

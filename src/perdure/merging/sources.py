@@ -1,0 +1,139 @@
+"""Several adapter folders as one thing to merge or compare: the same base, one list of modules, names to call them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.adapter_format import natural
+from perdure.adapters import Adapter, open_adapter
+from perdure.errors import AdapterError, ConfigError
+from perdure.ops.lowrank import Delta, LowRank, Update
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """A module that some adapter changes: shape (O, I) of the update, linear or embedding, stored as [I, O] or not."""
+
+    shape: tuple[int, int]
+    kind: str
+    transposed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Adapters of one base, in the order given.
+
+    Args:
+        adapters: display name -> adapter.
+        modules: every module of any of them, in natural order.
+        notes: what a user should know, e.g. that they name different bases.
+    """
+
+    adapters: Mapping[str, Adapter]
+    modules: Mapping[str, ModuleInfo]
+    notes: tuple[str, ...]
+
+    @property
+    def updates(self) -> list[Adapter]:
+        """The adapters, in order."""
+        return list(self.adapters.values())
+
+    @property
+    def base(self) -> str | None:
+        """The base the first adapter names."""
+        return next((adapter.config.base for adapter in self.updates if adapter.config.base), None)
+
+    @property
+    def task_type(self) -> str | None:
+        """The task type, if all adapters that state one agree."""
+        stated = {adapter.config.task_type for adapter in self.updates} - {None}
+        return stated.pop() if len(stated) == 1 else None
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        """Whether the base stores any of the linear weights as [I, O]."""
+        return any(info.transposed for info in self.modules.values() if info.kind == "linear")
+
+    def deltas(self, module: str) -> list[Delta | None]:
+        """What each adapter has at `module`, read now."""
+        return [adapter.get(module) for adapter in self.updates]
+
+
+def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
+    """Open adapter folders (or hub ids) that belong together; only headers are read.
+
+    Raises:
+        ConfigError: too few of them.
+        AdapterError: one cannot be read, or they are of different bases; the first differing module is named.
+    """
+    if len(places) < at_least:
+        raise ConfigError(f"Give at least {at_least} adapters, not {len(places)}.")
+    adapters = dict(zip(_names(places), map(open_adapter, places), strict=True))
+    modules: dict[str, tuple[str, ModuleInfo]] = {}
+    for name, adapter in adapters.items():
+        for module, entry in adapter.modules.items():
+            transposed = entry.kind == "embedding" or adapter.config.fan_in_fan_out
+            info = ModuleInfo(entry.shape, entry.kind, transposed)
+            known_of, known = modules.setdefault(module, (name, info))
+            if known != info:
+                raise AdapterError(_differs(module, known_of, known, name, info))
+    ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
+    return Sources(adapters, ordered, tuple(_base_notes(adapters)))
+
+
+class Only(Mapping[str, Delta]):
+    """An update restricted to some modules; read when asked for."""
+
+    def __init__(self, update: Update, modules: Sequence[str]) -> None:
+        self._update, self._modules = update, [module for module in modules if module in update]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, module: str) -> Delta:
+        if module not in self._modules:
+            raise KeyError(module)
+        return self._update[module]
+
+
+def turned(delta: LowRank) -> LowRank:
+    """The transpose: for weights stored as [I, O]."""
+    return LowRank(delta.B.mT, delta.A.mT)
+
+
+def _names(places: Sequence[str | Path]) -> list[str]:
+    """The shortest endings of the paths that tell them apart; a place given twice gets a number."""
+    paths = [Path(place).parts or (str(place),) for place in places]
+    names: list[str] = []
+    for own in paths:
+        depth = next((n for n in range(1, len(own)) if sum(p[-n:] == own[-n:] for p in paths) == 1), len(own))
+        if sum(p == own for p in paths) > 1:
+            depth = 1
+        name = "/".join(own[-depth:])
+        taken = sum(known == name or known.startswith(f"{name} (") for known in names)
+        names.append(f"{name} ({taken + 1})" if taken else name)
+    return names
+
+
+def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInfo) -> str:
+    if left.shape != right.shape:
+        return (
+            f"'{one}' and '{two}' are adapters of different bases: module '{module}' is {left.shape[0]} x {left.shape[1]} in "
+            f"the one and {right.shape[0]} x {right.shape[1]} in the other."
+        )
+    return (
+        f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}, fan_in_fan_out {left.transposed}; "
+        f"{right.kind}, {right.transposed}): they are adapters of different bases."
+    )
+
+
+def _base_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    bases = {name: adapter.config.base for name, adapter in adapters.items() if adapter.config.base}
+    if len(set(bases.values())) > 1:
+        listed = "; ".join(f"{name}: {base}" for name, base in bases.items())
+        yield f"The adapters name different bases although their shapes agree ({listed}). Make sure that it is one model."

@@ -1,0 +1,188 @@
+"""Safetensors files read and written a few rows at a time, so that a model of any size passes through little memory.
+
+Layout of the format: 8 bytes length of the header, the header in JSON (name -> dtype, shape, data_offsets), the data.
+A tensor is seen as a matrix [first dimension, all others].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.adapter_format import opened
+from perdure.errors import AdapterError
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file: dtype as the format writes it, shape, and where its bytes are."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def height(self) -> int:
+        """Rows: the first dimension (1 for a scalar)."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return (self.end - self.begin) // self.height if self.height else 0
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """None for a dtype torch has no name for here (8-bit floats): such tensors are copied as bytes."""
+        return DTYPES.get(self.dtype)
+
+
+class TensorReader:
+    """An open safetensors file; rows are read when they are asked for.
+
+    Raises:
+        AdapterError: the file is missing, damaged or cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with opened(path):  # checks the header, every offset and the file's length
+            pass
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY)
+        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        start = 8 + length
+        self.tensors = {
+            name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+        }
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` as a fresh matrix [N, others] in the stored dtype."""
+        stored = self.tensors[name]
+        dtype = stored.torch_dtype
+        if dtype is None:
+            raise AdapterError(f"{self.path}: '{name}' is stored as {stored.dtype}, which cannot be merged into.")
+        data = torch.empty((stop - start) * stored.row_bytes, dtype=torch.uint8)
+        self._read_into(data.numpy().data, stored.begin + start * stored.row_bytes)
+        return data.view(dtype).view(stop - start, -1)
+
+    def bytes(self, name: str, begin: int, count: int) -> bytes:
+        """`count` raw bytes of a tensor from `begin`."""
+        data = bytearray(count)
+        self._read_into(memoryview(data), self.tensors[name].begin + begin)
+        return bytes(data)
+
+    def _read_into(self, view: memoryview, offset: int) -> None:
+        while view:
+            count = os.preadv(self._fd, [view], offset)
+            if count == 0:
+                raise AdapterError(f"{self.path} became shorter while it was read.")
+            view, offset = view[count:], offset + count
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TensorWriter:
+    """A safetensors file of known names, dtypes and shapes, whose rows are written in any order.
+
+    Args:
+        layout: name -> (dtype as the format writes it, shape).
+    """
+
+    def __init__(
+        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+        places, offset = {}, 0
+        for name, (dtype, shape) in layout.items():
+            size = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else math.prod(shape)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+            places[name] = (dtype, shape, offset, offset + size)
+            offset += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
+        self.tensors = {n: Stored(d, s, 8 + len(text) + b, 8 + len(text) + e) for n, (d, s, b, e) in places.items()}
+        self._left = {name: stored.end - stored.begin for name, stored in self.tensors.items()}
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self.path = path
+        self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
+        os.ftruncate(self._fd, 8 + len(text) + offset)
+
+    def write_rows(self, name: str, start: int, rows: Tensor) -> None:
+        """Put `rows` [N, others] in the tensor's dtype at row `start`."""
+        stored = self.tensors[name]
+        dtype = stored.torch_dtype
+        assert dtype is not None, f"{stored.dtype} is written as bytes"
+        data = rows.to("cpu", dtype).contiguous().view(-1).view(torch.uint8)
+        self._write(data.numpy().data, stored.begin + start * stored.row_bytes)
+        self._left[name] -= data.numel()
+
+    def write_bytes(self, name: str, begin: int, data: bytes) -> None:
+        """Put raw bytes into a tensor from byte `begin`."""
+        self._write(memoryview(data), self.tensors[name].begin + begin)
+        self._left[name] -= len(data)
+
+    def copy(self, name: str, source: TensorReader) -> None:
+        """A tensor as it is, byte by byte."""
+        size = self.tensors[name].end - self.tensors[name].begin
+        for begin in range(0, size, CHUNK):
+            self.write_bytes(name, begin, source.bytes(name, begin, min(CHUNK, size - begin)))
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        while view:
+            count = os.pwrite(self._fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    def close(self) -> None:
+        """Flush to the disk and close; every byte must have been written."""
+        os.fsync(self._fd)
+        os.close(self._fd)
+        missing = [name for name, left in self._left.items() if left]
+        assert not missing, f"{self.path}: rows of {missing} were not written exactly once"
+
+    def __enter__(self) -> TensorWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            os.close(self._fd)

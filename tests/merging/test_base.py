@@ -1,0 +1,158 @@
+"""Updates added to the weights of a base: sharded, transposed, cast; and every base that must be refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2Model
+
+from perdure.errors import AdapterError
+from perdure.merging.base import Base, transposed_rows, write_with
+
+
+def model_folder(folder, tensors=None, **config):
+    folder.mkdir()
+    tensors = tensors or {"model.layers.0.q.weight": torch.arange(6.0).view(3, 2), "lm_head.weight": torch.ones(5, 2)}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architectures": ["XForCausalLM"], **config}))
+    return folder
+
+
+def whole(matrix):
+    """An addition in one tile."""
+    return lambda: iter([(0, matrix.shape[0], matrix)])
+
+
+def test_adds_to_the_named_tensor_and_copies_the_rest(tmp_path):
+    base = Base(model_folder(tmp_path / "base"))
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"not copied")
+    (tmp_path / "out").mkdir()
+    write_with(base, tmp_path / "out", {"model.layers.0.q.weight": whole(torch.ones(3, 2))})
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found["model.layers.0.q.weight"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert torch.equal(found["lm_head.weight"], torch.ones(5, 2))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+
+
+def test_sums_are_rounded_once_and_cast_where_asked(tmp_path):
+    weight = torch.full((1, 2), 1.0, dtype=torch.bfloat16)
+    base = Base(model_folder(tmp_path / "base", {"m.weight": weight, "ids": torch.arange(3)}, dtype="bfloat16"))
+    for name, dtype in (("same", None), ("wide", torch.float32)):
+        (tmp_path / name).mkdir()
+        write_with(base, tmp_path / name, {"m.weight": whole(torch.full((1, 2), 1 / 512))}, dtype)
+    same, wide = (load_file(tmp_path / name / "model.safetensors") for name in ("same", "wide"))
+    assert same["m.weight"].tolist() == [[1, 1]], "bf16 has 8 bits"
+    assert wide["m.weight"].tolist() == [[1 + 1 / 512] * 2]
+    assert wide["ids"].dtype == torch.int64
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_transposed_rows():
+    matrix = torch.arange(6.0).view(2, 3)
+    ((start, stop, rows),) = transposed_rows(matrix)
+    assert (start, stop) == (0, 3)
+    assert torch.equal(rows, matrix.mT)
+
+
+def test_shards_of_a_real_model(tmp_path):
+    model = GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
+    model.save_pretrained(tmp_path / "base", max_shard_size="8KB")
+    base = Base(tmp_path / "base")
+    assert len(base.files) > 1
+    target = base.target("h.1.attn.c_attn", (48, 16), "linear", True)
+    assert (target.tensor, target.transposed) == ("h.1.attn.c_attn.weight", True)
+    (tmp_path / "out").mkdir()
+    update = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    write_with(base, tmp_path / "out", {target.tensor: lambda: transposed_rows(update)})
+    merged = GPT2Model.from_pretrained(tmp_path / "out")
+    for name, weight in model.state_dict().items():
+        added = update.mT if name == target.tensor else 0
+        torch.testing.assert_close(merged.state_dict()[name], weight + added)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [("model.layers.0.q", "exact"), ("layers.0.q", "model. missing"), ("bert.model.layers.0.q", "one more")],
+)
+def test_a_leading_part_of_the_name_may_differ(tmp_path, module, found):
+    base = Base(model_folder(tmp_path / "base"))
+    assert base.target(module, (3, 2), "linear", False).tensor == "model.layers.0.q.weight", found
+
+
+def test_refusals(tmp_path):
+    base = Base(model_folder(tmp_path / "base"))
+    with pytest.raises(AdapterError, match=r"needs a weight of 3 x 4, 'model\.layers\.0\.q\.weight' in .* is 3 x 2"):
+        base.target("model.layers.0.q", (3, 4), "linear", False)
+    with pytest.raises(AdapterError, match="the other way round than the adapter's fan_in_fan_out=True"):
+        base.target("model.layers.0.q", (3, 2), "linear", True)
+    with pytest.raises(AdapterError, match=r"'layers\.9\.q' of the adapter has no weight"):
+        base.target("layers.9.q", (3, 2), "linear", False)
+    ambiguous = {
+        "a.q.weight": torch.ones(1, 1),
+        "b.q.weight": torch.ones(1, 1),
+        "w": torch.ones(2, 2, dtype=torch.int8),
+    }
+    twice = Base(model_folder(tmp_path / "twice", {**ambiguous, "m.weight": torch.ones(2, 2, dtype=torch.int8)}))
+    with pytest.raises(AdapterError, match="2 tensors end like it"):
+        twice.target("q", (1, 1), "linear", False)
+    with pytest.raises(AdapterError, match="stored as I8"):
+        twice.target("m", (2, 2), "linear", False)
+
+
+@pytest.mark.parametrize(
+    ("config", "has_head"), [({"tie_word_embeddings": True}, True), ({}, False)], ids=["stated", "no head in the file"]
+)
+def test_tied_embeddings_are_refused(tmp_path, config, has_head):
+    tensors = {"model.embed_tokens.weight": torch.ones(5, 2)} | (
+        {"lm_head.weight": torch.ones(5, 2)} if has_head else {}
+    )
+    base = Base(model_folder(tmp_path / "base", tensors, **config))
+    with pytest.raises(AdapterError, match="tied embeddings"):
+        base.target("model.embed_tokens", (2, 5), "embedding", False)
+    with pytest.raises(AdapterError, match="tied embeddings"):
+        base.target("lm_head", (5, 2), "linear", False)
+
+
+def test_untied_embeddings_are_transposed(tmp_path):
+    tensors = {"model.embed_tokens.weight": torch.ones(5, 2), "lm_head.weight": torch.ones(5, 2)}
+    base = Base(model_folder(tmp_path / "base", tensors, tie_word_embeddings=False))
+    assert base.target("model.embed_tokens", (2, 5), "embedding", False).transposed
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(AdapterError, match=r"it has no config\.json"):
+        Base(tmp_path)
+    with pytest.raises(AdapterError, match="is quantised"):
+        Base(model_folder(tmp_path / "q", quantization_config={"bits": 4}))
+    pickled = model_folder(tmp_path / "p")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(AdapterError, match="only pickled weights, which are refused"):
+        Base(pickled)
+    (pickled / "config.json").write_text("[]")
+    with pytest.raises(AdapterError, match="expected a JSON object"):
+        Base(pickled)
+
+
+@pytest.mark.parametrize(
+    "file", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".hidden.safetensors", 3]
+)
+def test_a_shard_index_cannot_point_elsewhere(tmp_path, file):
+    folder = model_folder(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": file}}))
+    with pytest.raises(AdapterError, match="is no file name of a shard"):
+        Base(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = model_folder(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
+    with pytest.raises(AdapterError, match=r"names 'a\.safetensors', which is missing"):
+        Base(folder)

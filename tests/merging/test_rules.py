@@ -1,0 +1,149 @@
+"""The table of rules: each gives what its own file computes, in tiles too, and does what it promises."""
+
+import inspect
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import ConfigError, UnknownName
+from perdure.merging.covariance_gain import covariance_gain_updates
+from perdure.merging.dare import dare_updates
+from perdure.merging.linear import average_updates, sum_updates, task_arithmetic_updates
+from perdure.merging.magmax import magmax_updates
+from perdure.merging.max_magnitude import max_magnitude_updates
+from perdure.merging.modules import at_module, module_names
+from perdure.merging.rules import RULES, Rule, name_of, rule_named
+from perdure.merging.slao import slao_updates
+from perdure.merging.ties import ties_updates
+from perdure.ops.lowrank import LowRank, Update, dense
+from tests.merging.merge_cases import assert_same, random_updates
+
+
+def moments_for(updates):
+    generator = torch.Generator().manual_seed(9)
+    found = []
+    for update in updates:
+        inputs = {name: torch.randn(30, delta.shape[1], generator=generator) for name, delta in update.items()}
+        found.append({name: x.mT @ x / 30 for name, x in inputs.items()})
+    return found
+
+
+def merged(rule: Rule, updates: list[Update]) -> dict[str, torch.Tensor]:
+    prepared = rule.prepare(updates, moments_for(updates))
+    return {name: dense(prepared.merge(name, at_module(updates, name))) for name in module_names(updates)}
+
+
+EXPECTED = {
+    "sum": lambda u: sum_updates(u),
+    "average": lambda u: average_updates(u),
+    "arithmetic": lambda u: task_arithmetic_updates(u),
+    "ties": lambda u: ties_updates(u, 0.2),
+    "dare": lambda u: dare_updates(u, 0.5),
+    "max-magnitude": lambda u: max_magnitude_updates(max_magnitude_updates(u[0], u[1]), u[2]),
+    "magmax": lambda u: magmax_updates(u),
+    "slao": lambda u: slao_updates(u),
+    "covariance-gain": lambda u: covariance_gain_updates(u, moments_for(u)),
+}
+
+
+def test_every_rule_is_held_to_its_file():
+    assert set(EXPECTED) == set(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_what_its_file_computes(name):
+    updates = random_updates(3)
+    assert_same(merged(rule_named(name), updates), EXPECTED[name](updates))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_tiles_are_the_merged_matrix(name, monkeypatch):
+    updates = random_updates(3)
+    rule = rule_named(name)
+    whole = merged(rule, updates)
+    for place in ("rules", "fold"):
+        monkeypatch.setattr(f"perdure.merging.{place}.row_tiles", lambda shape: ((i, i + 1) for i in range(shape[0])))
+    prepared = rule.prepare(updates, moments_for(updates))
+    for module in module_names(updates):
+        tiles = list(prepared.tiles(module, at_module(updates, module)))
+        assert [start for start, _, _ in tiles] == list(range(whole[module].shape[0]))
+        torch.testing.assert_close(torch.cat([rows for _, _, rows in tiles]), whole[module])
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.low_rank])
+def test_low_rank_rules_stay_low_rank(name):
+    updates = random_updates(4)
+    prepared = rule_named(name).prepare(updates, moments_for(updates))
+    assert all(isinstance(prepared.merge(m, at_module(updates, m)), LowRank) for m in module_names(updates))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), order=st.permutations([0, 1, 2]), name=st.sampled_from(list(RULES)))
+def test_order_matters_only_where_it_is_said_to(seed, order, name):
+    if RULES[name].in_order or name in ("dare", "covariance-gain"):
+        return  # DARE's masks belong to positions; the moments of the test belong to positions too
+    updates = random_updates(3, seed)
+    assert_same(merged(rule_named(name), updates), merged(rule_named(name), [updates[i] for i in order]), 1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), factor=st.floats(0.01, 100), name=st.sampled_from(list(RULES)))
+def test_every_rule_scales_with_its_updates(seed, factor, name):
+    updates = random_updates(2, seed)
+    larger = [{n: LowRank(d.A, d.B * factor) for n, d in update.items()} for update in updates]
+    expected = {n: matrix * factor for n, matrix in merged(rule_named(name), updates).items()}
+    found = merged(rule_named(name), larger)
+    for module in expected:
+        scale = expected[module].abs().max().item() + 1e-30
+        torch.testing.assert_close(found[module] / scale, expected[module] / scale, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sum", "average", "arithmetic", "max-magnitude", "slao"])
+def test_one_update_alone_stays_as_it_is(name):
+    (update,) = random_updates(1)
+    assert_same(merged(rule_named(name), [update]), update)
+
+
+@pytest.mark.parametrize("name", ["average", "max-magnitude", "slao"])
+def test_an_update_merged_with_itself_stays_as_it_is(name):
+    (update,) = random_updates(1)
+    assert_same(merged(rule_named(name), [update, update]), update)
+
+
+def test_ties_of_one_update_with_itself_is_the_update_trimmed():
+    (update,) = random_updates(1)
+    assert_same(merged(rule_named("ties"), [update, update]), ties_updates([update], 0.2))
+
+
+def test_settings_reach_the_rule():
+    updates = random_updates(2)
+    found = merged(rule_named("arithmetic", {"weights": [2, -1], "scale": 0.5}), updates)
+    assert_same(found, task_arithmetic_updates(updates, [2, -1], 0.5))
+    found = merged(rule_named("average", {"weights": [3, 1]}), updates)
+    assert_same(found, average_updates(updates, [3, 1]))
+    ties = rule_named("ties", {"density": 0.5, "scope": "tensor", "weights": [1, 2], "scale": 2})
+    assert_same(merged(ties, updates), ties_updates(updates, 0.5, "tensor", [1, 2], 2))
+    dare = rule_named("dare", {"density": 0.3, "seed": 5, "consensus": "ties", "rescale": False})
+    assert_same(merged(dare, updates), dare_updates(updates, 0.3, 5, "ties", False))
+
+
+def test_bad_settings():
+    with pytest.raises(UnknownName, match="Did you mean 'ties'"):
+        rule_named("tie")
+    with pytest.raises(ConfigError, match="density"):
+        rule_named("ties", {"densty": 0.2})
+    with pytest.raises(ConfigError, match=r"rule ties\.density"):
+        rule_named("ties", {"density": 0})
+    with pytest.raises(ConfigError, match="weights"):
+        rule_named("sum", {"weights": [1, 1]})
+    with pytest.raises(ConfigError, match="3 weights were given for 2 updates"):
+        rule_named("average", {"weights": [1, 1, 1]}).prepare(random_updates(2))
+    with pytest.raises(ConfigError, match="input second moments of every adapter"):
+        rule_named("covariance-gain").prepare(random_updates(2))
+
+
+def test_names_lead_back():
+    assert [name_of(rule_named(name)) for name in RULES] == list(RULES)
+    assert all(inspect.getdoc(rule) for rule in RULES.values())
