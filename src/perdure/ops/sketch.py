@@ -41,14 +41,20 @@ class CountSketch:
         return torch.zeros(self.buckets)
 
     def add(self, sketch: Tensor, name: str, tensor: Tensor, factor: float = 1.0) -> None:
-        """`sketch` += factor * sketch of the tensor called `name`, in place."""
+        """`sketch` += factor * sketch of the tensor called `name`, in place.
+
+        The hash is drawn where the tensor is: sketches made on different kinds of devices do not compare.
+        """
         flat = tensor.detach().reshape(-1).float()
-        generator = torch.Generator().manual_seed(self._name_seed(name))
+        generator = torch.Generator(flat.device).manual_seed(self._name_seed(name))
+        signed = flat.new_zeros(2 * self.buckets)  # a bucket for each sign: cheaper than multiplying by signs
         for start in range(0, flat.numel(), CHUNK):
-            part = flat[start : start + CHUNK].cpu()
-            drawn = torch.randint(2 * self.buckets, part.shape, generator=generator)
-            signed = torch.where(drawn % 2 == 0, part, -part)
-            sketch.index_add_(0, drawn // 2, signed, alpha=factor)
+            part = flat[start : start + CHUNK]
+            drawn = torch.randint(
+                2 * self.buckets, part.shape, generator=generator, dtype=torch.int32, device=flat.device
+            )
+            signed.index_add_(0, drawn, part)
+        sketch.add_((signed[: self.buckets] - signed[self.buckets :]).to(sketch.device), alpha=factor)
 
     def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The sketch of all tensors together, [buckets]."""
@@ -111,8 +117,9 @@ class LowRankSketch:
     @classmethod
     def of(cls, matrix_OI: Tensor, tests: TestMatrices, factor: float = 1.0) -> LowRankSketch:
         """The sketch of factor * matrix."""
-        matrix = matrix_OI.float() * factor if factor != 1 else matrix_OI.float()
-        return cls(matrix @ tests.omega, tests.upsilon @ matrix, (tests.phi @ matrix) @ tests.psi.mT)
+        matrix = matrix_OI.float()
+        Y, X, Z = matrix @ tests.omega, tests.upsilon @ matrix, (tests.phi @ matrix) @ tests.psi.mT
+        return cls(Y.mul_(factor), X.mul_(factor), Z.mul_(factor))
 
     def add_(self, other: LowRankSketch) -> None:
         """Add another sketch made with the same test matrices, in place."""
