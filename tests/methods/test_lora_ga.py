@@ -109,3 +109,27 @@ def test_a_module_without_gradient_is_named() -> None:
 
 def test_needs() -> None:
     assert {Need.DENSE_BASE, Need.TRAINING_DATA} == LoraGa.needs
+
+
+@pytest.mark.parametrize("direction", ["ArB2r", "A2rBr", "ArBr"])
+def test_pefts_form_takes_the_same_directions_at_another_scale(direction: str) -> None:
+    """PEFT multiplies B by its singular values and scales only B; up to that, and to signs, the factors are the authors'."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraGAConfig
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10, bias=False))
+    grad = (
+        torch.randn(10, 3) @ torch.diag(torch.tensor([4.0, 2.0, 1.0])) @ torch.randn(3, 12) + torch.randn(10, 12) / 10
+    )
+    model[0]._peft_loraga_grad = grad  # type: ignore[assignment]
+    settings = LoraGAConfig(direction=direction, scale="stable", stable_gamma=16)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["0"], init_lora_weights="lora_ga", lora_ga_config=settings)
+    layer = get_peft_model(model, config).base_model.model[0]
+    U, S, Vh = torch.linalg.svd(grad, full_matrices=False)
+    A, B = stable_factors(*singular_directions(U[:, :4], Vh[:4], 2, direction), 16.0)  # type: ignore[arg-type]
+    taken = {"ArB2r": [2, 3], "A2rBr": [0, 1], "ArBr": [0, 2]}[direction]
+    scale = 10**0.25 / 4
+    assert torch.allclose(layer.lora_A["default"].weight.abs() * scale, A.abs(), atol=1e-4)
+    assert torch.allclose(layer.lora_B["default"].weight.abs(), (B * S[taken]).abs(), atol=1e-4)
+    assert not torch.allclose(layer.lora_B["default"].weight.abs(), B.abs(), atol=1e-2)
