@@ -60,7 +60,8 @@ def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Upd
         groups: dict[str, dict[str, Tensor]] = {}
         for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             group, _, rest = key.partition("/")
-            groups.setdefault(group, {})[rest] = file.get_tensor(key)
+            # a copy, because safetensors' memory is not aligned as torch's is, and BLAS then rounds otherwise
+            groups.setdefault(group, {})[rest] = file.get_tensor(key).clone()
     for name, part in method.parts().items():
         part.load(groups.pop(f"part:{name}", {}))
     if left := [group for group in groups if group.startswith("part:")]:

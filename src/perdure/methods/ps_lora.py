@@ -36,6 +36,7 @@ from torch import Tensor
 from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
+from perdure.methods.history_update import HistoryKind, history_update
 from perdure.methods.parts import Consolidate, Context, Folded, PerTask, WeightPenalty
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
@@ -66,7 +67,7 @@ class SignMagnitude(WeightPenalty):
     reading: Reading = "elementwise"
     reduction: Literal["sum", "mean"] = "sum"
     terms: Terms = "both"
-    history: Literal["sum", "merged"] = "sum"
+    history: HistoryKind = "sum"
     engine: Literal["tiled", "compiled", "reference"] = "tiled"
     tile: int | None = Field(default=None, gt=0)
 
@@ -77,13 +78,13 @@ class SignMagnitude(WeightPenalty):
     def before_task(self, ctx: Context) -> None:
         """Forget the last stage's signs; says early that per-task updates are no history."""
         self._seen, self._signs = ctx.past, {}
-        self._update(ctx.past)
+        history_update(ctx.past, self.history)
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`; computed in fp32 or better whatever the factors are stored in."""
         exact, form = precise(factors), Form(self.alpha, self.reading, self.terms)
         if self.engine == "reference":
-            history = self._update(past).get(module)
+            history = history_update(past, self.history).get(module)
             zero = exact.A.new_zeros(exact.shape)
             results = reference(exact, zero if history is None else dense(history).to(zero), form)
         else:
@@ -99,19 +100,11 @@ class SignMagnitude(WeightPenalty):
         if past is not self._seen:
             self._seen, self._signs = past, {}
         if module not in self._signs or self._signs[module].dtype != like.dtype:
-            history = self._update(past).get(module)
+            history = history_update(past, self.history).get(module)
             if history is None:
                 return None
             self._signs[module] = dense(history).to(like).mul(self.alpha).tanh_().contiguous()
         return self._signs[module]
-
-    def _update(self, past: Past) -> Update:
-        """The history H of every module; empty before the first task is learnt."""
-        if self.history == "sum":
-            return past.total
-        if isinstance(past.deployed, PerTask):
-            raise ConfigError("history: merged needs one merged update, but this consolidation deploys one per task.")
-        return past.deployed
 
 
 class MaxMagnitude(Consolidate):

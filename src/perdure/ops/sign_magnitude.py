@@ -67,9 +67,9 @@ def elementwise_tile(signs_OI: Tensor, alpha: float) -> Kernel:
     With p = sigmoid(2 alpha W): T = 2 p - 1 and 1 - T^2 = 4 p (1 - p). Sigmoid is several times faster than tanh on CPUs.
     """
 
-    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def kernel(rows: LowRank, at: slice, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         W, p, slope, G = scratch
-        S = signs_OI[start:stop]
+        S = signs_OI[at]
         torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
         torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)  # S p (1 - p)
         p.sub_(0.5).mul_(S)  # T S / 2
@@ -83,9 +83,9 @@ def elementwise_tile(signs_OI: Tensor, alpha: float) -> Kernel:
 def agreement_tile(signs_OI: Tensor, alpha: float) -> Kernel:
     """sum T S, and S (1 - T^2), its derivative by W over alpha."""
 
-    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def kernel(rows: LowRank, at: slice, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         W, p, slope, _ = scratch
-        S = signs_OI[start:stop]
+        S = signs_OI[at]
         torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
         torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)
         return 2 * torch.dot(p.sub_(0.5).view(-1), S.view(-1)), slope.mul_(4)

@@ -47,7 +47,7 @@ def compiled_tile(signs_OI: Tensor, alpha: float) -> Kernel:
     """`sign_magnitude.elementwise_tile`, compiled."""
     sharpness = torch.tensor(alpha, dtype=signs_OI.dtype)
 
-    def kernel(rows: LowRank, start: int, stop: int, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return _compiled()(rows.A, rows.B, signs_OI[start:stop], sharpness, scratch[0])
+    def kernel(rows: LowRank, at: slice, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return _compiled()(rows.A, rows.B, signs_OI[at], sharpness, scratch[0])
 
     return kernel

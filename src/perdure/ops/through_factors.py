@@ -18,8 +18,8 @@ from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, tiles
 from perdure.ops.tiling import TILE_ELEMENTS
 
-Kernel = Callable[[LowRank, int, int, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
-"""(rows of W as factors, start, stop, four tiles of scratch [N, I]) -> (sum over the rows, G of these rows).
+Kernel = Callable[[LowRank, slice, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
+"""(rows of W as factors, which rows they are, four tiles of scratch [N, I]) -> (sum over the rows, G of these rows).
 G may be one of the scratch tiles."""
 
 SCRATCH_TILES = 4
@@ -57,7 +57,7 @@ def through_factors(
     grad_A, grad_B_RO = torch.zeros_like(A), A.new_empty(B.mT.shape)  # A G^T is faster than G A^T on CPUs
     for start, stop in tiles(height, size):
         here = tuple(tensor[: stop - start] for tensor in memory)
-        part, G = kernel(LowRank(delta.A, delta.B[start:stop]), start, stop, here)
+        part, G = kernel(LowRank(delta.A, delta.B[start:stop]), slice(start, stop), here)
         value += part
         grad_A.addmm_(B[start:stop].mT, G)
         torch.mm(A, G.mT, out=grad_B_RO[:, start:stop])

@@ -1,0 +1,84 @@
+"""ELLA: spare the positions where the past put its energy. Das Biswas et al., arXiv 2601.02232.
+
+    ella = kaiming + PastEnergy + sum
+
+Symbols (paper -> here)                                                          [O, I] = the module's weight
+    dW_t     W   effective update of the task being trained, scaling and offset included
+    W_past   P   the sum of the earlier updates: one matrix, whatever the number of tasks
+
+Equation
+    L_ELLA = ||dW_t * W_past||_F^2 = sum_ij P_ij^2 W_ij^2,    G = 2 P^2 W            ops.entries.weighted_squares
+    (element-wise product)
+
+Settings: `reduction` sum over a module's positions, or mean. Deviations: the equation was read second-hand and the aggregate is
+taken as the sum of the updates (`history: merged` offers what answers queries instead); whether scaling is inside dW, lambda and
+the reduction were not found. Without history the penalty is 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.methods.history_update import HistoryKind, history_update
+from perdure.methods.parts import WeightPenalty
+from perdure.ops.entries import weighted_squares
+from perdure.ops.lowrank import dense
+from perdure.ops.precision import precise
+from perdure.ops.through_factors import Scratch
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.factors import Factors
+
+
+class PastEnergy(WeightPenalty):
+    """sum P^2 W^2 over positions and modules.
+
+    Args:
+        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        reduction: sum over a module's positions, or their mean.
+        history: P is the sum of the earlier updates, or the merged update that answers queries.
+        tile: rows worked on at a time; chosen by the module's width when not given.
+
+    P^2 is computed once a stage and kept in fp32 (one dense [O, I] for each module).
+    """
+
+    reduction: Literal["sum", "mean"] = "sum"
+    history: HistoryKind = "sum"
+    tile: int | None = Field(default=None, gt=0)
+
+    _seen: Past | None = PrivateAttr(default=None)
+    _energy: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    def before_task(self, ctx: Context) -> None:
+        """Forget the last stage's energies; says early that per-task updates are no history."""
+        self._seen, self._energy = ctx.past, {}
+        history_update(ctx.past, self.history)
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`."""
+        exact = precise(factors)
+        energy = self._past_energy(module, exact.A, past)
+        if energy is None:
+            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
+            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
+        value, grad_A, grad_B = weighted_squares(exact, energy, self.tile, self._scratch)
+        count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
+        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+
+    def _past_energy(self, module: str, like: Tensor, past: Past) -> Tensor | None:
+        """P^2 in `like`'s dtype, computed when it is first asked for; None without history."""
+        if past is not self._seen:
+            self._seen, self._energy = past, {}
+        if module not in self._energy or self._energy[module].dtype != like.dtype:
+            history = history_update(past, self.history).get(module)
+            if history is None:
+                return None
+            self._energy[module] = dense(history).to(like).square()
+        return self._energy[module]

@@ -1,0 +1,116 @@
+"""EWC, online: hold back the weights old tasks are sensitive to. arXiv 1612.00796 (Kirkpatrick et al.), 1805.06370 (online).
+
+    ewc = kaiming + FisherPenalty + sum
+
+Symbols (paper -> here)                                                          [O, I] = the module's weight
+    theta - theta*   W       effective update of the task being trained: what it changes of the weights it started from
+    F_i              F       diagonal of task i's Fisher matrix over the full weight: mean over examples of (d loss / d weight)^2
+    F~               Omega   running Fisher, one matrix whatever the number of tasks
+    gamma            `decay`
+
+Equations
+    L     = 1/2 sum_ij Omega_ij W_ij^2,    G = Omega W             ops.entries.weighted_squares
+    Omega <- gamma Omega + F_t             after task t, on the model as trained
+
+The papers keep theta* = theta_{t-1}, the weights after the last task. Here the base a task trains on is exactly that when the
+consolidation carries the sum; the penalty is on the update, so the number of parameters trained does not matter.
+
+Settings: see `FisherPenalty`. Deviations
+    - F is the empirical Fisher (the task's own labels), as in most implementations; the definition samples labels from the model.
+    - `batch_size` above 1 squares the mean gradient of a batch, which is cheaper but underestimates F; 1 is the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.errors import ConfigError
+from perdure.methods.parts import Need, WeightPenalty
+from perdure.ops.entries import weighted_squares
+from perdure.ops.precision import precise
+from perdure.ops.through_factors import Scratch
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.factors import Factors
+    from perdure.ops.lowrank import Update
+
+
+class FisherPenalty(WeightPenalty):
+    """1/2 sum Omega W^2 over positions and modules; 0 on the first task.
+
+    Args:
+        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        decay: gamma; 1 sums the Fishers of all tasks, less forgets the oldest.
+        examples: on how many training examples of each task F is measured; None = all.
+        batch_size: examples whose mean gradient is squared.
+        tile: rows worked on at a time; chosen by the module's width when not given.
+
+    Memory: one dense fp32 [O, I] for each module.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.DENSE_BASE})
+
+    decay: float = Field(default=1.0, ge=0, le=1)
+    examples: int | None = Field(default=128, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    tile: int | None = Field(default=None, gt=0)
+
+    _fisher: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    def before_task(self, ctx: Context) -> None:
+        """The base must hold what was learnt, or the update would not be a change from it.
+
+        Raises:
+            ConfigError: nothing is carried.
+        """
+        if self._fisher and not ctx.past.carry:
+            raise ConfigError(
+                "ewc holds back changes from the weights after the last task, but this consolidation carries nothing into the "
+                "base, so an update is a change from the pretrained weights. Use it with `sum`."
+            )
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`."""
+        exact, fisher = precise(factors), self._fisher.get(module)
+        if fisher is None:
+            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
+            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
+        value, grad_A, grad_B = weighted_squares(exact, fisher.to(exact.A), self.tile, self._scratch)
+        return value / 2, (grad_A / 2).to(factors.A.dtype), (grad_B / 2).to(factors.B.dtype)
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Measure F on the model as trained, and add it to what is left of the past's."""
+        for module, fisher in self._measured(ctx).items():
+            old = self._fisher.get(module)
+            self._fisher[module] = fisher if old is None else old * self.decay + fisher
+
+    def _measured(self, ctx: Context) -> dict[str, Tensor]:
+        """Module -> mean over batches of the squared gradient of the mean loss [O, I], fp32."""
+        wanted = len(ctx.stage.train) if self.examples is None else min(self.examples, len(ctx.stage.train))
+        batches = list(ctx.batches(ctx.stage.train, self.batch_size, "ewc"))[: max(1, wanted // self.batch_size)]
+        sums: dict[str, Tensor] = {}
+
+        def sink(module: str, grad_OI: Tensor) -> None:
+            if module in sums:
+                sums[module].addcmul_(grad_OI, grad_OI)
+            else:
+                sums[module] = grad_OI.square()
+
+        ctx.stream(batches, "gradients", sink)
+        return {module: total.div_(len(batches)) for module, total in sums.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Omega [O, I] by module."""
+        return dict(self._fisher)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._fisher = dict(state)

@@ -1,0 +1,119 @@
+"""Merging rules as consolidations: queries are answered by the merge of all updates so far.
+
+    average, ties, dare, magmax = kaiming + no penalty + the rule of that name          equations: perdure.merging.<rule>
+
+What the next task trains on is a choice of its own, `trains_on`:
+    pretrained  nothing is carried: every adapter starts from the pretrained weights, as the papers of average, TIES and DARE
+                have it for models trained apart
+    sum         all updates are carried: fine-tuning goes on, as MagMax has it
+    merged      what answers queries is carried too; then an update is a change from the merge, not from the pretrained weights
+
+A rule is given every update again after each task, read from the store: T low-rank adapters, a cost that grows with T but
+only once a task. What is deployed is dense, except for the average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from perdure.merging.dare import Consensus, dare_updates
+from perdure.merging.linear import average_updates
+from perdure.merging.magmax import magmax_updates
+from perdure.merging.ties import Scope, ties_updates
+from perdure.methods.parts import Consolidate, Folded
+from perdure.ops.lowrank import add_updates
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.lowrank import Update
+
+TrainsOn = Literal["pretrained", "sum", "merged"]
+
+
+class MergeRule(Consolidate):
+    """A rule applied to all updates so far; the base of the rules below.
+
+    Args:
+        trains_on: what the next task trains on (see the file's head).
+    """
+
+    trains_on: TrainsOn = "pretrained"
+
+    def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
+        raise NotImplementedError
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """The rule's result is deployed; carried is what `trains_on` says."""
+        merged = self._merged(ctx, [*past.updates(), update])
+        match self.trains_on:
+            case "pretrained":
+                carry: Update = {}
+            case "sum":
+                carry = add_updates(past.total, update)
+            case _:
+                carry = merged
+        return Folded(carry=carry, deployed=merged)
+
+
+class Average(MergeRule):
+    """The mean of all updates."""
+
+    def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
+        return average_updates(updates)
+
+
+class Ties(MergeRule):
+    """TIES: trim each update, elect a sign at every position, average what agrees with it (arXiv 2306.01708).
+
+    Args:
+        density: share of entries an update keeps.
+        scope: over what the largest entries are chosen: the whole model (the paper), or each module.
+        scale: lambda.
+    """
+
+    density: float = Field(default=0.2, gt=0, le=1)
+    scope: Scope = "model"
+    scale: float = Field(default=1.0, gt=0)
+
+    def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
+        return ties_updates(updates, self.density, self.scope, scale=self.scale)
+
+
+class Dare(MergeRule):
+    """DARE: drop entries at random, rescale the rest, then sum or elect as TIES does (arXiv 2311.03099).
+
+    Args:
+        density: share of entries kept (the paper's 1 - p).
+        consensus: sum (the paper's default) or ties.
+        rescale: divide what is kept by `density`; off for ablation only.
+        scale: factor of the result.
+    """
+
+    density: float = Field(default=0.5, gt=0, le=1)
+    consensus: Consensus = "sum"
+    rescale: bool = True
+    scale: float = Field(default=1.0, gt=0)
+
+    def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
+        """Masks depend on the run's seed and the stage."""
+        seed = int(torch.randint(2**31, (), generator=ctx.generator("dare")))
+        return dare_updates(updates, self.density, seed, self.consensus, self.rescale, scale=self.scale)
+
+
+class MagMax(MergeRule):
+    """MagMax: of the cumulative updates after each task, the entry of largest magnitude (arXiv 2407.06322).
+
+    Args:
+        scale: factor of the result, .5 in the released code.
+    """
+
+    trains_on: TrainsOn = "sum"
+    scale: float = Field(default=0.5, gt=0)
+
+    def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
+        return magmax_updates(updates, self.scale)

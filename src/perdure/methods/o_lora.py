@@ -1,0 +1,97 @@
+"""O-LoRA: new adapters read inputs in directions orthogonal to those of the old ones. Wang et al., arXiv 2310.14152.
+
+    o-lora = kaiming + InputOverlap + sum                    with l2 on the factors as released: + FactorNorm
+
+Symbols (paper -> here; the paper writes A [d, r] and B [r, k] for W + A B, PEFT the other way round)
+    A_i^T     A_i  [R, I]   the matrix of task i that reads the inputs, frozen
+    A_t^T     A    [R, I]   that of the task being trained
+    lambda_1  weight of `InputOverlap`,   lambda_2  weight of `FactorNorm`
+
+Equations
+    square    L_orth = sum_{i<t} sum_jk |A_i A^T|_jk^2 = ||S A^T||_F^2,  S^T S = sum_i A_i^T A_i
+    absolute  L_orth = sum_{i<t} sum_jk |A_i A^T|_jk                 both in ops.input_side
+    L_2       = sum_modules ||A||_F + ||B||_F   (not squared)        `FactorNorm`
+
+Settings: `form` square (the paper's equation) or absolute (the released code). Deviations
+    - square is computed from S, which never has more than I rows: time and memory are bounded whatever the number of tasks.
+      absolute needs every old A: per task and module R I numbers and 4 R^2 I multiplications and additions a step.
+    - The released code scans all named parameters for each module at every micro-batch; here it is once a step.
+    - The code keeps all adapters in the forward pass; here they are summed (consolidate: sum), which is the same function.
+    - The published lambdas (0.5; per data set in the longer order) belong to the absolute form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from perdure.methods.parts import WeightPenalty
+from perdure.ops.input_side import absolute_overlap, grown_root, overlap
+from perdure.ops.lowrank import LowRank
+from perdure.ops.precision import precise
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.factors import Factors
+    from perdure.ops.lowrank import Update
+
+
+class InputOverlap(WeightPenalty):
+    """Overlap of A with the A of all earlier tasks, summed over modules; 0 on the first task.
+
+    Args:
+        weight, gradient_share: lambda_1, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        form: square (the paper's equation, bounded cost) or absolute (the released code, cost grows with the tasks).
+    """
+
+    form: Literal["square", "absolute"] = "square"
+
+    _old: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`; B has no part in it."""
+        exact, old = precise(factors), self._old.get(module)
+        no_B = torch.zeros_like(factors.B)
+        if old is None:
+            return exact.A.new_zeros(()), torch.zeros_like(factors.A), no_B
+        measure = overlap if self.form == "square" else absolute_overlap
+        value, grad_A = measure(exact.A, old.to(exact.A))
+        return value, grad_A.to(factors.A.dtype), no_B
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Remember the A just trained (and, after an init that offsets the base, the one it started from)."""
+        for module, delta in update.items():
+            assert isinstance(delta, LowRank)  # a stage's own update always is
+            A = delta.A.detach().to(torch.promote_types(delta.A.dtype, torch.float32))
+            old = self._old.get(module)
+            if self.form == "square":
+                self._old[module] = grown_root(old, A)
+            else:
+                self._old[module] = A if old is None else torch.cat([old, A])
+
+    def state(self) -> dict[str, Tensor]:
+        """S (square) or all old A stacked (absolute), by module."""
+        return dict(self._old)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._old = dict(state)
+
+
+class FactorNorm(WeightPenalty):
+    """||A||_F + ||B||_F, summed over modules: the released code's second term. At 0 its gradient is taken as 0."""
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`; acts on the factors as they are, with or without an offset."""
+        exact = precise(factors)
+        norms = [torch.linalg.matrix_norm(matrix) for matrix in (exact.A, exact.B)]
+        grads = [
+            (matrix / norm if norm > 0 else torch.zeros_like(matrix)).to(factors.A.dtype)
+            for matrix, norm in zip((exact.A, exact.B), norms, strict=True)
+        ]
+        return norms[0] + norms[1], grads[0], grads[1]

@@ -1,0 +1,101 @@
+"""Output drift: change each layer's outputs little on the inputs old tasks gave it. This project; no examples are kept.
+
+    output-drift = kaiming + OutputDrift + sum
+
+Symbols                                                                            [O, I] = the module's weight
+    dW     effective update of the task being trained (scaling and offset included)
+    C_i    mean of x x^T over the module's inputs x on task i's training examples, by the model as trained on it [I, I]
+    C      sum_{i<t} C_i: statistics, of a size that does not depend on the number of tasks
+    W      the weight the task trains on: pretrained and what the past carries
+
+Equations
+    drift        tr(dW C dW^T) = sum_{i<t} E_i ||dW x||^2                              ops.input_side.drift
+    normalised   mean over modules of tr(dW C dW^T) / tr(W C W^T)                      the share of the outputs' energy
+    plain        sum over modules of tr(dW C dW^T)
+
+It vanishes on inputs the past never used, whatever dW does there. Related: the hard projections of GPM (arXiv 2103.09762) and
+InfLoRA (inf_lora.py); RegMean's merge (arXiv 2212.09849) minimises the same distance after training.
+
+Settings: see `OutputDrift`. There is no published version to deviate from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from perdure.methods.input_moments import input_moments
+from perdure.methods.parts import Need, WeightPenalty
+from perdure.ops.input_side import drift
+from perdure.ops.precision import precise
+
+if TYPE_CHECKING:
+    from perdure.history import Past
+    from perdure.methods.parts import Context
+    from perdure.ops.factors import Factors
+    from perdure.ops.lowrank import Update
+
+
+class OutputDrift(WeightPenalty):
+    """Energy of the outputs' change on old tasks' inputs; 0 on the first task.
+
+    Args:
+        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        normalised: as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
+            size. Otherwise the plain sum over modules.
+        batches: on how many batches of a task's training examples its inputs are measured; None = all.
+        batch_size: examples in each.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA})
+
+    normalised: bool = True
+    batches: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+
+    _moments: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _energies: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def before_task(self, ctx: Context) -> None:
+        """Energy of the outputs on old inputs, tr(W C W^T), for the weights this task trains on."""
+        if not self.normalised:
+            return
+        for module, moment in self._moments.items():
+            W = ctx.weight(module)
+            self._energies[module] = torch.linalg.vecdot(W @ moment.to(W), W).double().sum()
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """See `WeightPenalty`."""
+        exact, moment = precise(factors), self._moments.get(module)
+        if moment is None:
+            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
+            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
+        value, grad_A, grad_B = drift(exact, moment.to(exact.A))
+        size = float(self._energies[module]) * len(self._moments) if self.normalised else 1.0
+        if size <= 0:  # no input ever reached this module
+            return value * 0, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
+        return value / size, (grad_A / size).to(factors.A.dtype), (grad_B / size).to(factors.B.dtype)
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Measure the task's inputs on the model as trained, and add them to those of the past."""
+        batches = list(ctx.batches(ctx.stage.train, self.batch_size, "output-drift"))[: self.batches]
+        for module, moment in input_moments(ctx, batches).items():
+            new = moment.float()
+            self._moments[module] = self._moments[module] + new if module in self._moments else new
+
+    def state(self) -> dict[str, Tensor]:
+        """C [I, I] by module, and the energies of the stage."""
+        energies = {f"energy.{module}": energy for module, energy in self._energies.items()}
+        return {f"moment.{module}": moment for module, moment in self._moments.items()} | energies
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"moment": {}, "energy": {}}
+        for key, tensor in state.items():
+            group, _, module = key.partition(".")
+            groups[group][module] = tensor
+        self._moments, self._energies = groups["moment"], groups["energy"]
