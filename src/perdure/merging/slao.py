@@ -37,6 +37,11 @@ def slao(merged: LowRank | None, new: Delta, count: int, module: str = "") -> Lo
     return LowRank(new.A, merged.B + (new.B - merged.B) / math.sqrt(count))
 
 
+def slao_missing(module: str, count: int) -> AdapterError:
+    """The error of an update that lacks a module."""
+    return AdapterError(f"SLAO needs every module in every update, but update {count} has no '{module}'.")
+
+
 def slao_chain(module: str, deltas: Sequence[Delta | None]) -> LowRank:
     """One module merged over all updates, in the order they were trained.
 
@@ -46,7 +51,7 @@ def slao_chain(module: str, deltas: Sequence[Delta | None]) -> LowRank:
     merged: LowRank | None = None
     for count, delta in enumerate(deltas, 1):
         if delta is None:
-            raise AdapterError(f"SLAO needs every module in every update, but update {count} has no '{module}'.")
+            raise slao_missing(module, count)
         merged = slao(merged, delta, count, module)
     assert merged is not None
     return merged

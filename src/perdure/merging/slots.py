@@ -1,0 +1,214 @@
+"""What merging one by one keeps of a module, for each kind of rule; read and written as tensors `<module>/<slot>`.
+
+dense rules   the fold's slots, [O, I] each, whatever the number of updates
+linear rules  the weighted sum: A [K, I] and B [O, K] while these are smaller than the matrix, then `dense` [O, I]
+slao          the merged A [R, I] and B [O, R]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from perdure.adapters import Adapter
+from perdure.merging.fold import Entry, Slots, Transform, fold_rows
+from perdure.merging.rules import FoldRule, LinearRule, Rule, Slao, Tile
+from perdure.merging.slao import slao, slao_missing
+from perdure.merging.tensor_files import TensorReader, TensorWriter
+from perdure.ops.lowrank import Delta, LowRank
+from perdure.ops.tiling import row_tiles, tile
+
+Shape = tuple[int, int]
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """The adapter that is merged in: how many came before, its weight, what happens to its tiles first."""
+
+    adapter: Adapter
+    count: int
+    weight: float
+    transform: Transform | None = None
+
+
+class Keeper(Protocol):
+    """What is kept for one kind of rule; `old` is None before the first adapter."""
+
+    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
+        """Whatever must be known of the whole new adapter."""
+        ...
+
+    def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
+        """Names, dtypes and shapes of what will be kept of a module."""
+        ...
+
+    def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
+        """Write what is kept of a module once the adapter is merged in."""
+        ...
+
+    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+        """The merged rows."""
+        ...
+
+    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
+        """The merged delta."""
+        ...
+
+
+def keeper_for(rule: Rule) -> Keeper:
+    """What keeps the numbers of a rule that merges one by one."""
+    if isinstance(rule, FoldRule):
+        return FoldKeeper(rule)
+    if isinstance(rule, LinearRule):
+        return LinearKeeper(rule)
+    assert isinstance(rule, Slao), rule
+    return SlaoKeeper()
+
+
+@dataclass(frozen=True)
+class FoldKeeper:
+    """The slots of a dense rule."""
+
+    rule: FoldRule
+
+    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
+        return Added(adapter, count, weight, self.rule.transform(adapter, count))
+
+    def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
+        return {f"{module}/{slot}": ("F32", shape) for slot in self.rule.fold().slots}
+
+    def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
+        fold, delta = self.rule.fold(), added.adapter.get(module)
+        keys = {slot: f"{module}/{slot}" for slot in fold.slots}
+        known = old if old is not None and all(key in old.tensors for key in keys.values()) else None
+        if delta is None:
+            assert known is not None, "a module is either in the state or in the new adapter"
+            for key in keys.values():
+                new.copy(key, known)
+            return
+        entries = [Entry(_single(delta), added.weight, added.transform)]
+        for start, stop in row_tiles(shape):
+            slots = {slot: _rows(known, key, start, stop, shape[1]) for slot, key in keys.items()}
+            fold_rows(fold, slots, module, entries, start, stop)
+            for slot, key in keys.items():
+                new.write_rows(key, start, slots[slot])
+
+    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+        fold = self.rule.fold()
+        for start, stop in row_tiles(shape):
+            slots: Slots = {slot: kept.rows(f"{module}/{slot}", start, stop) for slot in fold.slots}
+            rows = fold.result(slots)
+            yield start, stop, rows.mul_(self.rule.scale) if self.rule.scale != 1 else rows
+
+    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
+        matrix_OI = torch.empty(shape)
+        for start, stop, rows in self.tiles(kept, module, shape, total_weight):
+            matrix_OI[start:stop] = rows
+        return matrix_OI
+
+
+@dataclass(frozen=True)
+class LinearKeeper:
+    """The weighted sum of a linear rule."""
+
+    rule: LinearRule
+
+    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
+        return Added(adapter, count, weight)
+
+    def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
+        (height, width), new = shape, added.adapter.modules.get(module)
+        if old is not None and f"{module}/dense" in old.tensors:
+            return {f"{module}/dense": ("F32", shape)}
+        rank = (old.tensors[f"{module}/A"].height if old and f"{module}/A" in old.tensors else 0) + (
+            new.rank if new else 0
+        )
+        if rank * (height + width) > height * width:
+            return {f"{module}/dense": ("F32", shape)}
+        return {f"{module}/A": ("F32", (rank, width)), f"{module}/B": ("F32", (height, rank))}
+
+    def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
+        parts = [_kept(old, module)] if old is not None else []
+        if (delta := added.adapter.get(module)) is not None:
+            parts.append(LowRank(delta.A.float(), delta.B.float() * added.weight))
+        present = [part for part in parts if part is not None]
+        if f"{module}/dense" in new.tensors:
+            for start, stop in row_tiles(shape):
+                rows = [tile(part, start, stop) for part in present]
+                new.write_rows(f"{module}/dense", start, torch.stack(rows).sum(dim=0))
+            return
+        factors = [part for part in present if isinstance(part, LowRank)]
+        new.write_rows(f"{module}/A", 0, torch.cat([part.A for part in factors]))
+        new.write_rows(f"{module}/B", 0, torch.cat([part.B for part in factors], dim=1))
+
+    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
+        delta, factor = _kept(kept, module), self.rule.factor(total_weight)
+        assert delta is not None
+        return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta.mul_(factor)
+
+    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+        dense_key, factor = f"{module}/dense", self.rule.factor(total_weight)
+        if dense_key in kept.tensors:
+            for start, stop in row_tiles(shape):
+                yield start, stop, kept.rows(dense_key, start, stop).mul_(factor)
+            return
+        yield from _from_factors(self.merge(kept, module, shape, total_weight), shape)
+
+
+class SlaoKeeper:
+    """SLAO's merged factors."""
+
+    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
+        return Added(adapter, count, weight)
+
+    def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
+        rank = added.adapter.modules[module].rank if module in added.adapter.modules else 0
+        if rank == 0 or (old is not None and f"{module}/A" not in old.tensors):
+            raise slao_missing(module, added.count + 1 if rank == 0 else 1)
+        return {f"{module}/A": ("F32", (rank, shape[1])), f"{module}/B": ("F32", (shape[0], rank))}
+
+    def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
+        before = _kept(old, module) if old is not None else None
+        assert before is None or isinstance(before, LowRank)
+        merged = slao(before, added.adapter[module], added.count + 1, module)
+        new.write_rows(f"{module}/A", 0, merged.A)
+        new.write_rows(f"{module}/B", 0, merged.B)
+
+    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
+        delta = _kept(kept, module)
+        assert delta is not None
+        return delta
+
+    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+        yield from _from_factors(self.merge(kept, module, shape, total_weight), shape)
+
+
+def _from_factors(delta: Delta, shape: Shape) -> Iterator[Tile]:
+    for start, stop in row_tiles(shape):
+        yield start, stop, tile(delta, start, stop)
+
+
+def _kept(kept: TensorReader, module: str) -> Delta | None:
+    if f"{module}/dense" in kept.tensors:
+        return _all(kept, f"{module}/dense")
+    if f"{module}/A" not in kept.tensors:
+        return None
+    return LowRank(_all(kept, f"{module}/A"), _all(kept, f"{module}/B"))
+
+
+def _all(kept: TensorReader, key: str) -> Tensor:
+    return kept.rows(key, 0, kept.tensors[key].height)
+
+
+def _rows(kept: TensorReader | None, key: str, start: int, stop: int, width: int) -> Tensor:
+    return torch.zeros(stop - start, width) if kept is None else kept.rows(key, start, stop)
+
+
+def _single(delta: LowRank) -> Delta:
+    """fp32, as the slots are."""
+    return LowRank(delta.A.float(), delta.B.float())

@@ -1,0 +1,230 @@
+"""Merging one by one: what a rule must remember, kept on disk in constant size (PS-LoRA's first open question).
+
+    STATE/
+      state.json                 rule and settings, what has been merged, every module's shape
+      merged-<count>.safetensors <module>/<slot> [O, I] of a dense rule (fold.py), or <module>/A, B (or dense) of a linear one
+
+`merge_into` reads one adapter and the old numbers in row tiles and writes the new ones to a new file; only when that is
+complete does state.json name it. A process killed at any point leaves the old state. Merging one by one gives what
+merging all at once gives: the same operations in the same order on the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from perdure.adapter_format import natural
+from perdure.adapters import Adapter, open_adapter
+from perdure.config import Settings, validate
+from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.merging.folders import Facts
+from perdure.merging.rules import Rule, Tile, name_of, rule_named
+from perdure.merging.slots import keeper_for
+from perdure.merging.sources import ModuleInfo
+from perdure.merging.tensor_files import TensorReader, TensorWriter
+from perdure.ops.lowrank import Delta
+
+ABOUT = "state.json"
+
+
+class About(Settings):
+    """state.json."""
+
+    rule: str
+    settings: dict[str, Any]
+    file: str
+    adapters: tuple[str, ...]
+    digests: tuple[str, ...]
+    weight: float
+    modules: dict[str, ModuleInfo]
+    base: str | None
+    task_type: str | None
+
+    @property
+    def count(self) -> int:
+        """How many adapters have been merged."""
+        return len(self.adapters)
+
+
+class State:
+    """A state folder, for reading: gives the merged delta of every module.
+
+    Raises:
+        StoreError: the folder holds no state, or its file is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.about = _read_about(self.folder)
+        self.rule = rule_named(self.about.rule, self.about.settings)
+        self.keeper = keeper_for(self.rule)
+        if not (self.folder / self.about.file).is_file():
+            raise StoreError(f"'{self.folder}' lacks '{self.about.file}', which {ABOUT} names; restore it from a copy.")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the result, for its card and record."""
+        about = self.about
+        names = {name: name for name in about.adapters}
+        record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
+        return Facts(about.modules, about.base, about.task_type, record)
+
+    def merge(self, module: str) -> Delta:
+        """The merged delta [O, I] of a module."""
+        with TensorReader(self.folder / self.about.file) as reader:
+            return self.keeper.merge(reader, module, self.about.modules[module].shape, self.about.weight)
+
+    def tiles(self, module: str) -> Iterator[Tile]:
+        """The same in row tiles."""
+        with TensorReader(self.folder / self.about.file) as reader:
+            yield from self.keeper.tiles(reader, module, self.about.modules[module].shape, self.about.weight)
+
+
+def merge_into(
+    folder: str | Path, place: str | Path, rule: Rule | None = None, *, weight: float = 1.0, again: bool = False
+) -> State:
+    """Merge one more adapter into a state; a new folder becomes a new state.
+
+    Args:
+        rule: needed for a new state; for an old one it must be the same, or None.
+        weight: of this adapter, for rules that take weights.
+        again: merge an adapter although the state already holds the very same file.
+
+    Raises:
+        ConfigError: no rule, another rule than the state's, one that cannot be merged one by one, or the adapter is in it.
+        AdapterError: the adapter cannot be read, or is of another base.
+        StoreError: the folder holds something else; RunBusy: another process writes to it.
+    """
+    folder = Path(folder)
+    known = State(folder) if (folder / ABOUT).is_file() else None
+    if known is None and folder.exists() and not all(_is_own(path.name) for path in folder.iterdir()):
+        raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
+    chosen = _chosen(known, rule)
+    if weight != 1.0 and "weights" not in type(chosen).model_fields:
+        raise ConfigError(f"'{name_of(chosen)}' takes no weights.")
+    adapter = open_adapter(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            _extend(folder, State(folder) if known else None, chosen, adapter, weight, again)
+    except Timeout:
+        raise RunBusy(f"Another process is merging into '{folder}'; wait for it.") from None
+    return State(folder)
+
+
+def _is_own(name: str) -> bool:
+    """What a process killed before the first commit leaves."""
+    return name in (".lock", f".{ABOUT}") or (name.startswith("merged-") and name.endswith(".safetensors"))
+
+
+def _chosen(known: State | None, rule: Rule | None) -> Rule:
+    if known is None and rule is None:
+        raise ConfigError("A new state needs a rule (--rule).")
+    chosen = rule or (known.rule if known else None)
+    assert chosen is not None
+    if known is not None and chosen != known.rule:
+        raise ConfigError(
+            f"The state is kept for '{known.about.rule}' {known.about.settings}; "
+            "other rules or settings need a state of their own."
+        )
+    if not chosen.incremental:
+        raise ConfigError(
+            f"'{name_of(chosen)}' weighs every update against all others, so it cannot be merged one by one in constant memory; "
+            "merge all at once."
+        )
+    if getattr(chosen, "weights", None) is not None:
+        raise ConfigError("One by one, give each adapter its own weight (--weight) instead of a list.")
+    return chosen
+
+
+def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, weight: float, again: bool) -> None:
+    digest = _digest(adapter.file)
+    about = known.about if known else None
+    if about and digest in about.digests and not again:
+        name = about.adapters[about.digests.index(digest)]
+        raise ConfigError(f"The state already holds this adapter (as '{name}'); say --again to merge it once more.")
+    modules = _joined(about, adapter)
+    count = about.count if about else 0
+    file = f"merged-{count + 1}.safetensors"
+    keeper = keeper_for(rule)
+    with TensorReader(known.folder / known.about.file) if known else nullcontext() as reader:
+        added = keeper.prepare(adapter, count, weight)
+        layout = {
+            key: part
+            for module, info in modules.items()
+            for key, part in keeper.layout(reader, module, info.shape, added).items()
+        }
+        with TensorWriter(folder / file, layout) as writer:
+            for module, info in modules.items():
+                keeper.extend(reader, writer, module, info.shape, added)
+    new = About(
+        rule=name_of(rule),
+        settings=rule.model_dump(mode="json"),
+        file=file,
+        adapters=(*(about.adapters if about else ()), _free_name(adapter.name, about)),
+        digests=(*(about.digests if about else ()), digest),
+        weight=(about.weight if about else 0.0) + weight,
+        modules=modules,
+        base=(about.base if about else None) or adapter.config.base,
+        task_type=(about.task_type if about else None) or adapter.config.task_type,
+    )
+    _commit(folder, new)
+
+
+def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
+    """The modules of the state and of the adapter, which must agree."""
+    modules = dict(about.modules) if about else {}
+    for module, entry in adapter.modules.items():
+        info = ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
+        if (known := modules.setdefault(module, info)) != info:
+            raise AdapterError(
+                f"'{adapter.folder}' is of another base than the state: module '{module}' is {known.shape[0]} x {known.shape[1]} "
+                f"({known.kind}, transposed {known.transposed}) there and {info.shape[0]} x {info.shape[1]} ({info.kind}, "
+                f"{info.transposed}) here."
+            )
+    return {module: modules[module] for module in sorted(modules, key=natural)}
+
+
+def _commit(folder: Path, new: About) -> None:
+    """Name the new file in state.json, atomically; then the old file is of no use."""
+    partial = folder / f".{ABOUT}"
+    with partial.open("w") as file:
+        file.write(new.model_dump_json(indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / ABOUT)
+    for path in folder.glob("merged-*.safetensors"):
+        if path.name != new.file:
+            path.unlink()
+
+
+def _read_about(folder: Path) -> About:
+    path = folder / ABOUT
+    if not path.is_file():
+        raise StoreError(f"'{folder}' holds no merge state (no {ABOUT}); give the folder of `perdure merge --into`.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path}: not readable as JSON ({error}).") from error
+    about = validate(About, raw, str(path))
+    if Path(about.file).name != about.file:
+        raise StoreError(f"{path}: {about.file!r} is no file name in this folder.")
+    return about
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _free_name(name: str, about: About | None) -> str:
+    taken = set(about.adapters) if about else set()
+    return next(n for n in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if n not in taken)
