@@ -3,7 +3,7 @@
 import torch
 
 from perdure.ops.factors import Factors
-from perdure.ops.input_side import absolute_overlap, drift, grown_root, overlap
+from perdure.ops.input_side import absolute_overlap, drift, overlap, remembered
 from perdure.ops.lowrank import dense
 
 
@@ -11,25 +11,17 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_root_keeps_the_gram_matrix_in_at_most_i_rows() -> None:
-    root, gram = None, torch.zeros(7, 7, dtype=torch.float64)
+def test_overlap_is_the_sum_over_old_tasks_in_bounded_memory() -> None:
+    old, olds = None, []
     for task in range(6):
-        A = random(3, 7, seed=task)
-        root, gram = grown_root(root, A), gram + A.mT @ A
-        assert root.shape[0] == min(3 * (task + 1), 7)
-        torch.testing.assert_close(root.mT @ root, gram)
-
-
-def test_overlap_is_the_sum_over_old_tasks_and_its_gradient_is_autograds() -> None:
-    olds, root = [random(3, 7, seed=task) for task in range(5)], None
-    for old in olds:
-        root = grown_root(root, old)
-    assert root is not None
-    A = random(2, 7, seed=9).requires_grad_()
-    expected = torch.stack([(old @ A.mT).square().sum() for old in olds]).sum()
-    value, grad = overlap(A.detach(), root)
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(grad, torch.autograd.grad(expected, A)[0])
+        olds.append(random(3, 14, seed=task))
+        old = remembered(old, olds[-1])
+        assert old.shape[0] == (3 * (task + 1) if task < 2 else 14)  # stacked up to 7 rows, then M
+        A = random(2, 14, seed=9).requires_grad_()
+        expected = torch.stack([(one @ A.mT).square().sum() for one in olds]).sum()
+        value, grad = overlap(A.detach(), old)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(grad, torch.autograd.grad(expected, A)[0])
 
 
 def test_absolute_overlap_equals_autograd() -> None:

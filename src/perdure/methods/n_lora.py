@@ -104,7 +104,7 @@ class ProximalRows(StepRule):
     Args:
         weight: lambda, at 1 the threshold equals the longest step Adam takes on a row of R entries: only rows whose gradient
             keeps its direction grow.
-        sparsity: instead of `weight`: the least share of exactly zero entries in each module's update. At every step lambda is the
+        sparsity: instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
             smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
         on: rows: outputs the task leaves alone; columns: inputs it does not read; both.
     """

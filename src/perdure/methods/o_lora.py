@@ -8,12 +8,12 @@ Symbols (paper -> here; the paper writes A [d, r] and B [r, k] for W + A B, PEFT
     lambda_1  weight of `InputOverlap`,   lambda_2  weight of `FactorNorm`
 
 Equations
-    square    L_orth = sum_{i<t} sum_jk |A_i A^T|_jk^2 = ||S A^T||_F^2,  S^T S = sum_i A_i^T A_i
+    square    L_orth = sum_{i<t} sum_jk |A_i A^T|_jk^2 = tr(A M A^T),  M = sum_i A_i^T A_i
     absolute  L_orth = sum_{i<t} sum_jk |A_i A^T|_jk                 both in ops.input_side
     L_2       = sum_modules ||A||_F + ||B||_F   (not squared)        `FactorNorm`
 
 Settings: `form` square (the paper's equation) or absolute (the released code). Deviations
-    - square is computed from S, which never has more than I rows: time and memory are bounded whatever the number of tasks.
+    - square is computed from M [I, I] (or the stacked A_i, while these are smaller): bounded whatever the number of tasks.
       absolute needs every old A: per task and module R I numbers and 4 R^2 I multiplications and additions a step.
     - The released code scans all named parameters for each module at every micro-batch; here it is once a step.
     - The code keeps all adapters in the forward pass; here they are summed (consolidate: sum), which is the same function.
@@ -30,7 +30,7 @@ from pydantic import PrivateAttr
 from torch import Tensor
 
 from perdure.methods.parts import WeightPenalty
-from perdure.ops.input_side import absolute_overlap, grown_root, overlap
+from perdure.ops.input_side import absolute_overlap, remembered, overlap
 from perdure.ops.lowrank import LowRank
 from perdure.ops.precision import precise
 
@@ -70,12 +70,12 @@ class InputOverlap(WeightPenalty):
             A = delta.A.detach().to(torch.promote_types(delta.A.dtype, torch.float32))
             old = self._old.get(module)
             if self.form == "square":
-                self._old[module] = grown_root(old, A)
+                self._old[module] = remembered(old, A)
             else:
                 self._old[module] = A if old is None else torch.cat([old, A])
 
     def state(self) -> dict[str, Tensor]:
-        """S (square) or all old A stacked (absolute), by module."""
+        """All old A stacked, or their M once that is smaller (square only), by module."""
         return dict(self._old)
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,8 @@
 """Penalties on the input side of the update: overlap with old A, and drift of the outputs on old inputs.
 
-Legend: O output features, I input features, R adapter rank, K stacked rank or rows of a root. dW effective update [O, I].
+Legend: O output features, I input features, R adapter rank, K stacked rank. dW effective update [O, I].
 
-    overlap   sum_i ||A_i A^T||_F^2 = ||S A^T||_F^2 with S^T S = sum_i A_i^T A_i        gA = 2 (S A^T)^T S
+    overlap   sum_i ||A_i A^T||_F^2 = tr(A M A^T), M = sum_i A_i^T A_i                  gA = 2 A M
     drift     tr(dW C dW^T) = E ||dW x||^2 over inputs x with C = E[x x^T]              gA = 2 s B^T dW C,  gB = 2 s dW C A^T
 """
 
@@ -14,19 +14,25 @@ from torch import Tensor
 from perdure.ops.factors import Factors
 
 
-def grown_root(root_KI: Tensor | None, new_RI: Tensor) -> Tensor:
-    """S' [K', I] with S'^T S' = S^T S + A^T A and K' at most I: stacked while that is smaller, else its R of a QR.
+def remembered(old: Tensor | None, new_RI: Tensor) -> Tensor:
+    """What `overlap` needs of all old A: them stacked [K, I] while K is at most I / 2, then M [I, I]: whichever is cheaper.
 
-    A penalty that needs the A of all tasks only through sum_i A_i^T A_i thus costs at most what the [I, I] sum would.
+    Either way time and memory are bounded, whatever the number of tasks.
     """
-    stacked = new_RI if root_KI is None else torch.cat([root_KI, new_RI.to(root_KI)])
-    return stacked if stacked.shape[0] <= stacked.shape[1] else torch.linalg.qr(stacked, mode="r").R
+    width = new_RI.shape[1]
+    if old is not None and old.shape[0] == width:
+        return old + new_RI.mT @ new_RI
+    stacked = new_RI if old is None else torch.cat([old, new_RI.to(old)])
+    return stacked if 2 * stacked.shape[0] <= width else stacked.mT @ stacked
 
 
-def overlap(A_RI: Tensor, root_KI: Tensor) -> tuple[Tensor, Tensor]:
-    """||S A^T||_F^2 (scalar) and its gradient of A [R, I]."""
-    shared_KR = root_KI @ A_RI.mT
-    return shared_KR.square().sum(), 2 * (shared_KR.mT @ root_KI)
+def overlap(A_RI: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_i ||A_i A^T||_F^2 (scalar) and its gradient of A [R, I]; `old` comes from `remembered`."""
+    if old.shape[0] == old.shape[1]:
+        read_RI = A_RI @ old
+        return (read_RI * A_RI).sum(), 2 * read_RI
+    shared_KR = old @ A_RI.mT
+    return shared_KR.square().sum(), 2 * (shared_KR.mT @ old)
 
 
 def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
