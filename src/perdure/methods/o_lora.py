@@ -30,7 +30,7 @@ from pydantic import PrivateAttr
 from torch import Tensor
 
 from perdure.methods.parts import WeightPenalty
-from perdure.ops.input_side import absolute_overlap, remembered, overlap
+from perdure.ops.input_side import absolute_overlap, overlap, remembered
 from perdure.ops.lowrank import LowRank
 from perdure.ops.precision import precise
 
