@@ -1,0 +1,194 @@
+"""Guarded merge: as much of a new update as fits, such that no earlier task loses more than a tolerance on validation.
+
+Symbols: W the update deployed so far, D the step a merge wants to take (for a sum: the new task's update), g groups of modules
+(usually layers), s_g in [0, 1] the scale of D in group g, v(., t) the validation score of task t.
+
+    find s  that maximises  v(W + sum_g s_g D_g, new task)   subject to   v(W + sum_g s_g D_g, t) >= v(W, t) - tolerance
+                                                                          for every earlier task t
+
+Source: PS-LoRA's open question 3 (arXiv 2512.08960), answered here by a search that costs few evaluations:
+    1. s = 1 everywhere: if it holds, nothing needs guarding.
+    2. bisection for one scale of all groups that holds (s = 0 always does).
+    3. every group alone raised to 1: what it gains and what it costs the task that suffers most.
+    4. groups in the order of gain minus cost, each raised to 1 and kept there if everything still holds.
+Tasks are checked in the order of their losses so far, so that most failing candidates cost a single evaluation.
+
+Scores on validation are estimates: what holds there may be violated a little on test data. `margin` tightens the tolerance
+of the search; one standard error of a score's difference is a sensible value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from perdure.errors import ConfigError
+from perdure.ops.lowrank import Delta, Update, add, scale
+
+Score = Callable[[Update, str], float]
+"""(update, task) -> validation score, higher is better."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the search found.
+
+    Args:
+        update: W + sum_g s_g D_g.
+        scales: group -> s_g.
+        before, after, unguarded: task -> validation score of W, of `update`, and of W + D.
+        evaluations: how many scores were computed.
+    """
+
+    update: Update
+    scales: Mapping[str, float]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    unguarded: Mapping[str, float]
+    evaluations: int
+
+    def changes(self) -> dict[str, float]:
+        """Task -> gain (or loss, if negative) on validation."""
+        return {task: self.after[task] - self.before[task] for task in self.before}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How the search is done.
+
+    Args:
+        tolerance: what an earlier task may lose, in units of its score.
+        margin: how much less it may lose on validation, so that the tolerance holds on test data too.
+        bisections: of the common scale; 5 find it to 1/32.
+        refine: also search group by group (steps 3 and 4).
+    """
+
+    tolerance: float = 0.01
+    margin: float = 0.0
+    bisections: int = 5
+    refine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0 or not self.margin >= 0 or self.bisections < 0:
+            raise ConfigError("tolerance, margin and bisections of a guarded merge are 0 or more.")
+
+
+def guarded(
+    deployed: Update,
+    step: Update,
+    earlier: Sequence[str],
+    new: str,
+    score: Score,
+    guard: Guard,
+    groups: Mapping[str, str] | None = None,
+) -> Guarded:
+    """The largest part of `step` that keeps every earlier task within the tolerance.
+
+    Args:
+        deployed: W; may be empty.
+        step: D, module -> delta.
+        earlier: tasks to protect.
+        new: the task whose score is to rise.
+        score: on validation data; called with whole updates.
+        groups: module -> group; default: one group a layer.
+    """
+    search = _Search(deployed, step, list(earlier), new, score, guard, groups or by_layer(step))
+    return search.run()
+
+
+def by_layer(modules: Iterable[str]) -> dict[str, str]:
+    """Module -> the part of its name up to its first number ('model.layers.8'), or the whole name without one."""
+    return {module: found[0] if (found := re.match(r"(.*?\.)?\d+(?=\.|$)", module)) else module for module in modules}
+
+
+def blend(deployed: Update, step: Update, scales: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, Delta]:
+    """W + sum_g s_g D_g; a module scaled by 0 costs nothing."""
+    merged = dict(deployed)
+    for module, delta in step.items():
+        factor = scales[groups[module]]
+        if factor == 0:
+            continue
+        part = scale(delta, factor) if factor != 1 else delta
+        merged[module] = add(merged[module], part) if module in merged else part
+    return merged
+
+
+@dataclass
+class _Search:
+    deployed: Update
+    step: Update
+    earlier: list[str]
+    new: str
+    score: Score
+    guard: Guard
+    groups: Mapping[str, str]
+    evaluations: int = 0
+    before: dict[str, float] = field(default_factory=dict)
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Guarded:
+        names = sorted({self.groups[module] for module in self.step})
+        self.before = {task: self._score(self.deployed, task) for task in [*self.earlier, self.new]}
+        whole = dict.fromkeys(names, 1.0)
+        unguarded = {task: self._score(self._candidate(whole), task) for task in self.before}
+        self.worst = {task: self.before[task] - unguarded[task] for task in self.earlier}
+        if all(self._held(task, unguarded[task]) for task in self.earlier):
+            return self._found(whole, unguarded, unguarded)
+        scales = dict.fromkeys(names, self._common_scale(names))
+        if self.guard.refine:
+            scales = self._refined(scales)
+        update = self._candidate(scales)
+        after = {task: self._score(update, task) for task in self.before}
+        return self._found(scales, after, unguarded)
+
+    def _common_scale(self, names: Sequence[str]) -> float:
+        """The largest tried scale of all groups that holds."""
+        low, high = 0.0, 1.0
+        for _ in range(self.guard.bisections):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._holds(dict.fromkeys(names, middle)) else (low, middle)
+        return low
+
+    def _refined(self, scales: dict[str, float]) -> dict[str, float]:
+        """Groups raised to 1, those that gain most for what they cost first; kept where everything holds."""
+        current = self._score(self._candidate(scales), self.new)
+        victim = max(self.earlier, key=lambda task: self.worst[task])
+        reference = self._score(self._candidate(scales), victim)
+        worth = {}
+        for name in scales:
+            candidate = self._candidate({**scales, name: 1.0})
+            worth[name] = (
+                self._score(candidate, self.new) - current + min(0.0, self._score(candidate, victim) - reference)
+            )
+        for name in sorted(worth, key=lambda name: -worth[name]):
+            raised = {**scales, name: 1.0}
+            if not self._holds(raised):
+                continue
+            reached = self._score(self._candidate(raised), self.new)
+            if reached >= current:
+                scales, current = raised, reached
+        return scales
+
+    def _holds(self, scales: Mapping[str, float]) -> bool:
+        """Whether every earlier task stays within the tolerance; the ones that lost most so far are asked first."""
+        candidate = self._candidate(scales)
+        for task in sorted(self.earlier, key=lambda task: -self.worst[task]):
+            found = self._score(candidate, task)
+            self.worst[task] = max(self.worst[task], self.before[task] - found)
+            if not self._held(task, found):
+                return False
+        return True
+
+    def _held(self, task: str, found: float) -> bool:
+        return found >= self.before[task] - max(0.0, self.guard.tolerance - self.guard.margin)
+
+    def _candidate(self, scales: Mapping[str, float]) -> dict[str, Delta]:
+        return blend(self.deployed, self.step, scales, self.groups)
+
+    def _score(self, update: Update, task: str) -> float:
+        self.evaluations += 1
+        return self.score(update, task)
+
+    def _found(self, scales: dict[str, float], after: dict[str, float], unguarded: dict[str, float]) -> Guarded:
+        return Guarded(self._candidate(scales), scales, self.before, after, unguarded, self.evaluations)

@@ -1,0 +1,115 @@
+"""The guarded search on scores one can compute in the head."""
+
+import pytest
+import torch
+
+from perdure.errors import ConfigError
+from perdure.merging.guarded import Guard, blend, by_layer, guarded
+from perdure.ops.lowrank import LowRank, dense
+
+STEP = {f"layers.{i}.q": torch.tensor([[1.0]]) for i in range(4)}
+
+
+def amount(update, layer):
+    """How much of the step is in a layer."""
+    name = f"layers.{layer}.q"
+    return float(dense(update[name])) if name in update else 0.0
+
+
+def scores(gain, harm):
+    """Score of 'new' and of 'old', linear in the amounts of the layers."""
+
+    def score(update, task):
+        weights = gain if task == "new" else harm
+        return 0.5 + sum(weight * amount(update, layer) for layer, weight in enumerate(weights))
+
+    return score
+
+
+def test_what_harms_nobody_is_taken_whole():
+    found = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, [0.0] * 4), Guard(0.01))
+    assert set(found.scales.values()) == {1.0}
+    assert found.after == found.unguarded == {"old": 0.5, "new": pytest.approx(0.9)}
+    assert found.evaluations == 4, "two tasks before, two after"
+
+
+def test_only_the_harmful_layer_is_held_back():
+    found = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, [0, -0.2, 0, 0]), Guard(0.01))
+    assert {name: value for name, value in found.scales.items() if value < 1} == {"layers.1": 1 / 32}
+    assert found.changes()["old"] >= -0.01
+    assert found.changes()["new"] == pytest.approx(0.1 * (3 + 1 / 32)), "of 0.4 unguarded"
+
+
+def test_without_refinement_one_scale_serves_all():
+    found = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, [0, -0.2, 0, 0]), Guard(0.01, refine=False))
+    assert set(found.scales.values()) == {1 / 32}
+
+
+def test_the_cheapest_layers_come_first():
+    # raising layer 0 costs .008, layer 1 .004, layer 2 .004, layer 3 .1; the tolerance of .01 has room for 1 and 2
+    found = guarded(
+        {}, STEP, ["old"], "new", scores([0.1] * 4, [-0.008, -0.004, -0.004, -0.1]), Guard(0.01, bisections=0)
+    )
+    assert found.scales == {"layers.0": 0, "layers.1": 1, "layers.2": 1, "layers.3": 0}
+
+
+def test_a_layer_that_does_not_help_is_left_out():
+    found = guarded({}, STEP, ["old"], "new", scores([0.1, -0.1, 0.1, 0.1], [0, 0, 0, -1]), Guard(0.01, bisections=0))
+    assert found.scales == {"layers.0": 1, "layers.1": 0, "layers.2": 1, "layers.3": 0}
+
+
+def test_every_earlier_task_is_protected():
+    def score(update, task):
+        harmful = {"old": 0, "older": 1, "new": None}[task]
+        if harmful is None:
+            return 0.5 + 0.1 * sum(amount(update, layer) for layer in range(4))
+        return 0.5 - 0.3 * amount(update, harmful)
+
+    found = guarded({}, STEP, ["old", "older"], "new", score, Guard(0.0))
+    assert found.scales == {"layers.0": 0, "layers.1": 0, "layers.2": 1, "layers.3": 1}
+    assert min(found.changes().values()) >= 0
+
+
+def test_the_margin_tightens_the_tolerance():
+    harm = [-0.008, 0, 0, 0]
+    loose = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, harm), Guard(0.01))
+    tight = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, harm), Guard(0.01, margin=0.005))
+    assert loose.scales["layers.0"] == 1
+    assert 0.5 <= tight.scales["layers.0"] <= 0.005 / 0.008
+
+
+def test_nothing_can_be_taken():
+    found = guarded({}, STEP, ["old"], "new", scores([0.1] * 4, [-10] * 4), Guard(0.0))
+    assert set(found.scales.values()) == {0.0}
+    assert found.update == {}
+
+
+def test_failing_candidates_cost_one_evaluation():
+    asked = []
+
+    def score(update, task):
+        asked.append(task)
+        if task == "fragile":
+            return 0.5 - sum(amount(update, layer) for layer in range(4))
+        return 0.5
+
+    guarded({}, STEP, ["robust", "fragile"], "new", score, Guard(0.0, bisections=3, refine=False))
+    tried = asked[6:-3]  # three tasks before, three unguarded, three at the end
+    assert tried == ["fragile"] * 3
+
+
+def test_blend_starts_from_what_is_deployed():
+    deployed = {"layers.0.q": torch.tensor([[5.0]]), "other": torch.tensor([[7.0]])}
+    step = {"layers.0.q": LowRank(torch.ones(1, 1), torch.ones(1, 1)), "layers.1.q": torch.tensor([[2.0]])}
+    found = blend(deployed, step, {"layers.0": 0.5, "layers.1": 0.0}, by_layer(step))
+    assert {name: float(dense(delta)) for name, delta in found.items()} == {"layers.0.q": 5.5, "other": 7}
+
+
+def test_groups_by_layer():
+    names = ["model.layers.8.self_attn.q_proj", "encoder.layer.11.query", "head", "0.q"]
+    assert list(by_layer(names).values()) == ["model.layers.8", "encoder.layer.11", "head", "0"]
+
+
+def test_bad_settings():
+    with pytest.raises(ConfigError, match="0 or more"):
+        Guard(tolerance=-1)
