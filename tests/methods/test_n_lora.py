@@ -83,10 +83,12 @@ def test_a_frozen_factor_is_not_thinned_out() -> None:
     assert ProximalRows(weight=1.0, on="rows").gradients(ctx, grads) is grads
 
 
-@pytest.mark.parametrize("settings", [{}, {"weight": 0.5, "sparsity": 0.5}, {"sparsity": 1.0}])
+@pytest.mark.parametrize("settings", [{"weight": 0.5, "sparsity": 0.5}, {"sparsity": 1.0}])
 def test_the_proximal_step_takes_one_lambda(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         ProximalRows(**settings)  # pyright: ignore[reportArgumentType]
+    assert ProximalRows().sparsity == 0.5
+    assert ProximalRows(weight=0.5).sparsity is None
 
 
 def test_the_wanted_share_of_rows_becomes_zero() -> None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
@@ -106,6 +106,7 @@ class ProximalRows(StepRule):
             keeps its direction grow.
         sparsity: instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
             smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
+            0.5 when neither is given.
         on: rows: outputs the task leaves alone; columns: inputs it does not read; both.
     """
 
@@ -115,11 +116,12 @@ class ProximalRows(StepRule):
 
     _lambda: float = PrivateAttr(default=0.0)
 
-    @model_validator(mode="after")
-    def _one_lambda(self) -> ProximalRows:
-        if (self.weight is None) == (self.sparsity is None):
+    @model_validator(mode="before")
+    @classmethod
+    def _one_lambda(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("weight") is not None and given.get("sparsity") is not None:
             raise ValueError("give either `weight` or `sparsity`, not both")
-        return self
+        return given if given.get("weight") is not None else {**given, "sparsity": given.get("sparsity", 0.5)}
 
     def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
         """Unchanged; refuses to thin out a factor that is frozen."""
