@@ -89,7 +89,7 @@ def test_refusals(tmp_path):
     base = Base(model_folder(tmp_path / "base"))
     with pytest.raises(AdapterError, match=r"needs a weight of 3 x 4, 'model\.layers\.0\.q\.weight' in .* is 3 x 2"):
         base.target("model.layers.0.q", (3, 4), "linear", False)
-    with pytest.raises(AdapterError, match="the other way round than the adapter's fan_in_fan_out=True"):
+    with pytest.raises(AdapterError, match="the other way round than the adapter's fan_in_fan_out says"):
         base.target("model.layers.0.q", (3, 2), "linear", True)
     with pytest.raises(AdapterError, match=r"'layers\.9\.q' of the adapter has no weight"):
         base.target("layers.9.q", (3, 2), "linear", False)
@@ -114,7 +114,7 @@ def test_tied_embeddings_are_refused(tmp_path, config, has_head):
     )
     base = Base(model_folder(tmp_path / "base", tensors, **config))
     with pytest.raises(AdapterError, match="tied embeddings"):
-        base.target("model.embed_tokens", (2, 5), "embedding", False)
+        base.target("model.embed_tokens", (2, 5), "embedding", True)
     with pytest.raises(AdapterError, match="tied embeddings"):
         base.target("lm_head", (5, 2), "linear", False)
 
@@ -122,7 +122,7 @@ def test_tied_embeddings_are_refused(tmp_path, config, has_head):
 def test_untied_embeddings_are_transposed(tmp_path):
     tensors = {"model.embed_tokens.weight": torch.ones(5, 2), "lm_head.weight": torch.ones(5, 2)}
     base = Base(model_folder(tmp_path / "base", tensors, tie_word_embeddings=False))
-    assert base.target("model.embed_tokens", (2, 5), "embedding", False).transposed
+    assert base.target("model.embed_tokens", (2, 5), "embedding", True).transposed
 
 
 def test_bad_folders(tmp_path):

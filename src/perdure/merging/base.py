@@ -65,8 +65,11 @@ class Base:
         has_head = any(arch.endswith(heads) for arch in self.config.get("architectures") or [])
         return bool(stated) if stated is not None else has_head and "lm_head.weight" not in self.place
 
-    def target(self, module: str, shape: tuple[int, int], kind: str, fan_in_fan_out: bool) -> Target:
-        """Where the weight of `module` with updates of `shape` (O, I) is.
+    def target(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:
+        """The weight of `module` that updates of `shape` (O, I) can be added to.
+
+        Args:
+            transposed: it is stored as [I, O] (Conv1D, embeddings).
 
         Raises:
             AdapterError: it is not there, has another shape or an integer type, or is tied to another module.
@@ -76,25 +79,34 @@ class Base:
                 f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merged into the one "
                 "it would change the other too. Keep it as an adapter, or untie the base first."
             )
+        tensor = self.weight_of(module, shape, transposed)
+        stored = self.place[tensor][1]
+        if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
+            raise AdapterError(
+                f"'{tensor}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
+            )
+        return Target(tensor, transposed)
+
+    def weight_of(self, module: str, shape: tuple[int, int], transposed: bool) -> str:
+        """The name of the tensor that holds the weight of `module`.
+
+        Raises:
+            AdapterError: there is none, or it has another shape: the adapter is of another base.
+        """
         tensor = self._tensor(module)
         stored = self.place[tensor][1]
-        transposed = fan_in_fan_out or kind == "embedding"
         wanted = (shape[1], shape[0]) if transposed else shape
         if stored.shape == wanted[::-1] != wanted:
             raise AdapterError(
-                f"'{tensor}' in '{self.folder}' is stored the other way round than the adapter's fan_in_fan_out={fan_in_fan_out} "
-                f"says for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules apart."
+                f"'{tensor}' in '{self.folder}' is stored the other way round than the adapter's fan_in_fan_out says "
+                f"for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules apart."
             )
         if stored.shape != wanted:
             raise AdapterError(
                 f"The adapter is of another base: at module '{module}' it needs a weight of {wanted[0]} x {wanted[1]}, "
                 f"'{tensor}' in '{self.folder}' is {' x '.join(map(str, stored.shape))}."
             )
-        if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
-            raise AdapterError(
-                f"'{tensor}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
-            )
-        return Target(tensor, transposed)
+        return tensor
 
     def _tensor(self, module: str) -> str:
         """`<module>.weight`, also where model and file differ by a leading part ('model.', 'bert.') in their names."""

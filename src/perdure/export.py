@@ -1,0 +1,144 @@
+"""Export what a run or a merge state deploys: `perdure export RUN|STATE --as adapter|model`.
+
+An adapter comes out with one rank, alpha = rank and the scaling inside B, right on the untouched base; a model with
+the update inside the base's weights. Both with a card that names tasks, method, scores and base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+
+from perdure.adapter_format import natural, read_config
+from perdure.backbones.models import model_folder
+from perdure.errors import ConfigError, StoreError
+from perdure.merging.folders import Facts, MergeReport, write_result
+from perdure.merging.rules import Tile
+from perdure.merging.sources import ModuleInfo
+from perdure.merging.state import ABOUT, State
+from perdure.ops.lowrank import Delta, LowRank
+from perdure.ops.tiling import row_tiles, tile
+from perdure.scores import read_scores
+from perdure.store import Store
+
+Form = Literal["adapter", "model"]
+
+
+def export(
+    folder: str | Path,
+    out: str | Path,
+    form: Form = "adapter",
+    *,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
+    task: str | None = None,
+    overwrite: bool = False,
+) -> MergeReport:
+    """Write what the run or merge state in `folder` deploys.
+
+    Args:
+        form: a plain LoRA adapter, or the whole model.
+        rank: of the adapter; default the smallest exact one.
+        base: the base model's folder, for a model; default the run's own.
+        task: which adapter, of a run that deploys one for each task.
+
+    Raises:
+        StoreError: `folder` holds neither a run nor a state, or `out` exists.
+        ConfigError: no rank for an update that is not low rank; no base for a model.
+        AdapterError: the base does not fit.
+    """
+    folder = Path(folder)
+    source = State(folder) if (folder / ABOUT).is_file() else _Deployed(folder, task)
+    if form == "model" and rank is not None:
+        raise ConfigError("A model has no rank; leave --rank out.")
+    if form == "model":
+        base = model_folder(str(base or _own_base(source)))
+    elif rank is None and not _is_low_rank(source):
+        raise ConfigError(
+            f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "
+            "the energy an adapter keeps is reported."
+        )
+    return write_result(
+        source,
+        source.facts,
+        Path(out),
+        base=base if form == "model" else None,
+        rank=rank,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+
+
+def _own_base(source: State | _Deployed) -> str:
+    found = source.facts.base if isinstance(source, State) else source.base
+    if found is None:
+        raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
+    return found
+
+
+def _is_low_rank(source: State | _Deployed) -> bool:
+    return source.rule.low_rank if isinstance(source, State) else source.low_rank
+
+
+class _Deployed:
+    """What a run deploys after its last finished stage, read module by module."""
+
+    def __init__(self, folder: Path, task: str | None) -> None:
+        store = Store(folder)
+        stages = store.stages() if store.exists else []
+        if not stages:
+            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")
+        self.file = store.stage_folder(len(stages)) / "state.safetensors"
+        with safe_open(self.file, framework="pt") as opened:
+            deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]
+            self.group = _group(deployed, task)
+            keys = [key.split("/") for key in opened.keys() if key.startswith(f"{self.group}/")]  # noqa: SIM118
+            kinds = {(module, kind) for _, module, kind in keys}
+            shapes = {module: self._shape(opened, module, (module, "dense") in kinds) for module, _ in kinds}
+        self.low_rank = not any(kind == "dense" for _, kind in kinds)
+        config = read_config(store.stage_folder(len(stages)) / "adapter")
+        modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
+        self.base = str(store.about["config"]["backbone"]["model"])
+        self.facts = Facts(modules, config.base or self.base, config.task_type, _record(folder))
+
+    def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:
+        parts = ("dense", "dense") if dense else ("B", "A")
+        rows, columns = (opened.get_slice(f"{self.group}/{module}/{part}").get_shape() for part in parts)
+        return rows[0], columns[1]
+
+    def merge(self, module: str) -> Delta:
+        """The deployed delta [O, I] of a module."""
+        key = f"{self.group}/{module}"
+        with safe_open(self.file, framework="pt") as opened:
+            if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                return opened.get_tensor(f"{key}/dense")
+            return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
+
+    def tiles(self, module: str) -> Iterator[Tile]:
+        """The same in row tiles."""
+        delta = self.merge(module)
+        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
+            yield start, stop, tile(delta, start, stop)
+
+
+def _group(deployed: str | list[str], task: str | None) -> str:
+    """Where the checkpoint keeps the deployed update (see perdure.checkpoint)."""
+    if isinstance(deployed, str):
+        if task is not None:
+            raise ConfigError("This run deploys one update for all tasks; leave --task out.")
+        return "carry" if deployed == "carry" else "deployed"
+    if task not in deployed:
+        raise ConfigError(f"This run deploys an update for each task; say which with --task: {', '.join(deployed)}.")
+    return f"deployed:{deployed.index(task)}"
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    scores = read_scores(folder)
+    final = dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))
+    return {"run": folder.name, "method": scores.method, "tasks": scores.stages, "seed": scores.seed, "scores": final}

@@ -1,0 +1,96 @@
+"""What a run or a merge state deploys, exported: it loads in plain PEFT and transformers and answers the same."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel
+
+from perdure.adapters import Adapter
+from perdure.errors import ConfigError, StoreError
+from perdure.export import export
+from perdure.merging.rules import rule_named
+from perdure.merging.state import merge_into
+from perdure.run import learn
+from tests.adapter_cases import random_folder
+
+IDS = torch.arange(5, 25)[None]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, encoder_folder, small_tasks):
+    """Method -> a finished run of two tasks."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = {
+        "backbone": {"kind": "encoder", "model": str(encoder_folder)},
+        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.05},
+        "lora": {"rank": 2},
+    }
+    for method in ("inc-lora", "ps-lora", "per-task"):
+        learn(out=folder / method, tasks=small_tasks[:2], method=method, **settings)
+    return folder
+
+
+def hidden(folder, adapter=None):
+    model = AutoModel.from_pretrained(folder)
+    model = model if adapter is None else PeftModel.from_pretrained(model, str(adapter))
+    with torch.no_grad():
+        return model.eval()(IDS).last_hidden_state
+
+
+def test_a_low_rank_run_as_adapter_and_as_model(runs, encoder_folder, tmp_path):
+    as_adapter = export(runs / "inc-lora", tmp_path / "adapter")
+    as_model = export(runs / "inc-lora", tmp_path / "model", "model")
+    assert (as_adapter.rank, as_adapter.energy, as_model.rank) == (4, 1.0, None)
+    left, right = hidden(encoder_folder, tmp_path / "adapter"), hidden(tmp_path / "model")
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(left, hidden(encoder_folder, runs / "inc-lora" / "deployed"), rtol=1e-4, atol=1e-4)
+    assert (left - hidden(encoder_folder)).abs().max() > 0.001
+
+
+def test_a_dense_run_as_model_is_what_the_run_deployed(runs, tmp_path):
+    export(runs / "ps-lora", tmp_path / "model", "model")
+    torch.testing.assert_close(hidden(tmp_path / "model"), hidden(runs / "ps-lora" / "deployed"), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dense_run_as_adapter_needs_a_rank_and_says_what_it_keeps(runs, tmp_path):
+    with pytest.raises(ConfigError, match="is not low rank"):
+        export(runs / "ps-lora", tmp_path / "adapter")
+    report = export(runs / "ps-lora", tmp_path / "adapter", rank=1)
+    assert 0.2 < report.energy < 1
+    assert Adapter(tmp_path / "adapter").config.rank == 1
+
+
+def test_one_of_a_run_that_deploys_one_for_each_task(runs, encoder_folder, tmp_path):
+    with pytest.raises(ConfigError, match="say which with --task: fruit, sky"):
+        export(runs / "per-task", tmp_path / "adapter")
+    export(runs / "per-task", tmp_path / "adapter", task="sky")
+    expected = hidden(encoder_folder, runs / "per-task" / "stages" / "02-sky" / "adapter")
+    torch.testing.assert_close(hidden(encoder_folder, tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match="leave --task out"):
+        export(runs / "inc-lora", tmp_path / "other", task="sky")
+
+
+def test_the_card_names_tasks_method_scores_and_base(runs, encoder_folder, tmp_path):
+    export(runs / "inc-lora", tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    assert "# LoRA adapter learnt with inc-lora" in text
+    assert "Tasks, in the order they were learnt: fruit, sky." in text
+    assert "| fruit | " in text
+    assert f"base_model: {encoder_folder}" in text.replace("\n  ", " ")
+
+
+def test_a_state(tmp_path):
+    for seed in range(2):
+        merge_into(tmp_path / "state", random_folder(tmp_path / f"t{seed}", seed), rule_named("max-magnitude"))
+    with pytest.raises(ConfigError, match="is not low rank"):
+        export(tmp_path / "state", tmp_path / "out")
+    with pytest.raises(ConfigError, match="not recorded which base"):
+        export(tmp_path / "state", tmp_path / "out", "model")
+    with pytest.raises(ConfigError, match="has no rank"):
+        export(tmp_path / "state", tmp_path / "out", "model", rank=3)
+    assert export(tmp_path / "state", tmp_path / "out", rank=6).energy > 0.99
+
+
+def test_a_folder_that_is_neither(tmp_path):
+    with pytest.raises(StoreError, match="neither a merge state nor a run"):
+        export(tmp_path, tmp_path / "out")
