@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from perdure.methods.parts import PerTask
+from perdure.methods.parts import Folded, PerTask
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import Update
+from perdure.ops.lowrank import Update, add_updates
 
 
 def _no_updates(index: int) -> Update:
@@ -36,6 +37,17 @@ class Past:
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def after(self, stage: str, update: Update, folded: Folded, factors: Mapping[str, Factors]) -> Past:
+        """The past once `stage` is a part of it."""
+        return dataclasses.replace(
+            self,
+            stages=(*self.stages, stage),
+            total=add_updates(self.total, update),
+            carry=folded.carry,
+            deployed=folded.deployed,
+            factors=factors,
+        )
 
     def updates(self) -> list[Update]:
         """Every stage's effective update, oldest first; cost and memory grow with the number of stages."""

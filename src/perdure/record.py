@@ -111,7 +111,9 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
     """The effective update of the stage at `index` (0 = the first one trained), from its adapter folder."""
-    return dict(open_adapter(store.stage_folder(index + 1) / "adapter"))
+    adapter = open_adapter(store.stage_folder(index + 1) / "adapter")
+    # Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    return {name: LowRank(delta.A.clone(), delta.B.clone()) for name, delta in adapter.items()}
 
 
 def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str) -> None:

@@ -18,7 +18,6 @@ from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import add_updates
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_stage_update, save_deployed, save_stage, save_untrained, score_tasks
 from perdure.store import Store
@@ -67,17 +66,11 @@ def run_sequence(
         folded = method.consolidate.fold(ctx, past, update)  # 4. carry and deployed
         if method.replay:
             method.replay.remember(ctx, stage.train)
-        past = dataclasses.replace(
-            past,
-            stages=(*past.stages, stage.name),
-            total=add_updates(past.total, update),
-            carry=folded.carry,
-            deployed=folded.deployed,
-            factors=factors,
-        )
+        past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report)  # 5. evaluate
         save_stage(store, stage.name, past, method, update, record, ctx.notes, scored, config.backbone["model"])
+        past = _restore(store, method)  # go on from what was written: a resumed run then cannot differ
 
     save_deployed(store, past.deployed, model, backbone, config.backbone["model"])
     return past

@@ -16,20 +16,45 @@ PARTS: Mapping[Role, Mapping[str, str]] = {
     "init": {
         "kaiming": "perdure.methods.plain:Kaiming",
         "continue": "perdure.methods.plain:Continue",
+        "slice": "perdure.methods.slice:Slice",
+        "slice-free": "perdure.methods.slice_free:SliceFree",
+        "lora-ga": "perdure.methods.lora_ga:LoraGa",
+        "loram": "perdure.methods.loram:Loram",
+        "slao": "perdure.methods.slao:SlaoStart",
+        "inf-lora": "perdure.methods.inf_lora:InfLora",
     },
     "penalty": {
         "l2": "perdure.methods.l2:SquaredNorm",
         "sign-magnitude": "perdure.methods.ps_lora:SignMagnitude",
+        "sparsity": "perdure.methods.n_lora:Sparsity",
+        "overlap": "perdure.methods.o_lora:InputOverlap",
+        "factor-norm": "perdure.methods.o_lora:FactorNorm",
+        "past-energy": "perdure.methods.ella:PastEnergy",
+        "fisher": "perdure.methods.ewc:FisherPenalty",
+        "output-drift": "perdure.methods.output_drift:OutputDrift",
+        "distillation": "perdure.methods.lwf:LwF",
     },
-    "step_rule": {},
+    "step_rule": {
+        "a-gem": "perdure.methods.a_gem:AGem",
+        "proximal-rows": "perdure.methods.n_lora:ProximalRows",
+    },
     "consolidate": {
         "sum": "perdure.methods.plain:Sum",
         "latest": "perdure.methods.plain:Latest",
         "per-task": "perdure.methods.plain:PerTaskAdapters",
         "max-magnitude": "perdure.methods.ps_lora:MaxMagnitude",
+        "average": "perdure.methods.merge_rules:Average",
+        "ties": "perdure.methods.merge_rules:Ties",
+        "dare": "perdure.methods.merge_rules:Dare",
+        "magmax": "perdure.methods.merge_rules:MagMax",
+        "slao": "perdure.methods.slao:SlaoMerge",
+        "covariance-gain": "perdure.methods.covariance_gain:CovarianceGain",
     },
-    "replay": {},
+    "replay": {
+        "buffer": "perdure.methods.replay:ExampleBuffer",
+    },
 }
+"""Role -> kind -> the class, imported when a method is built."""
 
 Settings = Mapping[str, Any]
 
@@ -60,6 +85,13 @@ class Preset:
         return copy.deepcopy(row)
 
 
+SIGN_MAGNITUDE: Settings = {"weight": 0.01, "alpha": 1000.0}
+SPARSITY: Settings = {"weight": 1e-4}
+OVERLAP: Settings = {"weight": 0.5}
+FOR_INITS: Settings = {"kind": "buffer", "use": "init-only"}
+MIXED: Settings = {"kind": "buffer", "use": "mixed"}
+MAX_MAGNITUDE: Settings = {"kind": "max-magnitude"}
+
 PRESETS: Mapping[str, Preset] = {
     "seq-lora": Preset(
         "one adapter, trained on and on; the usual lower bound",
@@ -72,8 +104,105 @@ PRESETS: Mapping[str, Preset] = {
     "ps-lora": Preset(
         "penalise updates that are large or whose signs oppose the past; merge by larger magnitude",
         "arXiv 2512.08960",
-        penalties={"sign-magnitude": {"weight": 0.01, "alpha": 100.0}},
-        consolidate={"kind": "max-magnitude"},
+        penalties={"sign-magnitude": SIGN_MAGNITUDE},
+        consolidate=MAX_MAGNITUDE,
+    ),
+    "n-lora": Preset(
+        "sparse updates, which seldom touch the same weights",
+        "arXiv 2410.10179",
+        penalties={"sparsity": SPARSITY},
+    ),
+    "n-lora-proximal": Preset(
+        "the same with exact zeros: rows of the update vanish in a proximal step",
+        "beyond arXiv 2410.10179",
+        step_rule={"kind": "proximal-rows", "weight": 0.3},
+    ),
+    "o-lora": Preset(
+        "updates that read other input directions than the past ones",
+        "arXiv 2310.14152",
+        penalties={"overlap": OVERLAP},
+    ),
+    "o-lora+n-lora": Preset(
+        "both penalties at once", "arXiv 2410.10179", penalties={"overlap": OVERLAP, "sparsity": SPARSITY}
+    ),
+    "slice": Preset(
+        "start from the task gradient's SVD, reconciled with the gradients of replayed old tasks",
+        "arXiv 2605.12752",
+        init={"kind": "slice"},
+        replay=FOR_INITS,
+    ),
+    "slice-free": Preset(
+        "SLICE on input statistics instead of replayed examples", "beyond arXiv 2605.12752", init={"kind": "slice-free"}
+    ),
+    "lora-ga": Preset("start from the task gradient's SVD", "arXiv 2407.05000", init={"kind": "lora-ga"}),
+    "loram": Preset(
+        "start from fixed sine bases at the weight's magnitude", "arXiv 2507.06558", init={"kind": "loram"}
+    ),
+    "slice+ps-lora": Preset(
+        "SLICE's start, PS-LoRA's penalty and merge",
+        "arXiv 2605.12752 and 2512.08960",
+        init={"kind": "slice"},
+        penalties={"sign-magnitude": SIGN_MAGNITUDE},
+        consolidate=MAX_MAGNITUDE,
+        replay=FOR_INITS,
+    ),
+    "slice+n-lora": Preset(
+        "SLICE's start, N-LoRA's penalty",
+        "arXiv 2605.12752 and 2410.10179",
+        init={"kind": "slice"},
+        penalties={"sparsity": SPARSITY},
+        replay=FOR_INITS,
+    ),
+    "slice+replay": Preset(
+        "SLICE's start, and old examples mixed into every batch",
+        "arXiv 2605.12752",
+        init={"kind": "slice"},
+        replay=MIXED,
+    ),
+    "ewc": Preset(
+        "protect weights the Fisher information calls important",
+        "arXiv 1612.00796",
+        penalties={"fisher": {"weight": 100.0}},
+    ),
+    "ella": Preset(
+        "avoid entries where the past put energy",
+        "ELLA, see docs/methods/ella.md",
+        penalties={"past-energy": {"weight": 1000.0}},
+    ),
+    "output-drift": Preset(
+        "keep the outputs on old tasks' inputs; statistics, no examples",
+        "beyond the papers",
+        penalties={"output-drift": {"weight": 100.0}},
+    ),
+    "inf-lora": Preset(
+        "train B on a frozen A that old inputs do not reach", "arXiv 2404.00228", init={"kind": "inf-lora"}
+    ),
+    "slao": Preset(
+        "orthonormal restart of A, time-aware average of B",
+        "arXiv 2512.23017",
+        init={"kind": "slao"},
+        consolidate={"kind": "slao"},
+    ),
+    "a-gem": Preset(
+        "gradients that do not increase the loss on old examples",
+        "arXiv 1812.00420",
+        step_rule={"kind": "a-gem"},
+        replay=FOR_INITS,
+    ),
+    "lwf": Preset(
+        "old tasks' answers on new inputs stay as they were",
+        "arXiv 1606.09282",
+        penalties={"distillation": {"weight": 1.0}},
+    ),
+    "replay": Preset("old examples mixed into every batch", "folklore", replay=MIXED),
+    "average": Preset("the mean of all updates answers", "folklore", consolidate={"kind": "average"}),
+    "ties": Preset("trim, elect signs, average what agrees", "arXiv 2306.01708", consolidate={"kind": "ties"}),
+    "dare": Preset("drop entries at random, rescale, sum", "arXiv 2311.03099", consolidate={"kind": "dare"}),
+    "magmax": Preset("the largest entry of the cumulative updates", "arXiv 2407.06322", consolidate={"kind": "magmax"}),
+    "covariance-gain": Preset(
+        "sum updates after turning each away from old inputs",
+        "beyond the papers",
+        consolidate={"kind": "covariance-gain"},
     ),
     "joint": Preset("all tasks mixed and trained at once; the usual upper bound", "folklore", stream="joint"),
     "per-task": Preset(
