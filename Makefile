@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env check test test-slow browser demo bench format clean
+.PHONY: help env check test test-slow browser demo tables check-tables format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ env: $(READY) ## the environment in .venv, with the versions of constraints.txt
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,check,report]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,check]'
 	touch $(READY)
 
 check: $(READY) ## format, lint, types, direction of imports
@@ -23,9 +23,10 @@ check: $(READY) ## format, lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/tables.py --check
 
 test: $(READY) ## everything that is not slow
-	$(BIN)/pytest -m 'not slow and not browser'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser'
 
 test-slow: $(READY) ## the rest
 	$(BIN)/pytest -m 'slow and not browser'
@@ -37,6 +38,12 @@ browser: $(READY) ## the report page in a real browser (Debian's chromium)
 
 demo: $(READY) ## five real tasks, three methods, about five minutes
 	$(BIN)/perdure demo
+
+tables: $(READY) ## every table in README and docs, from the records
+	$(BIN)/python benchmarks/tables.py
+
+check-tables: $(READY) ## fail if a table is not what the records say
+	$(BIN)/python benchmarks/tables.py --check
 
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff format .
