@@ -132,16 +132,29 @@ class Stop(Quiet):
             raise KeyboardInterrupt
 
 
-def learn_toy(method: Method, folder: Path, tasks: Sequence[Task], stop: Stop | None = None, **training: Any) -> Past:
-    """Run `method` in `folder` on a fresh model, or go on with what is there."""
-    config = RunConfig(**{**CONFIG, "training": {**CONFIG["training"], **training}})
+def learn_toy(
+    made: Method,
+    folder: Path,
+    tasks: Sequence[Task],
+    stop: Stop | None = None,
+    method: str = "ps-lora",
+    **training: Any,
+) -> Past:
+    """Run the parts `made` in `folder` on a fresh model, or go on with what is there; `method`: the name to write down."""
+    config = RunConfig(**{**CONFIG, "method": method, "training": {**CONFIG["training"], **training}})
     backbone = Toy()
     backbone.prepare(tasks)
     model = AdaptedModel(backbone.model, config.lora, backbone.default_targets)
     store = Store(folder)
     with store.writing():
-        store.create({"config": config.model_dump(mode="json"), "tasks": [], "base": "toy"})
-        return run_sequence(tuple(tasks), method, model, backbone, config, store, stop or Quiet())
+        store.create(
+            {
+                "config": config.model_dump(mode="json"),
+                "tasks": {task.name: task.fingerprint() for task in tasks},
+                "base": "toy",
+            }
+        )
+        return run_sequence(tuple(tasks), made, model, backbone, config, store, stop or Quiet())
 
 
 def notes(folder: Path, position: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ def markdown_matrix(names: Sequence[str], values: Sequence[Sequence[float]]) -> 
     """One row and one column a name, two decimals."""
     lines = [f"| | {' | '.join(map(_cell, names))} |", "|---" * (len(names) + 1) + "|"]
     lines += [
-        f"| {_cell(name)} | {' | '.join(f'{value:.2f}' for value in row)} |"
+        f"| {_cell(name)} | {' | '.join(number(value) for value in row)} |"
         for name, row in zip(names, values, strict=True)
     ]
     return "\n".join(lines)
@@ -43,12 +43,17 @@ def heat_map_svg(names: Sequence[str], values: Sequence[Sequence[float]], title:
     )
 
 
+def number(value: float) -> str:
+    """Two decimals, and never a negative zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
+
+
 def _square(x: float, y: float, value: float) -> str:
     red, green, blue = colour = _colour(value)
     ink = "#fff" if 0.3 * red + 0.59 * green + 0.11 * blue < 140 else "#111"
     return (
         f'<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill="rgb{colour}"/>'
-        f'<text x="{x + CELL / 2}" y="{y + CELL / 2 + 4}" text-anchor="middle" fill="{ink}">{value:.2f}</text>'
+        f'<text x="{x + CELL / 2}" y="{y + CELL / 2 + 4}" text-anchor="middle" fill="{ink}">{number(value)}</text>'
     )
 
 

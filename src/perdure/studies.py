@@ -1,0 +1,256 @@
+"""What in an update does what? Studies on a finished run: its adapters taken apart position by position, and scored.
+
+    sign_split   PS-LoRA's second figure (arXiv 2512.08960): of each stage's update only the k % smallest (or largest) entries in
+                 magnitude, split by agreement of sign with the history: what does each part do to the old tasks and the new?
+    signs        its open question 2: how much of an update's effect do its signs alone, its magnitudes alone and its top k %
+                 carry?
+
+Both put a part of stage t's update W_t on what stage t was trained on, deploy that, and score. History H = sum_{i<t} W_i.
+The paper's k and how it deployed the parts were not found; here k is a list, and every other setting is named in the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.backbones.base import Backbone
+from perdure.checkpoint import load_checkpoint
+from perdure.config import EvaluationSettings, load_config
+from perdure.context import derived_seed
+from perdure.errors import ConfigError, StoreError
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method
+from perdure.ops.entries import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
+from perdure.ops.lowrank import Update, add_updates, dense
+from perdure.progress import Quiet
+from perdure.record import load_stage_update, score_tasks
+from perdure.report.lines import line_chart_svg
+from perdure.store import Store
+from perdure.tasks.task import Task
+
+SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
+NO_PART, WHOLE = "nothing", "whole update"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part of one stage's update, deployed and scored.
+
+    Args:
+        stage: whose update.
+        part: what was kept of it.
+        share: of positions the choice by magnitude kept (k / 100).
+        positions, energy: share of positions really kept, and of the update's squared norm (of a changed update: its own).
+        new: score on the stage's own task.
+        old: mean score on the tasks learnt before; None on the first stage.
+    """
+
+    stage: str
+    part: str
+    share: float
+    positions: float
+    energy: float
+    new: float
+    old: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study.
+
+    Args:
+        name: which one.
+        rows: in the order of stages; the first two of each stage keep nothing and everything.
+        settings: what it was made with.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"study": self.name, "settings": dict(self.settings), "rows": [asdict(row) for row in self.rows]}
+
+    def as_markdown(self) -> str:
+        """Every row; scores are fractions of 1."""
+        lines = ["| stage | part | k | positions | energy | new task | old tasks |", "|---|---|---|---|---|---|---|"]
+        for row in self.rows:
+            old = "" if row.old is None else f"{row.old:.3f}"
+            numbers = f"{row.share:.2f} | {row.positions:.3f} | {row.energy:.3f} | {row.new:.3f} | {old}"
+            lines.append(f"| {row.stage} | {row.part} | {numbers} |")
+        return "\n".join(lines) + "\n"
+
+    def as_svg(self, which: str = "old") -> str:
+        """Mean score over the stages on `new` or `old` tasks against k, a line a part; constants as level lines."""
+        means = _means(self.rows, which)
+        levels = {part: points for part, points in means.items() if len(points) == 1}
+        ends = [x for points in means.values() for x, _ in points if len(points) > 1] or [0.0, 1.0]
+        series = {p: pts for p, pts in means.items() if p not in levels}
+        series |= {part: [(min(ends), pts[0][1]), (max(ends), pts[0][1])] for part, pts in levels.items()}
+        title = f"{self.name}: mean score on the {which} task{'s' if which == 'old' else ''}"
+        return line_chart_svg(title, "share of positions (by magnitude)", "score", series)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run's folder with the model and the tasks it was made with. Use `open_run`."""
+
+    store: Store
+    tasks: Sequence[Task]
+    model: AdaptedModel
+    backbone: Backbone
+    evaluation: EvaluationSettings
+    seed: int
+
+    def past(self, stages: int) -> Past:
+        """What the first `stages` stages left behind."""
+        if stages == 0:
+            return Past()
+        method = build_method(load_config(self.store.about["config"]).method)
+        state = self.store.stage_folder(stages) / "state.safetensors"
+        return load_checkpoint(state, method, lambda index: load_stage_update(self.store, index))
+
+    def score(self, deployed: Update, task: Task, learnt: Sequence[str]) -> float:
+        """Score of one task's examples (the run's split and label sets) under a deployed update."""
+        cells = score_tasks([task], learnt, deployed, self.model, self.backbone, self.evaluation, Quiet())
+        found = cells[task.name].score
+        if found is None:
+            raise ConfigError(
+                f"Task '{task.name}' has no {self.evaluation.split} examples to score a part of an update on."
+            )
+        return found
+
+
+def open_run(folder: str | Path, tasks: Sequence[Task], model: AdaptedModel, backbone: Backbone) -> OpenRun:
+    """The run in `folder`, checked against the tasks it was made with.
+
+    Raises:
+        StoreError: no run, or no finished stage there.
+        ConfigError: other tasks, or a joint run (its one stage has no past).
+    """
+    store = Store(Path(folder))
+    about = store.about
+    if not store.stages():
+        raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
+    if store.stages() == ["joint"]:
+        raise ConfigError(f"'{folder}' holds a joint run: one stage, no past. Study a run that learns task by task.")
+    known = about["tasks"]
+    for task in tasks:
+        if known.get(task.name, task.fingerprint()) != task.fingerprint():
+            raise ConfigError(f"Task '{task.name}' differs from the one the run in '{folder}' was made with.")
+    missing = [name for name in store.stages() if name not in {task.name for task in tasks}]
+    if missing:
+        raise ConfigError(f"The run in '{folder}' learnt '{missing[0]}', which is not among the tasks given.")
+    config = load_config(about["config"])
+    return OpenRun(store, tasks, model, backbone, config.evaluation, config.seed)
+
+
+def sign_split(
+    run: OpenRun, shares: Sequence[float] = SHARES, side: Side = "bottom", stages: Sequence[str] | None = None
+) -> Study:
+    """PS-LoRA's second figure: the k % smallest (or largest) entries of each update, split by sign agreement with the history.
+
+    Args:
+        shares: k / 100.
+        side: bottom as in the paper; top asks what the large entries do.
+        stages: names; None: every stage with a history (from the second on).
+    """
+    parts: tuple[Agreement, ...] = ("same", "opposite", "both")
+    rows: list[Row] = []
+    for stage in _stages(run, stages, first=1):
+        rows += stage.ends()
+        for share in shares:
+            for agreement in parts:
+                kept = stage.masked(lambda w, h, s=share, a=agreement: by_magnitude(w, s, side) & by_sign(w, h, a))
+                rows.append(stage.row(f"{agreement} sign" if agreement != "both" else "both signs", share, kept))
+    return Study("sign split", rows, {"side": side, "shares": list(shares), "split": run.evaluation.split})
+
+
+def signs(run: OpenRun, shares: Sequence[float] = SHARES[:-1], stages: Sequence[str] | None = None) -> Study:
+    """How much of each update's effect its signs (one magnitude a module), its magnitudes (random signs), its top k % carry."""
+    rows: list[Row] = []
+    for stage in _stages(run, stages, first=0):
+        generator = torch.Generator().manual_seed(derived_seed(run.seed, stage.index, "studies.signs"))
+        rows += stage.ends()
+        rows.append(stage.row("signs only", 1.0, {n: signs_only(w) for n, w in stage.update.items()}))
+        rows.append(
+            stage.row("magnitudes only", 1.0, {n: magnitudes_only(w, generator) for n, w in stage.update.items()})
+        )
+        for share in shares:
+            kept = stage.masked(lambda w, _, s=share: by_magnitude(w, s, "top"))
+            rows.append(stage.row("top k %", share, kept))
+            rows.append(stage.row("signs of top k %", share, {name: signs_only(w) for name, w in kept.items()}))
+    return Study("signs", rows, {"shares": list(shares), "split": run.evaluation.split})
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """One stage's update [O, I] by module, dense, its history, and what it was trained on."""
+
+    run: OpenRun
+    index: int
+    task: Task
+    learnt: Sequence[Task]
+    update: Mapping[str, Tensor]
+    history: Mapping[str, Tensor]
+    carry: Update
+
+    def masked(self, mask: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        """The update where mask(update, history) holds, 0 elsewhere, module by module."""
+        return {name: w * mask(w, self.history[name]) for name, w in self.update.items()}
+
+    def ends(self) -> list[Row]:
+        """Nothing of the update, and all of it."""
+        nothing = {name: torch.zeros_like(w) for name, w in self.update.items()}
+        return [self.row(NO_PART, 0.0, nothing), self.row(WHOLE, 1.0, dict(self.update))]
+
+    def row(self, part: str, share: float, kept: Mapping[str, Tensor]) -> Row:
+        """`kept` on the carry, scored on the new task and the old ones."""
+        deployed = add_updates(self.carry, kept)
+        learnt = [task.name for task in (*self.learnt, self.task)]
+        old = [self.run.score(deployed, task, learnt) for task in self.learnt]
+        new = self.run.score(deployed, self.task, learnt)
+        count = sum(int((w != 0).sum()) for w in kept.values()) / sum(w.numel() for w in kept.values())
+        energy = sum(float(w.square().sum()) for w in kept.values())
+        whole = sum(float(w.square().sum()) for w in self.update.values())
+        return Row(self.task.name, part, share, count, energy / whole, new, sum(old) / len(old) if old else None)
+
+
+def _stages(run: OpenRun, wanted: Sequence[str] | None, first: int) -> Iterator[_Stage]:
+    names, by_name = run.store.stages(), {task.name: task for task in run.tasks}
+    chosen = list(wanted) if wanted is not None else names[first:]
+    for name in chosen:
+        if name not in names[first:]:
+            raise ConfigError(
+                f"No stage '{name}' with {'a history' if first else 'an update'}. Stages: {', '.join(names)}."
+            )
+    if not chosen:
+        raise ConfigError("The run has one stage and so no history; study a run with at least two.")
+    for name in chosen:
+        index = names.index(name)
+        past = run.past(index)
+        update = {module: dense(delta).float() for module, delta in load_stage_update(run.store, index).items()}
+        history = {
+            module: dense(past.total[module]).float() if module in past.total else torch.zeros_like(w)
+            for module, w in update.items()
+        }
+        learnt = [by_name[earlier] for earlier in names[:index]]
+        yield _Stage(run, index, by_name[name], learnt, update, history, past.carry)
+
+
+def _means(rows: Sequence[Row], which: str) -> dict[str, list[tuple[float, float]]]:
+    """Part -> (share, mean over the stages that have the score), shares ascending."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        value = row.new if which == "new" else row.old
+        if value is not None:
+            found.setdefault(row.part, {}).setdefault(row.share, []).append(value)
+    return {part: [(x, sum(ys) / len(ys)) for x, ys in sorted(points.items())] for part, points in found.items()}

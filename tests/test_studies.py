@@ -1,0 +1,108 @@
+"""Studies on a finished toy run: parts add up, ends are the run's own scores, refusals say why."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from perdure.config import RunConfig
+from perdure.errors import ConfigError, StoreError
+from perdure.lora import AdaptedModel
+from perdure.ops.lowrank import dense
+from perdure.record import load_stage_update
+from perdure.scores import read_scores
+from perdure.studies import NO_PART, WHOLE, OpenRun, Row, Study, open_run, sign_split, signs
+from perdure.tasks.task import Task
+from tests.methods.two_layers import CONFIG, Toy, learn_toy, toy_task, toy_tasks
+
+
+def opened(folder: Path, tasks: tuple[Task, ...]) -> OpenRun:
+    toy = Toy()
+    toy.prepare(tasks)
+    return open_run(folder, tasks, AdaptedModel(toy.model, RunConfig(**CONFIG).lora, toy.default_targets), toy)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    """An inc-lora run over three tasks."""
+    folder = tmp_path_factory.mktemp("run")
+    from perdure.methods.parts import Method
+    from perdure.methods.plain import Kaiming, Sum
+
+    learn_toy(Method("inc-lora", Kaiming(), Sum()), folder / "r", toy_tasks(3), epochs=6, method="inc-lora")
+    return opened(folder / "r", toy_tasks(3))
+
+
+def test_sign_split_ends_are_the_runs_scores(run: OpenRun) -> None:
+    """Nothing of task t's update = the scores after task t - 1; all of it = the scores after task t."""
+    study, scores = sign_split(run, shares=(0.5, 1.0)), read_scores(run.store.folder)
+    assert [row.stage for row in study.rows[:2]] == ["task1", "task1"]
+    for t, name in ((1, "task1"), (2, "task2")):
+        nothing, whole = [row for row in study.rows if row.stage == name and row.part in (NO_PART, WHOLE)]
+        before, after = scores.score_matrix[t - 1], scores.score_matrix[t]
+        assert nothing.new == before[t]
+        assert whole.new == after[t]
+        assert whole.old == pytest.approx(sum(after[:t]) / t)  # type: ignore[arg-type]
+        assert (nothing.positions, nothing.energy) == (0.0, 0.0)
+        assert whole.energy == 1.0
+
+
+def test_sign_split_parts_are_what_their_names_say(run: OpenRun) -> None:
+    """Counted from the stored updates; where the history is 0 (rows of other tasks' units) a position is in neither half."""
+    rows = {(r.stage, r.part, r.share): r for r in sign_split(run, shares=(0.5, 1.0), side="top").rows}
+    updates = [load_stage_update(run.store, i) for i in range(2)]
+    flat = [torch.cat([dense(delta).reshape(-1) for delta in update.values()]) for update in updates]
+    for part, sign in (("same sign", 1), ("opposite sign", -1)):
+        chosen = (flat[0].sign() * flat[1].sign()) == sign
+        assert chosen.any()
+        row = rows["task1", part, 1.0]
+        assert row.positions == pytest.approx(float(chosen.double().mean()))
+        assert row.energy == pytest.approx(float(flat[1][chosen].square().sum() / flat[1].square().sum()), rel=1e-5)
+        assert rows["task1", part, 0.5].positions < row.positions
+    assert rows["task1", "both signs", 1.0].new == rows["task1", WHOLE, 1.0].new
+    assert rows["task1", "both signs", 0.5].energy > 0.6  # the larger half
+
+
+def test_signs_keeps_what_it_says(run: OpenRun) -> None:
+    study = signs(run, shares=(0.25,))
+    rows = {(r.stage, r.part): r for r in study.rows}
+    assert {stage for stage, _ in rows} == {"task0", "task1", "task2"}
+    for stage in ("task0", "task1"):
+        assert rows[stage, "signs only"].energy == pytest.approx(1.0, rel=1e-4)
+        assert rows[stage, "magnitudes only"].energy == pytest.approx(1.0, rel=1e-4)
+        assert rows[stage, "top k %"].positions == pytest.approx(0.25, abs=0.01)
+    assert rows["task0", "top k %"].old is None
+
+
+def test_chosen_stages(run: OpenRun) -> None:
+    assert {row.stage for row in sign_split(run, shares=(1.0,), stages=["task2"]).rows} == {"task2"}
+    with pytest.raises(ConfigError, match="No stage 'task0' with a history"):
+        sign_split(run, stages=["task0"])
+    with pytest.raises(ConfigError, match="No stage 'nope'"):
+        signs(run, stages=["nope"])
+
+
+def test_table_and_picture() -> None:
+    rows = [
+        Row("t", NO_PART, 0.0, 0.0, 0.0, 0.25, 0.5),
+        Row("t", "same sign", 0.2, 0.1, 0.1, 0.75, 0.625),
+        Row("t", "same sign", 0.4, 0.2, 0.2, 0.875, 0.75),
+        Row("u", "same sign", 0.4, 0.2, 0.2, 0.625, 0.25),
+    ]
+    study = Study("sign split", rows, {"side": "bottom"})
+    assert "| t | same sign | 0.40 | 0.200 | 0.200 | 0.875 | 0.750 |" in study.as_markdown()
+    assert study.as_dict()["rows"][1]["part"] == "same sign"
+    root = ElementTree.fromstring(study.as_svg("new"))
+    lines = list(root.iter("{http://www.w3.org/2000/svg}polyline"))
+    assert len(lines) == 2  # same sign, and 'nothing' as a level line
+    assert all(len(line.attrib["points"].split()) == 2 for line in lines)
+
+
+def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:
+    folder = run.store.folder
+    with pytest.raises(ConfigError, match="learnt 'task2', which is not among"):
+        opened(folder, toy_tasks(2))
+    with pytest.raises(StoreError, match="holds no run"):
+        opened(tmp_path, toy_tasks(2))
+    assert toy_task(0).name == "task0"
