@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_folders import LABELS, write_run
+
+from tests.report.run_folders import LABELS, write_run
 
 
 @pytest.fixture

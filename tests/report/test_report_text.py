@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
-from run_folders import ROWS, write_run
 
 from perdure.metrics import FORMULAS
 from perdure.report.text import legend, markdown, metric_table, score_table
 from perdure.report.words import METRICS, plain, points, run_names
 from perdure.scores import read_scores
+from tests.report.run_folders import ROWS, write_run
 
 
 def shown(table: RenderableType, width: int = 80, **console: bool) -> str:

@@ -1,0 +1,108 @@
+"""What was right and became wrong: the same test examples, answered right after a task was learnt and again at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.scores import Scores
+
+Answer = Mapping[str, Any]
+"""A row of predictions/<task>.jsonl: label, predicted, and predicted_task where another task's label was chosen."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Examples of `label`, right when learnt, that are answered with `predicted` at the end."""
+
+    label: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """One task's examples, right after it was learnt and at the end.
+
+    Args:
+        task: learnt in a stage before the last.
+        examples: how many are compared.
+        still_right, became_wrong, became_right, still_wrong: they add up to `examples`.
+        confusions: of those that became wrong, most frequent first.
+    """
+
+    task: str
+    examples: int
+    still_right: int
+    became_wrong: int
+    became_right: int
+    still_wrong: int
+    confusions: tuple[Confusion, ...]
+
+
+def task_changes(
+    run: Scores, answers: Sequence[Mapping[str, Sequence[Answer]]]
+) -> tuple[list[TaskChange], dict[str, str]]:
+    """A `TaskChange` for every task learnt before the last stage; and for every other task why there is none.
+
+    Args:
+        run: the scores, to check that right and wrong mean what the score means.
+        answers: task -> its rows, one mapping a stage (without the untrained one).
+    """
+    changes: list[TaskChange] = []
+    without: dict[str, str] = {}
+    for t, task in enumerate(run.tasks):
+        learnt = run.stages.index(task) if task in run.stages else None
+        if reason := _reason(run, learnt):
+            without[task] = reason
+            continue
+        assert learnt is not None
+        before, after = answers[learnt].get(task, ()), answers[-1].get(task, ())
+        if not _is_accuracy(before, run.score_matrix[learnt][t]) or not _is_accuracy(after, run.score_matrix[-1][t]):
+            without[task] = "its score is not the share of answers equal to the label"
+        elif [row["label"] for row in before] != [row["label"] for row in after]:
+            without[task] = "its examples changed between the stages"
+        else:
+            changes.append(_change(task, before, after))
+    return changes, without
+
+
+def _reason(run: Scores, learnt: int | None) -> str | None:
+    if learnt is None:
+        return "it was learnt together with others, or not yet"
+    return "it was learnt last" if learnt == len(run.stages) - 1 else None
+
+
+def is_right(answer: Answer) -> bool:
+    """Whether the label, and among several label sets the task, was predicted."""
+    return answer["label"] == answer["predicted"] and "predicted_task" not in answer
+
+
+def _is_accuracy(answers: Sequence[Answer], score: float | None) -> bool:
+    if not answers or score is None:
+        return False
+    return abs(sum(map(is_right, answers)) / len(answers) - score) < 1e-9
+
+
+def _change(task: str, before: Sequence[Answer], after: Sequence[Answer]) -> TaskChange:
+    pairs = [(is_right(first), is_right(last)) for first, last in zip(before, after, strict=True)]
+    count = Counter(pairs)
+    lost = Counter(
+        (last["label"], _predicted(last)) for last, pair in zip(after, pairs, strict=True) if pair == (True, False)
+    )
+    return TaskChange(
+        task=task,
+        examples=len(pairs),
+        still_right=count[True, True],
+        became_wrong=count[True, False],
+        became_right=count[False, True],
+        still_wrong=count[False, False],
+        confusions=tuple(Confusion(*pair, n) for pair, n in sorted(lost.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _predicted(answer: Answer) -> str:
+    other = answer.get("predicted_task")
+    return f"{answer['predicted']} (a label of {other})" if other else answer["predicted"]

@@ -1,0 +1,138 @@
+"""Everything a report says about a run, read from its folder: scores, settings, log, notes, changed answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import ConfigError, CorruptFile
+from perdure.metrics import average_accuracy, forgetting
+from perdure.report.changes import TaskChange, task_changes
+from perdure.report.words import run_names
+from perdure.scores import Scores, read_scores
+from perdure.store import Store
+
+Log = Sequence[Mapping[str, Any]]
+"""A stage's optimiser steps: step, loss, learning_rate, penalties, shares."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a report.
+
+    Args:
+        name: tells it apart from the other runs of the report.
+        about: run.json.
+        logs: one a stage.
+        notes: numbers the parts noted, one mapping a stage.
+        changes, without_changes: see `perdure.report.changes.task_changes`.
+    """
+
+    name: str
+    scores: Scores
+    about: Mapping[str, Any]
+    logs: Sequence[Log]
+    notes: Sequence[Mapping[str, float]]
+    changes: Sequence[TaskChange]
+    without_changes: Mapping[str, str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task was learnt."""
+        return self.about["config"]["method"]["stream"] == "joint" or set(self.scores.tasks) <= set(self.scores.stages)
+
+    def over_stages(self) -> list[tuple[float | None, float | None]]:
+        """After each stage: average accuracy and forgetting over the tasks learnt so far. Empty for joint training."""
+        scores = self.scores
+        if not set(scores.stages) <= set(scores.tasks):
+            return []
+        columns = [scores.tasks.index(stage) for stage in scores.stages]
+        curve = []
+        for s in range(len(columns)):
+            square = [[row[t] for t in columns[: s + 1]] for row in scores.score_matrix[: s + 1]]
+            curve.append((average_accuracy(square), forgetting(square)))
+        return curve
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that are not finite become None."""
+        curve = [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()]
+        return finite(
+            {
+                "name": self.name,
+                "finished": self.finished,
+                **self.scores.as_dict(),
+                "over_stages": curve,
+                "changes": [asdict(change) for change in self.changes],
+                "without_changes": dict(self.without_changes),
+                "notes": [dict(notes) for notes in self.notes],
+                "about": dict(self.about),
+            }
+        )
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Every run, in the given order, with names that tell them apart.
+
+    Raises:
+        ConfigError: no folder, or one twice.
+        StoreError: a folder holds no run, no finished stage, or a damaged file.
+    """
+    if not folders:
+        raise ConfigError("There is no run to report; give at least one run folder.")
+    resolved = [Path(folder).resolve() for folder in folders]
+    if twice := sorted({str(folders[i]) for i, path in enumerate(resolved) if path in resolved[:i]}):
+        raise ConfigError(f"Run {', '.join(twice)} is given twice; give each run once.")
+    scores = [_checked(read_scores, folder) for folder in folders]
+    return [
+        _checked(_read_run, folder, name, run)
+        for folder, name, run in zip(folders, run_names(scores), scores, strict=True)
+    ]
+
+
+def _checked(read: Any, folder: str | Path, *rest: Any) -> Any:
+    try:
+        return read(folder, *rest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(
+            f"The run in '{folder}' cannot be read: {type(error).__name__}: {error}. "
+            "A file of it is missing or damaged; restore the folder from a copy, or run again."
+        ) from error
+
+
+def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
+    store = Store(Path(folder))
+    stages = [store.stage_folder(position + 1) for position in range(len(scores.stages))]
+    answers = [{task: _lines(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
+    changes, without = task_changes(scores, answers)
+    return Run(
+        name=name,
+        scores=scores,
+        about=store.about,
+        logs=[_lines(stage / "log.jsonl") for stage in stages],
+        notes=[json.loads((stage / "notes.json").read_text(encoding="utf-8")) for stage in stages],
+        changes=changes,
+        without_changes=without,
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON lines file; a task that did not exist yet in that stage has none.
+
+    Only '\\n' ends a line: an answer may hold any other separator (U+2028), and str.splitlines would cut there.
+    """
+    if not path.is_file() and path.parent.name == "predictions":
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
