@@ -93,6 +93,13 @@ def test_compress_finds_the_rank_of_an_adapter_added_to_itself():
     torch.testing.assert_close(dense(compressed), 2 * dense(one), rtol=1e-5, atol=1e-5)
 
 
+def test_compress_finds_the_rank_of_a_dense_matrix_within_its_rounding():
+    matrix = dense(random_lowrank(20, 30, 4))
+    compressed = decompose.compress(matrix)
+    assert compressed.rank == 4
+    torch.testing.assert_close(dense(compressed), matrix, rtol=1e-5, atol=1e-5)
+
+
 def test_compress_of_zero_has_one_empty_direction():
     compressed = decompose.compress(LowRank(torch.zeros(3, 5), torch.ones(4, 3)))
     assert compressed.rank == 1

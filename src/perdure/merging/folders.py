@@ -246,11 +246,7 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
 
 
 def _factors(merged: Delta, rank: int | None) -> tuple[LowRank, float]:
-    if rank is not None:
-        return truncate(merged, rank)
-    if isinstance(merged, LowRank):
-        return compress(merged), 1.0
-    return truncate(merged, min(merged.shape[0], merged.shape[1]))
+    return (compress(merged), 1.0) if rank is None else truncate(merged, rank)
 
 
 def _check_rank(rank: int, modules: Mapping[str, ModuleInfo]) -> None:

@@ -57,11 +57,9 @@ def _dense_double(delta: Delta) -> Tensor:
     return delta.B.double() @ delta.A.double() if isinstance(delta, LowRank) else delta.double()
 
 
-def numerical_rank(s: Tensor, shape: tuple[int, int]) -> int:
-    """How many singular values `s` (descending, float64) are not zero but for rounding: s > eps max(O, I) s_1."""
-    if s.numel() == 0:
-        return 0
-    return int((s > torch.finfo(s.dtype).eps * max(shape) * s[0]).sum())
+def numerical_rank(s: Tensor, shape: tuple[int, int], eps: float = torch.finfo(torch.float64).eps) -> int:
+    """How many singular values `s` (descending) are not zero but for rounding: s > eps max(O, I) s_1."""
+    return int((s > eps * max(shape) * s[0]).sum()) if s.numel() else 0
 
 
 def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
@@ -75,10 +73,14 @@ def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
     return LowRank(A, B)
 
 
-def compress(delta: LowRank) -> LowRank:
-    """The same update with as few directions as it has (at least one); in fp32, or float64 for float64 factors."""
-    parts = svd(delta)
-    return balanced(parts, max(numerical_rank(parts.s, delta.shape), 1), working_dtype(delta))
+def compress(delta: Delta) -> LowRank:
+    """The same update with as few directions as it has (at least one); in fp32, or float64 for float64 factors.
+
+    Of a dense update, directions within the rounding of its dtype are not counted.
+    """
+    parts, dtype = svd(delta), working_dtype(delta)
+    eps = torch.finfo(torch.float64 if isinstance(delta, LowRank) else dtype).eps
+    return balanced(parts, max(numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), eps), 1), dtype)
 
 
 def truncate(delta: Delta, rank: int) -> tuple[LowRank, float]:

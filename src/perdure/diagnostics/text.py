@@ -1,0 +1,70 @@
+"""A diagnosis as tables for a terminal: updates, pairs, and where each pair conflicts by module type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+from rich.table import Table
+
+from perdure.diagnostics.report import Diagnosis, Pair
+from perdure.diagnostics.words import percent, places
+
+
+def tables(diagnosis: Diagnosis) -> Iterator[Table]:
+    """The tables, in the order they are to be read."""
+    yield _updates(diagnosis)
+    yield _pairs(diagnosis)
+    for pair in diagnosis.pairs:
+        if pair.modules:
+            yield _kinds(pair)
+
+
+def _updates(diagnosis: Diagnosis) -> Table:
+    table = _table("Updates", "update", "norm", "nuclear norm", "rank", "eff. rank", "mean |entry|", "sparsity")
+    for single in diagnosis.updates:
+        own = single.overall
+        numbers = (own.frobenius, own.nuclear_norm, own.rank, own.effective_rank, own.mean_magnitude.value)
+        table.add_row(escape(single.name), *map(_number, (*numbers, own.generalised_sparsity)))
+    return table
+
+
+def _pairs(diagnosis: Diagnosis) -> Table:
+    table = _table("Pairs", "pair", "opposite", "large", "by size", "flips", "collide", "cosine", "AWOM n.", "angle")
+    for pair in diagnosis.pairs:
+        both = pair.overall
+        shares = (both.opposite, both.opposite_top, both.opposite_weighted, both.flip, both.collision)
+        numbers = (both.cosine, both.awom_normalised, both.smallest_input_angle)
+        table.add_row(escape(f"{pair.first} / {pair.second}"), *map(percent, shares), *map(_number, numbers))
+    return table
+
+
+def _kinds(pair: Pair) -> Table:
+    """Opposite signs by size, for each module type: the least and the most over its layers."""
+    table = _table(
+        escape(f"{pair.first} / {pair.second}: opposite signs by size"), "module", "least", "most", "in layer"
+    )
+    placed = places(pair.modules)
+    for kind in dict.fromkeys(kind for kind, _ in placed.values()):
+        shares = {
+            placed[module][1]: both.opposite_weighted.value
+            for module, both in pair.modules.items()
+            if placed[module][0] == kind and both.opposite_weighted.value is not None
+        }
+        if shares:
+            most = max(shares, key=lambda layer: shares[layer] or 0.0)
+            ends = (100 * (value or 0.0) for value in (min(shares.values(), key=lambda v: v or 0.0), shares[most]))
+            table.add_row(escape(kind), *(f"{value:.1f} %" for value in ends), "" if most is None else str(most))
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

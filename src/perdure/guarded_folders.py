@@ -1,0 +1,142 @@
+"""Merge adapter folders such that no earlier task loses more than a tolerance: `perdure merge A B --rule guarded --tasks SUITE`.
+
+The i-th adapter learnt the i-th task. Adapters are added one after another, each by the guarded search on validation
+examples (perdure.merging.guarded); test examples are only scored, before and after each step, and never chosen by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure.errors import ConfigError
+from perdure.merging.folders import Facts, MergeReport, write_result
+from perdure.merging.guarded import Guard, Guarded, guarded
+from perdure.merging.rules import Tile
+from perdure.merging.sources import open_sources
+from perdure.ops.lowrank import Delta, Update, add_updates
+from perdure.ops.tiling import row_tiles, tile
+from perdure.tasks.task import Task
+from perdure.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Step:
+    """One adapter added.
+
+    Args:
+        task: what it learnt.
+        scales: group of modules -> how much of it was taken.
+        validation, test: 'before', 'after' and 'unguarded' -> task -> score; the unguarded one is the plain sum's.
+        evaluations: how many scores the search computed.
+    """
+
+    task: str
+    scales: Mapping[str, float]
+    validation: Mapping[str, Mapping[str, float]]
+    test: Mapping[str, Mapping[str, float]]
+    evaluations: int
+
+    def kept_gain(self, split: str = "test") -> float | None:
+        """Share of the new task's unguarded gain that the guarded merge keeps; None where there was no gain."""
+        scores = self.test if split == "test" else self.validation
+        gain = scores["unguarded"][self.task] - scores["before"][self.task]
+        return (scores["after"][self.task] - scores["before"][self.task]) / gain if gain > 0 else None
+
+    def largest_loss(self, split: str = "test") -> float:
+        """What the earlier task that lost most lost (negative: all gained)."""
+        scores = self.test if split == "test" else self.validation
+        return max(scores["before"][task] - scores["after"][task] for task in scores["before"] if task != self.task)
+
+
+@dataclass(frozen=True)
+class GuardedReport:
+    """What was written, and how each step went."""
+
+    written: MergeReport
+    steps: tuple[Step, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.written.as_json(), "steps": [asdict(step) for step in self.steps]}
+
+
+def guarded_folders(
+    places: Sequence[str | Path],
+    tasks: Sequence[Task],
+    backbone: str | Mapping[str, Any],
+    out: str | Path,
+    guard: Guard | None = None,
+    *,
+    base: str | Path | None = None,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> GuardedReport:
+    """Merge adapters one after another under a guard, and write the result.
+
+    Args:
+        tasks: one an adapter, in the same order, each with validation and test examples.
+        backbone: the base model, to score on.
+        base: write merged weights into this folder's model instead of an adapter.
+
+    Raises:
+        ConfigError: not one task an adapter, or one without examples.
+        AdapterError, StoreError: see `merge_folders`.
+    """
+    guard = guard or Guard()
+    sources = open_sources(places, at_least=2)
+    if len(tasks) != len(places):
+        raise ConfigError(
+            f"A guarded merge needs the task of every adapter: {len(places)} adapters, {len(tasks)} tasks."
+        )
+    bench = Workbench(backbone, tasks, sources.modules)
+    names = [task.name for task in tasks]
+    updates = sources.updates
+    deployed: Update = dict(updates[0])
+    steps = []
+    for index in range(1, len(updates)):
+        update = dict(updates[index])
+        found = guarded(deployed, update, names[:index], names[index], bench.score, guard)
+        steps.append(_step(bench, deployed, update, found, names[: index + 1]))
+        deployed = found.update
+    record = {
+        "rule": "guarded",
+        "settings": asdict(guard),
+        "adapters": {name: str(adapter.folder) for name, adapter in sources.adapters.items()},
+        "tasks": names,
+        "steps": [asdict(step) for step in steps],
+    }
+    facts = Facts(sources.modules, sources.base, sources.task_type, record, sources.notes)
+    written = write_result(_Fixed(deployed), facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
+    return GuardedReport(written, tuple(steps))
+
+
+def _step(bench: Workbench, deployed: Update, update: Update, found: Guarded, names: Sequence[str]) -> Step:
+    states = {"before": deployed, "after": found.update, "unguarded": add_updates(deployed, update)}
+    return Step(
+        task=names[-1],
+        scales=dict(found.scales),
+        validation={"before": found.before, "after": found.after, "unguarded": found.unguarded},
+        test={state: {name: bench.score(value, name, "test") for name in names} for state, value in states.items()},
+        evaluations=found.evaluations,
+    )
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """An update in memory as something that can be written."""
+
+    update: Update
+
+    def merge(self, module: str) -> Delta:
+        return self.update[module]
+
+    def tiles(self, module: str) -> Iterator[Tile]:
+        delta = self.update[module]
+        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
+            yield start, stop, tile(delta, start, stop)

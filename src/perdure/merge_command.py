@@ -1,0 +1,239 @@
+"""What `perdure merge` was asked for -> the one library call that does it, and what to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.adapter_format import opened
+from perdure.config import parse_overrides
+from perdure.errors import AdapterError, ConfigError
+from perdure.merging.folders import MergeReport, merge_folders
+from perdure.merging.guarded import Guard
+from perdure.merging.merge_file import Override, read_merge_file
+from perdure.merging.rules import CovarianceGain, Rule, rule_named
+from perdure.merging.sources import open_sources
+from perdure.merging.state import State, merge_into
+from perdure.tasks.task import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command; see `perdure merge --help`."""
+
+    adapters: tuple[str, ...] = ()
+    rule: str | None = None
+    out: Path | None = None
+    settings: tuple[str, ...] = ()
+    base: str | None = None
+    rank: int | None = None
+    dtype: torch.dtype | None = None
+    file: Path | None = None
+    into: Path | None = None
+    weight: float = 1.0
+    again: bool = False
+    moments: tuple[Path, ...] = ()
+    tasks: str | None = None
+    order: str | None = None
+    backbone: str | None = None
+    kind: str | None = None
+    tolerance: float = 0.01
+    margin: float = 0.0
+    overwrite: bool = False
+    overrides: tuple[Override, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to tell: lines for people, values for machines."""
+
+    said: tuple[str, ...]
+    values: dict[str, Any]
+
+    def lines(self) -> tuple[str, ...]:
+        """For people."""
+        return self.said
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return self.values
+
+
+def run_merge(request: Request) -> Outcome:
+    """Do what was asked for.
+
+    Raises:
+        ConfigError: options that do not go together.
+    """
+    if request.into is not None:
+        return _one_more(request)
+    request, rule = _with_file(request)
+    if request.out is None:
+        raise ConfigError("Say where to write with --out.")
+    if rule is None:
+        return _guarded(request)
+    report = merge_folders(
+        request.adapters,
+        request.out,
+        rule,
+        base=request.base,
+        rank=request.rank,
+        dtype=request.dtype,
+        overrides=request.overrides,
+        moments=_moments(request, rule),
+        overwrite=request.overwrite,
+    )
+    return Outcome(tuple(lines_of(report)), report.as_json())
+
+
+def lines_of(report: MergeReport) -> list[str]:
+    """What was written, in a sentence or two, and its notes."""
+    if report.form == "model":
+        said = f"Wrote the merged model to {report.out}."
+    elif report.energy < 1:
+        said = f"Wrote an adapter of rank {report.rank} to {report.out}; it keeps {100 * report.energy:.2f} % of the energy."
+    else:
+        said = f"Wrote an adapter of rank {report.rank} to {report.out}; it is exact."
+    return [said, *report.notes]
+
+
+def _with_file(request: Request) -> tuple[Request, Rule | None]:
+    """The request with what its merge file adds, and the rule (None: guarded)."""
+    settings = parse_overrides(list(request.settings))
+    if request.file is None:
+        if request.rule is None:
+            raise ConfigError("Say how to merge: --rule NAME, or --file MERGE.yaml.")
+        if request.rule == "guarded":
+            if settings:
+                raise ConfigError("guarded takes --tolerance and --margin; other settings it has none.")
+            return request, None
+        return request, rule_named(request.rule, settings)
+    written = read_merge_file(request.file)
+    if request.rule is not None or settings:
+        raise ConfigError("The merge file states the rule and its settings; leave --rule and --set out.")
+    if request.adapters and written.adapters:
+        raise ConfigError("The adapters stand in the merge file; name them there or on the command line, not twice.")
+    if written.dtype not in (None, *DTYPES):
+        raise ConfigError(f"{request.file}: dtype is one of {', '.join(DTYPES)}, not '{written.dtype}'.")
+    filled = replace(
+        request,
+        adapters=request.adapters or tuple(source.path for source in written.adapters),
+        out=request.out or (Path(written.out) if written.out else None),
+        base=request.base or written.base,
+        rank=request.rank or written.rank,
+        dtype=request.dtype or (DTYPES[written.dtype] if written.dtype else None),
+        overrides=written.overrides,
+    )
+    return filled, written.chosen()
+
+
+def _one_more(request: Request) -> Outcome:
+    if len(request.adapters) != 1 or request.into is None:
+        raise ConfigError("--into merges one adapter into a state; give exactly one.")
+    useless = {"--out": request.out, "--base": request.base, "--rank": request.rank, "--file": request.file}
+    if given := [name for name, value in useless.items() if value is not None]:
+        raise ConfigError(f"{given[0]} has no meaning with --into; write the state out with `perdure export`.")
+    if request.rule == "guarded":
+        raise ConfigError(
+            "'guarded' scores all tasks again for every adapter; it cannot be kept in a state. Merge all at once."
+        )
+    rule = rule_named(request.rule, parse_overrides(list(request.settings))) if request.rule else None
+    state = merge_into(request.into, request.adapters[0], rule, weight=request.weight, again=request.again)
+    return Outcome(tuple(_state_lines(state)), {"state": str(state.folder), **state.about.model_dump(mode="json")})
+
+
+def _state_lines(state: State) -> list[str]:
+    size = (state.folder / state.about.file).stat().st_size
+    return [
+        f"{state.folder} now holds {state.about.count} adapter(s), merged by {state.about.rule}: {size / 1e6:.1f} MB, "
+        "whatever their number.",
+        f"Write it out with: perdure export {state.folder} --as adapter|model --out DIR",
+    ]
+
+
+def _guarded(request: Request) -> Outcome:
+    from perdure.guarded_folders import guarded_folders
+
+    assert request.out is not None
+    report = guarded_folders(
+        request.adapters,
+        _tasks(request),
+        _backbone(request),
+        request.out,
+        Guard(request.tolerance, request.margin),
+        base=request.base,
+        rank=request.rank,
+        dtype=request.dtype,
+        overwrite=request.overwrite,
+    )
+    said = lines_of(report.written)
+    for step in report.steps:
+        kept = step.kept_gain()
+        share = "" if kept is None else f", {100 * kept:.0f} % of the unguarded gain"
+        gain = step.test["after"][step.task] - step.test["before"][step.task]
+        said.append(
+            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most lost {step.largest_loss():+.3f} on test "
+            f"and {step.largest_loss('validation'):+.3f} on validation ({step.evaluations} evaluations)."
+        )
+    return Outcome(tuple(said), report.as_json())
+
+
+def _tasks(request: Request) -> Sequence[Task]:
+    if request.tasks is None or request.backbone is None:
+        raise ConfigError(
+            "Give --tasks (a suite, one task an adapter) and --backbone (the base, to score or measure on)."
+        )
+    from perdure.tasks.suites import load_suite
+
+    return load_suite(request.tasks, order=request.order).tasks
+
+
+def _backbone(request: Request) -> dict[str, Any]:
+    return {"model": request.backbone} | ({"kind": request.kind} if request.kind else {})
+
+
+def _moments(request: Request, rule: Rule) -> list[dict[str, Tensor]] | None:
+    """Input second moments: from files, or measured on the training texts of the tasks; None where the rule needs none."""
+    uses = isinstance(rule, CovarianceGain) or any(
+        isinstance(o.chosen(rule), CovarianceGain) for o in request.overrides
+    )
+    if not uses:
+        if request.moments:
+            raise ConfigError("--moments is for covariance-gain; the other rules do not look at inputs.")
+        return None
+    if request.moments:
+        return [read_moments(path) for path in request.moments]
+    if request.tasks is None:
+        return None  # the rule says what it needs
+    from perdure.workbench import Workbench
+
+    sources, tasks = open_sources(request.adapters), _tasks(request)
+    if len(tasks) != len(sources.adapters):
+        raise ConfigError(f"One task an adapter: {len(sources.adapters)} adapters, {len(tasks)} tasks.")
+    bench = Workbench(_backbone(request), tasks, sources.modules)
+    return [bench.moments(task.name, dict(update)) for task, update in zip(tasks, sources.updates, strict=True)]
+
+
+def read_moments(path: Path) -> dict[str, Tensor]:
+    """Module -> second moment [I, I], from a safetensors file.
+
+    Raises:
+        AdapterError: unreadable, or a tensor that is not square and finite.
+    """
+    if not path.is_file():
+        raise AdapterError(f"There is no file of input moments '{path}'.")
+    found: dict[str, Tensor] = {}
+    with opened(path) as file:
+        for name in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            moment = file.get_tensor(name).float()
+            if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or not moment.isfinite().all():
+                raise AdapterError(f"{path}: '{name}' is no finite square matrix of input moments.")
+            found[name] = moment
+    return found

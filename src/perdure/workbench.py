@@ -1,0 +1,93 @@
+"""A base model with tasks, on which any update can be scored and any module's inputs measured; nothing is trained.
+
+What `guarded` and `covariance-gain` need to merge adapters that people already have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones import load_backbone
+from perdure.backbones.base import Backbone
+from perdure.config import LoraSettings
+from perdure.errors import AdapterError, ConfigError
+from perdure.evaluation import accuracy, answer
+from perdure.lora import AdaptedModel
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Example, Split, Task
+
+BATCH = 16
+
+
+class Workbench:
+    """Args:
+        backbone: the base model, as in a run's configuration: a name, a folder, or settings.
+        tasks: whose examples are used.
+        modules: the names of the modules that updates change.
+
+    Raises:
+        AdapterError: the model has no such module.
+    """
+
+    def __init__(self, backbone: str | Mapping[str, Any], tasks: Sequence[Task], modules: Iterable[str]) -> None:
+        settings = {"model": backbone} if isinstance(backbone, str) else backbone
+        self.backbone: Backbone = load_backbone(settings)
+        self.backbone.prepare(tasks)
+        self.tasks = {task.name: task for task in tasks}
+        names = tuple(modules)
+        known = dict(self.backbone.model.named_modules())
+        if missing := [name for name in names if name not in known]:
+            raise AdapterError(
+                f"The model has no module '{missing[0]}', which an adapter changes. Is it the adapters' base, and of this kind?"
+            )
+        self.model = AdaptedModel(self.backbone.model, LoraSettings(rank=1, targets=names), ())
+
+    def score(self, update: Update, task: str, split: Split = "validation") -> float:
+        """Accuracy (or the task's metric) of the base with `update` on a split of a task.
+
+        Raises:
+            ConfigError: the task has no such examples.
+        """
+        examples: Sequence[Example] = getattr(self.tasks[task], split)
+        found = accuracy(examples, answer(self.model, self.backbone, update, examples, [task]))
+        if found is None:
+            raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
+        return found
+
+    @torch.no_grad()
+    def moments(self, task: str, update: Update, examples: int = 256) -> dict[str, Tensor]:
+        """Module -> E[x x^T] [I, I] of its inputs on training texts of `task`, with `update` applied as it was trained.
+
+        Padding does not count; at most `examples` texts are read.
+        """
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        mask: list[Tensor | None] = [None]
+
+        def hook(name: str):
+            def add(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                x = args[0]
+                real = mask[0]
+                same = real is not None and real.shape == x.shape[:-1]
+                rows = (x[real] if same else x.reshape(-1, x.shape[-1])).double()
+                sums[name] = sums.get(name, 0) + rows.mT @ rows  # type: ignore[operator]
+                counts[name] = counts.get(name, 0) + len(rows)
+
+            return add
+
+        handles = [m.layer.register_forward_pre_hook(hook(name)) for name, m in self.model.modules.items()]
+        try:
+            with self.model.deployed(update):
+                chosen = self.tasks[task].train[:examples]
+                for start in range(0, len(chosen), BATCH):
+                    batch = self.backbone.collate(chosen[start : start + BATCH])
+                    mask[0] = batch.mask
+                    self.backbone.features(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: (total / counts[name]).float() for name, total in sums.items()}

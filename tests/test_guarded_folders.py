@@ -1,0 +1,106 @@
+"""Scoring and measuring on a base, and a guarded merge of folders from end to end, on a tiny model."""
+
+import json
+
+import pytest
+import torch
+
+from perdure.adapters import Adapter
+from perdure.errors import AdapterError, ConfigError
+from perdure.guarded_folders import Step, guarded_folders
+from perdure.merging.covariance_gain import covariance_gain_updates
+from perdure.merging.folders import merge_folders
+from perdure.merging.guarded import Guard
+from perdure.merging.rules import rule_named
+from perdure.ops.lowrank import add_updates, dense
+from perdure.run import learn
+from perdure.workbench import Workbench
+from tests.adapter_cases import random_folder
+
+
+@pytest.fixture(scope="module")
+def backbone(encoder_folder):
+    return {"kind": "encoder", "model": str(encoder_folder)}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, backbone, small_tasks):
+    """One adapter a task, trained apart on one base."""
+    out = tmp_path_factory.mktemp("runs") / "apart"
+    training = {"epochs": 2, "batch_size": 10, "learning_rate": 0.05}
+    learn(out=out, tasks=small_tasks[:2], method="per-task", backbone=backbone, training=training, lora={"rank": 2})
+    return [out / "stages" / "01-fruit" / "adapter", out / "stages" / "02-sky" / "adapter"]
+
+
+def test_scores_are_those_of_the_deployed_update(places, backbone, small_tasks):
+    update = dict(Adapter(places[0]))
+    bench = Workbench(backbone, small_tasks[:2], update)
+    untrained, trained = bench.score({}, "fruit", "test"), bench.score(update, "fruit", "test")
+    stored = json.loads((places[0].parent / "scores.json").read_text())["fruit"]["score"]
+    before = json.loads((places[0].parent.parent / "00-untrained" / "scores.json").read_text())["fruit"]["score"]
+    assert (untrained, trained) == (before, stored)
+    assert bench.score({}, "fruit", "test") == untrained, "nothing is left behind"
+
+
+def test_moments_are_of_the_inputs_at_real_positions(places, backbone, small_tasks):
+    update = dict(Adapter(places[0]))
+    bench = Workbench(backbone, small_tasks[:2], update)
+    found = bench.moments("fruit", update, examples=5)
+    assert {name: moment.shape for name, moment in found.items()} == {n: (d.shape[1],) * 2 for n, d in update.items()}
+    rows: list[torch.Tensor] = []
+    module = "encoder.layer.0.attention.self.query"
+    layer = bench.model.modules[module].layer
+    handle = layer.register_forward_pre_hook(lambda _m, args: rows.append(args[0][0]))
+    with torch.no_grad(), bench.model.deployed(update):
+        for example in small_tasks[0].train[:5]:  # one by one: no padding
+            bench.backbone.features(bench.backbone.collate([example]))
+    handle.remove()
+    inputs = torch.cat(rows)
+    torch.testing.assert_close(found[module], inputs.mT @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_covariance_gain_of_folders_uses_them(places, backbone, small_tasks, tmp_path):
+    updates = [dict(Adapter(place)) for place in places]
+    bench = Workbench(backbone, small_tasks[:2], updates[0])
+    moments = [bench.moments(task.name, update) for task, update in zip(small_tasks, updates, strict=False)]
+    report = merge_folders(places, tmp_path / "out", rule_named("covariance-gain"), moments=moments)
+    assert (report.rank, report.energy) == (4, 1.0)
+    expected = covariance_gain_updates(updates, moments)
+    for module, delta in Adapter(tmp_path / "out").items():
+        torch.testing.assert_close(dense(delta), dense(expected[module]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_guarded_merge_from_end_to_end(places, backbone, small_tasks, tmp_path):
+    report = guarded_folders(places, small_tasks[:2], backbone, tmp_path / "out", Guard(tolerance=0.0))
+    (step,) = report.steps
+    assert step.task == "sky"
+    assert step.largest_loss("validation") <= 0, "the tolerance holds where it was searched"
+    bench = Workbench(backbone, small_tasks[:2], Adapter(places[0]))
+    written = dict(Adapter(tmp_path / "out"))
+    assert bench.score(written, "fruit") == step.validation["after"]["fruit"]
+    assert bench.score(written, "sky", "test") == step.test["after"]["sky"]
+    plain = add_updates(dict(Adapter(places[0])), dict(Adapter(places[1])))
+    assert bench.score(plain, "fruit", "test") == step.test["unguarded"]["fruit"]
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["steps"][0]["scales"] == step.scales
+    assert record["tasks"] == ["fruit", "sky"]
+
+
+def test_gain_and_loss_by_hand():
+    scores = {"before": {"a": 0.8, "b": 0.5}, "after": {"a": 0.79, "b": 0.7}, "unguarded": {"a": 0.6, "b": 0.75}}
+    step = Step("b", {}, scores, scores, 0)
+    assert step.kept_gain() == pytest.approx(0.8)
+    assert step.largest_loss() == pytest.approx(0.01)
+    useless = Step("b", {}, scores, {**scores, "unguarded": {"a": 0.8, "b": 0.5}}, 0)
+    assert useless.kept_gain() is None
+
+
+def test_bad_input(places, backbone, small_tasks, tmp_path):
+    with pytest.raises(ConfigError, match="2 adapters, 1 tasks"):
+        guarded_folders(places, small_tasks[:1], backbone, tmp_path / "out")
+    with pytest.raises(AdapterError, match=r"no module 'layers\.0\.q'"):
+        guarded_folders([random_folder(tmp_path / "x", 1)] * 2, small_tasks[:2], backbone, tmp_path / "out")
+    bench = Workbench(backbone, small_tasks[:1], Adapter(places[0]))
+    bench.tasks["fruit"] = bench.tasks["fruit"].__class__("fruit", small_tasks[0].train, (), small_tasks[0].test)
+    with pytest.raises(ConfigError, match="'fruit' has no validation examples"):
+        bench.score({}, "fruit")
