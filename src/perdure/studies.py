@@ -27,8 +27,8 @@ from perdure.errors import ConfigError, StoreError
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
-from perdure.ops.entries import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
 from perdure.ops.lowrank import Update, add_updates, dense
+from perdure.ops.selection import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
 from perdure.progress import Quiet
 from perdure.record import load_stage_update, score_tasks
 from perdure.report.lines import line_chart_svg

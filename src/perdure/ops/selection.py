@@ -1,0 +1,49 @@
+"""Parts of an update chosen position by position: by magnitude, by agreement of sign; its signs or its magnitudes alone.
+
+Legend: O output features, I input features. All work on one module's dense update [O, I].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Side = Literal["bottom", "top"]
+Agreement = Literal["same", "opposite", "both"]
+
+
+def by_magnitude(delta_OI: Tensor, share: float, side: Side) -> Tensor:
+    """Mask [O, I] of the `share` smallest (bottom) or largest (top) entries in magnitude; ties by position.
+
+    Exactly round(share * O I) positions.
+    """
+    count = round(share * delta_OI.numel())
+    order = delta_OI.abs().reshape(-1).argsort(descending=side == "top", stable=True)
+    mask = torch.zeros(delta_OI.numel(), dtype=torch.bool, device=delta_OI.device)
+    mask[order[:count]] = True
+    return mask.view_as(delta_OI)
+
+
+def by_sign(delta_OI: Tensor, history_OI: Tensor, agreement: Agreement) -> Tensor:
+    """Mask [O, I] of positions where the update has the history's sign (same), the other one, or either (both).
+
+    A zero on either side agrees and opposes nowhere; `both` has every position.
+    """
+    if agreement == "both":
+        return torch.ones_like(delta_OI, dtype=torch.bool)
+    product = delta_OI.sign() * history_OI.sign()
+    return product > 0 if agreement == "same" else product < 0
+
+
+def signs_only(delta_OI: Tensor) -> Tensor:
+    """sign(delta) at one magnitude for all entries, such that the Frobenius norm stays."""
+    signs = delta_OI.sign()
+    return signs * (delta_OI.norm() / signs.norm().clamp_min(1.0))
+
+
+def magnitudes_only(delta_OI: Tensor, generator: torch.Generator) -> Tensor:
+    """|delta| under random signs: what is left when the signs are lost."""
+    drawn = torch.randint(2, delta_OI.shape, generator=generator).to(delta_OI) * 2 - 1
+    return delta_OI.abs() * drawn
