@@ -7,7 +7,7 @@ Symbols (paper -> here)                                                         
     W_past   P   the sum of the earlier updates: one matrix, whatever the number of tasks
 
 Equation
-    L_ELLA = ||dW_t * W_past||_F^2 = sum_ij P_ij^2 W_ij^2,    G = 2 P^2 W            ops.entries.weighted_squares
+    L_ELLA = ||dW_t * W_past||_F^2 = sum_ij P_ij^2 W_ij^2,    G = 2 P^2 W            ops.entrywise.weighted_squares
     (element-wise product)
 
 Settings: `reduction` sum over a module's positions, or mean. Deviations: the equation was read second-hand and the aggregate is
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from perdure.methods.history_update import HistoryKind, history_update
 from perdure.methods.parts import WeightPenalty
-from perdure.ops.entries import weighted_squares
+from perdure.ops.entrywise import weighted_squares
 from perdure.ops.lowrank import dense
 from perdure.ops.precision import precise
 from perdure.ops.through_factors import Scratch

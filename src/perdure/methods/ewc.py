@@ -9,7 +9,7 @@ Symbols (paper -> here)                                                         
     gamma            `decay`
 
 Equations
-    L     = 1/2 sum_ij Omega_ij W_ij^2,    G = Omega W             ops.entries.weighted_squares
+    L     = 1/2 sum_ij Omega_ij W_ij^2,    G = Omega W             ops.entrywise.weighted_squares
     Omega <- gamma Omega + F_t             after task t, on the model as trained
 
 The papers keep theta* = theta_{t-1}, the weights after the last task. Here the base a task trains on is exactly that when the
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.methods.parts import Need, WeightPenalty
-from perdure.ops.entries import weighted_squares
+from perdure.ops.entrywise import weighted_squares
 from perdure.ops.precision import precise
 from perdure.ops.through_factors import Scratch
 

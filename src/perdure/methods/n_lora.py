@@ -7,7 +7,7 @@ Symbols (paper -> here)                                                         
     lambda            `weight`; or found by the part for a share of the task's gradient or a share of exact zeros
 
 Equations
-    update         L_sparse = ||dW||_1 = sum_ij |W_ij|                                ops.entries.l1_norm, on tiles, never dense
+    update         L_sparse = ||dW||_1 = sum_ij |W_ij|                                ops.entrywise.l1_norm, on tiles, never dense
     factors        L_sparse = ||A||_1 + ||B||_1
     released_code  L_sparse = sum_kl |A B|_kl, an [R, R] product without meaning: the code multiplies lora_A [R, I] by
                    lora_B [O, R], which fits square layers only
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.methods.parts import StepRule, WeightPenalty
-from perdure.ops.entries import l1_norm, small_share
+from perdure.ops.entrywise import l1_norm, small_share
 from perdure.ops.precision import precise
 from perdure.ops.through_factors import Scratch
 
