@@ -1,11 +1,13 @@
 """Whole runs on the two-layer net: every method with memory or replay, killed and resumed, ends in the same bits."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from perdure.backbones.base import Batch, Outputs
 from perdure.history import Past
 from perdure.methods.a_gem import AGem
 from perdure.methods.inf_lora import InfLora
@@ -20,7 +22,8 @@ from perdure.methods.slao import SlaoMerge, SlaoStart
 from perdure.methods.slice import Slice
 from perdure.methods.slice_free import SliceFree
 from perdure.ops.lowrank import dense
-from tests.methods.two_layers import Stop, learn_toy, toy_tasks
+from perdure.store import Store
+from tests.methods.two_layers import Stop, Toy, learn_toy, toy_tasks
 
 SMALL = {"batches": 3, "batch_size": 8}
 METHODS: dict[str, Callable[[], Method]] = {
@@ -77,10 +80,32 @@ def test_killed_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", METHODS)
 def test_it_learns(name: str, tmp_path: Path) -> None:
     """Every method at least changes what its first task needs: training accuracy of one task rises above chance."""
-    import json
-
-    from perdure.store import Store
-
     learn_toy(METHODS[name](), tmp_path, toy_tasks(1), epochs=20)
     scores = json.loads((Store(tmp_path).stage_folder(1) / "scores.json").read_text())
     assert scores["task0"]["score"] >= 0.7
+
+
+@pytest.mark.parametrize("storage", ["dense", "sketched"])
+def test_killed_during_the_gradient_pass(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the 4th of the second task's 5 gradient batches (the 1st of the replayed ones), then resumed."""
+
+    def method() -> Method:
+        init = Slice(**SMALL, storage=storage)  # type: ignore[arg-type]
+        return Method("slice", init, Sum(), replay=ExampleBuffer(use="init-only", per_task=16))
+
+    tasks, forward, passes = toy_tasks(2), Toy.forward, 0
+    whole = learn_toy(method(), tmp_path / "whole", tasks)
+
+    def killed(toy: Toy, batch: Batch) -> Outputs:
+        nonlocal passes
+        passes += 1
+        if passes == 3 + 12 + 4:  # gradient batches and steps of the first task come before
+            raise KeyboardInterrupt
+        return forward(toy, batch)
+
+    monkeypatch.setattr(Toy, "forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        learn_toy(method(), tmp_path / "killed", tasks)
+    assert Store(tmp_path / "killed").stages() == ["task0"]
+    monkeypatch.setattr(Toy, "forward", forward)
+    assert same_bits(whole, learn_toy(method(), tmp_path / "killed", tasks))

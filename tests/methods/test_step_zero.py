@@ -1,0 +1,140 @@
+"""Inits that offset the base: nothing has changed at step 0 on any kind of backbone, and exported adapters need no offset."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel
+
+from perdure.adapters import write_adapter
+from perdure.backbones import load_backbone
+from perdure.backbones.base import Backbone
+from perdure.config import LoraSettings
+from perdure.context import StageContext
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method, check_needs
+from perdure.methods.lora_ga import LoraGa
+from perdure.methods.loram import Loram
+from perdure.methods.parts import Init, Need
+from perdure.methods.slice import Slice
+from perdure.methods.slice_free import SliceFree
+from perdure.tasks.task import Stage, Task
+from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_images, tiny_seq2seq, tiny_vision
+from tests.conftest import small_task
+
+SMALL: dict[str, Any] = {"batches": 2, "batch_size": 4}
+INITS: dict[str, Callable[[], Init]] = {
+    "slice": lambda: Slice(**SMALL),
+    "slice sketched": lambda: Slice(**SMALL, storage="sketched"),
+    "slice-free": lambda: SliceFree(**SMALL),
+    "lora-ga": lambda: LoraGa(**SMALL),
+    "loram": lambda: Loram(),
+}
+MODELS = {"encoder": tiny_encoder, "causal": tiny_causal, "seq2seq": tiny_seq2seq, "vision": tiny_vision}
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "dark": (25, 25, 25), "bright": (225, 225, 225)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: make(tmp_path_factory.mktemp(kind)) for kind, make in MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    found = tiny_images(tmp_path_factory.mktemp("images"), COLOURS, each=5)
+    tasks = []
+    for name, labels in (("colours", ("red", "green")), ("light", ("dark", "bright"))):
+        rows = [(str(path), label) for label in labels for path in found[label]]
+        tasks.append(Task(name, train=rows, test=rows[:2], labels=dict.fromkeys(labels, "")))
+    return tasks
+
+
+def second_stage(folder: Path, kind: str, tasks: list[Task], init: Init) -> tuple[StageContext, Backbone]:
+    """At the start of task 1: everything of task 0 is in the buffer (and its statistics in the init)."""
+    backbone = load_backbone({"kind": kind, "model": str(folder)})
+    backbone.prepare(tasks)
+    model = AdaptedModel(backbone.model, LoraSettings(rank=2, alpha=4), backbone.default_targets)
+    names = {task.name: task for task in tasks}
+
+    def stage(index: int, past: Past) -> StageContext:
+        buffer = {task.name: task.train for task in tasks[:index]}
+        return StageContext(
+            Stage(tasks[index].name, (tasks[index],)), index, past, buffer, model, backbone, names, seed=0
+        )
+
+    init.after_task(stage(0, Past()), {})
+    return stage(1, Past(stages=(tasks[0].name,))), backbone
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", INITS)
+def test_nothing_has_changed_at_step_0(kind: str, name: str, folders: dict[str, Path], images: list[Task]) -> None:
+    tasks = images if kind == "vision" else [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
+    init = INITS[name]()
+    ctx, backbone = second_stage(folders[kind], kind, tasks, init)
+    batch = backbone.collate(tasks[1].train[:6])
+    with torch.no_grad():
+        before = backbone.forward(batch).loss
+    start = init.start(ctx)
+    ctx.model.start(start)
+    with torch.no_grad():
+        after = backbone.forward(batch).loss
+        assert abs(float(before - after)) < 1e-5
+        ctx.model.enable(False)  # the base alone has changed: the offset is really there
+        assert abs(float(backbone.forward(batch).loss - before)) > 1e-5
+    assert all(pair.A.abs().max() > 0 and pair.B.abs().max() > 0 for pair in start.factors.values())
+
+
+@pytest.mark.parametrize("name", ["slice", "lora-ga"])
+def test_the_exported_adapter_is_right_on_a_fresh_untouched_base(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Loaded by PEFT alone, at twice the rank: the same features as the trained model; a plain export of A and B is not."""
+    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
+    init = INITS[name]()
+    ctx, backbone = second_stage(folders["encoder"], "encoder", tasks, init)
+    ctx.model.start(init.start(ctx))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in ctx.model.modules.values():  # as if trained
+            for factor in (module.A, module.B):
+                factor.add_(torch.randn(factor.shape, generator=generator), alpha=0.1 * float(factor.std()))
+    batch = backbone.collate(tasks[1].train[:4])
+    with torch.no_grad():
+        trained = backbone.model(**batch.inputs).last_hidden_state
+    update = {module: pair.update() for module, pair in ctx.model.factors().items()}
+    plain = {module: type(delta)(delta.A[:2], delta.B[:, :2]) for module, delta in update.items()}
+    for exported, folder, close in ((update, tmp_path / "a", True), (plain, tmp_path / "b", False)):
+        folder.mkdir()
+        write_adapter(folder, exported, rank=4)
+        fresh = PeftModel.from_pretrained(AutoModel.from_pretrained(folders["encoder"]), str(folder)).eval()
+        with torch.no_grad():
+            answered = fresh(**batch.inputs).last_hidden_state
+        assert (float((answered - trained).abs().max()) < 1e-4) == close
+
+
+def test_a_quantised_base_is_refused_before_training() -> None:
+    offered = {Need.TRAINING_DATA, Need.OLD_EXAMPLES}  # what a run on a 4-bit base offers
+    for name in ("slice", "slice-free", "lora-ga", "loram"):
+        row = {"kind": "buffer"} if name == "slice" else None
+        method = build_method(
+            {"name": name, "init": {"kind": name}, "consolidate": {"kind": "sum"}, "penalties": {}, "step_rule": None,
+             "replay": row, "stream": "one-by-one"}
+        )  # fmt: skip
+        with pytest.raises(UnmetNeed, match="stored dense"):
+            check_needs(method, offered)
+
+
+def test_rank_1_is_refused(folders: dict[str, Path]) -> None:
+    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
+    backbone = load_backbone({"kind": "encoder", "model": str(folders["encoder"])})
+    backbone.prepare(tasks)
+    model = AdaptedModel(backbone.model, LoraSettings(rank=1), backbone.default_targets)
+    ctx = StageContext(Stage("fruit", (tasks[0],)), 0, Past(), {}, model, backbone, {}, seed=0)
+    with pytest.raises(ConfigError, match=r"lora\.rank"):
+        Loram().start(ctx)
