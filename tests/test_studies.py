@@ -1,5 +1,6 @@
 """Studies on a finished toy run: parts add up, ends are the run's own scores, refusals say why."""
 
+import dataclasses
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -73,6 +74,13 @@ def test_signs_keeps_what_it_says(run: OpenRun) -> None:
         assert rows[stage, "magnitudes only"].energy == pytest.approx(1.0, rel=1e-4)
         assert rows[stage, "top k %"].positions == pytest.approx(0.25, abs=0.01)
     assert rows["task0", "top k %"].old is None
+
+
+def test_fewer_examples_are_spread_over_the_split(run: OpenRun) -> None:
+    task = run.tasks[0]
+    few = dataclasses.replace(run, examples=4)
+    by_hand = dataclasses.replace(task, test=task.test[::4])  # 16 test examples
+    assert few.score({}, task, ["task0"]) == run.score({}, by_hand, ["task0"])
 
 
 def test_chosen_stages(run: OpenRun) -> None:

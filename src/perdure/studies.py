@@ -11,6 +11,7 @@ The paper's k and how it deployed the parts were not found; here k is a list, an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ class OpenRun:
     backbone: Backbone
     evaluation: EvaluationSettings
     seed: int
+    examples: int | None = None
 
     def past(self, stages: int) -> Past:
         """What the first `stages` stages left behind."""
@@ -120,6 +122,10 @@ class OpenRun:
 
     def score(self, deployed: Update, task: Task, learnt: Sequence[str]) -> float:
         """Score of one task's examples (the run's split and label sets) under a deployed update."""
+        examples = getattr(task, self.evaluation.split)
+        if self.examples is not None and len(examples) > self.examples:
+            spread = [examples[i * len(examples) // self.examples] for i in range(self.examples)]
+            task = dataclasses.replace(task, **{self.evaluation.split: spread})
         cells = score_tasks([task], learnt, deployed, self.model, self.backbone, self.evaluation, Quiet())
         found = cells[task.name].score
         if found is None:
@@ -129,8 +135,14 @@ class OpenRun:
         return found
 
 
-def open_run(folder: str | Path, tasks: Sequence[Task], model: AdaptedModel, backbone: Backbone) -> OpenRun:
+def open_run(
+    folder: str | Path, tasks: Sequence[Task], model: AdaptedModel, backbone: Backbone, examples: int | None = None
+) -> OpenRun:
     """The run in `folder`, checked against the tasks it was made with.
+
+    Args:
+        model, backbone: as the run was made with, freshly loaded and prepared for the tasks.
+        examples: score on at most so many of each task's, spread evenly; None: on all.
 
     Raises:
         StoreError: no run, or no finished stage there.
@@ -150,7 +162,7 @@ def open_run(folder: str | Path, tasks: Sequence[Task], model: AdaptedModel, bac
     if missing:
         raise ConfigError(f"The run in '{folder}' learnt '{missing[0]}', which is not among the tasks given.")
     config = load_config(about["config"])
-    return OpenRun(store, tasks, model, backbone, config.evaluation, config.seed)
+    return OpenRun(store, tasks, model, backbone, config.evaluation, config.seed, examples)
 
 
 def sign_split(
