@@ -137,6 +137,8 @@ def test_all_labels_seen_compete(folder: Path, colours: Task, light: Task, class
 
 def test_a_linear_head_is_kept_and_needs_no_images(folder: Path, colours: Task, tmp_path: Path) -> None:
     backbone = load(folder, colours, classifier="linear")
+    backbone.predict(colours.test, ["colours"])
+    backbone.forward(backbone.collate(colours.train)).loss.backward()  # answering first leaves the head trainable on
     head = backbone._head(("colours",))
     shift(backbone, seed=1)
     feature = backbone.features(backbone.collate(colours.test)).detach()

@@ -197,7 +197,8 @@ class Vision:
         if names not in self._heads:
             found = {one: self._pretrained[one] for one in self._classes(names)}
             make = class_means if self.settings.classifier == "class-mean" else ridge_head
-            self._heads[names] = make(found)
+            with torch.inference_mode(False):  # training may not save tensors made in inference mode
+                self._heads[names] = make(found)
         return self._heads[names]
 
     def _deployed(self, names: Sequence[str]) -> Classifier:
