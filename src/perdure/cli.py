@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from perdure.cli_adapters import add_commands as add_adapter_commands
+from perdure.cli_studies import add_commands as add_study_commands
 from perdure.errors import PerdureError
 
 app = typer.Typer(
@@ -101,6 +103,20 @@ def sweep(
     run_sweep(chosen, out or Path("runs") / chosen.name, processes, typer.echo)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.json.")] = Path("report"),
+) -> None:
+    """One self-contained page about one run or several: matrices, forgetting, losses, what became wrong."""
+    from perdure.report.page import write_report
+
+    for path in write_report(runs, out).values():
+        typer.echo(path)
+
+
+add_adapter_commands(app)
+add_study_commands(app)
 suites_app = typer.Typer(invoke_without_command=True)
 app.add_typer(suites_app, name="suites")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, Batch, Outputs
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.evaluation import accuracy, answer
+from perdure.evaluation import answer, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Gradients, PerTask, Sink, Streamed
@@ -138,4 +138,5 @@ class StageContext:
             raise ConfigError(
                 f"Task '{task}' cannot be evaluated here: it is not learnt yet or has no validation examples."
             )
-        return accuracy(examples, answer(self.model, self.backbone, deployed, examples, [task])) or 0.0
+        predictions = answer(self.model, self.backbone, deployed, examples, [task])
+        return score(self.tasks[task], examples, predictions) or 0.0

@@ -7,7 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from perdure.config import load_config
+from perdure.errors import ConfigError
 from perdure.progress import reporter
+from perdure.report.page import write_report
 from perdure.report.text import markdown, metric_table, score_table
 from perdure.run import run_config
 
@@ -37,8 +39,11 @@ def run_demo(out: Path, seed: int, progress: str) -> None:
     for scores in found:
         console.print(score_table(scores))
     console.print(metric_table(found))
-    report = out / "report.md"
-    report.write_text(markdown(found), encoding="utf-8")
+    try:
+        report = write_report([scores.folder for scores in found], out)["html"]
+    except ConfigError:  # plotly is an optional extra
+        report = out / "report.md"
+        report.write_text(markdown(found), encoding="utf-8")
     console.print(f"Report: {report}", markup=False)
     for scores in found:
         console.print(f"{scores.method}: run {scores.folder}, adapters {scores.folder}/stages/*/adapter, "

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.backbones.base import Backbone, Prediction
+from perdure.backbones.text_metrics import TEXT_METRICS
 from perdure.config import EvaluationSettings
+from perdure.errors import UnknownName
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
@@ -35,10 +37,27 @@ def accuracy(examples: Sequence[Example], predictions: Sequence[Prediction]) -> 
     return sum(right) / len(examples)
 
 
+def check_metric(task: Task) -> None:
+    """The task's metric is known.
+
+    Raises:
+        UnknownName: it is not.
+    """
+    if task.metric != "accuracy" and task.metric not in TEXT_METRICS:
+        raise UnknownName(f"metric (of task '{task.name}')", task.metric, ["accuracy", *TEXT_METRICS])
+
+
+def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
+    """The task's metric, a mean over its examples and a fraction of 1; None without examples."""
+    if task.metric == "accuracy":
+        return accuracy(examples, predictions)
+    measure = TEXT_METRICS[task.metric]
+    values = [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
+    return sum(values) / len(values) if values else None
+
+
 def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
     """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own."""
     if settings.labels == "task":
         return [task.name]
     return list(dict.fromkeys([*learnt, task.name]))
-
-

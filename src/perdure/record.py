@@ -11,7 +11,7 @@ from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import save_checkpoint
 from perdure.config import EvaluationSettings
-from perdure.evaluation import accuracy, answer, label_sets
+from perdure.evaluation import answer, label_sets, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
@@ -62,7 +62,7 @@ def score_tasks(
             continue
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        row[task.name] = TaskScore(accuracy(examples, predictions), examples, predictions)
+        row[task.name] = TaskScore(score(task, examples, predictions), examples, predictions)
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
     return row
 

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import torch
 
 from perdure.backbones import load_backbone
+from perdure.backbones.base import Backbone
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
+from perdure.evaluation import check_metric
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Need
@@ -21,7 +23,7 @@ from perdure.progress import Quiet, Reporter
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
-from perdure.tasks.suites import load_suite
+from perdure.tasks.suites import Suite, load_suite
 from perdure.tasks.task import Task
 
 VERSIONS = ("perdure", "torch", "transformers", "peft")
@@ -63,18 +65,19 @@ def run_config(
     if (tasks is None) == (config.suite is None):
         raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
     method = build_method(config.method)
-    chosen = tuple(tasks) if tasks is not None else _suite_tasks(config)
+    suite = load_configured_suite(config) if tasks is None else None
+    chosen = suite.tasks if suite else tuple(tasks or ())
+    for task in chosen:
+        check_metric(task)
     store = Store(Path(out))
     with store.writing():
         if store.exists:
             store.verify()
         if config.threads:
             torch.set_num_threads(config.threads)
-        learner = load_backbone(config.backbone)
-        learner.prepare(chosen)
-        model = AdaptedModel(learner.model, config.lora, learner.default_targets)
+        model, learner = load_learner(config, chosen)
         check_needs(method, _offered(model, chosen, method.replay is not None))
-        store.create(_about(config, chosen, store))
+        store.create(_about(config, chosen, suite.warnings if suite else (), store))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
@@ -98,18 +101,25 @@ def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
     return run_config(config, out, report=report)
 
 
-def _suite_tasks(config: RunConfig) -> tuple[Task, ...]:
+def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
+    """The configured model with its adapter, and the backbone that knows `tasks`."""
+    learner = load_backbone(config.backbone)
+    learner.prepare(tasks)
+    return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
+
+
+def load_configured_suite(config: RunConfig) -> Suite:
+    """The configured suite, in the configured order and sizes."""
     budget = config.budget
-    suite = load_suite(
+    return load_suite(
         config.suite or "",
         order=config.order,
         data=config.data,
-        train=budget.train,
-        validation=budget.validation,
-        test=budget.test,
+        train="all" if budget.train is None else budget.train,
+        validation="all" if budget.validation is None else budget.validation,
+        test="all" if budget.test is None else budget.test,
         seed=config.data_seed,
     )
-    return suite.tasks
 
 
 def _offered(model: AdaptedModel, tasks: Sequence[Task], has_replay: bool) -> set[Need]:
@@ -123,14 +133,14 @@ def _offered(model: AdaptedModel, tasks: Sequence[Task], has_replay: bool) -> se
     return offered
 
 
-def _about(config: RunConfig, tasks: Sequence[Task], store: Store) -> dict[str, Any]:
+def _about(config: RunConfig, tasks: Sequence[Task], warnings: Sequence[str], store: Store) -> dict[str, Any]:
     """run.json: chosen once, when the run begins; a resume uses what it finds."""
     known = store.about if store.exists else None
     return {
         "config": config.model_dump(mode="json"),
         "tasks": {task.name: task.fingerprint() for task in tasks},
         "sizes": {task.name: {s: len(getattr(task, s)) for s in ("train", "validation", "test")} for task in tasks},
-        "notes": {task.name: list(task.notes) for task in tasks if task.notes},
+        "warnings": list(warnings) or [f"{task.name}: {note}" for task in tasks for note in task.notes],
         "precision": known["precision"] if known else choose_precision(config.precision),
         "threads": known["threads"] if known else torch.get_num_threads(),
         "machine": platform.machine(),

@@ -1,0 +1,81 @@
+"""The commands that look into conflict: mine a suite for it, study what signs and magnitudes of a run's updates carry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+study_app = typer.Typer(
+    help="What parts of a finished run's updates carry: `sign-split`, `signs`.", no_args_is_help=True
+)
+
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for the data (JSON), the table (Markdown) and the picture (SVG).")
+]
+Examples = Annotated[int | None, typer.Option(help="Score on at most so many examples a task.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put mine and study on the command line."""
+    app.command()(mine)
+    app.add_typer(study_app, name="study")
+
+
+def mine(
+    suite: Annotated[str, typer.Argument(help="See `perdure suites`.")],
+    length: Annotated[int, typer.Option(help="Tasks in a sequence.")] = 5,
+    data: Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")] = None,
+    backbone: Annotated[str, typer.Option(help="A model: minilm, a folder, or a hub id.")] = "minilm",
+    out: Out = None,
+) -> None:
+    """Which tasks of a suite conflict: cosines of their gradients, the most and the least conflicting sequences."""
+    from perdure.config import load_config
+    from perdure.mining import mine as find
+    from perdure.run import load_configured_suite, load_learner
+
+    config = load_config({"suite": suite, "data": data, "backbone": backbone})
+    tasks = load_configured_suite(config).tasks
+    _give(find(tasks, *load_learner(config, tasks), length), out, "mined")
+
+
+@study_app.command("sign-split")
+def sign_split(run: Path, examples: Examples = None, out: Out = None) -> None:
+    """PS-LoRA's second figure: the smallest k % of an update, split by sign agreement with the past, each part scored."""
+    from perdure.studies import sign_split as study
+
+    _give(study(_opened(run, examples)), out, "sign-split")
+
+
+@study_app.command("signs")
+def signs(run: Path, examples: Examples = None, out: Out = None) -> None:
+    """How much of each update's effect its signs, its magnitudes and its largest k % carry."""
+    from perdure.studies import signs as study
+
+    _give(study(_opened(run, examples)), out, "signs")
+
+
+def _opened(folder: Path, examples: int | None) -> Any:
+    from perdure.config import load_config
+    from perdure.run import load_configured_suite, load_learner
+    from perdure.store import Store
+    from perdure.studies import open_run
+
+    config = load_config(Store(folder).about["config"])
+    tasks = load_configured_suite(config).tasks
+    return open_run(folder, tasks, *load_learner(config, tasks), examples)
+
+
+def _give(found: Any, out: Path | None, name: str) -> None:
+    typer.echo(found.as_markdown())
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for suffix, text in (
+            ("json", json.dumps(found.as_dict(), indent=1)),
+            ("md", found.as_markdown()),
+            ("svg", found.as_svg()),
+        ):
+            (out / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+            typer.echo(out / f"{name}.{suffix}")
