@@ -59,5 +59,5 @@ def test_a_mass_of_equal_entries_is_counted_and_not_collected(monkeypatch):
     sparse = torch.zeros(100, 100)
     sparse[:5] = 1 + torch.arange(500.0).view(5, 100)
     assert magnitude_threshold([sparse], 0.2) == 0
-    collected = magnitude._count_and_collect([sparse], 0.0, 600.0)
-    assert (collected[0], collected[1].numel(), collected[2]) == (0, 500, 9500)
+    above, inside = magnitude._count_and_collect([sparse], 0.0, 600.0)
+    assert (above, inside.numel(), magnitude._count_at([sparse], 0.0)) == (0, 500, 9500)

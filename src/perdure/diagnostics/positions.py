@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,15 +119,13 @@ def count_positions(
     unit = 1 / (max(rms.values()) or 1.0)  # entries around 1, so that products neither under- nor overflow
     scaled = {i: scale(delta, unit) for i, delta in present.items()}
     look = _Look(scaled, pairs, looking, {i: value * unit for i, value in rms.items()}, module)
-    counted = [look.at(rows) for rows in look.tiles()]
+    counted = look.all()
     population = next(iter(present.values())).shape[0] if looking.rows is not None else 1
 
     def joined(*key: int | str) -> Rows:
         """One share's rows of all tiles, products and magnitudes back in the updates' own units."""
         power = {"mean_magnitude": (1, 0), "opposite_weighted": (2, 2)}.get(str(key[-1]), (0, 0))
-        numerator, denominator = (
-            torch.cat([tile[key][side] for tile in counted]) / unit ** power[side] for side in (0, 1)
-        )
+        numerator, denominator = (counted[key][side] / unit ** power[side] for side in (0, 1))
         if looking.rows is None:
             numerator, denominator = numerator.sum(dim=0, keepdim=True), denominator.sum(dim=0, keepdim=True)
         return Rows(numerator, denominator, population)
@@ -153,10 +151,17 @@ class _Look:
         self.large = {i: magnitude_threshold([delta], looking.top) for i, delta in self.deltas.items()}
         self.largest = dict.fromkeys(self.deltas, 0.0)
 
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """Row ranges of the rows looked at."""
+    def all(self) -> dict[tuple, Tensor]:
+        """(key, share name) -> numerators and denominators [2, rows looked at]."""
         height, width = next(iter(self.deltas.values())).shape
-        return row_tiles((height, width))
+        keys = [("own", i, name) for i in self.deltas for name in OWN_SHARES]
+        keys += [(i, j, name) for i, j in self.pairs for name in PAIR_SHARES]
+        counted = {key: torch.empty(2, height, dtype=torch.float64) for key in keys}
+        for start, stop in row_tiles((height, width)):
+            for key, (numerator, denominator) in self.at((start, stop)).items():
+                counted[key][0, start:stop] = numerator
+                counted[key][1, start:stop] = denominator
+        return counted
 
     def at(self, rows: tuple[int, int]) -> dict[tuple, tuple[Tensor, Tensor]]:
         """(key, share name) -> numerators and denominators [N] of these rows."""

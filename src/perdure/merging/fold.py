@@ -21,7 +21,7 @@ from perdure.ops.lowrank import Delta
 from perdure.ops.tiling import row_tiles, tile, widened, working_dtype
 
 Slots = dict[str, Tensor]
-"""Slot name -> [N, I]: what a rule remembers at the positions of a tile."""
+"""Slot name -> [N, I]: what a rule remembers at the positions of a tile; empty before the first update."""
 
 Transform = Callable[[str, int, Tensor], Tensor]
 """(module, first row, tile [N, I]) -> the tile as the rule is to see it (trimmed, masked); may write to it.
@@ -37,7 +37,7 @@ class Fold(Protocol):
         ...
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
-        """Take one more update's tile [N, I] into the slots, in place; `tile` may be overwritten."""
+        """Take one more update's tile [N, I] into the slots (fill them, if they are empty); `tile` becomes the fold's own."""
         ...
 
     def result(self, slots: Slots) -> Tensor:
@@ -51,7 +51,10 @@ class Total:
     slots = ("total",)
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
-        slots["total"].add_(tile, alpha=weight)
+        if not slots:
+            slots["total"] = tile.mul_(weight) if weight != 1 else tile
+        else:
+            slots["total"].add_(tile, alpha=weight)
 
     def result(self, slots: Slots) -> Tensor:
         return slots["total"]
@@ -66,11 +69,6 @@ class Entry:
     transform: Transform | None = None
 
 
-def empty(fold: Fold, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Slots:
-    """Slots of a rule that has seen nothing yet: all zero."""
-    return {name: torch.zeros(shape, dtype=dtype) for name in fold.slots}
-
-
 def fold_rows(fold: Fold, slots: Slots, module: str, entries: Sequence[Entry], start: int, stop: int) -> None:
     """Take rows `start:stop` of every entry into `slots`, in order."""
     for entry in entries:
@@ -83,9 +81,9 @@ def fold_rows(fold: Fold, slots: Slots, module: str, entries: Sequence[Entry], s
 def merged_tiles(fold: Fold, module: str, entries: Sequence[Entry]) -> Iterator[tuple[int, int, Tensor]]:
     """(start, stop, merged rows [N, I]) from the first row to the last."""
     entries = [replace(entry, delta=widened(entry.delta)) for entry in entries]
-    (height, width), dtype = entries[0].delta.shape, working_dtype(entries[0].delta)
+    height, width = entries[0].delta.shape
     for start, stop in row_tiles((height, width)):
-        slots = empty(fold, (stop - start, width), dtype)
+        slots: Slots = {}
         fold_rows(fold, slots, module, entries, start, stop)
         yield start, stop, fold.result(slots)
 

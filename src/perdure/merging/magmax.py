@@ -28,6 +28,9 @@ class KeepFarthest:
     slots = ("cumulative", "kept")
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+        if not slots:
+            slots |= {"cumulative": tile, "kept": tile.clone()}
+            return
         cumulative, kept = slots["cumulative"].add_(tile), slots["kept"]
         choose(larger(cumulative.abs(), kept.abs(), or_equal=True), cumulative, kept, out=kept)
 

@@ -35,6 +35,9 @@ class KeepLarger:
     slots = ("kept",)
 
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+        if not slots:
+            slots["kept"] = tile
+            return
         kept = slots["kept"]
         choose(larger(tile.abs(), kept.abs()), tile, kept, out=kept)
 

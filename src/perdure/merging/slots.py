@@ -93,7 +93,7 @@ class FoldKeeper:
             return
         entries = [Entry(_single(delta), added.weight, added.transform)]
         for start, stop in row_tiles(shape):
-            slots = {slot: _rows(known, key, start, stop, shape[1]) for slot, key in keys.items()}
+            slots = {slot: known.rows(key, start, stop) for slot, key in keys.items()} if known is not None else {}
             fold_rows(fold, slots, module, entries, start, stop)
             for slot, key in keys.items():
                 new.write_rows(key, start, slots[slot])
@@ -203,10 +203,6 @@ def _kept(kept: TensorReader, module: str) -> Delta | None:
 
 def _all(kept: TensorReader, key: str) -> Tensor:
     return kept.rows(key, 0, kept.tensors[key].height)
-
-
-def _rows(kept: TensorReader | None, key: str, start: int, stop: int, width: int) -> Tensor:
-    return torch.zeros(stop - start, width) if kept is None else kept.rows(key, start, stop)
 
 
 def _single(delta: LowRank) -> Delta:

@@ -44,6 +44,12 @@ class Vote:
     def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
         if weight < 0:  # a negative weight turns the vote; its size is what divides
             tile, weight = tile.neg_(), -weight
+        if not slots:
+            slots["positive_weight"] = torch.gt(tile, 0, out=torch.empty_like(tile)).mul_(weight)
+            slots["negative_weight"] = torch.lt(tile, 0, out=torch.empty_like(tile)).mul_(weight)
+            slots["positive"] = tile.clamp_min(0).mul_(weight)
+            slots["negative"] = tile.clamp_max_(0).mul_(weight)
+            return
         part = torch.empty_like(tile)
         slots["positive_weight"].add_(torch.gt(tile, 0, out=part), alpha=weight)
         slots["negative_weight"].add_(torch.lt(tile, 0, out=part), alpha=weight)

@@ -10,14 +10,14 @@ misses, it is widened: the result never depends on the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.ops.lowrank import Delta
-from perdure.ops.tiling import entries, row_tiles, tile, widened
+from perdure.ops.tiling import entries, row_tiles, tile, tile_buffer, widened
 
 SAMPLE = 1 << 17
 """Sampled positions, which brackets the answer within about 1 %; below four times as many in all, everything is collected."""
@@ -44,10 +44,11 @@ def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
     width = 4.0
     while True:
         low, high = _bracket(deltas, sizes, keep, width)
-        above, inside, at_low = _count_and_collect(deltas, low, high)
+        above, inside = _count_and_collect(deltas, low, high)
         if above < keep <= above + inside.numel():
             return float(inside.kthvalue(inside.numel() - (keep - above) + 1).values)
-        if above + inside.numel() < keep <= above + inside.numel() + at_low:
+        # Entries at `low` are only counted: in a sparse update most are exactly 0, and would fill the memory.
+        if 0 < keep - above - inside.numel() <= _count_at(deltas, low):
             return low
         width = math.inf if width > 100 else width * 8
 
@@ -78,22 +79,48 @@ def _sample(delta: Delta, count: int) -> Tensor:
     return entries(delta, rows, columns).abs()
 
 
-def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor, int]:
-    """How many |entries| exceed `high`, those in (low, high], and how many equal `low`.
+def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor]:
+    """How many |entries| exceed `high`, and those in (low, high]."""
+    above, inside = 0, _Collected()
+    for magnitudes, mask in _magnitudes(deltas):
+        above += int(torch.gt(magnitudes, high, out=mask).sum(dtype=torch.float64))
+        inside.add(_between(magnitudes, low, high))
+    return above, inside.all()
 
-    Entries at `low` are only counted: in a sparse update most are exactly 0, and would fill the memory.
-    """
-    above, at_low, inside = 0, 0, []
+
+def _count_at(deltas: Collection[Delta], value: float) -> int:
+    """How many |entries| are exactly `value`."""
+    return sum(int(torch.eq(each, value, out=mask).sum(dtype=torch.float64)) for each, mask in _magnitudes(deltas))
+
+
+def _magnitudes(deltas: Collection[Delta]) -> Iterator[tuple[Tensor, Tensor]]:
+    """|entries| of a tile, flat, and as much memory for a mask: comparing into floats is four times faster than into bools."""
     for delta in map(widened, deltas):
-        shape = (delta.shape[0], delta.shape[1])
-        for start, stop in row_tiles(shape):
-            magnitudes = tile(delta, start, stop).abs_().view(-1)
-            mask = torch.empty_like(magnitudes)  # comparing into floats is four times faster than into bools
-            above += int(torch.gt(magnitudes, high, out=mask).sum(dtype=torch.float64))
-            if low >= 0:
-                at_low += int(torch.eq(magnitudes, low, out=mask).sum(dtype=torch.float64))
-            inside.append(_between(magnitudes, low, high))
-    return above, torch.cat(inside), at_low
+        values, mask = tile_buffer(delta), tile_buffer(delta)
+        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
+            magnitudes = tile(delta, start, stop, values).abs_().view(-1)
+            yield magnitudes, mask[: magnitudes.numel()]
+
+
+class _Collected:
+    """Values gathered from many tiles, in one piece of memory that doubles when it is full."""
+
+    def __init__(self) -> None:
+        self._held, self._count = torch.empty(1 << 16), 0
+
+    def add(self, values: Tensor) -> None:
+        """Put `values` behind those already there."""
+        count = self._count + values.numel()
+        if count > self._held.numel() or values.dtype != self._held.dtype or values.device != self._held.device:
+            larger = values.new_empty(max(count, 2 * self._held.numel()))
+            larger[: self._count] = self._held[: self._count]
+            self._held = larger
+        self._held[self._count : count] = values
+        self._count = count
+
+    def all(self) -> Tensor:
+        """Everything gathered."""
+        return self._held[: self._count]
 
 
 def _between(values: Tensor, low: float, high: float) -> Tensor:

@@ -26,12 +26,29 @@ def working_dtype(delta: Delta) -> torch.dtype:
     return torch.promote_types(delta.A.dtype if isinstance(delta, LowRank) else delta.dtype, torch.float32)
 
 
-def tile(delta: Delta, start: int, stop: int) -> Tensor:
-    """Rows `start:stop` as a fresh tensor [N, I] of the working dtype, that may be written to."""
+def tile(delta: Delta, start: int, stop: int, buffer: Tensor | None = None) -> Tensor:
+    """Rows `start:stop` as a tensor [N, I] of the working dtype, that may be written to.
+
+    Args:
+        buffer: flat memory of the working dtype for at least N I entries; the result lies in it. Loops that keep small
+            results of every tile need one: between kept results, freed tiles leave holes that no other tile fits into.
+    """
     dtype = working_dtype(delta)
+    if buffer is None:
+        if isinstance(delta, LowRank):
+            return delta.B[start:stop].to(dtype) @ delta.A.to(dtype)
+        return delta[start:stop].to(dtype, copy=True)
+    out = buffer[: (stop - start) * delta.shape[1]].view(stop - start, delta.shape[1])
     if isinstance(delta, LowRank):
-        return delta.B[start:stop].to(dtype) @ delta.A.to(dtype)
-    return delta[start:stop].to(dtype, copy=True)
+        return torch.mm(delta.B[start:stop].to(dtype), delta.A.to(dtype), out=out)
+    return out.copy_(delta[start:stop])
+
+
+def tile_buffer(delta: Delta) -> Tensor:
+    """Flat memory for any one tile of `delta` that `row_tiles` cuts."""
+    size = max(TILE_ELEMENTS, delta.shape[1])
+    device = delta.A.device if isinstance(delta, LowRank) else delta.device
+    return torch.empty(min(size, delta.shape[0] * delta.shape[1]), dtype=working_dtype(delta), device=device)
 
 
 def widened(delta: Delta) -> Delta:
