@@ -1,6 +1,6 @@
 """Time and peak memory of PS-LoRA's penalty and its gradient: naive autograd, closed form on tiles, torch.compile.
 
-    python benchmarks/penalty_cost/run.py [--shapes t5-large llama-2-7b] [--rounds 3] [--out record.json]
+    python benchmarks/penalty_cost/run.py [--shapes t5-large llama-2-7b] [--rounds 3] [--threads 2] [--out record.json]
 
 Variants, each giving value and gradients of A and B for every module:
     naive           the equation with autograd, tanh(alpha H) computed in it; backward module by module
@@ -10,8 +10,9 @@ Variants, each giving value and gradients of A and B for every module:
     compiled        perdure's tiles, each fused by torch.compile
 
 Times are taken in rounds, every variant in every round on the same tensors; a ratio is the median over rounds of a
-variant's time over naive's in the same round. Memory is the rise of the process's resident peak above what it held before,
-in a fresh process for every variant, after a warm-up whose memory is given back.
+variant's time over naive's in the same round. Times are processor seconds of this process (all threads together), so that
+other work on the machine hardly counts; wall seconds are recorded too. Memory is the rise of the process's resident peak
+above what it held before, in a fresh process for every variant, after a warm-up whose memory is given back.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ class Inputs:
     histories: list[Tensor]
     signs: list[Tensor]
 
-    def run(self, variant: Variant) -> float:
-        """Seconds for value and gradients of all modules."""
-        started = time.perf_counter()
+    def run(self, variant: Variant) -> tuple[float, float]:
+        """Processor and wall seconds for value and gradients of all modules."""
+        started = time.process_time(), time.perf_counter()
         for number, factors in enumerate(self.factors):
             slot = number % len(self.histories)
             variant(factors, self.histories[slot], self.signs[slot])
-        return time.perf_counter() - started
+        return time.process_time() - started[0], time.perf_counter() - started[1]
 
 
 def make_inputs(count: int, width: int) -> Inputs:
@@ -135,18 +136,23 @@ def times(shape: str, rounds: int) -> dict[str, dict[str, float]]:
     variants = {name: make_variant(name) for name in VARIANTS}
     errors = {name: largest_error(variant, width) for name, variant in variants.items()}  # also warms up and compiles
     inputs = make_inputs(count, width)
-    taken: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, variant in variants.items():
             taken[name].append(inputs.run(variant))
     record = {}
     for name, seconds in taken.items():
-        ratios = [mine / naive for mine, naive in zip(seconds, taken["naive"], strict=True)]
+        ratios, wall_ratios = (
+            [mine[clock] / naive[clock] for mine, naive in zip(seconds, taken["naive"], strict=True)]
+            for clock in (0, 1)
+        )
         record[name] = {
-            "seconds": statistics.median(seconds),
+            "seconds": statistics.median(cpu for cpu, _ in seconds),
+            "wall_seconds": statistics.median(wall for _, wall in seconds),
             "time_ratio": statistics.median(ratios),
             "time_ratio_min": min(ratios),
             "time_ratio_max": max(ratios),
+            "wall_ratio": statistics.median(wall_ratios),
             "gradient_error": errors[name],
         }
     return record
@@ -187,8 +193,8 @@ def measure(shape: str, rounds: int) -> dict[str, dict[str, float]]:
         row |= {"extra_bytes": memory[name], "memory_ratio": memory[name] / memory["naive"]}
         print(
             f"{shape:11} {name:15} {row['seconds'] * 1e3:9.1f} ms  {row['time_ratio']:6.3f} x "
-            f"[{row['time_ratio_min']:.3f}, {row['time_ratio_max']:.3f}]  {memory[name] / 1e6:7.1f} MB  "
-            f"{row['memory_ratio']:6.3f} x  error {row['gradient_error']:.1e}",
+            f"[{row['time_ratio_min']:.3f}, {row['time_ratio_max']:.3f}] (wall {row['wall_ratio']:.3f})  "
+            f"{memory[name] / 1e6:7.1f} MB  {row['memory_ratio']:6.3f} x  error {row['gradient_error']:.1e}",
             flush=True,
         )
     return record
@@ -205,9 +211,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     if given.memory_of:
         print(extra_memory(*given.memory_of))
         return
@@ -218,7 +226,7 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": given.threads,
         "rounds": given.rounds,
         "shapes": {shape: {"modules": SHAPES[shape][0], "width": SHAPES[shape][1]} for shape in given.shapes},
         "results": {shape: measure(shape, given.rounds) for shape in given.shapes},
