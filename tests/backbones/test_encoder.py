@@ -1,0 +1,109 @@
+"""A text is matched to its label's text by the same encoder; examples of several tasks may share a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from perdure.backbones import load_backbone
+from perdure.backbones.encoder import Encoder
+from perdure.config import EvaluationSettings
+from perdure.errors import UnknownName
+from perdure.evaluation import accuracy, label_sets
+from perdure.tasks.task import Task
+from tests.conftest import small_task
+
+FRUIT, SKY = small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_folder) -> Encoder:
+    found = load_backbone({"kind": "encoder", "model": str(encoder_folder), "max_length": 24, "temperature": 0.1})
+    assert isinstance(found, Encoder)
+    found.prepare([FRUIT, SKY])
+    return found
+
+
+def _embedding(encoder: Encoder, text: str) -> torch.Tensor:
+    """One text alone, written out: mean over its tokens, normalised."""
+    ids = encoder.tokenizer(text, truncation=True, max_length=24, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = encoder.model(**ids).last_hidden_state[0]
+    return hidden.mean(dim=0) / hidden.mean(dim=0).norm()
+
+
+def test_scores_are_cosines_over_the_temperature(encoder):
+    examples = [*FRUIT.train[:3], *FRUIT.test[:2]]
+    scores = encoder.scores(encoder.collate(examples), None, "fruit")
+    for row, example in zip(scores, examples, strict=True):
+        wanted = [_embedding(encoder, example.text) @ _embedding(encoder, t) / 0.1 for t in FRUIT.labels.values()]
+        assert row.tolist() == pytest.approx([w.item() for w in wanted], rel=1e-4)
+
+
+def test_in_a_mixed_batch_every_example_competes_among_its_own_labels(encoder):
+    examples = [FRUIT.train[0], SKY.train[1], FRUIT.train[3], SKY.train[2]]
+    mixed = encoder.forward(encoder.collate(examples)).loss
+    alone = []
+    for example in examples:
+        scores = encoder.scores(encoder.collate([example]), None, example.task)
+        alone.append(cross_entropy(scores, torch.tensor([list(FRUIT.labels).index(example.label)])))
+    assert mixed.item() == pytest.approx(torch.stack(alone).mean().item(), rel=1e-4)
+
+
+def test_the_loss_and_the_scores_share_one_forward_pass_over_the_texts(encoder, monkeypatch):
+    batch, calls = encoder.collate(FRUIT.train[:4]), []
+    real = encoder.model.forward
+    monkeypatch.setattr(encoder.model, "forward", lambda *a, **k: calls.append(k["input_ids"].shape) or real(*a, **k))
+    outputs = encoder.forward(batch)
+    assert len(calls) == 2, "the texts once, the label texts once"
+    encoder.scores(batch, outputs, "sky")
+    assert len(calls) == 3, "and only the other task's labels for LwF's scores"
+
+
+def test_answers_do_not_depend_on_what_else_is_in_the_batch(encoder):
+    together = encoder.predict([*FRUIT.test, *FRUIT.train], ["fruit"])
+    for example, found in zip(FRUIT.test, together, strict=False):
+        (alone,) = encoder.predict([example], ["fruit"])
+        assert alone.label == found.label
+        assert alone.probabilities == pytest.approx(found.probabilities, abs=1e-5)
+        assert sum(found.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_labels_of_all_tasks_seen_compete_on_request(encoder):
+    seen = EvaluationSettings(labels="seen")
+    assert label_sets(FRUIT, ["fruit", "sky"], seen) == ["fruit", "sky"]
+    assert label_sets(FRUIT, ["sky"], seen) == ["sky", "fruit"]
+    assert label_sets(FRUIT, ["fruit", "sky"], EvaluationSettings()) == ["fruit"]
+    found = encoder.predict(FRUIT.test, ["fruit", "sky"])
+    assert all(len(p.probabilities) == 4 for p in found)
+    # 'a' of another task is not 'a' of this one
+    right = [p.label == e.label and p.task == "fruit" for e, p in zip(FRUIT.test, found, strict=True)]
+    assert accuracy(FRUIT.test, found) == sum(right) / len(right)
+
+
+def test_long_texts_are_cut_and_counted(encoder_folder):
+    encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder), "max_length": 8})
+    long = Task("long", train=[("x" * 100, "a"), ("ab", "b")], test=[("y" * 100, "a")], labels={"a": "a", "b": "b"})
+    encoder.prepare([long])
+    assert encoder.truncated == 2
+    assert encoder.collate(long.train).inputs["input_ids"].shape == (2, 8)
+
+
+def test_bf16_is_close_to_fp32(encoder):
+    batch = encoder.collate(SKY.train[:8])
+    exact = encoder.scores(batch, None, "sky")
+    encoder.precision = "bf16"
+    try:
+        rough = encoder.scores(batch, None, "sky")
+    finally:
+        encoder.precision = "fp32"
+    assert not torch.equal(exact, rough)
+    assert torch.allclose(exact, rough, atol=0.2)  # scores are cosines / 0.1
+
+
+def test_unknown_models_and_kinds_name_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'minilm'"):
+        load_backbone({"model": "minilmm"})
+    with pytest.raises(UnknownName, match="Did you mean 'encoder'"):
+        load_backbone({"kind": "encode", "model": "minilm"})
