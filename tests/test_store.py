@@ -47,6 +47,21 @@ def test_changed_data_is_refused_and_named(copy, small_tasks, encoder_folder):
         short_run(copy, [small_tasks[1], small_tasks[2]], encoder_folder, "inc-lora")
 
 
+def test_a_base_whose_weights_changed_is_refused(copy, small_tasks, encoder_folder, monkeypatch):
+    from perdure.backbones.encoder import Encoder
+
+    real = Encoder.load.__func__  # type: ignore[attr-defined]
+
+    def other_weights(cls, settings):
+        encoder = real(cls, settings)
+        next(encoder.model.parameters()).data[0, 0] += 1
+        return encoder
+
+    monkeypatch.setattr(Encoder, "load", classmethod(other_weights))
+    with pytest.raises(RunMismatch, match="base was"):
+        short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+
+
 @pytest.mark.parametrize("name", ["state.safetensors", "adapter/adapter_model.safetensors", "scores.json"])
 def test_a_damaged_file_is_named_with_the_last_whole_stage(copy, small_tasks, encoder_folder, name):
     path = Store(copy).stage_folder(2) / name

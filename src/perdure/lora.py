@@ -10,6 +10,7 @@ so nothing drifts:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,6 +189,16 @@ class AdaptedModel:
             if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
                 weight = torch.addmm(weight, start.B0, start.A0, alpha=-start.scaling)
             module.set_base(weight)
+
+    def fingerprint(self) -> str:
+        """sha256 over name, shape and the first 4,096 values of every pretrained tensor: tells whether a base is the same one."""
+        digest = hashlib.sha256()
+        with self.deployed({}):
+            for name, tensor in sorted(self.plain_state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                sample = tensor.detach().flatten()[:4096].cpu()
+                digest.update((sample.float() if sample.is_floating_point() else sample).numpy().tobytes())
+        return digest.hexdigest()
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The bare model's state dict as it stands now: no adapter, names as before it was attached."""

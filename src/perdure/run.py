@@ -77,7 +77,7 @@ def run_config(
             torch.set_num_threads(config.threads)
         model, learner = load_learner(config, chosen)
         check_needs(method, _offered(model, chosen, method.replay is not None))
-        store.create(_about(config, chosen, suite.warnings if suite else (), store))
+        store.create(_about(config, chosen, model, suite.warnings if suite else (), store))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
@@ -133,12 +133,15 @@ def _offered(model: AdaptedModel, tasks: Sequence[Task], has_replay: bool) -> se
     return offered
 
 
-def _about(config: RunConfig, tasks: Sequence[Task], warnings: Sequence[str], store: Store) -> dict[str, Any]:
+def _about(
+    config: RunConfig, tasks: Sequence[Task], model: AdaptedModel, warnings: Sequence[str], store: Store
+) -> dict[str, Any]:
     """run.json: chosen once, when the run begins; a resume uses what it finds."""
     known = store.about if store.exists else None
     return {
         "config": config.model_dump(mode="json"),
         "tasks": {task.name: task.fingerprint() for task in tasks},
+        "base": model.fingerprint(),
         "sizes": {task.name: {s: len(getattr(task, s)) for s in ("train", "validation", "test")} for task in tasks},
         "warnings": list(warnings) or [f"{task.name}: {note}" for task in tasks for note in task.notes],
         "precision": known["precision"] if known else choose_precision(config.precision),

@@ -76,6 +76,8 @@ class Store:
     def _must_match(self, about: Mapping[str, Any]) -> None:
         known = self.about
         for part in ("config", "tasks", "base"):
+            if part not in known:
+                continue  # written before this was recorded
             if (
                 differs := _first_difference(known.get(part), json.loads(json.dumps(about.get(part))), part)
             ) is not None:
