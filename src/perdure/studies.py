@@ -141,7 +141,7 @@ def open_run(
     """The run in `folder`, checked against the tasks it was made with.
 
     Args:
-        model, backbone: as the run was made with, freshly loaded and prepared for the tasks.
+        model, backbone: as the run was made with, freshly loaded and prepared for the tasks; gets the run's precision.
         examples: score on at most so many of each task's, spread evenly; None: on all.
 
     Raises:
@@ -162,6 +162,7 @@ def open_run(
     if missing:
         raise ConfigError(f"The run in '{folder}' learnt '{missing[0]}', which is not among the tasks given.")
     config = load_config(about["config"])
+    backbone.precision = about.get("precision", backbone.precision)  # as the run's own scores were made
     return OpenRun(store, tasks, model, backbone, config.evaluation, config.seed, examples)
 
 

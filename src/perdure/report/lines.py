@@ -26,11 +26,12 @@ def line_chart_svg(title: str, x_label: str, y_label: str, series: Mapping[str, 
     marks = [_text(10, 20, title, "start", bold=True), _text((LEFT + right) / 2, HEIGHT - 12, x_label)]
     marks.append(f'<g transform="translate(14,{(TOP + floor) / 2}) rotate(-90)">{_text(0, 0, y_label)}</g>')
     for step in range(5):
-        x, y = low_x + step / 4 * (high_x - low_x), low_y + step / 4 * (high_y - low_y)
-        across, up = place(x, y)
+        y = low_y + step / 4 * (high_y - low_y)
+        _, up = place(low_x, y)
         marks.append(f'<line x1="{LEFT}" x2="{right}" y1="{up:.1f}" y2="{up:.1f}" stroke="#ddd"/>')
         marks.append(_text(LEFT - 6, up + 4, f"{y:.3g}", "end"))
-        marks.append(_text(across, floor + 16, f"{x:.3g}"))
+    for x in sorted({x for x, _ in everything}):
+        marks.append(_text(place(x, low_y)[0], floor + 16, f"{x:.3g}"))
     for number, (name, points) in enumerate(series.items()):
         marks.append(_line(name, [place(*point) for point in points], number, right))
     return (
