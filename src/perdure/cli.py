@@ -56,6 +56,15 @@ def run(
 
 
 @app.command()
+def init(file: Annotated[Path, typer.Argument(help="The configuration file to write.")] = Path("perdure.yaml")) -> None:
+    """Write a commented configuration for your own data, to be edited and given to `perdure run`."""
+    from perdure.template import write_template
+
+    write_template(file)
+    typer.echo(f"Wrote {file}. Edit its tasks, then: perdure run {file}")
+
+
+@app.command()
 def resume(folder: Path, progress: Progress = "auto") -> None:
     """Go on with a run after its last finished task."""
     from perdure.progress import reporter

@@ -2,7 +2,8 @@
 
     RunConfig
     ├── method      a preset's name, or a composition of parts (perdure.methods.table)
-    ├── suite, order, data    which tasks, in which order, from where; or the tasks are given from Python
+    ├── suite, order, data    which tasks, in which order, from where
+    ├── tasks       tasks from your own files (perdure.tasks.spec); or tasks are given from Python
     ├── budget      how many examples of each split
     ├── backbone    which model, and how it reads and answers
     ├── lora        rank, alpha, targets
@@ -26,7 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from perdure.errors import ConfigError, UnknownName
 from perdure.methods.table import PARTS, PRESETS, Role
+from perdure.tasks.spec import TaskSpec
 
+SPLITS = ("train", "validation", "test")
 Precision = Literal["auto", "fp32", "bf16"]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -115,6 +118,7 @@ class RunConfig(Settings):
 
     method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
     suite: str | None = None
+    tasks: tuple[TaskSpec, ...] = ()
     order: str | None = None
     data: str | None = None
     budget: BudgetSettings = BudgetSettings()
@@ -234,9 +238,20 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
         data: dict[str, Any] = dict(source)
     else:
         data = _read_yaml(Path(source))
+        data["tasks"] = [_resolved(task, Path(source).parent) for task in data.get("tasks", ())]
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
     return validate(RunConfig, data)
+
+
+def _resolved(task: Any, folder: Path) -> Any:
+    """A task of a configuration file with absolute file names; a name of a YAML file stands for what is in it."""
+    if isinstance(task, str):
+        return _resolved(_read_yaml(folder / task), (folder / task).parent)
+    if not isinstance(task, dict) or task.get("dataset") or task.get("package"):
+        return task
+    files = {s: str((folder / Path(task[s]).expanduser()).resolve()) for s in SPLITS if isinstance(task.get(s), str)}
+    return {**task, **files}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

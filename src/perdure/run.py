@@ -62,11 +62,12 @@ def run_config(
 ) -> Scores:
     """The same from a validated configuration."""
     report = report or Quiet()
-    if (tasks is None) == (config.suite is None):
+    given = [tasks is not None, config.suite is not None, bool(config.tasks)]
+    if sum(given) != 1:
         raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
     method = build_method(config.method)
-    suite = load_configured_suite(config) if tasks is None else None
-    chosen = suite.tasks if suite else tuple(tasks or ())
+    suite = load_configured_suite(config) if config.suite else None
+    chosen = suite.tasks if suite else tuple(tasks or (spec.load() for spec in config.tasks))
     for task in chosen:
         check_metric(task)
     store = Store(Path(out))
@@ -94,7 +95,7 @@ def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
     """
     about = Store(Path(out)).about
     config = load_config(about["config"])
-    if config.suite is None:
+    if config.suite is None and not config.tasks:
         raise StoreError(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
