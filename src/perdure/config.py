@@ -224,7 +224,8 @@ def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _known(role: Role, kind: str) -> None:
-    if kind not in PARTS[role]:
+    """A row of `PARTS`, or `module:Class` of your own."""
+    if kind not in PARTS[role] and ":" not in kind:
         raise UnknownName(role.replace("_", " "), kind, PARTS[role])
 
 

@@ -7,9 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from perdure.config import validate
-from perdure.errors import UnmetNeed
-from perdure.methods.parts import Method, Need, Part
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role
+
+ROLES: Mapping[Role, type[Part]] = {
+    "init": Init,
+    "penalty": Penalty,
+    "step_rule": StepRule,
+    "consolidate": Consolidate,
+    "replay": Replay,
+}
 
 
 def build_method(composition: Mapping[str, Any]) -> Method:
@@ -36,9 +44,19 @@ def build_method(composition: Mapping[str, Any]) -> Method:
 
 
 def part_class(role: Role, kind: str) -> type[Part]:
-    """The class behind a row of `PARTS`."""
-    module, _, name = PARTS[role][kind].partition(":")
-    return getattr(importlib.import_module(module), name)
+    """The class behind a row of `PARTS`, or behind `module:Class` of your own.
+
+    Raises:
+        ConfigError: there is no such module or class, or it is no part for that role.
+    """
+    module, _, name = PARTS[role].get(kind, kind).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"'{kind}' is neither a known {role} nor an importable module:Class ({error}).") from error
+    if not (isinstance(found, type) and issubclass(found, ROLES[role])):
+        raise ConfigError(f"'{kind}' is no {role.replace('_', ' ')}: make it a subclass of {ROLES[role].__name__}.")
+    return found
 
 
 def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:
