@@ -1,0 +1,80 @@
+"""Every preset learns on every kind of backbone, from configuration to scores; the encoder has a suite of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.methods.table import PRESETS
+from perdure.run import learn
+from perdure.scores import Scores
+from perdure.store import Store
+from perdure.tasks.task import Task
+from tests.backbones.tiny import tiny_causal, tiny_images, tiny_seq2seq, tiny_vision
+
+SETTINGS: dict[str, Any] = {
+    "lora": {"rank": 2, "alpha": 4},
+    "training": {"epochs": 1, "batch_size": 16, "learning_rate": 0.01},
+    "precision": "fp32",
+    "threads": 1,
+}
+COLOURS = {
+    "warm": {"red": (200, 20, 20), "orange": (220, 120, 20)},
+    "cold": {"blue": (20, 20, 200), "green": (20, 200, 20)},
+}
+
+
+def image_tasks(folder: Path) -> list[Task]:
+    tasks = []
+    for name, colours in COLOURS.items():
+        found = tiny_images(folder / name, colours, each=12)
+        rows = [
+            (str(path), label)
+            for paths in zip(*found.values(), strict=True)
+            for path, label in zip(paths, colours, strict=True)
+        ]
+        tasks.append(Task(name, rows[:16], rows[16:20], rows[20:], labels=dict.fromkeys(colours, "")))
+    return tasks
+
+
+@pytest.fixture(scope="module")
+def learners(tmp_path_factory: pytest.TempPathFactory, small_tasks: list[Task]) -> dict[str, tuple[list[Task], Path]]:
+    """Kind -> tasks and a model's folder."""
+    folder = tmp_path_factory.mktemp("learners")
+    return {
+        "causal": (small_tasks[:2], tiny_causal(folder / "causal")),
+        "seq2seq": (small_tasks[:2], tiny_seq2seq(folder / "seq2seq")),
+        "vision": (image_tasks(folder / "images"), tiny_vision(folder / "vision")),
+    }
+
+
+def run(out: Path, learner: tuple[list[Task], Path], kind: str, method: str, **backbone: Any) -> Scores:
+    tasks, folder = learner
+    settings = {"kind": kind, "model": str(folder), **backbone}
+    return learn(out=out, tasks=tasks, method=method, backbone=settings, **SETTINGS)
+
+
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "vision"])
+def test_every_preset_runs(kind: str, method: str, learners: dict[str, Any], tmp_path: Path) -> None:
+    scores = run(tmp_path / "run", learners[kind], kind, method)
+    found = [score for row in scores.score_matrix for score in row if score is not None]
+    assert len(found) >= 2
+    assert all(0 <= score <= 1 for score in found)
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "vision"])
+def test_same_seed_same_bits(kind: str, learners: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run(tmp_path / name, learners[kind], kind, "ps-lora")
+    assert Store(tmp_path / "one").manifest == Store(tmp_path / "two").manifest
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_free_text_is_written_and_scored_by_its_metric(kind: str, learners: dict[str, Any], tmp_path: Path) -> None:
+    rows = [(f"Say {word}.", word) for word in ("one", "two", "three", "four")]
+    tasks = [Task(f"say-{i}", rows, rows[:1], rows, metric="rouge-l") for i in (1, 2)]
+    scores = run(tmp_path / "run", (tasks, learners[kind][1]), kind, "inc-lora", max_new_tokens=8)
+    assert all(0 <= score < 1 for score in scores.score_matrix[-1] if score is not None)
