@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.run_folders import LABELS, write_run
+from tests.report.run_folders import write_joint_run, write_run
 
 
 @pytest.fixture
@@ -17,6 +17,4 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def joint(tmp_path: Path) -> Path:
-    """The same tasks in one mixed stage, everything right."""
-    untrained = {task: [answers[0]] * len(answers) for task, answers in LABELS.items()}
-    return write_run(tmp_path / "joint", method="joint", rows=[untrained, LABELS], stages=["joint"])
+    return write_joint_run(tmp_path / "joint")

@@ -43,7 +43,7 @@ def write_run(
     steps: int = 3,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished run: scores are the shares of right answers, as the real loop would have written them."""
+    """A run, unfinished where `rows` end early; scores are the shares of right answers, as the real loop writes them."""
     store = Store(folder)
     settings = load_config({"method": method, "seed": seed, "suite": "quickstart", **(config or {})})
     tasks = list(labels)
@@ -60,13 +60,18 @@ def write_run(
                 "versions": {"perdure": "0.1.0", "torch": "2.0"},
             }
         )
-        for position, (name, row) in enumerate(zip(["untrained", *(stages or tasks)], rows, strict=True)):
+        for position, (name, row) in enumerate(zip(["untrained", *(stages or tasks)], rows, strict=False)):
             with store.stage(name) as stage:
                 _write_answers(stage, labels, row)
                 if position:
                     write_lines(stage / "log.jsonl", (_step(position, s) for s in range(1, steps + 1)))
                     write_json(stage / "notes.json", dict(notes or {}))
     return folder
+
+
+def write_joint_run(folder: Path) -> Path:
+    """The same tasks in one mixed stage, everything right."""
+    return write_run(folder, method="joint", rows=[ROWS[0], LABELS], stages=["joint"])
 
 
 def _write_answers(stage: Path, labels: Mapping[str, Answers], row: Mapping[str, Answers]) -> None:
@@ -92,3 +97,15 @@ def _step(position: int, step: int) -> dict[str, Any]:
         "penalties": {"sign-magnitude": penalty},
         "shares": {"sign-magnitude": penalty / 2},
     }
+
+
+HOSTILE = "</script><script>owned=1</script><img src=x onerror=owned=1>&lt;%{y} $x$ <a href='javascript:owned=1'>b</a>"
+HOSTILE_TASK = "<img src=x onerror=owned=1><b>x&lt;%{y}"
+"""Folders are named after tasks, so this one has no slash; the real loop lets nothing like it in at all."""
+
+
+def write_hostile_run(folder: Path) -> Path:
+    """Markup in the names of task, label and method."""
+    labels = {HOSTILE_TASK: (HOSTILE, "no"), "other": ("yes", "no")}
+    rows = [labels, labels, {HOSTILE_TASK: ("no", "no"), "other": ("yes", "no")}]
+    return write_run(folder, labels=labels, rows=rows, config={"method": {"preset": "l2", "name": HOSTILE}})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -13,7 +14,7 @@ from perdure.scores import read_scores
 from tests.report.run_folders import ROWS, write_run
 
 
-def shown(table: RenderableType, width: int = 80, **console: bool) -> str:
+def shown(table: RenderableType, width: int = 80, **console: Any) -> str:
     out = io.StringIO()
     Console(file=out, width=width, **console).print(table)
     return out.getvalue()
@@ -35,7 +36,7 @@ def test_score_table_has_the_untrained_row_and_points_with_one_decimal(run: Path
 
 
 def test_the_final_row_is_bold_and_tasks_not_learnt_yet_are_dim(run: Path) -> None:
-    text = shown(score_table(read_scores(run)), force_terminal=True, _environ={})  # pyright: ignore[reportArgumentType]
+    text = shown(score_table(read_scores(run)), force_terminal=True, _environ={})
     bold = [line for line in text.splitlines() if "\x1b[1m" in line and "100.0" in line]
     assert len(bold) == 1
     assert "spam" in bold[0]

@@ -61,9 +61,9 @@ def task_changes(
         assert learnt is not None
         before, after = answers[learnt].get(task, ()), answers[-1].get(task, ())
         if not _is_accuracy(before, run.score_matrix[learnt][t]) or not _is_accuracy(after, run.score_matrix[-1][t]):
-            without[task] = "its score is not the share of answers equal to the label"
+            without[task] = "scored by something else than the share of answers equal to the label"
         elif [row["label"] for row in before] != [row["label"] for row in after]:
-            without[task] = "its examples changed between the stages"
+            without[task] = "scored on other examples in between"
         else:
             changes.append(_change(task, before, after))
     return changes, without
@@ -71,8 +71,8 @@ def task_changes(
 
 def _reason(run: Scores, learnt: int | None) -> str | None:
     if learnt is None:
-        return "it was learnt together with others, or not yet"
-    return "it was learnt last" if learnt == len(run.stages) - 1 else None
+        return "learnt together with others, or not yet"
+    return "learnt last" if learnt == len(run.stages) - 1 else None
 
 
 def is_right(answer: Answer) -> bool:

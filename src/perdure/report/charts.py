@@ -7,6 +7,7 @@ never alone: lines differ in marker and dash, bars in pattern, and every cell an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -95,11 +96,12 @@ def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
         known = [v for v in values if v is not None]
         said.append(f"{run.name} from {points(known[0])} to {points(known[-1])}")
     layout = {
-        "xaxis": _x("tasks learnt", dtick=1 if stages <= 15 else None),
-        "yaxis": _y("points"),
+        "xaxis": _x("tasks learnt", dtick=math.ceil(stages / 8), tick0=1, range=[0.7, stages + 0.3]),
+        "yaxis": _y("points", rangemode="tozero" if which == 1 else "normal"),
         **(LEGEND if len(lines) > 1 else {"showlegend": False}),
     }
-    return Chart(title, f"Line chart, in points: {'; '.join(said)}.", lines, layout, height=360)
+    height = 340 + 20 * max(0, len(lines) - 4)  # the legend has a line a run in a narrow window
+    return Chart(title, f"Line chart, in points: {'; '.join(said)}.", lines, layout, height)
 
 
 def score_heat_map(run: Run, low: float, high: float) -> Chart:
@@ -168,13 +170,14 @@ def task_lines(run: Run) -> Chart:
         hover = [f"{shown(task)} after {shown(name)}: {points(v)}" for name, v in zip(names, values, strict=True)]
         line = _line(t, task, list(range(len(values))), [None if v is None else 100 * v for v in values], hover)
         size = [13 if name == task else 7 for name in names]
-        lines.append({**line, "marker": {**line["marker"], "size": size, "opacity": 1}})
+        lines.append({**line, "marker": {**line["marker"], "size": size, "opacity": 1, "line": {"width": 0}}})
     said = "; ".join(
         f"{task} from {points(matrix[0][1][t])} untrained to {points(matrix[-1][1][t])}"
         for t, task in enumerate(run.scores.tasks)
     )
     layout = {"xaxis": {**_ticks(names), "showgrid": True}, "yaxis": _y("points"), **LEGEND}
-    return Chart("Score of each task over the stages", f"Line chart, in points: {said}.", lines, layout, height=400)
+    wide = 160 + 52 * len(lines) if len(lines) > 6 else 0
+    return Chart("Score of each task over the stages", f"Line chart, in points: {said}.", lines, layout, 420, wide)
 
 
 def changed_answers(run: Run) -> Chart:
@@ -230,7 +233,6 @@ LEGEND: Mapping[str, Any] = {
         "yanchor": "bottom",
         "itemclick": False,
         "itemdoubleclick": False,
-        "itemsizing": "constant",
     },
 }
 """Above the plot, where no axis can meet it."""
@@ -260,7 +262,7 @@ def _ticks(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _x(title: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": title}, "zeroline": False, **{k: v for k, v in more.items() if v is not None}}
+    return {"title": {"text": title}, "zeroline": False, **more}
 
 
 def _y(title: str, **more: Any) -> dict[str, Any]:

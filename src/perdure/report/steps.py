@@ -20,12 +20,12 @@ def step_charts(run: Run) -> list[Chart]:
     charts = [_chart(run, "Task loss", {"task loss": lambda step: step["loss"]}, "loss")]
     penalties = _names(run, "penalties")
     if penalties:
-        charts.append(
-            _chart(run, "Weighted penalties", {n: _entry("penalties", n) for n in penalties}, "added to the loss")
-        )
+        title = "Weighted penalties" if len(penalties) > 1 else f"Weighted penalty {penalties[0]}"
+        charts.append(_chart(run, title, {n: _entry("penalties", n) for n in penalties}, "added to the loss"))
     shares = _names(run, "shares")
     if shares:
-        title = "Gradient of the weighted penalties, relative to that of the task loss"
+        which = "weighted penalties" if len(shares) > 1 else f"weighted penalty {shares[0]}"
+        title = f"Gradient of the {which}, relative to that of the task loss"
         charts.append(_chart(run, title, {n: _entry("shares", n) for n in shares}, "ratio of norms"))
     return charts
 
