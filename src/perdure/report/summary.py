@@ -10,11 +10,11 @@ from perdure.report.text import escaped, markdown, markdown_table
 
 
 def summary(runs: Sequence[Run]) -> str:
-    """Scores with the legend, changed answers, and what was run."""
-    lines = [f"> {escaped(text)}" for text in settings.warnings(runs)]
-    for run in runs:
-        lines += _changed(run)
-    return f"{markdown([run.scores for run in runs])}\n" + "\n".join([*lines, *_what(runs)]) + "\n"
+    """What does not compare, scores with the legend, changed answers, and what was run."""
+    title, scores = markdown([run.scores for run in runs]).split("\n", 1)
+    notices = [line for text in settings.warnings(runs) for line in ("", f"> {escaped(text)}")]
+    changed = [line for run in runs for line in _changed(run)]
+    return "\n".join([title, *notices, scores.rstrip("\n"), *changed, *_what(runs)]) + "\n"
 
 
 def _changed(run: Run) -> list[str]:
