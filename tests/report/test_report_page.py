@@ -16,6 +16,7 @@ import pytest
 from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.metrics import FORMULAS
 from perdure.report import notes, settings, steps
+from perdure.report import page as report_page
 from perdure.report.html import tag
 from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
@@ -219,6 +220,12 @@ def test_tags_escape_text_and_attributes_and_show_what_acts_unseen() -> None:
     assert tag("p", "a<b>\x1b\u202e", tag("i", "&"), title='"><') == (
         '<p title="&quot;&gt;&lt;">a&lt;b&gt;\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}<i>&amp;</i></p>'
     )
+
+
+def test_embedded_json_cannot_end_its_script_element() -> None:
+    text = report_page.embedded({"a": "</script><!--&", "b": float("nan")})
+    assert not {"<", ">", "&"} & set(text)
+    assert json.loads(text) == {"a": "</script><!--&", "b": None}
 
 
 def test_without_plotly_it_says_what_to_install(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

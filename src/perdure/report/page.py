@@ -70,7 +70,7 @@ def page(runs: Sequence[Run], plotly: str) -> str:
                 "footer", tag("p", f"Written by perdure {version('perdure')}. This page is one file and works offline.")
             ),
             tag("noscript", tag("p", "Charts need JavaScript; every number is also in a table.", class_="warning")),
-            Html(f'<script type="application/json" id="charts">{_embedded(figures.drawn)}</script>'),
+            Html(f'<script type="application/json" id="charts">{embedded(figures.drawn)}</script>'),
             *(Html(f"<script>{script}</script>") for script in scripts),
         ),
         lang="en",
@@ -117,7 +117,7 @@ def _scale(runs: Sequence[Run]) -> tuple[float, float]:
     return (min(cells), max(cells)) if cells and min(cells) < max(cells) else (0.0, 1.0)
 
 
-def _embedded(value: Mapping[str, Any]) -> str:
+def embedded(value: Mapping[str, Any]) -> str:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(finite(value), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
