@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
-from perdure.store import Store, write_json
+from perdure.store import Store, read_lines, write_json, write_lines
 from tests.contract.runs import bits, short_run
 
 
@@ -109,6 +109,12 @@ def test_a_full_disk_keeps_finished_stages(tmp_path, small_tasks, encoder_folder
     with pytest.raises(StoreError, match=r"No space is left.*Finished stages are kept"):
         short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     assert Store(tmp_path / "run").stages() == ["fruit"]
+
+
+def test_lines_hold_any_character(tmp_path):
+    rows = [{"label": "a\u2028b\x85c\nd"}, {"label": "é"}]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    assert read_lines(tmp_path / "rows.jsonl") == rows
 
 
 def test_json_is_replaced_whole(tmp_path):

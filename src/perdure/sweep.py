@@ -33,7 +33,7 @@ from pydantic import Field
 
 from perdure.config import RunConfig, Settings, load_config, parse_overrides
 from perdure.errors import ConfigError
-from perdure.store import write_json
+from perdure.store import Store, write_json
 
 
 class SweepConfig(Settings):
@@ -121,6 +121,11 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     return [path for cell in every if (path := _record_path(out, cell)).is_file()]
 
 
+def _notes(store: Store, position: int) -> dict[str, float]:
+    """What the parts noted in a finished stage (cosines, thresholds, how often a rule fired)."""
+    return json.loads((store.stage_folder(position) / "notes.json").read_text(encoding="utf-8"))
+
+
 def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
@@ -137,12 +142,14 @@ def _run_cell(cell: Cell, out: Path, keep: bool) -> str:
         failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         write_json(out / "failed" / f"{cell.id}.json", failure)
         return f"FAILED, {type(error).__name__}: {error}"
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    store = Store(folder)
+    about, stages = store.about, enumerate(store.stages(), start=1)
     record = {
         "id": cell.id,
         "method": cell.method,
         "varied": dict(cell.varied),
         "seconds": round(time.monotonic() - began, 1),
+        "notes": {name: _notes(store, position) for position, name in stages},
         "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
         **{key: about[key] for key in ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")},
     }

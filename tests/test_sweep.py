@@ -1,0 +1,65 @@
+"""A sweep runs every cell once, survives a failing one, and leaves records that tables can be made from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from perdure.errors import ConfigError
+from perdure.sweep import cells, load_sweep, run_sweep
+
+
+@pytest.fixture
+def sweep_file(tmp_path, encoder_folder):
+    rows = [{"text": f"{word} {i}", "label": label} for i in range(16) for word, label in (("sun", "a"), ("moon", "b"))]
+    (tmp_path / "sky.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = [{"name": name, "train": str(tmp_path / "sky.jsonl")} for name in ("sky", "again")]
+    sweep = {
+        "name": "small",
+        "settings": {
+            "tasks": tasks,
+            "backbone": {"kind": "encoder", "model": str(encoder_folder)},
+            "lora.rank": 2,
+            "training.epochs": 1,
+            "precision": "fp32",
+            "threads": 1,
+        },
+        "seeds": [0, 1],
+        "methods": {
+            "inc-lora": {"grid": {"training.learning_rate": [1e-3, 2e-3]}},
+            "wide": {"method": "l2", "lora.rank": 1000},
+        },
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    return tmp_path / "sweep.yaml"
+
+
+def test_every_combination_is_a_cell_with_a_name_of_its_own(sweep_file):
+    found = list(cells(load_sweep(sweep_file)))
+    assert len(found) == len({cell.id for cell in found}) == 6
+    assert [cell.config.seed for cell in found] == [0, 0, 0, 1, 1, 1], "seeds outermost"
+    assert {cell.config.training.learning_rate for cell in found if cell.method == "inc-lora"} == {1e-3, 2e-3}
+    assert next(cell for cell in found if cell.method == "wide").config.method_name == "l2"
+
+
+@pytest.mark.slow
+def test_a_failing_cell_stops_nothing_and_what_is_done_is_not_done_again(sweep_file, tmp_path):
+    told: list[str] = []
+    records = run_sweep(load_sweep(sweep_file), tmp_path / "out", 2, told.append)
+    assert len(records) == 4
+    record = json.loads(records[0].read_text())
+    assert {"method", "varied", "seconds", "scores", "config", "tasks", "versions", "notes"} <= set(record)
+    failures = [json.loads(path.read_text()) for path in (tmp_path / "out" / "failed").iterdir()]
+    assert len(failures) == 2
+    assert "lora.rank" in failures[0]["error"]
+    told.clear()
+    assert run_sweep(load_sweep(sweep_file), tmp_path / "out", 1, told.append) == records
+    assert told[0] == "small: 6 runs, 4 of them done before"
+
+
+def test_a_sweep_with_a_misspelt_key(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("name: x\nmethods: {inc-lora: {}}\nseed: [1]\n")
+    with pytest.raises(ConfigError, match="Did you mean 'seeds'"):
+        load_sweep(tmp_path / "sweep.yaml")
