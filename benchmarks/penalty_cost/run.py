@@ -22,7 +22,6 @@ import ctypes
 import gc
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,9 +170,9 @@ def extra_memory(shape: str, name: str) -> int:
     """Bytes by which the resident peak rises while three modules are worked on; call it in a fresh process."""
     width = SHAPES[shape][1]
     make_inputs(1, width).run(make_variant(name))  # libraries and the compiler load; none of that is part of a step
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
     inputs, variant = make_inputs(3, width), make_variant(name)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed so far must not serve the step
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     before = resident("VmRSS")
     inputs.run(variant)
@@ -220,7 +220,7 @@ def main() -> None:
         print(extra_memory(*given.memory_of))
         return
     started = time.time()
-    record = {
+    record: dict[str, Any] = {
         "question": "time and memory of the PS-LoRA penalty",
         "commit": commit(),
         "python": platform.python_version(),
@@ -229,12 +229,13 @@ def main() -> None:
         "threads": given.threads,
         "rounds": given.rounds,
         "shapes": {shape: {"modules": SHAPES[shape][0], "width": SHAPES[shape][1]} for shape in given.shapes},
-        "results": {shape: measure(shape, given.rounds) for shape in given.shapes},
+        "results": {},
     }
-    record["wall_seconds"] = time.time() - started
-    record["peak_bytes_of_the_timing_process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if given.out:
-        given.out.write_text(json.dumps(record, indent=2) + "\n")
+    for shape in given.shapes:
+        record["results"][shape] = measure(shape, given.rounds)
+        record["wall_seconds"] = time.time() - started
+        if given.out:
+            given.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
