@@ -37,14 +37,13 @@ def first_table() -> str:
     """Methods x metrics on the quickstart suite."""
     rows = records("first_table/final/records")
     lines = [
-        "| method | average accuracy | learning accuracy | forgetting | backward transfer | forward transfer | seconds a run |",
-        "|---|---|---|---|---|---|---|",
+        "| method | average accuracy | learning accuracy | forgetting | backward transfer | forward transfer |",
+        "|---|---|---|---|---|---|",
     ]
     for method in ORDER:
         own = [row for row in rows if row["method"] == method]
         cells = [spread([row["scores"][metric] for row in own]) for metric in METRICS]
-        seconds = statistics.median(row["seconds"] for row in own)
-        lines.append(f"| {method} | {' | '.join(cells)} | {seconds:.0f} |")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     sizes = rows[0]["sizes"]
     seeds = sorted({row["config"]["seed"] for row in rows})
     tests = ", ".join(f"{task} {split['test']}" for task, split in sizes.items())
