@@ -180,6 +180,8 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; a user's error is one message on stderr and an exit code (see `perdure.errors`)."""
+    # perdure shows its own progress; the bars transformers draws while loading would cut through it
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except PerdureError as error:
