@@ -34,7 +34,7 @@ def main() -> None:
         methods[method] = fixed | varied
     final = {"name": "first-table", "settings": settings, "seeds": [0, 1, 2], "methods": methods}
     head = (
-        "# First table, step 3: three seeds on test examples, with the settings that step 2 (choose.py) took from tuning/records.\n"
+        "# First table, step 3: three seeds on test examples, with the settings that choose.py took from tuning/records.\n"
         "# Generated. Run: perdure sweep benchmarks/first_table/final.yaml --out benchmarks/first_table/final\n"
     )
     (HERE / "final.yaml").write_text(head + yaml.safe_dump(final, sort_keys=False))
