@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from perdure.backbones.base import Backbone
+from perdure.backbones.memory import memory_explained
+from perdure.backbones.models import public_name
 from perdure.checkpoint import load_checkpoint
 from perdure.config import RunConfig
 from perdure.context import StageContext, derived_seed
@@ -38,7 +40,7 @@ def run_sequence(
 
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
-    past = _restore(store, method)
+    past, base = _restore(store, method), public_name(config.backbone["model"])
     sequence = stages(tasks, method.stream)
     report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
@@ -57,7 +59,8 @@ def run_sequence(
         start = method.init.start(ctx)  # 2. its adapter starts
         model.start(start)
         ctx.started = _copied(model.factors())
-        train(model, backbone, method, ctx, config.training, record.step)  # 3. loss + penalties -> step
+        with memory_explained(f"training task '{stage.name}'"):
+            train(model, backbone, method, ctx, config.training, record.step)  # 3. loss + penalties -> step
 
         factors = _copied(model.factors())
         update = {name: pair.update() for name, pair in factors.items()}
@@ -69,10 +72,10 @@ def run_sequence(
         past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report)  # 5. evaluate
-        save_stage(store, stage.name, past, method, update, record, ctx.notes, scored, config.backbone["model"])
+        save_stage(store, stage.name, past, method, update, record, ctx.notes, scored, base)
         past = _restore(store, method)  # go on from what was written: a resumed run then cannot differ
 
-    save_deployed(store, past.deployed, model, backbone, config.backbone["model"])
+    save_deployed(store, past.deployed, model, backbone, base)
     return past
 
 

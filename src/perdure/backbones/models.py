@@ -91,6 +91,12 @@ def model_names() -> tuple[str, ...]:
     return tuple(MODELS)
 
 
+def public_name(name: str) -> str:
+    """What an adapter names as its base: a known model's id on the hub, else the name as it is."""
+    known = MODELS.get(name.removeprefix("hub:"))
+    return known.hub if known else name.removeprefix("hub:")
+
+
 def model_kind(name: str) -> Kind | None:
     """The kind of a known model; None for a folder or a hub id, whose kind its configuration tells."""
     known = MODELS.get(name.removeprefix("hub:"))
