@@ -94,8 +94,19 @@ def test_failing_candidates_cost_one_evaluation():
         return 0.5
 
     guarded({}, STEP, ["robust", "fragile"], "new", score, Guard(0.0, bisections=3, refine=False))
-    tried = asked[6:-3]  # three tasks before, three unguarded, three at the end
+    tried = asked[6:]  # three tasks before, three unguarded; what is left in the end is W, which is known
     assert tried == ["fragile"] * 3
+
+
+def test_no_candidate_is_scored_twice():
+    asked = []
+
+    def score(update, task):
+        asked.append((tuple(amount(update, layer) for layer in range(4)), task))
+        return scores([0.1] * 4, [-0.008, -0.004, -0.004, -0.1])(update, task)
+
+    found = guarded({}, STEP, ["old"], "new", score, Guard(0.01))
+    assert len(asked) == len(set(asked)) == found.evaluations
 
 
 def test_blend_starts_from_what_is_deployed():

@@ -106,7 +106,7 @@ def blend(deployed: Update, step: Update, scales: Mapping[str, float], groups: M
     """W + sum_g s_g D_g; a module scaled by 0 costs nothing."""
     merged = dict(deployed)
     for module, delta in step.items():
-        factor = scales[groups[module]]
+        factor = scales.get(groups[module], 0.0)
         if factor == 0:
             continue
         part = scale(delta, factor) if factor != 1 else delta
@@ -124,23 +124,22 @@ class _Search:
     guard: Guard
     groups: Mapping[str, str]
     evaluations: int = 0
+    known: dict[tuple[tuple[float, ...] | None, str], float] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Guarded:
         names = sorted({self.groups[module] for module in self.step})
-        self.before = {task: self._score(self.deployed, task) for task in [*self.earlier, self.new]}
+        self.before = {task: self._score(None, task) for task in [*self.earlier, self.new]}
         whole = dict.fromkeys(names, 1.0)
-        unguarded = {task: self._score(self._candidate(whole), task) for task in self.before}
+        unguarded = {task: self._score(whole, task) for task in self.before}
         self.worst = {task: self.before[task] - unguarded[task] for task in self.earlier}
         if all(self._held(task, unguarded[task]) for task in self.earlier):
             return self._found(whole, unguarded, unguarded)
         scales = dict.fromkeys(names, self._common_scale(names))
         if self.guard.refine:
             scales = self._refined(scales)
-        update = self._candidate(scales)
-        after = {task: self._score(update, task) for task in self.before}
-        return self._found(scales, after, unguarded)
+        return self._found(scales, {task: self._score(scales, task) for task in self.before}, unguarded)
 
     def _common_scale(self, names: Sequence[str]) -> float:
         """The largest tried scale of all groups that holds."""
@@ -152,29 +151,27 @@ class _Search:
 
     def _refined(self, scales: dict[str, float]) -> dict[str, float]:
         """Groups raised to 1, those that gain most for what they cost first; kept where everything holds."""
-        current = self._score(self._candidate(scales), self.new)
+        current = self._score(scales, self.new)
         victim = max(self.earlier, key=lambda task: self.worst[task])
-        reference = self._score(self._candidate(scales), victim)
+        reference = self._score(scales, victim)
         worth = {}
         for name in scales:
-            candidate = self._candidate({**scales, name: 1.0})
-            worth[name] = (
-                self._score(candidate, self.new) - current + min(0.0, self._score(candidate, victim) - reference)
-            )
+            raised = {**scales, name: 1.0}
+            cost = min(0.0, self._score(raised, victim) - reference)
+            worth[name] = self._score(raised, self.new) - current + cost
         for name in sorted(worth, key=lambda name: -worth[name]):
             raised = {**scales, name: 1.0}
             if not self._holds(raised):
                 continue
-            reached = self._score(self._candidate(raised), self.new)
+            reached = self._score(raised, self.new)
             if reached >= current:
                 scales, current = raised, reached
         return scales
 
     def _holds(self, scales: Mapping[str, float]) -> bool:
         """Whether every earlier task stays within the tolerance; the ones that lost most so far are asked first."""
-        candidate = self._candidate(scales)
         for task in sorted(self.earlier, key=lambda task: -self.worst[task]):
-            found = self._score(candidate, task)
+            found = self._score(scales, task)
             self.worst[task] = max(self.worst[task], self.before[task] - found)
             if not self._held(task, found):
                 return False
@@ -183,12 +180,17 @@ class _Search:
     def _held(self, task: str, found: float) -> bool:
         return found >= self.before[task] - max(0.0, self.guard.tolerance - self.guard.margin)
 
+    def _score(self, scales: Mapping[str, float] | None, task: str) -> float:
+        """The score of W + sum_g s_g D_g (None: of W alone) on a task, computed once."""
+        scales = scales or {}
+        key = (tuple(scales.values()) if any(scales.values()) else None, task)
+        if key not in self.known:
+            self.evaluations += 1
+            self.known[key] = self.score(self._candidate(scales), task)
+        return self.known[key]
+
     def _candidate(self, scales: Mapping[str, float]) -> dict[str, Delta]:
         return blend(self.deployed, self.step, scales, self.groups)
-
-    def _score(self, update: Update, task: str) -> float:
-        self.evaluations += 1
-        return self.score(update, task)
 
     def _found(self, scales: dict[str, float], after: dict[str, float], unguarded: dict[str, float]) -> Guarded:
         return Guarded(self._candidate(scales), scales, self.before, after, unguarded, self.evaluations)

@@ -1,0 +1,101 @@
+"""Guarded merge of real adapters: what earlier tasks lose, and how much of the new task's gain is kept, on test examples.
+
+    python benchmarks/merge_guarded/run.py [--pairs bbc:amazon ...] [--seeds 0 1 2] [--tolerance 0.02] [--out record.json]
+
+For every ordered pair of tasks of the quickstart suite and every seed: MiniLM, one rank-8 adapter a task, trained apart on the
+pretrained base (`per-task`); then the second is added to the first under a guard, chosen by validation examples only. Stated:
+the first task's loss and the second's gain on test examples, guarded and plainly summed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from perdure.guarded_folders import Step, guarded_folders
+from perdure.merging.guarded import Guard
+from perdure.run import learn
+from perdure.tasks.suites import load_suite
+
+PAIRS = ("20newsgroups:bbc", "bbc:20newsgroups", "r8:20newsgroups", "amazon:20newsgroups", "rotten-tomatoes:bbc")
+
+
+def one(pair: str, seed: int, guard: Guard, sizes: dict[str, int], rate: float, folder: Path) -> dict[str, object]:
+    """Train the pair's adapters and merge them under the guard."""
+    names = pair.split(":")
+    tasks = load_suite("quickstart", order=names, **sizes, seed=seed).tasks
+    run = folder / f"{names[0]}-{names[1]}-{seed}"
+    training = {"learning_rate": rate, "epochs": 3, "batch_size": 16}
+    learn(out=run, tasks=tasks, method="per-task", backbone="minilm", training=training, seed=seed)
+    places = [run / "stages" / f"{i + 1:02d}-{name}" / "adapter" for i, name in enumerate(names)]
+    started = time.perf_counter()
+    (step,) = guarded_folders(places, tasks, "minilm", run / "merged", guard).steps
+    return {"pair": pair, "seed": seed, "seconds": time.perf_counter() - started, **summary(step, names[0])}
+
+
+def summary(step: Step, old: str) -> dict[str, object]:
+    """The numbers of a step."""
+    losses = {s: step.test["before"][old] - step.test[s][old] for s in ("after", "unguarded")}
+    return {
+        "old_loss_guarded": losses["after"],
+        "old_loss_unguarded": losses["unguarded"],
+        "old_loss_guarded_validation": step.largest_loss("validation"),
+        "new_gain_unguarded": step.test["unguarded"][step.task] - step.test["before"][step.task],
+        "share_of_gain_kept": step.kept_gain(),
+        "evaluations": step.evaluations,
+        "scales": dict(step.scales),
+        "test": {state: dict(scores) for state, scores in step.test.items()},
+    }
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--tolerance", type=float, default=0.02)
+    parser.add_argument("--margin", type=float, default=0.01)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    for split, size in (("train", 256), ("validation", 256), ("test", 500)):
+        parser.add_argument(f"--{split}", type=int, default=size)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    sizes = {split: getattr(chosen, split) for split in ("train", "validation", "test")}
+    guard = Guard(chosen.tolerance, chosen.margin)
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        for pair in chosen.pairs:
+            for seed in chosen.seeds:
+                rows.append(one(pair, seed, guard, sizes, chosen.learning_rate, Path(made)))
+                print({k: v for k, v in rows[-1].items() if k not in ("scales", "test")}, flush=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    kept = [row["share_of_gain_kept"] for row in rows if row["share_of_gain_kept"] is not None]
+    record = {
+        "question": "guarded merge of adapters trained apart: loss of the old task, gain of the new one kept",
+        "commit": commit.stdout.strip() or "unknown",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
+        "examples": sizes,
+        "tolerance": chosen.tolerance,
+        "margin": chosen.margin,
+        "learning_rate": chosen.learning_rate,
+        "median_share_of_gain_kept": statistics.median(kept) if kept else None,
+        "held_on_test": sum(row["old_loss_guarded"] <= chosen.tolerance for row in rows),
+        "cases": len(rows),
+        "rows": rows,
+    }
+    if chosen.out:
+        chosen.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
