@@ -7,7 +7,8 @@ the update inside the base's weights. Both with a card that names tasks, method,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,12 @@ from safetensors import safe_open
 from perdure.adapter_format import natural, read_config
 from perdure.backbones.models import model_folder
 from perdure.errors import ConfigError, StoreError
+from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, write_result
-from perdure.merging.rules import Tile
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import ABOUT, State
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.ops.tiling import row_tiles, tile
+from perdure.ops.tiling import tile
 from perdure.scores import read_scores
 from perdure.store import Store
 
@@ -120,11 +121,9 @@ class _Deployed:
                 return opened.get_tensor(f"{key}/dense")
             return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
 
-    def tiles(self, module: str) -> Iterator[Tile]:
-        """The same in row tiles."""
-        delta = self.merge(module)
-        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
-            yield start, stop, tile(delta, start, stop)
+    def rows(self, module: str) -> RowsOf:
+        """The same, by rows."""
+        return partial(tile, self.merge(module))
 
 
 def _group(deployed: str | list[str], task: str | None) -> str:

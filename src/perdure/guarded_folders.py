@@ -6,20 +6,21 @@ examples (perdure.merging.guarded); test examples are only scored, before and af
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from perdure.errors import ConfigError
+from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, write_result
 from perdure.merging.guarded import Guard, Guarded, guarded
-from perdure.merging.rules import Tile
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import Delta, Update, add_updates
-from perdure.ops.tiling import row_tiles, tile
+from perdure.ops.tiling import tile
 from perdure.tasks.task import Task
 from perdure.workbench import Workbench
 
@@ -136,7 +137,5 @@ class _Fixed:
     def merge(self, module: str) -> Delta:
         return self.update[module]
 
-    def tiles(self, module: str) -> Iterator[Tile]:
-        delta = self.update[module]
-        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
-            yield start, stop, tile(delta, start, stop)
+    def rows(self, module: str) -> RowsOf:
+        return partial(tile, self.update[module])

@@ -7,6 +7,7 @@ import torch
 
 from perdure.diagnostics.positions import Looking, Rows, count_positions, share
 from perdure.ops.lowrank import LowRank, dense
+from tests.merging.merge_cases import one_row_tiles
 
 X = torch.tensor([[2.0, -1.0, 0.0, 4.0]])
 Y = torch.tensor([[-3.0, -2.0, 3.0, 4.0]])
@@ -68,10 +69,7 @@ def test_tiles_and_representation_change_nothing(monkeypatch):
     assert shares(count_positions([dense(update) for update in updates], [(0, 1)], Looking())) == pytest.approx(
         expected
     )
-    monkeypatch.setattr(
-        "perdure.diagnostics.positions.row_tiles",
-        lambda shape: ((i, min(i + 7, shape[0])) for i in range(0, shape[0], 7)),
-    )
+    one_row_tiles(monkeypatch)
     assert shares(count_positions(updates, [(0, 1)], Looking())) == pytest.approx(expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from perdure.ops.lowrank import LowRank, Update, dense
@@ -28,3 +29,8 @@ def assert_same(left: Update, right: Update, tolerance: float = 1e-5) -> None:
     assert set(left) == set(right)
     for name in left:
         torch.testing.assert_close(dense(left[name]), dense(right[name]), rtol=tolerance, atol=tolerance)
+
+
+def one_row_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row a tile of its own."""
+    monkeypatch.setattr("perdure.ops.parallel.row_tiles", lambda shape: ((i, i + 1) for i in range(shape[0])))

@@ -6,7 +6,7 @@ import torch
 from perdure.errors import ConfigError
 from perdure.merging.dare import dare_updates, drop
 from perdure.ops.lowrank import dense
-from tests.merging.merge_cases import assert_same, random_update, random_updates
+from tests.merging.merge_cases import assert_same, one_row_tiles, random_update, random_updates
 
 
 def test_an_injected_mask_by_hand():
@@ -16,7 +16,7 @@ def test_an_injected_mask_by_hand():
 
 
 def test_injected_masks_reach_every_module_and_tile(monkeypatch):
-    monkeypatch.setattr("perdure.merging.fold.row_tiles", lambda shape: ((i, i + 1) for i in range(shape[0])))
+    one_row_tiles(monkeypatch)
 
     def even_rows(_module, first_row, shape):
         return torch.full(shape, first_row % 2 == 0)
@@ -44,7 +44,7 @@ def test_masks_depend_on_seed_update_and_module_and_on_nothing_else(monkeypatch)
     assert torch.equal(merged["b"], dare_updates([{"b": ones["b"]}], 0.5, seed=1)["b"])
     both = dare_updates([ones, ones], 0.5, seed=1)
     assert set(both["a"].unique().tolist()) == {0, 2, 4}, "two updates draw different masks"
-    monkeypatch.setattr("perdure.merging.fold.row_tiles", lambda shape: ((i, i + 1) for i in range(shape[0])))
+    one_row_tiles(monkeypatch)
     assert torch.equal(merged["a"], dare_updates([ones], 0.5, seed=1)["a"])
 
 

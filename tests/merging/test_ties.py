@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from perdure.merging.ties import ties_updates
 from perdure.ops.lowrank import dense
-from tests.merging.merge_cases import assert_same, random_updates
+from tests.merging.merge_cases import assert_same, one_row_tiles, random_updates
 
 T1 = torch.tensor([[3.0, -1.0, 2.0, 0.1, -4.0]])
 T2 = torch.tensor([[-1.0, -2.0, 3.0, 5.0, 0.5]])
@@ -86,7 +86,7 @@ def test_equals_the_listing_in_both_scopes(count, density, seed):
 def test_row_tiles_do_not_change_the_result(monkeypatch):
     updates = random_updates(3)
     whole = ties_updates(updates, 0.3)
-    monkeypatch.setattr("perdure.merging.fold.row_tiles", lambda shape: ((i, i + 1) for i in range(shape[0])))
+    one_row_tiles(monkeypatch)
     assert_same(ties_updates(updates, 0.3), whole, 1e-6)
 
 

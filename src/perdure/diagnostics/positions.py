@@ -27,7 +27,8 @@ from torch import Tensor
 from perdure.ops.decompose import squared_norm
 from perdure.ops.lowrank import Delta, LowRank, scale
 from perdure.ops.magnitude import magnitude_threshold
-from perdure.ops.tiling import row_tiles, tile, widened
+from perdure.ops.parallel import over_rows
+from perdure.ops.tiling import Arena, tile, widened
 
 PAIR_SHARES = ("opposite", "opposite_top", "opposite_weighted", "flip", "collision")
 OWN_SHARES = ("mean_magnitude", "nonzero")
@@ -149,7 +150,7 @@ class _Look:
         self.pairs, self.looking, self.rms = pairs, looking, rms
         self.deltas = deltas if looking.rows is None else _sampled(deltas, looking, module)
         self.large = {i: magnitude_threshold([delta], looking.top) for i, delta in self.deltas.items()}
-        self.largest = dict.fromkeys(self.deltas, 0.0)
+        self.largest: dict[int, float] = {}
 
     def all(self) -> dict[tuple, Tensor]:
         """(key, share name) -> numerators and denominators [2, rows looked at]."""
@@ -157,45 +158,55 @@ class _Look:
         keys = [("own", i, name) for i in self.deltas for name in OWN_SHARES]
         keys += [(i, j, name) for i, j in self.pairs for name in PAIR_SHARES]
         counted = {key: torch.empty(2, height, dtype=torch.float64) for key in keys}
-        for start, stop in row_tiles((height, width)):
-            for key, (numerator, denominator) in self.at((start, stop)).items():
+        largest_OU = torch.zeros(height, len(self.deltas))  # of every row and update
+
+        def work(start: int, stop: int, arena: Arena) -> None:
+            for key, (numerator, denominator) in self.at(start, stop, largest_OU[start:stop], arena).items():
                 counted[key][0, start:stop] = numerator
                 counted[key][1, start:stop] = denominator
+
+        over_rows((height, width), work)
+        self.largest = dict(zip(self.deltas, largest_OU.amax(dim=0).tolist(), strict=True))
         return counted
 
-    def at(self, rows: tuple[int, int]) -> dict[tuple, tuple[Tensor, Tensor]]:
-        """(key, share name) -> numerators and denominators [N] of these rows."""
+    def at(self, start: int, stop: int, largest_NU: Tensor, arena: Arena) -> dict[tuple, tuple[Tensor, Tensor]]:
+        """(key, share name) -> numerators and denominators [N] of these rows; fills in their largest magnitudes."""
         counted: dict[tuple, tuple[Tensor, Tensor]] = {}
-        X = {i: tile(delta, *rows) for i, delta in self.deltas.items()}
+        X = {i: tile(delta, start, stop, arena) for i, delta in self.deltas.items()}
         nonzero, large = {}, {}
-        for i, x in X.items():
-            magnitude = x.abs()
+        for place, (i, x) in enumerate(X.items()):
+            magnitude = torch.abs(x, out=arena.like(x))
             all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
-            nonzero[i] = torch.gt(magnitude, self.looking.threshold * self.rms[i], out=torch.empty_like(x))
-            large[i] = torch.ge(magnitude, self.large[i], out=torch.empty_like(x))
-            self.largest[i] = max(self.largest[i], float(magnitude.max()))
+            nonzero[i] = torch.gt(magnitude, self.looking.threshold * self.rms[i], out=arena.like(x))
+            large[i] = torch.ge(magnitude, self.large[i], out=arena.like(x))
+            largest_NU[:, place] = magnitude.amax(dim=1)
             counted["own", i, "mean_magnitude"] = (_total(magnitude), all_N)
             counted["own", i, "nonzero"] = (_total(nonzero[i]), all_N)
+        work = [arena.like(next(iter(X.values()))) for _ in range(3)]
         for i, j in self.pairs:
-            shares = _pair(X[i], X[j], nonzero[i] * nonzero[j], large[i].mul(large[j]))
+            shares = _pair(X[i], X[j], (nonzero[i], nonzero[j]), (large[i], large[j]), work)
             counted |= {(i, j, name): value for name, value in shares.items()}
         return counted
 
 
-def _pair(x: Tensor, y: Tensor, collide: Tensor, large: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Numerators and denominators [N] of `PAIR_SHARES` for tiles [N, I]; masks are 0.0 or 1.0."""
+def _pair(
+    x: Tensor, y: Tensor, nonzero: tuple[Tensor, Tensor], large: tuple[Tensor, Tensor], work: Sequence[Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Numerators and denominators [N] of `PAIR_SHARES` for tiles [N, I]; masks are 0.0 or 1.0, `work` is memory for three."""
     all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
-    product = x * y
-    opposite = torch.lt(product, 0, out=torch.empty_like(x))
-    flipped = torch.ne((x + y).sign_(), x.sign(), out=torch.empty_like(x))
-    signed, large_N = _total(product), _total(large)
-    absolute = _total(product.abs_())
+    product, opposite, other = torch.mul(x, y, out=work[0]), work[1], work[2]
+    opposite_N = _total(torch.lt(product, 0, out=opposite))
+    signed_N, absolute_N = _total(product), _total(product.abs_())
+    large_N = _total(torch.mul(*large, out=other))
+    opposite_large_N = _total(opposite.mul_(other))
+    collision_N = _total(torch.mul(*nonzero, out=other))
+    turned = torch.ne(torch.add(x, y, out=other).sign_(), torch.sign(x, out=opposite), out=product)
     return {
-        "opposite": (_total(opposite), all_N),
-        "opposite_top": (_total(opposite.mul_(large)), large_N),
-        "opposite_weighted": ((absolute - signed) / 2, absolute),
-        "flip": (_total(flipped), all_N),
-        "collision": (_total(collide), all_N),
+        "opposite": (opposite_N, all_N),
+        "opposite_top": (opposite_large_N, large_N),
+        "opposite_weighted": ((absolute_N - signed_N) / 2, absolute_N),
+        "flip": (_total(turned), all_N),
+        "collision": (collision_N, all_N),
     }
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perdure.errors import AdapterError
-from perdure.merging.rules import Tile
+from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
-from perdure.ops.tiling import row_tiles
+from perdure.ops.parallel import over_rows
+from perdure.ops.tiling import Arena
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -123,8 +123,8 @@ class Base:
         return similar[0]
 
 
-Addition = Callable[[], Iterator[Tile]]
-"""Gives the rows [N, columns] to add to a stored tensor, from first to last."""
+Addition = Callable[[], RowsOf]
+"""What to add to a stored tensor, by rows; called when the tensor is written."""
 
 
 def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
@@ -138,25 +138,32 @@ def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: 
             with TensorWriter(out / file, layout, reader.metadata) as writer:
                 for name, stored in reader.tensors.items():
                     if name in additions:
-                        for start, stop, rows in additions[name]():
-                            writer.write_rows(name, start, _added(reader.rows(name, start, stop), rows))
+                        _write_sum(writer, name, reader, additions[name]())
                     elif layout[name][0] == stored.dtype:
                         writer.copy(name, reader)
                     else:
-                        for start, stop in row_tiles((stored.height, max(1, stored.row_bytes // 2))):
-                            writer.write_rows(name, start, reader.rows(name, start, stop))
+                        _write_cast(writer, name, reader)
     _copy_beside(base, out, dtype)
 
 
-def transposed_rows(matrix_OI: Tensor) -> Iterator[Tile]:
-    """The rows of the transpose, for weights stored as [I, O]."""
-    turned = matrix_OI.mT
-    for start, stop in row_tiles((turned.shape[0], turned.shape[1])):
-        yield start, stop, turned[start:stop].contiguous()
+def _write_sum(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf) -> None:
+    def work(start: int, stop: int, arena: Arena) -> None:
+        weight = reader.rows(name, start, stop, arena)
+        wide = arena.empty(weight.shape[0], weight.shape[1], torch.promote_types(weight.dtype, torch.float32)).copy_(
+            weight
+        )
+        writer.write_rows(name, start, wide.add_(added(start, stop, arena)), arena)
+
+    height, width = reader.tensors[name].shape
+    over_rows((height, width), work)
 
 
-def _added(weight: Tensor, rows: Tensor) -> Tensor:
-    return weight.to(torch.promote_types(weight.dtype, torch.float32)).add_(rows)
+def _write_cast(writer: TensorWriter, name: str, reader: TensorReader) -> None:
+    def work(start: int, stop: int, arena: Arena) -> None:
+        writer.write_rows(name, start, reader.rows(name, start, stop, arena), arena)
+
+    stored = reader.tensors[name]
+    over_rows((stored.height, max(1, stored.row_bytes // 2)), work)
 
 
 def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:

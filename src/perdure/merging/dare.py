@@ -7,8 +7,9 @@ Symbols: p the share DROPPED in the paper; here `density` = 1 - p is the share k
 then task arithmetic (the paper's default) or the election of TIES (`consensus="ties"`, without trimming).
 Dividing by `density` is what keeps the expectation; `rescale=False` is offered for ablation only.
 
-The mask of an update at a module depends on seed, position of the update and module name alone, drawn row by row: neither the
-tile size nor the other modules change it, and merging one by one draws the same masks.
+The mask of an update at a module depends on seed, position of the update and module name alone: a counter-like generator (PCG64)
+is advanced to a tile's first row, so neither tile size nor order nor the other modules change it, and merging one by one draws
+the same masks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,20 +42,20 @@ def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Te
     """
     if not 0 < density <= 1:
         raise ConfigError(f"DARE keeps a share of the entries: density must be in (0, 1], not {density}.")
-    tile.masked_fill_(~mask, 0)
+    tile.mul_(mask)
     return tile.div_(density) if rescale else tile
 
 
 def random_mask(seed: int, update: int, density: float) -> Mask:
-    """The mask of the `update`-th update (from 0); tiles of a module must be asked for in order."""
-    generators: dict[str, torch.Generator] = {}
+    """The mask of the `update`-th update (from 0): each entry kept with probability `density` (to 32 bits)."""
+    limit = round(density * (1 << 32))
 
     def mask(module: str, first_row: int, shape: tuple[int, int]) -> Tensor:
-        if first_row == 0:
-            digest = hashlib.sha256(f"{seed}/{update}/{module}".encode()).digest()
-            generators.clear()
-            generators[module] = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        return torch.rand(shape, generator=generators[module]) < density
+        digest = hashlib.sha256(f"{seed}/{update}/{module}".encode()).digest()
+        words_a_row = -(-shape[1] // 2)  # a 64-bit word holds two entries
+        stream = np.random.PCG64(int.from_bytes(digest[:16], "little")).advance(first_row * words_a_row)
+        drawn = stream.random_raw(shape[0] * words_a_row).view(np.uint32).reshape(shape[0], -1)[:, : shape[1]]
+        return torch.from_numpy(drawn < limit)
 
     return mask
 

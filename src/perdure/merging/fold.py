@@ -10,7 +10,7 @@ numbers a position, whatever the number of updates, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,14 +18,23 @@ import torch
 from torch import Tensor
 
 from perdure.ops.lowrank import Delta
-from perdure.ops.tiling import row_tiles, tile, widened, working_dtype
+from perdure.ops.parallel import over_rows
+from perdure.ops.tiling import Arena, tile, widened, working_dtype
 
 Slots = dict[str, Tensor]
 """Slot name -> [N, I]: what a rule remembers at the positions of a tile; empty before the first update."""
 
 Transform = Callable[[str, int, Tensor], Tensor]
-"""(module, first row, tile [N, I]) -> the tile as the rule is to see it (trimmed, masked); may write to it.
-Tiles of a module come in order from row 0, each once."""
+"""(module, first row, tile [N, I]) -> the tile as the rule is to see it (trimmed, masked); may write to it. Tiles come in any
+order, several at once."""
+
+
+class RowsOf(Protocol):
+    """Gives rows of a merged matrix; may be called from several threads."""
+
+    def __call__(self, start: int, stop: int, arena: Arena | None = None) -> Tensor:
+        """Rows `start:stop` [N, I], which may be written to; their memory is `arena`'s, if given."""
+        ...
 
 
 class Fold(Protocol):
@@ -36,12 +45,12 @@ class Fold(Protocol):
         """Names of the numbers it keeps at every position."""
         ...
 
-    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+    def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         """Take one more update's tile [N, I] into the slots (fill them, if they are empty); `tile` becomes the fold's own."""
         ...
 
-    def result(self, slots: Slots) -> Tensor:
-        """The merged tile [N, I]."""
+    def result(self, slots: Slots, arena: Arena) -> Tensor:
+        """The merged tile [N, I]; the slots are used up."""
         ...
 
 
@@ -50,13 +59,13 @@ class Total:
 
     slots = ("total",)
 
-    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+    def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         if not slots:
             slots["total"] = tile.mul_(weight) if weight != 1 else tile
         else:
             slots["total"].add_(tile, alpha=weight)
 
-    def result(self, slots: Slots) -> Tensor:
+    def result(self, slots: Slots, arena: Arena) -> Tensor:
         return slots["total"]
 
 
@@ -69,28 +78,42 @@ class Entry:
     transform: Transform | None = None
 
 
-def fold_rows(fold: Fold, slots: Slots, module: str, entries: Sequence[Entry], start: int, stop: int) -> None:
+def fold_rows(
+    fold: Fold, slots: Slots, module: str, entries: Sequence[Entry], start: int, stop: int, arena: Arena
+) -> None:
     """Take rows `start:stop` of every entry into `slots`, in order."""
     for entry in entries:
-        rows = tile(entry.delta, start, stop)
+        rows = tile(entry.delta, start, stop, arena)
         if entry.transform is not None:
             rows = entry.transform(module, start, rows)
-        fold.add(slots, rows, entry.weight)
+        fold.add(slots, rows, entry.weight, arena)
 
 
-def merged_tiles(fold: Fold, module: str, entries: Sequence[Entry]) -> Iterator[tuple[int, int, Tensor]]:
-    """(start, stop, merged rows [N, I]) from the first row to the last."""
+def rows_of(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0) -> RowsOf:
+    """Gives rows `start:stop` of `scale` times the merged matrix [O, I]."""
     entries = [replace(entry, delta=widened(entry.delta)) for entry in entries]
-    height, width = entries[0].delta.shape
-    for start, stop in row_tiles((height, width)):
-        slots: Slots = {}
-        fold_rows(fold, slots, module, entries, start, stop)
-        yield start, stop, fold.result(slots)
+
+    def rows(start: int, stop: int, arena: Arena | None = None) -> Tensor:
+        arena, slots = arena or Arena(), {}
+        fold_rows(fold, slots, module, entries, start, stop, arena)
+        merged = fold.result(slots, arena)
+        return merged.mul_(scale) if scale != 1 else merged
+
+    return rows
+
+
+def whole(rows: RowsOf, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix [O, I] that `rows` gives; beside it only tiles are in memory."""
+    matrix_OI = torch.empty(shape, dtype=dtype)
+
+    def fill(start: int, stop: int, arena: Arena) -> None:
+        matrix_OI[start:stop] = rows(start, stop, arena)
+
+    over_rows(shape, fill)
+    return matrix_OI
 
 
 def merged(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0) -> Tensor:
-    """`scale` times the merged matrix [O, I]; beside it only tiles are in memory."""
-    matrix_OI = torch.empty(tuple(entries[0].delta.shape), dtype=working_dtype(entries[0].delta))
-    for start, stop, rows in merged_tiles(fold, module, entries):
-        torch.mul(rows, scale, out=matrix_OI[start:stop])
-    return matrix_OI
+    """`scale` times the merged matrix [O, I]."""
+    height, width = entries[0].delta.shape
+    return whole(rows_of(fold, module, entries, scale), (height, width), working_dtype(entries[0].delta))

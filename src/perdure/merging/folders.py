@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from perdure.adapters import write_adapter
 from perdure.errors import AdapterError, ConfigError
-from perdure.merging.base import Addition, Base, transposed_rows, write_with
+from perdure.merging.base import Addition, Base, write_with
 from perdure.merging.card import card
 from perdure.merging.covariance_gain import Moments
+from perdure.merging.fold import RowsOf
 from perdure.merging.merge_file import Override, rules_by_module
-from perdure.merging.rules import Prepared, Rule, Tile, name_of
+from perdure.merging.rules import Prepared, Rule, name_of
 from perdure.merging.sources import ModuleInfo, Only, Sources, open_sources, turned
 from perdure.ops.decompose import compress, squared_norm, truncate
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.ops.tiling import row_tiles, tile
+from perdure.ops.tiling import tile
 from perdure.output import new_folder
 
 ENOUGH = 0.95
@@ -90,9 +90,9 @@ class Merger:
         """The merged delta [O, I] of a module."""
         return self._prepared[id(self.rules[module])].merge(module, self.sources.deltas(module))
 
-    def tiles(self, module: str) -> Iterator[Tile]:
-        """The same in row tiles."""
-        return self._prepared[id(self.rules[module])].tiles(module, self.sources.deltas(module))
+    def rows(self, module: str) -> RowsOf:
+        """The same, by rows."""
+        return self._prepared[id(self.rules[module])].rows(module, self.sources.deltas(module))
 
 
 def merge_folders(
@@ -157,8 +157,8 @@ class Mergeable(Protocol):
         """The merged delta [O, I] of a module."""
         ...
 
-    def tiles(self, module: str) -> Iterator[Tile]:
-        """The same in row tiles."""
+    def rows(self, module: str) -> RowsOf:
+        """The same, by rows."""
         ...
 
 
@@ -201,21 +201,16 @@ def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: t
     for module, info in facts.modules.items():
         target = base.target(module, info.shape, info.kind, info.transposed)
         additions[target.tensor] = (
-            partial(_turned, merger, module) if target.transposed else partial(merger.tiles, module)
+            partial(_turned, merger, module) if target.transposed else partial(merger.rows, module)
         )
     write_with(base, out, additions, dtype)
     return MergeReport(out, "model", None, 1.0)
 
 
-def _turned(merger: Mergeable, module: str) -> Iterator[Tile]:
+def _turned(merger: Mergeable, module: str) -> RowsOf:
     """The merged update's columns, for a weight stored as [I, O]; a dense one is held for that."""
-    merged: Delta = merger.merge(module)
-    if isinstance(merged, Tensor):
-        yield from transposed_rows(merged)
-        return
-    delta = turned(merged)
-    for start, stop in row_tiles(delta.shape):
-        yield start, stop, tile(delta, start, stop)
+    merged = merger.merge(module)
+    return partial(tile, turned(merged) if isinstance(merged, LowRank) else merged.mT)
 
 
 def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, dtype: torch.dtype) -> MergeReport:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from perdure.merging.fold import Entry, Slots, merged
 from perdure.merging.modules import merge_modules
 from perdure.ops.lowrank import Delta, Update
-from perdure.ops.tiling import choose, larger
+from perdure.ops.tiling import Arena, choose, larger
 
 
 class KeepFarthest:
@@ -27,14 +28,15 @@ class KeepFarthest:
 
     slots = ("cumulative", "kept")
 
-    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+    def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         if not slots:
-            slots |= {"cumulative": tile, "kept": tile.clone()}
+            slots |= {"cumulative": tile, "kept": arena.like(tile).copy_(tile)}
             return
         cumulative, kept = slots["cumulative"].add_(tile), slots["kept"]
-        choose(larger(cumulative.abs(), kept.abs(), or_equal=True), cumulative, kept, out=kept)
+        new, old = torch.abs(cumulative, out=tile), torch.abs(kept, out=arena.like(kept))
+        choose(larger(new, old, arena, or_equal=True), cumulative, kept, out=kept)
 
-    def result(self, slots: Slots) -> Tensor:
+    def result(self, slots: Slots, arena: Arena) -> Tensor:
         return slots["kept"]
 
 

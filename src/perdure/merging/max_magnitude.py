@@ -8,17 +8,18 @@ as tasks arrive therefore gives exactly what merging all at the end gives, in th
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from perdure.merging.fold import Slots
 from perdure.ops.lowrank import Delta, Update, dense
-from perdure.ops.tiling import choose, larger
+from perdure.ops.tiling import Arena, choose, larger
 
 
 def max_magnitude(earlier: Delta, later: Delta) -> Tensor:
     """The dense [O, I] matrix of the entries larger in magnitude; on a tie, the earlier one."""
     kept, new = dense(earlier), dense(later)
-    return choose(larger(new.abs(), kept.abs()), new, kept)
+    return choose(larger(new.abs(), kept.abs(), Arena()), new, kept, torch.empty_like(new))
 
 
 def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
@@ -34,12 +35,13 @@ class KeepLarger:
 
     slots = ("kept",)
 
-    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+    def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         if not slots:
             slots["kept"] = tile
             return
         kept = slots["kept"]
-        choose(larger(tile.abs(), kept.abs()), tile, kept, out=kept)
+        new, old = torch.abs(tile, out=arena.like(tile)), torch.abs(kept, out=arena.like(kept))
+        choose(larger(new, old, arena), tile, kept, out=kept)
 
-    def result(self, slots: Slots) -> Tensor:
+    def result(self, slots: Slots, arena: Arena) -> Tensor:
         return slots["kept"]

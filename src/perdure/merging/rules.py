@@ -2,33 +2,30 @@
 
 A rule is settings (frozen, validated) that can `prepare` itself for given updates: whatever must be known of a whole update
 first (TIES' thresholds) is found there. What is prepared then merges module by module: `merge` gives a module's delta,
-low rank where the rule allows it; `tiles` gives the same in row tiles, without holding a dense matrix.
+low rank where the rule allows it; `rows` gives the same a few rows at a time, without holding a dense matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
-from torch import Tensor
 
 from perdure.config import Settings, validate
 from perdure.errors import ConfigError, UnknownName
 from perdure.merging import covariance_gain as gain
 from perdure.merging.dare import Consensus, consensus_fold, dropping, random_mask
-from perdure.merging.fold import Entry, Fold, Transform, merged, merged_tiles
+from perdure.merging.fold import Entry, Fold, RowsOf, Transform, merged, rows_of
 from perdure.merging.linear import checked_weights, stacked_sum, weight_total
 from perdure.merging.magmax import KeepFarthest
 from perdure.merging.max_magnitude import KeepLarger
 from perdure.merging.slao import slao_chain
 from perdure.merging.ties import Scope, Vote, thresholds, trim
 from perdure.ops.lowrank import Delta, Update
-from perdure.ops.tiling import row_tiles, tile
-
-Tile = tuple[int, int, Tensor]
-"""(first row, row after the last, merged rows [N, I])."""
+from perdure.ops.tiling import tile
 
 
 class Prepared(Protocol):
@@ -38,8 +35,8 @@ class Prepared(Protocol):
         """The merged delta of one module."""
         ...
 
-    def tiles(self, module: str, deltas: Sequence[Delta | None]) -> Iterator[Tile]:
-        """The same, in row tiles from the first row to the last."""
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        """The same, by rows."""
         ...
 
 
@@ -243,11 +240,6 @@ def name_of(rule: Rule) -> str:
     return next(name for name, kind in RULES.items() if kind is type(rule))
 
 
-def _from_delta(delta: Delta) -> Iterator[Tile]:
-    for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
-        yield start, stop, tile(delta, start, stop)
-
-
 @dataclass(frozen=True)
 class _Linear:
     coefficients: Sequence[float]
@@ -256,8 +248,8 @@ class _Linear:
         present = [(d, c) for d, c in zip(deltas, self.coefficients, strict=True) if d is not None]
         return stacked_sum([delta for delta, _ in present], [c for _, c in present])
 
-    def tiles(self, module: str, deltas: Sequence[Delta | None]) -> Iterator[Tile]:
-        return _from_delta(self.merge(module, deltas))
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        return partial(tile, self.merge(module, deltas))
 
 
 @dataclass(frozen=True)
@@ -274,17 +266,16 @@ class _Folded:
     def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
         return merged(self.fold, module, self._entries(deltas), self.scale)
 
-    def tiles(self, module: str, deltas: Sequence[Delta | None]) -> Iterator[Tile]:
-        for start, stop, rows in merged_tiles(self.fold, module, self._entries(deltas)):
-            yield start, stop, rows.mul_(self.scale) if self.scale != 1 else rows
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        return rows_of(self.fold, module, self._entries(deltas), self.scale)
 
 
 class _Chained:
     def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
         return slao_chain(module, deltas)
 
-    def tiles(self, module: str, deltas: Sequence[Delta | None]) -> Iterator[Tile]:
-        return _from_delta(self.merge(module, deltas))
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        return partial(tile, self.merge(module, deltas))
 
 
 @dataclass(frozen=True)
@@ -296,5 +287,5 @@ class _Gained:
         rule = self.rule
         return gain.gained_sum(module, deltas, self.moments, rule.kappa, rule.ridge, rule.against)
 
-    def tiles(self, module: str, deltas: Sequence[Delta | None]) -> Iterator[Tile]:
-        return _from_delta(self.merge(module, deltas))
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        return partial(tile, self.merge(module, deltas))

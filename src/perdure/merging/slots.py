@@ -7,20 +7,21 @@ slao          the merged A [R, I] and B [O, R]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from perdure.adapters import Adapter
-from perdure.merging.fold import Entry, Slots, Transform, fold_rows
-from perdure.merging.rules import FoldRule, LinearRule, Rule, Slao, Tile
+from perdure.merging.fold import Entry, RowsOf, Transform, fold_rows, whole
+from perdure.merging.rules import FoldRule, LinearRule, Rule, Slao
 from perdure.merging.slao import slao, slao_missing
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.ops.tiling import row_tiles, tile
+from perdure.ops.parallel import over_rows
+from perdure.ops.tiling import Arena, tile
 
 Shape = tuple[int, int]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
@@ -51,7 +52,7 @@ class Keeper(Protocol):
         """Write what is kept of a module once the adapter is merged in."""
         ...
 
-    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
         """The merged rows."""
         ...
 
@@ -92,24 +93,28 @@ class FoldKeeper:
                 new.copy(key, known)
             return
         entries = [Entry(_single(delta), added.weight, added.transform)]
-        for start, stop in row_tiles(shape):
-            slots = {slot: known.rows(key, start, stop) for slot, key in keys.items()} if known is not None else {}
-            fold_rows(fold, slots, module, entries, start, stop)
+
+        def work(start: int, stop: int, arena: Arena) -> None:
+            slots = {s: known.rows(key, start, stop, arena) for s, key in keys.items()} if known is not None else {}
+            fold_rows(fold, slots, module, entries, start, stop, arena)
             for slot, key in keys.items():
                 new.write_rows(key, start, slots[slot])
 
-    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
-        fold = self.rule.fold()
-        for start, stop in row_tiles(shape):
-            slots: Slots = {slot: kept.rows(f"{module}/{slot}", start, stop) for slot in fold.slots}
-            rows = fold.result(slots)
-            yield start, stop, rows.mul_(self.rule.scale) if self.rule.scale != 1 else rows
+        over_rows(shape, work)
+
+    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
+        fold, scale = self.rule.fold(), self.rule.scale
+
+        def rows(start: int, stop: int, arena: Arena | None = None) -> Tensor:
+            arena = arena or Arena()
+            slots = {slot: kept.rows(f"{module}/{slot}", start, stop, arena) for slot in fold.slots}
+            merged = fold.result(slots, arena)
+            return merged.mul_(scale) if scale != 1 else merged
+
+        return rows
 
     def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
-        matrix_OI = torch.empty(shape)
-        for start, stop, rows in self.tiles(kept, module, shape, total_weight):
-            matrix_OI[start:stop] = rows
-        return matrix_OI
+        return whole(self.rows(kept, module, shape, total_weight), shape)
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,12 @@ class LinearKeeper:
             parts.append(LowRank(delta.A.float(), delta.B.float() * added.weight))
         present = [part for part in parts if part is not None]
         if f"{module}/dense" in new.tensors:
-            for start, stop in row_tiles(shape):
-                rows = [tile(part, start, stop) for part in present]
-                new.write_rows(f"{module}/dense", start, torch.stack(rows).sum(dim=0))
+
+            def work(start: int, stop: int, arena: Arena) -> None:
+                parts = [tile(part, start, stop, arena) for part in present]
+                new.write_rows(f"{module}/dense", start, reduce(Tensor.add_, parts))
+
+            over_rows(shape, work)
             return
         factors = [part for part in present if isinstance(part, LowRank)]
         new.write_rows(f"{module}/A", 0, torch.cat([part.A for part in factors]))
@@ -151,13 +159,11 @@ class LinearKeeper:
         assert delta is not None
         return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta.mul_(factor)
 
-    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
+    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
         dense_key, factor = f"{module}/dense", self.rule.factor(total_weight)
         if dense_key in kept.tensors:
-            for start, stop in row_tiles(shape):
-                yield start, stop, kept.rows(dense_key, start, stop).mul_(factor)
-            return
-        yield from _from_factors(self.merge(kept, module, shape, total_weight), shape)
+            return lambda start, stop, arena=None: kept.rows(dense_key, start, stop, arena).mul_(factor)
+        return partial(tile, self.merge(kept, module, shape, total_weight))
 
 
 class SlaoKeeper:
@@ -184,13 +190,8 @@ class SlaoKeeper:
         assert delta is not None
         return delta
 
-    def tiles(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Iterator[Tile]:
-        yield from _from_factors(self.merge(kept, module, shape, total_weight), shape)
-
-
-def _from_factors(delta: Delta, shape: Shape) -> Iterator[Tile]:
-    for start, stop in row_tiles(shape):
-        yield start, stop, tile(delta, start, stop)
+    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
+        return partial(tile, self.merge(kept, module, shape, total_weight))
 
 
 def _kept(kept: TensorReader, module: str) -> Delta | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from perdure.adapter_format import natural
 from perdure.adapters import Adapter, open_adapter
 from perdure.config import Settings, validate
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
-from perdure.merging.rules import Rule, Tile, name_of, rule_named
+from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.merging.slots import keeper_for
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.tensor_files import TensorReader, TensorWriter
@@ -79,13 +79,14 @@ class State:
 
     def merge(self, module: str) -> Delta:
         """The merged delta [O, I] of a module."""
-        with TensorReader(self.folder / self.about.file) as reader:
-            return self.keeper.merge(reader, module, self.about.modules[module].shape, self.about.weight)
+        return self.keeper.merge(self._reader(), module, self.about.modules[module].shape, self.about.weight)
 
-    def tiles(self, module: str) -> Iterator[Tile]:
-        """The same in row tiles."""
-        with TensorReader(self.folder / self.about.file) as reader:
-            yield from self.keeper.tiles(reader, module, self.about.modules[module].shape, self.about.weight)
+    def rows(self, module: str) -> RowsOf:
+        """The same, by rows."""
+        return self.keeper.rows(self._reader(), module, self.about.modules[module].shape, self.about.weight)
+
+    def _reader(self) -> TensorReader:
+        return TensorReader(self.folder / self.about.file)
 
 
 def merge_into(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from perdure.adapter_format import opened
 from perdure.errors import AdapterError
+from perdure.ops.tiling import Arena
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -62,7 +65,7 @@ class Stored:
 
 
 class TensorReader:
-    """An open safetensors file; rows are read when they are asked for.
+    """An open safetensors file; rows are read when they are asked for, by several threads.
 
     Raises:
         AdapterError: the file is missing, damaged or cut off.
@@ -73,6 +76,7 @@ class TensorReader:
             pass
         self.path = path
         self._fd = os.open(path, os.O_RDONLY)
+        self._closing = weakref.finalize(self, os.close, self._fd)
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
@@ -82,15 +86,15 @@ class TensorReader:
             for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
         }
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start:stop` as a fresh matrix [N, others] in the stored dtype."""
+    def rows(self, name: str, start: int, stop: int, arena: Arena | None = None) -> Tensor:
+        """Rows `start:stop` as a matrix [N, others] in the stored dtype; its memory is `arena`'s, if given."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         if dtype is None:
             raise AdapterError(f"{self.path}: '{name}' is stored as {stored.dtype}, which cannot be merged into.")
-        data = torch.empty((stop - start) * stored.row_bytes, dtype=torch.uint8)
-        self._read_into(data.numpy().data, stored.begin + start * stored.row_bytes)
-        return data.view(dtype).view(stop - start, -1)
+        rows = (arena or Arena()).empty(stop - start, stored.row_bytes // dtype.itemsize, dtype)
+        self._read_into(_bytes_of(rows), stored.begin + start * stored.row_bytes)
+        return rows
 
     def bytes(self, name: str, begin: int, count: int) -> bytes:
         """`count` raw bytes of a tensor from `begin`."""
@@ -106,8 +110,8 @@ class TensorReader:
             view, offset = view[count:], offset + count
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file (it is also closed when nobody holds the reader any more)."""
+        self._closing()
 
     def __enter__(self) -> TensorReader:
         return self
@@ -119,7 +123,7 @@ class TensorReader:
 
 
 class TensorWriter:
-    """A safetensors file of known names, dtypes and shapes, whose rows are written in any order.
+    """A safetensors file of known names, dtypes and shapes, whose rows are written in any order, by several threads.
 
     Args:
         layout: name -> (dtype as the format writes it, shape).
@@ -138,31 +142,39 @@ class TensorWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
         self.tensors = {n: Stored(d, s, 8 + len(text) + b, 8 + len(text) + e) for n, (d, s, b, e) in places.items()}
+        self._lock = threading.Lock()
         self._left = {name: stored.end - stored.begin for name, stored in self.tensors.items()}
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         self.path = path
+        self._closing = weakref.finalize(self, os.close, self._fd)
         self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._fd, 8 + len(text) + offset)
 
-    def write_rows(self, name: str, start: int, rows: Tensor) -> None:
-        """Put `rows` [N, others] in the tensor's dtype at row `start`."""
+    def write_rows(self, name: str, start: int, rows: Tensor, arena: Arena | None = None) -> None:
+        """Put `rows` [N, others] in the tensor's dtype at row `start`; `arena` lends memory for the conversion."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         assert dtype is not None, f"{stored.dtype} is written as bytes"
-        data = rows.to("cpu", dtype).contiguous().view(-1).view(torch.uint8)
-        self._write(data.numpy().data, stored.begin + start * stored.row_bytes)
-        self._left[name] -= data.numel()
+        if rows.dtype != dtype or rows.device.type != "cpu" or not rows.is_contiguous():
+            rows = (arena or Arena()).empty(rows.shape[0], rows.shape[1], dtype).copy_(rows)
+        data = _bytes_of(rows)
+        self._write(data, stored.begin + start * stored.row_bytes)
+        self._done(name, len(data))
 
     def write_bytes(self, name: str, begin: int, data: bytes) -> None:
         """Put raw bytes into a tensor from byte `begin`."""
         self._write(memoryview(data), self.tensors[name].begin + begin)
-        self._left[name] -= len(data)
+        self._done(name, len(data))
 
     def copy(self, name: str, source: TensorReader) -> None:
         """A tensor as it is, byte by byte."""
         size = self.tensors[name].end - self.tensors[name].begin
         for begin in range(0, size, CHUNK):
             self.write_bytes(name, begin, source.bytes(name, begin, min(CHUNK, size - begin)))
+
+    def _done(self, name: str, count: int) -> None:
+        with self._lock:
+            self._left[name] -= count
 
     def _write(self, view: memoryview, offset: int) -> None:
         while view:
@@ -172,7 +184,7 @@ class TensorWriter:
     def close(self) -> None:
         """Flush to the disk and close; every byte must have been written."""
         os.fsync(self._fd)
-        os.close(self._fd)
+        self._closing()
         missing = [name for name, left in self._left.items() if left]
         assert not missing, f"{self.path}: rows of {missing} were not written exactly once"
 
@@ -185,4 +197,9 @@ class TensorWriter:
         if kind is None:
             self.close()
         else:
-            os.close(self._fd)
+            self._closing()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """A contiguous tensor's own memory."""
+    return tensor.view(-1).view(torch.uint8).numpy().data

@@ -31,7 +31,7 @@ from perdure.merging.linear import checked_weights
 from perdure.merging.modules import merge_modules
 from perdure.ops.lowrank import Delta, Update
 from perdure.ops.magnitude import magnitude_threshold
-from perdure.ops.tiling import choose, larger
+from perdure.ops.tiling import Arena, choose, larger
 
 Scope = Literal["model", "tensor"]
 
@@ -41,28 +41,27 @@ class Vote:
 
     slots = ("positive", "positive_weight", "negative", "negative_weight")
 
-    def add(self, slots: Slots, tile: Tensor, weight: float) -> None:
+    def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         if weight < 0:  # a negative weight turns the vote; its size is what divides
             tile, weight = tile.neg_(), -weight
-        if not slots:
-            slots["positive_weight"] = torch.gt(tile, 0, out=torch.empty_like(tile)).mul_(weight)
-            slots["negative_weight"] = torch.lt(tile, 0, out=torch.empty_like(tile)).mul_(weight)
-            slots["positive"] = tile.clamp_min(0).mul_(weight)
-            slots["negative"] = tile.clamp_max_(0).mul_(weight)
-            return
-        part = torch.empty_like(tile)
-        slots["positive_weight"].add_(torch.gt(tile, 0, out=part), alpha=weight)
-        slots["negative_weight"].add_(torch.lt(tile, 0, out=part), alpha=weight)
-        slots["positive"].add_(torch.clamp_min(tile, 0, out=part), alpha=weight)
-        slots["negative"].add_(tile.clamp_max_(0), alpha=weight)
+        first = not slots
+        for name, part in (
+            ("positive_weight", torch.gt(tile, 0, out=arena.like(tile))),
+            ("negative_weight", torch.lt(tile, 0, out=arena.like(tile))),
+            ("positive", torch.clamp_min(tile, 0, out=arena.like(tile))),
+            ("negative", tile.clamp_max_(0)),
+        ):
+            if first:
+                slots[name] = part.mul_(weight) if weight != 1 else part
+            else:
+                slots[name].add_(part, alpha=weight)
 
-    def result(self, slots: Slots) -> Tensor:
+    def result(self, slots: Slots, arena: Arena) -> Tensor:
         positive, negative = slots["positive"], slots["negative"]
-        upwards = larger(positive, -negative, or_equal=True)
-        weight = choose(upwards, slots["positive_weight"], slots["negative_weight"])
-        return choose(upwards, positive, negative).div_(
-            weight.clamp_min_(torch.finfo(weight.dtype).tiny)
-        )  # 0 / tiny = 0
+        upwards = larger(positive, torch.neg(negative, out=arena.like(negative)), arena, or_equal=True)
+        weight = choose(upwards, slots["positive_weight"], slots["negative_weight"], out=slots["positive_weight"])
+        weight.clamp_min_(torch.finfo(weight.dtype).tiny)  # 0 / tiny = 0
+        return choose(upwards, positive, negative, out=positive).div_(weight)
 
 
 def thresholds(update: Update, density: float, scope: Scope) -> dict[str, float]:
@@ -79,7 +78,7 @@ def trim(thresholds: Mapping[str, float]) -> Transform:
     def apply(module: str, _first_row: int, tile: Tensor) -> Tensor:
         threshold = torch.tensor(thresholds[module], dtype=tile.dtype)
         below = torch.nextafter(threshold, torch.zeros_like(threshold))  # hardshrink keeps what is strictly larger
-        return torch.nn.functional.hardshrink(tile, float(below)) if threshold > 0 else tile
+        return torch.ops.aten.hardshrink.out(tile, float(below), out=tile) if threshold > 0 else tile
 
     return apply
 

@@ -10,14 +10,16 @@ misses, it is widened: the result never depends on the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.ops.lowrank import Delta
-from perdure.ops.tiling import entries, row_tiles, tile, tile_buffer, widened
+from perdure.ops.parallel import over_rows
+from perdure.ops.tiling import Arena, entries, tile, widened
 
 SAMPLE = 1 << 17
 """Sampled positions, which brackets the answer within about 1 %; below four times as many in all, everything is collected."""
@@ -81,42 +83,62 @@ def _sample(delta: Delta, count: int) -> Tensor:
 
 def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor]:
     """How many |entries| exceed `high`, and those in (low, high]."""
-    above, inside = 0, _Collected()
-    for magnitudes, mask in _magnitudes(deltas):
-        above += int(torch.gt(magnitudes, high, out=mask).sum(dtype=torch.float64))
+    above, inside = _Counter(), _Collected()
+
+    def look(magnitudes: Tensor, mask: Tensor) -> None:
+        above.add(torch.gt(magnitudes, high, out=mask).sum())
         inside.add(_between(magnitudes, low, high))
-    return above, inside.all()
+
+    _over_magnitudes(deltas, look)
+    return above.total, inside.all()
 
 
 def _count_at(deltas: Collection[Delta], value: float) -> int:
     """How many |entries| are exactly `value`."""
-    return sum(int(torch.eq(each, value, out=mask).sum(dtype=torch.float64)) for each, mask in _magnitudes(deltas))
+    found = _Counter()
+    _over_magnitudes(deltas, lambda each, mask: found.add(torch.eq(each, value, out=mask).sum()))
+    return found.total
 
 
-def _magnitudes(deltas: Collection[Delta]) -> Iterator[tuple[Tensor, Tensor]]:
-    """|entries| of a tile, flat, and as much memory for a mask: comparing into floats is four times faster than into bools."""
+def _over_magnitudes(deltas: Collection[Delta], look: Callable[[Tensor, Tensor], None]) -> None:
+    """`look(|entries| of a tile, as much memory for a mask)`: comparing into floats is four times faster than into bools."""
     for delta in map(widened, deltas):
-        values, mask = tile_buffer(delta), tile_buffer(delta)
-        for start, stop in row_tiles((delta.shape[0], delta.shape[1])):
-            magnitudes = tile(delta, start, stop, values).abs_().view(-1)
-            yield magnitudes, mask[: magnitudes.numel()]
+
+        def work(start: int, stop: int, arena: Arena, delta: Delta = delta) -> None:
+            magnitudes = tile(delta, start, stop, arena).abs_()
+            look(magnitudes.view(-1), arena.like(magnitudes).view(-1))
+
+        over_rows((delta.shape[0], delta.shape[1]), work)
+
+
+class _Counter:
+    """A count that several threads add to; of a tile's ones, summed in fp32, which is exact up to 2^24 of them."""
+
+    def __init__(self) -> None:
+        self.total, self._lock = 0, threading.Lock()
+
+    def add(self, count: Tensor) -> None:
+        """Add a number."""
+        with self._lock:
+            self.total += int(count)
 
 
 class _Collected:
-    """Values gathered from many tiles, in one piece of memory that doubles when it is full."""
+    """Values gathered from many tiles by several threads, in one piece of memory that doubles when it is full."""
 
     def __init__(self) -> None:
-        self._held, self._count = torch.empty(1 << 16), 0
+        self._held, self._count, self._lock = torch.empty(1 << 16), 0, threading.Lock()
 
     def add(self, values: Tensor) -> None:
         """Put `values` behind those already there."""
-        count = self._count + values.numel()
-        if count > self._held.numel() or values.dtype != self._held.dtype or values.device != self._held.device:
-            larger = values.new_empty(max(count, 2 * self._held.numel()))
-            larger[: self._count] = self._held[: self._count]
-            self._held = larger
-        self._held[self._count : count] = values
-        self._count = count
+        with self._lock:
+            count = self._count + values.numel()
+            if count > self._held.numel() or values.dtype != self._held.dtype or values.device != self._held.device:
+                larger = values.new_empty(max(count, 2 * self._held.numel()))
+                larger[: self._count] = self._held[: self._count]
+                self._held = larger
+            self._held[self._count : count] = values
+            self._count = count
 
     def all(self) -> Tensor:
         """Everything gathered."""

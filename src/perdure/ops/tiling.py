@@ -26,29 +26,46 @@ def working_dtype(delta: Delta) -> torch.dtype:
     return torch.promote_types(delta.A.dtype if isinstance(delta, LowRank) else delta.dtype, torch.float32)
 
 
-def tile(delta: Delta, start: int, stop: int, buffer: Tensor | None = None) -> Tensor:
-    """Rows `start:stop` as a tensor [N, I] of the working dtype, that may be written to.
+class Arena:
+    """Memory for the temporaries of one tile after another; what it gave is taken back by `reset`.
 
-    Args:
-        buffer: flat memory of the working dtype for at least N I entries; the result lies in it. Loops that keep small
-            results of every tile need one: between kept results, freed tiles leave holes that no other tile fits into.
+    A tile's temporaries are a few MB each and live for microseconds. Asked of the system every time, they come as pages to be
+    cleared, which in several threads costs five times what is computed in them; and small results kept between them leave
+    holes that no other tile fits into.
     """
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._given = 0
+
+    def reset(self) -> None:
+        """Everything given so far may be given again."""
+        self._given = 0
+
+    def empty(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+        """A matrix with undefined content."""
+        size, place = rows * columns, self._given
+        if place == len(self._buffers):
+            self._buffers.append(torch.empty(size, dtype=dtype, device=device))
+        held = self._buffers[place]
+        if held.numel() < size or held.dtype != dtype or held.device != (device or torch.device("cpu")):
+            held = self._buffers[place] = torch.empty(size, dtype=dtype, device=device)
+        self._given += 1
+        return held[:size].view(rows, columns)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """A matrix of the same shape, dtype and device."""
+        return self.empty(tensor.shape[0], tensor.shape[1], tensor.dtype, tensor.device)
+
+
+def tile(delta: Delta, start: int, stop: int, arena: Arena | None = None) -> Tensor:
+    """Rows `start:stop` as a tensor [N, I] of the working dtype, that may be written to; its memory is `arena`'s, if given."""
     dtype = working_dtype(delta)
-    if buffer is None:
-        if isinstance(delta, LowRank):
-            return delta.B[start:stop].to(dtype) @ delta.A.to(dtype)
-        return delta[start:stop].to(dtype, copy=True)
-    out = buffer[: (stop - start) * delta.shape[1]].view(stop - start, delta.shape[1])
+    device = delta.A.device if isinstance(delta, LowRank) else delta.device
+    out = (arena or Arena()).empty(stop - start, delta.shape[1], dtype, device)
     if isinstance(delta, LowRank):
         return torch.mm(delta.B[start:stop].to(dtype), delta.A.to(dtype), out=out)
     return out.copy_(delta[start:stop])
-
-
-def tile_buffer(delta: Delta) -> Tensor:
-    """Flat memory for any one tile of `delta` that `row_tiles` cuts."""
-    size = max(TILE_ELEMENTS, delta.shape[1])
-    device = delta.A.device if isinstance(delta, LowRank) else delta.device
-    return torch.empty(min(size, delta.shape[0] * delta.shape[1]), dtype=working_dtype(delta), device=device)
 
 
 def widened(delta: Delta) -> Delta:
@@ -65,14 +82,13 @@ def entries(delta: Delta, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     return delta[rows_N, columns_N].to(dtype)
 
 
-def larger(first: Tensor, second: Tensor, *, or_equal: bool = False) -> Tensor:
+def larger(first: Tensor, second: Tensor, arena: Arena, *, or_equal: bool = False) -> Tensor:
     """1.0 where `first` > `second` (or equal), else 0.0, in their dtype; four times faster on a CPU than a bool mask."""
-    compare = torch.ge if or_equal else torch.gt
-    return compare(first, second, out=torch.empty_like(first))
+    return (torch.ge if or_equal else torch.gt)(first, second, out=arena.like(first))
 
 
-def choose(mask: Tensor, yes: Tensor, no: Tensor, out: Tensor | None = None) -> Tensor:
-    """`yes` where `mask` is 1.0 and `no` where it is 0.0, exactly, for finite tensors of one dtype.
+def choose(mask: Tensor, yes: Tensor, no: Tensor, out: Tensor) -> Tensor:
+    """`yes` where `mask` is 1.0 and `no` where it is 0.0, exactly, for finite tensors of one dtype; written to `out`.
 
     torch.where branches at every position, which costs twenty times as much on a CPU when the mask has no pattern.
     """
