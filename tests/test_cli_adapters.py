@@ -136,6 +136,30 @@ def test_options_without_meaning_for_a_state(places, tmp_path, option):
         perdure("merge", places[0], "--into", tmp_path / "state", "--rule", "sum", *option)
 
 
+def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    base = tmp_path / "base"
+    base.mkdir()
+    shapes = {module: delta.shape for module, delta in Adapter(places[0]).items()}
+    save_file({f"{module}.weight": torch.zeros(shape) for module, shape in shapes.items()}, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    perdure("merge", *places, "--rule", "sum", "--base", base, "--out", tmp_path / "one")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: str(base))
+    perdure("merge", *places, "--rule", "sum", "--base", "owner/base", "--out", tmp_path / "two")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+    def offline(*_args, **_kwargs):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(AdapterError, match="The base 'owner/base' could not be fetched"):
+        perdure("diagnose", *places, "--base", "owner/base")
+    with pytest.raises(ConfigError, match="nothing-here"):
+        perdure("merge", *places, "--rule", "sum", "--base", "nothing-here", "--out", tmp_path / "three")
+
+
 def test_guarded_is_not_kept_in_a_state(places, tmp_path):
     with pytest.raises(ConfigError, match="cannot be kept in a state"):
         perdure("merge", places[0], "--into", tmp_path / "state", "--rule", "guarded")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Adapters = Annotated[list[str], typer.Argument(help="Adapter folders or hub ids, in the order they were trained.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Base = Annotated[str | None, typer.Option(help="Folder of the base model.")]
+Base = Annotated[str | None, typer.Option(help="The base model: a folder, a known name, or a hub id.")]
 Rank = Annotated[int | None, typer.Option(help="Rank of the adapter to write; default: the smallest exact one.")]
 Dtype = Annotated[
     Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Of what is written; default fp32, or the base's own.")
@@ -44,9 +44,10 @@ def diagnose(
     from perdure.diagnostics.folders import diagnose_folders
     from perdure.diagnostics.page import page
     from perdure.diagnostics.positions import Looking
+    from perdure.merge_command import base_folder
 
     looking = Looking(top, threshold, sample, seed)
-    found = diagnose_folders(adapters, looking, history=history, base=base)
+    found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
     if html is not None:
         _write(html, page(found.diagnosis))
     if as_json:

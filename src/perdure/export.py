@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 
 from perdure.adapter_format import natural, read_config
-from perdure.backbones.models import model_folder
 from perdure.errors import ConfigError, StoreError
+from perdure.merge_command import base_folder
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, write_result
 from perdure.merging.sources import ModuleInfo
@@ -59,7 +59,7 @@ def export(
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "model":
-        base = model_folder(str(base or _own_base(source)))
+        base = base_folder(str(base or _own_base(source)))
     elif rank is None and not _is_low_rank(source):
         raise ConfigError(
             f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "

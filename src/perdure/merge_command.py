@@ -13,6 +13,7 @@ from torch import Tensor
 from perdure.adapter_format import opened
 from perdure.config import parse_overrides
 from perdure.errors import AdapterError, ConfigError
+from perdure.merging.base import BESIDE
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
@@ -83,7 +84,7 @@ def run_merge(request: Request) -> Outcome:
         request.adapters,
         request.out,
         rule,
-        base=request.base,
+        base=base_folder(request.base) if request.base else None,
         rank=request.rank,
         dtype=request.dtype,
         overrides=request.overrides,
@@ -102,6 +103,31 @@ def lines_of(report: MergeReport) -> list[str]:
     else:
         said = f"Wrote an adapter of rank {report.rank} to {report.out}; it is exact."
     return [said, *report.notes]
+
+
+def base_folder(name: str) -> str:
+    """The folder of a base model: a folder, a model perdure knows by name, or one of a hub, fetched into its cache.
+
+    Raises:
+        UnknownName, ConfigError, FetchError: see `perdure.backbones.models.model_folder`.
+        AdapterError: the hub does not have it, or cannot be reached.
+    """
+    from perdure.backbones.models import model_folder
+
+    place = model_folder(name)
+    if Path(place).is_dir():
+        return place
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = [f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))]
+    try:
+        return snapshot_download(place, allow_patterns=wanted)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"The base '{place}' could not be fetched from the hub ({type(error).__name__}). "
+            "Check the spelling, or download it and give its folder."
+        ) from error
 
 
 def _with_file(request: Request) -> tuple[Request, Rule | None]:
@@ -168,7 +194,7 @@ def _guarded(request: Request) -> Outcome:
         _backbone(request),
         request.out,
         Guard(request.tolerance, request.margin),
-        base=request.base,
+        base=base_folder(request.base) if request.base else None,
         rank=request.rank,
         dtype=request.dtype,
         overwrite=request.overwrite,
