@@ -113,6 +113,7 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
     ("options", "reason"),
     [
         (("--rule", "sum"), "Say where to write"),
+        (("--rule", "guard", "--out", "x"), "Did you mean 'guarded'"),
         (("--out", "x"), "Say how to merge"),
         (("--rule", "guarded", "--out", "x"), "Give --tasks"),
         (("--rule", "guarded", "--out", "x", "--set", "density=1"), "--tolerance and --margin"),

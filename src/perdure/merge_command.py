@@ -12,12 +12,12 @@ from torch import Tensor
 
 from perdure.adapter_format import opened
 from perdure.config import parse_overrides
-from perdure.errors import AdapterError, ConfigError
+from perdure.errors import AdapterError, ConfigError, UnknownName
 from perdure.merging.base import BESIDE
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
-from perdure.merging.rules import CovarianceGain, Rule, rule_named
+from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
 from perdure.tasks.task import Task
@@ -140,6 +140,8 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
             if settings:
                 raise ConfigError("guarded takes --tolerance and --margin; other settings it has none.")
             return request, None
+        if request.rule not in RULES:
+            raise UnknownName("merge rule", request.rule, [*RULES, "guarded"])
         return request, rule_named(request.rule, settings)
     written = read_merge_file(request.file)
     if request.rule is not None or settings:
