@@ -117,3 +117,16 @@ def test_memory_is_linear_in_the_sides() -> None:
     numbers = sum(getattr(sketch, n).numel() for n in "YXZ")
     assert numbers == (4096 + 11008) * 64 + 129**2
     assert numbers < 4096 * 11008 / 40
+
+
+def test_equal_sketches_give_equal_bits_whatever_the_memory_held_before() -> None:
+    """A rank-one matrix, whose further triplets are noise: the least squares inside must not read memory it did not set."""
+    tests = TestMatrices.draw((10, 12), 8, generator(0))
+    sketch = LowRankSketch.of(
+        torch.randn(10, 1, generator=generator(1)) @ torch.randn(1, 12, generator=generator(2)), tests
+    )
+    first = sketch.svd(tests, 4)
+    for fill in range(64):
+        junk = [torch.full((size,), fill % 5 - 2, dtype=torch.int32) for size in (8, 10, 12) for _ in range(20)]
+        del junk
+        assert all(torch.equal(a, b) for a, b in zip(first, sketch.svd(tests, 4), strict=True))
