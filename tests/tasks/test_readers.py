@@ -1,7 +1,6 @@
 """Package formats on small archives with invented contents; the real files where they are marked."""
 
 import bz2
-import gzip
 import io
 import tarfile
 import zipfile
@@ -92,20 +91,6 @@ def test_emails_are_subject_and_text(tmp_path: Path, name: str) -> None:
     path.write_bytes(tar({"p/data/spam-1/1.txt": content, "p/data/easy-ham-1/1.txt": b"Subject: ok\n\nfine"}))
     pool = readers.read_emails(path, data="p/data/", spam="spam-")
     assert pool.train == [(expected, "spam"), ("ok fine", "ham")]
-
-
-def test_digits_are_images_of_their_classes(tmp_path: Path) -> None:
-    from base64 import b64decode
-
-    from PIL import Image
-
-    lines = "\n".join(",".join(["16"] + ["0"] * 62 + ["8", str(digit)]) for digit in (3, 5, 3))
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/digits.csv.gz").write_bytes(gzip.compress(lines.encode()))
-    pool = readers.read_digits(tmp_path, file="a/digits.csv.gz", classes=[3, 4])
-    assert [label for _, label in pool.train] == ["3", "3"]
-    image = Image.open(io.BytesIO(b64decode(pool.train[0][0].removeprefix("data:image/png;base64,"))))
-    assert (image.size, image.getpixel((0, 0)), image.getpixel((1, 0)), image.getpixel((7, 7))) == ((8, 8), 255, 0, 128)
 
 
 def test_older_encodings() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from perdure.tasks.suites import describe, load_suite
+from perdure.tasks.suites import describe, has_data, load_suite
 
 
 def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
@@ -21,8 +21,7 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
     yield f"{about['name']}, version {about['version']}: {about['about']}"
     for order, tasks in about.get("orders", {}).items():
         yield f"  order {order}: {' '.join(map(str, tasks))}"
-    loaded = data is not None or "data" not in about
-    suite = load_suite(name, data=data) if loaded else None
+    suite = load_suite(name, data=data) if has_data(name, data) else None
     sizes = {task.name: task for task in suite.tasks} if suite else {}
     for task, entry in about["tasks"].items():
         yield f"{task}: {entry.get('about', '')}"

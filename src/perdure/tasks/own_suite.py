@@ -25,13 +25,19 @@ class Sizes(BaseModel):
 
 
 class DataFolder(BaseModel):
-    """The folder a suite's readers look in: the environment variable that names it, and what should be in it."""
+    """The folder a suite's readers look in: the environment variable that names it, and what should be in it.
+
+    Args:
+        optional: without a folder, the hub is read.
+        usual: where a system's package puts the data; read if nothing else is given and it is there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     variable: str
     layout: str
     origin: str
     optional: bool = False
+    usual: str | None = None
 
 
 class SuiteSpec(BaseModel):

