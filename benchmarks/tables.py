@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "benchmarks/all_presets/README.md")
 ORDER = ("joint", "per-task", "ps-lora", "l2", "inc-lora", "seq-lora")
 METRICS = ("average_accuracy", "learning_accuracy", "forgetting", "backward_transfer", "forward_transfer")
 
@@ -68,7 +70,35 @@ def first_settings() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"first-table": first_table, "first-settings": first_settings}
+def all_presets() -> str:
+    """Every preset of the sweep, with its scores or with what became of it; best average first."""
+    folder = "all_presets"
+    wanted = yaml.safe_load((ROOT / "benchmarks" / folder / "sweep.yaml").read_text())["methods"]
+    done = {row["method"]: row for row in records(f"{folder}/records")}
+    failed = {row["id"].split("-default-")[0]: row["error"] for row in records(f"{folder}/failed")}
+    lines = [
+        "| preset | average accuracy | learning accuracy | forgetting | backward transfer |",
+        "|---|---|---|---|---|",
+    ]
+    for method in sorted(done, key=lambda name: -done[name]["scores"]["average_accuracy"]):
+        cells = [spread([done[method]["scores"][metric]]) for metric in METRICS if metric != "forward_transfer"]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += [
+        f"| {name} | {f'failed: {failed[name]}' if name in failed else 'not run'} | | | |"
+        for name in wanted
+        if name not in done
+    ]
+    for row in list(done.values())[:1]:
+        about = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        lines += ["", f"Points; one seed, {row['precision']}, {row['threads']} thread; {about}."]
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "first-table": first_table,
+    "first-settings": first_settings,
+    "all-presets": all_presets,
+}
 
 
 def filled(text: str) -> str:
