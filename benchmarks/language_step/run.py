@@ -1,7 +1,7 @@
 """A training step of SmolLM2-135M, and ranking labels, against plain transformers + PEFT.
 
     python benchmarks/language_step/run.py [--steps 50] [--out benchmarks/language_step/record.json]
-    python benchmarks/language_step/run.py --table        (writes the tables of README.md from the record)
+    make tables
 
 Step: 8 examples of 64 tokens, r 8 on q,v, AdamW, clipping; `perdure.training.train` in fp32 and in bf16 against
 `transformers.Trainer` with PEFT in fp32, from the same factors on the same batches. The loss curves are compared over the
@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -191,40 +190,16 @@ def measure(steps: int) -> dict[str, Any]:
     return {**about, "threads": 1, "steps": steps, "shapes": shapes, "training": found, "ranking": ranking()}
 
 
-def table(record: dict[str, Any]) -> str:
-    """Markdown from the record."""
-    base = record["training"]["trainer fp32"]
-    middle = statistics.median(base["seconds"][1:])
-    end = statistics.mean(base["losses"][-10:])
-    lines = [
-        f"| {record['steps']} steps of 8 x 64 tokens | processor s each | of the Trainer's | loss, last 10 | off by |",
-        "|---|---|---|---|---|",
-    ]
-    for name, run in record["training"].items():
-        seconds, loss = statistics.median(run["seconds"][1:]), statistics.mean(run["losses"][-10:])
-        lines.append(f"| {name} | {seconds:.2f} | {seconds / middle:.2f} x | {loss:.4f} | {abs(loss / end - 1):.2%} |")
-    rank = {name: statistics.median(times) for name, times in record["ranking"].items()}
-    lines += ["", "| 8 prompts of 128 tokens | processor s | of one forward pass |", "|---|---|---|"]
-    lines += [f"| {name} | {s:.2f} | {s / rank['prompt']:.2f} x |" for name, s in rank.items()]
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path, default=HERE / "record.json")
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    if args.table:
-        readme, text = HERE / "README.md", table(json.loads(args.out.read_text()))
-        head, _, rest = readme.read_text().partition("<!-- table -->\n")
-        readme.write_text(f"{head}<!-- table -->\n{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}")
-        return
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     record = measure(args.steps)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    print(f"wrote {args.out}; `make tables` puts it into README.md")
 
 
 if __name__ == "__main__":

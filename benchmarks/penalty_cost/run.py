@@ -1,7 +1,7 @@
 """Time and peak memory of PS-LoRA's penalty and its gradient: naive autograd, closed form on tiles, torch.compile.
 
     python benchmarks/penalty_cost/run.py [--shapes t5-large llama-2-7b] [--rounds 3] [--threads 2] [--out record.json]
-    python benchmarks/penalty_cost/run.py --table        (writes the table of README.md from record.json)
+    make tables
 
 Variants, each giving value and gradients of A and B for every module:
     naive           the equation with autograd, tanh(alpha H) computed in it; backward module by module
@@ -202,31 +202,6 @@ def measure(shape: str, rounds: int) -> dict[str, dict[str, float]]:
     return record
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as a Markdown table."""
-    lines = [
-        "| shape | variant | seconds | time / naive (least, largest) | wall time / naive | extra MB | extra memory / naive |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for shape, rows in record["results"].items():
-        for name, row in rows.items():
-            spread = f"{row['time_ratio']:.3f} ({row['time_ratio_min']:.3f}, {row['time_ratio_max']:.3f})"
-            lines.append(
-                f"| {shape} | {name} | {row['seconds']:.3f} | {spread} | {row['wall_ratio']:.3f} "
-                f"| {row['extra_bytes'] / 1e6:.1f} | {row['memory_ratio']:.3f} |"
-            )
-    about = f"torch {record['torch']}, {record['device']}, {record['threads']} thread(s), {record['rounds']} rounds"
-    return "\n".join([*lines, "", f"{about}, commit {record['commit']}."])
-
-
-def write_table() -> None:
-    """Put the table of record.json between the marks of README.md."""
-    readme, record = HERE / "README.md", json.loads((HERE / "record.json").read_text())
-    head, _, rest = readme.read_text().partition("<!-- table -->\n")
-    tail = rest.partition("<!-- end -->")[2]
-    readme.write_text(f"{head}<!-- table -->\n{table(record)}\n<!-- end -->{tail}")
-
-
 def commit() -> str:
     """The commit this was run on, '+' appended when files differ from it."""
     run = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
@@ -240,13 +215,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", action="store_true", help="only write the table of README.md from record.json")
     parser.add_argument("--memory-of", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.table:
-        write_table()
-        return
     if given.memory_of:
         print(extra_memory(*given.memory_of))
         return

@@ -1,7 +1,7 @@
 """An optimiser step on MiniLM with each weight penalty against one without, at task 2 and at task 100.
 
     python benchmarks/penalty_step/run.py [--rounds 20] [--precision fp32] [--targets all-linear] [--out record.json]
-    python benchmarks/penalty_step/run.py --table        (writes the table of README.md from record.json)
+    make tables
 
 16 texts of 48 tokens, r 8, AdamW, clipping. A penalised step is the library's own: forward, backward,
 `training.add_weight_penalties`, clip, step. Steps take turns: in every round one without and one with each penalty, in each of
@@ -158,31 +158,6 @@ def measure(precision: str, targets: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as a Markdown table."""
-    columns = list(record["results"])
-    names = list(dict.fromkeys(name for found in record["results"].values() for name in found["ratios"]))
-    lines = ["| penalty | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name in names:
-        cells = [record["results"][column]["ratios"].get(name) for column in columns]
-        lines.append(
-            f"| {name} | " + " | ".join(", ".join(f"{r:.3f}" for r in c.values()) if c else "-" for c in cells) + " |"
-        )
-    steps = ", ".join(f"{c} {found['step_seconds'] * 1e3:.0f} ms" for c, found in record["results"].items())
-    about = (
-        f"torch {record['torch']}, {record['device']}, one thread, {record['rounds']} rounds, commit {record['commit']}"
-    )
-    return "\n".join([*lines, "", f"Ratios at task 2, at task 100. A step without penalty: {steps}. {about}."])
-
-
-def write_table() -> None:
-    """Put the table of record.json between the marks of README.md."""
-    readme, record = HERE / "README.md", json.loads((HERE / "record.json").read_text())
-    head, _, rest = readme.read_text().partition("<!-- table -->\n")
-    tail = rest.partition("<!-- end -->")[2]
-    readme.write_text(f"{head}<!-- table -->\n{table(record)}\n<!-- end -->{tail}")
-
-
 def main() -> None:
     """Parse, measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,11 +165,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", action="store_true", help="only write the table of README.md from record.json")
     given = parser.parse_args()
-    if given.table:
-        write_table()
-        return
     torch.set_num_threads(1)
     started, results = time.time(), {}
     for targets in given.targets:

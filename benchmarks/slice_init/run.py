@@ -2,7 +2,7 @@
 
     python benchmarks/slice_init/run.py [--sizes minilm smollm2] [--targets default all] [--rounds 3] [--out record.json]
     python benchmarks/slice_init/run.py --memory [--out memory.json]
-    python benchmarks/slice_init/run.py --table        (writes the tables of README.md from the records beside it)
+    make tables
 
 Time: the whole of `Slice.start` for the second task (8 batches of the new task, 8 of the replay buffer, 16 examples of 48 tokens
 each; surgery, randomised SVD, rescale) in both storages, against plain forward and backward over the same 16 batches with the
@@ -211,39 +211,6 @@ def formula(width: int, buckets: int) -> dict[str, float]:
     return {"dense_gb": 2 * 32 * 4 * dense / 1e9, "sketched_gb": 2 * 32 * 4 * sketched / 1e9}
 
 
-def table(folder: Path) -> str:
-    """The records in `folder` as Markdown."""
-    lines = [
-        "| size (layers measured) | modules | targets | plain, s | dense | sketched |",
-        "|---|---|---|---|---|---|",
-    ]
-    for path in (folder / "minilm.json", folder / "smollm2.json"):
-        for run in json.loads(path.read_text())["runs"]:
-            plain_seconds = statistics.median(run["seconds"]["plain"])
-            ratios = (f"{run['ratios'][f'slice {storage}']:.2f} x" for storage in ("dense", "sketched"))
-            name = f"{run['size']} ({run['layers']})"
-            cells = (name, str(run["modules"]), ", ".join(run["targets"]), f"{plain_seconds:.1f}", *ratios)
-            lines.append(f"| {' | '.join(cells)} |")
-    memory = json.loads((folder / "memory.json").read_text())
-    lines += ["", "| LLaMA-2-7B shapes | dense | sketched |", "|---|---|---|"]
-    one, whole = memory["one layer"], memory["all layers"]
-    lines.append(
-        f"| one layer, measured rise | {one['dense']['rise_mb']:.0f} MB | {one['sketched']['rise_mb']:.0f} MB |"
-    )
-    lines.append(f"| 32 layers, by formula | {whole['dense_gb']:.1f} GB | {whole['sketched_gb']:.2f} GB |")
-    seconds = [f"{one[storage]['seconds_per_layer_and_batch']:.2f} s" for storage in ("dense", "sketched")]
-    lines.append(f"| adding up, a layer and batch, one core | {seconds[0]} | {seconds[1]} |")
-    return "\n".join(lines)
-
-
-def write_table(folder: Path) -> None:
-    """Put the tables between README.md's markers."""
-    readme = folder / "README.md"
-    head, _, rest = readme.read_text().partition("<!-- table -->\n")
-    _, end, tail = rest.partition("<!-- end -->")
-    readme.write_text(f"{head}<!-- table -->\n{table(folder)}\n{end}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["minilm", "smollm2"])
@@ -253,14 +220,10 @@ def main() -> None:
         "--layers", type=int, help="fewer layers than the model has: cost and ratio are the same in each"
     )
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--table", action="store_true")
     parser.add_argument("--storage", choices=["dense", "sketched"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.table:
-        write_table(Path(__file__).parent)
-        return
     if options.storage:
         print(json.dumps(measure_memory(options.storage)))
         return

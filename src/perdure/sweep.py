@@ -126,6 +126,15 @@ def _notes(store: Store, position: int) -> dict[str, float]:
     return json.loads((store.stage_folder(position) / "notes.json").read_text(encoding="utf-8"))
 
 
+def code_hash() -> str:
+    """sha256 over every source file of perdure: which code made a record."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
@@ -149,6 +158,7 @@ def _run_cell(cell: Cell, out: Path, keep: bool) -> str:
         "method": cell.method,
         "varied": dict(cell.varied),
         "seconds": round(time.monotonic() - began, 1),
+        "code": code_hash(),
         "notes": {name: _notes(store, position) for position, name in stages},
         "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
         **{key: about[key] for key in ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")},

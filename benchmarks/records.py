@@ -1,0 +1,28 @@
+"""Reading committed records, for the tables made from them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def records(folder: str) -> list[dict[str, Any]]:
+    """Every record in a folder below benchmarks/, in a fixed order."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / folder).glob("*.json"))]
+
+
+def record(file: str) -> dict[str, Any]:
+    """One record below benchmarks/."""
+    return json.loads((HERE / file).read_text(encoding="utf-8"))
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and standard deviation over seeds, in points; '-' where the metric has no meaning."""
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.1f}" + (f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else "")
