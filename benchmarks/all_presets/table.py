@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import yaml
-
 from benchmarks.records import HERE, records, spread
 
 METRICS = ("average_accuracy", "learning_accuracy", "forgetting", "backward_transfer")
