@@ -95,22 +95,19 @@ class StageContext:
 
     @torch.no_grad()
     def _stream_inputs(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
-        real: list[Tensor | None] = [None]
+        running: list[Batch] = []
 
         def hand_over(name: str):
             def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                inputs, mask = args[0], real[0]
-                same = mask is not None and inputs.shape[:-1] == mask.shape
-                sink(name, (inputs[mask] if same else inputs.reshape(-1, inputs.shape[-1])).float())
+                sink(name, running[0].real(args[0]).float())
 
             return hook
 
         hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in self.model.modules.items()]
         try:
             for examples in batches:
-                batch = self.backbone.collate(examples)
-                real[0] = batch.mask
-                self.backbone.features(batch)
+                running[:] = [self.backbone.collate(examples)]
+                self.backbone.features(running[0])
         finally:
             for hook in hooks:
                 hook.remove()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.backbones import load_backbone
-from perdure.backbones.base import Backbone
+from perdure.backbones.base import Backbone, Batch
 from perdure.config import LoraSettings
 from perdure.errors import AdapterError, ConfigError
 from perdure.evaluation import accuracy, answer
@@ -66,14 +66,11 @@ class Workbench:
         """
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        mask: list[Tensor | None] = [None]
+        running: list[Batch] = []
 
         def hook(name: str):
             def add(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                x = args[0]
-                real = mask[0]
-                same = real is not None and real.shape == x.shape[:-1]
-                rows = (x[real] if same else x.reshape(-1, x.shape[-1])).double()
+                rows = running[0].real(args[0]).double()
                 sums[name] = sums.get(name, 0) + rows.mT @ rows  # type: ignore[operator]
                 counts[name] = counts.get(name, 0) + len(rows)
 
@@ -84,9 +81,8 @@ class Workbench:
             with self.model.deployed(update):
                 chosen = self.tasks[task].train[:examples]
                 for start in range(0, len(chosen), BATCH):
-                    batch = self.backbone.collate(chosen[start : start + BATCH])
-                    mask[0] = batch.mask
-                    self.backbone.features(batch)
+                    running[:] = [self.backbone.collate(chosen[start : start + BATCH])]
+                    self.backbone.features(running[0])
         finally:
             for handle in handles:
                 handle.remove()

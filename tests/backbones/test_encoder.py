@@ -82,6 +82,36 @@ def test_labels_of_all_tasks_seen_compete_on_request(encoder):
     assert accuracy(FRUIT.test, found) == sum(right) / len(right)
 
 
+def test_a_text_with_choices_of_its_own_is_matched_to_those(encoder_folder):
+    encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder), "temperature": 0.1})
+    choices = {"He sang.": ("They left.", "It rained."), "It fell.": ("It broke.", "They left.")}
+    copa = Task(
+        "copa",
+        [("He sang.", "A"), ("It fell.", "B")],
+        test=[("It fell.", "A")],
+        labels={"A": "A", "B": "B"},
+        choices=choices,
+    )
+    encoder.prepare([copa, FRUIT])
+    batch = encoder.collate(copa.train)
+    wanted = [
+        [float(_embedding(encoder, text) @ _embedding(encoder, choice) / 0.1) for choice in choices[text]]
+        for text in ("He sang.", "It fell.")
+    ]
+    scores = encoder.scores(batch, None, "copa")
+    assert scores.tolist() == [pytest.approx(row, rel=1e-4) for row in wanted]
+    loss = encoder.forward(batch).loss
+    assert loss.item() == pytest.approx(cross_entropy(torch.tensor(wanted), torch.tensor([0, 1])).item(), rel=1e-4)
+    probabilities = torch.tensor(wanted).softmax(dim=1)
+    for found, row in zip(encoder.predict(copa.train, ["copa"]), probabilities, strict=True):
+        assert (found.label, found.task) == ("AB"[int(row.argmax())], "copa")
+        assert found.probabilities == pytest.approx(row.tolist(), abs=1e-4)
+    assert len(encoder.predict(copa.test, ["fruit", "copa"])[0].probabilities) == 4
+    mixed = encoder.forward(encoder.collate([*copa.train, FRUIT.train[0]])).loss
+    alone = encoder.forward(encoder.collate([FRUIT.train[0]])).loss
+    assert mixed.item() == pytest.approx(((2 * loss + alone) / 3).item(), rel=1e-4)
+
+
 def test_long_texts_are_cut_and_counted(encoder_folder):
     encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder), "max_length": 8})
     long = Task("long", train=[("x" * 100, "a"), ("ab", "b")], test=[("y" * 100, "a")], labels={"a": "a", "b": "b"})

@@ -40,7 +40,7 @@ def test_the_loss_is_that_of_transformers(folder: Path) -> None:
     backbone = load(folder, double=True)
     batch = backbone.collate(FEELING.train)
     tokenizer = backbone.tokenizer
-    labels = batch.extra["targets"].masked_fill(~batch.extra["decoder_mask"], -100)
+    labels = batch.extra["targets"].masked_fill(~batch.decoder_mask, -100)
     assert tokenizer.decode(labels[0][:5]) == "good</s>"
     assert batch.count == len("good") + len("bad") + len("good and bad") + 3
     inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
@@ -54,6 +54,31 @@ def test_a_batch_is_the_mean_over_its_target_tokens(folder: Path) -> None:
     alone = [backbone.collate([example]) for example in FEELING.train]
     summed = sum(backbone.forward(batch).loss * batch.count for batch in alone)
     torch.testing.assert_close(backbone.forward(whole).loss, summed / whole.count)
+
+
+def test_input_statistics_leave_out_padding_on_both_sides(folder: Path) -> None:
+    """Encoder, decoder and cross-attention see as many positions as there are tokens; also where both are equally long."""
+    backbone = load(folder, double=True)
+    story = Task("story", train=[("abc", "xyz"), ("a", "x")], test=[("a", "x")])
+    backbone.prepare([story])
+    batch = backbone.collate(story.train)
+    assert batch.inputs["input_ids"].shape[1] == batch.inputs["decoder_input_ids"].shape[1] + 1, "abc</s> and xyz</s>"
+    counts: dict[str, int] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: counts.update({name: len(batch.real(args[0]))}))
+        for name, module in backbone.model.named_modules()
+        if name.endswith((".q", ".v"))
+    ]
+    backbone.features(batch)
+    for hook in hooks:
+        hook.remove()
+    assert set(counts.values()) == {4 + 2}, "both texts with their ends, on either side"
+    assert any("EncDecAttention.v" in name for name in counts)
+    whole, alone = backbone.forward(batch).loss, backbone.collate(story.train[:1])
+    both = [backbone.collate([example]) for example in story.train]
+    torch.testing.assert_close(whole, sum(backbone.forward(b).loss * b.count for b in both) / batch.count)
+    assert alone.mask is not None
+    assert alone.mask.tolist() == [[True] * 4 + [False]]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -20,6 +20,7 @@ class Batch:
         examples: in the order of the tensors' rows.
         inputs: the model's keyword arguments.
         mask: [n, length] bool, True at real positions (input statistics skip padding); None: no padding.
+        decoder_mask: the same for the answers of an encoder-decoder, of another length than `mask`: so they are told apart.
         count: how many terms the mean loss is over (examples, or target tokens): micro-batches are weighted by it.
         extra: whatever else the backbone needs for its loss.
     """
@@ -28,7 +29,15 @@ class Batch:
     inputs: dict[str, Tensor]
     count: int
     mask: Tensor | None = None
+    decoder_mask: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def real(self, inputs: Tensor) -> Tensor:
+        """A module's inputs [n, length, I] at real positions, [positions, I]; all of them where no mask is of that length."""
+        for mask in (self.mask, self.decoder_mask):
+            if mask is not None and mask.shape == inputs.shape[:-1]:
+                return inputs[mask]
+        return inputs.reshape(-1, inputs.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,7 @@ class CausalLM(LanguageModel):
         starts = torch.tensor([len(p) if self._loss_on == "completion" else 1 for p in prompts])
         targets = mask & (torch.arange(ids.shape[1]) >= starts[:, None])
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
-        return Batch(examples, inputs, int(targets.sum()), mask, {"targets": targets})
+        return Batch(examples, inputs, int(targets.sum()), mask, extra={"targets": targets})
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""

@@ -2,7 +2,7 @@
 
 There is no task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
 model already answers, and the score of a task not learnt yet means something. In a batch of several tasks every example
-competes among its own task's labels only.
+competes among its own task's labels only. A text with choices of its own (COPA's alternatives) is matched to those.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Encoder:
         for task in tasks:
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
-                *task.labels.values()
+                *task.labels.values(),
+                *(choice for choices in task.choices.values() for choice in choices),
             }
             new = sorted(texts - self._tokens.keys())
             if new:
@@ -90,16 +91,16 @@ class Encoder:
         choices = [(name, label) for name in names for label in self._tasks[name].labels]
         index = {choice: i for i, choice in enumerate(choices)}
         extra = {
-            "labels": [self._tasks[name].labels[label] for name, label in choices],
+            "names": names,
             "targets": torch.tensor([index[example.task, example.label] for example in examples]),
             "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
         }
-        return Batch(examples, inputs, len(examples), mask, extra)
+        return Batch(examples, inputs, len(examples), mask, extra=extra)
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each text against its own task's labels."""
         text_ND = self.features(batch)
-        score_NL = self._match(text_ND, batch.extra["labels"])
+        score_NL = self._match(text_ND, batch.examples, batch.extra["names"])
         if batch.extra["allowed"] is not None:
             score_NL = score_NL.masked_fill(~batch.extra["allowed"], -torch.inf)
         return Outputs(functional.cross_entropy(score_NL, batch.extra["targets"]), text_ND)
@@ -111,20 +112,21 @@ class Encoder:
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Cosine / temperature of the batch's texts to the labels of `task`, [N, labels]."""
         text_ND = self.features(batch) if outputs is None else outputs.features
-        return self._match(text_ND, list(self._tasks[task].labels.values()))
+        return self._match(text_ND, batch.examples, [task])
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
         choices = [(name, label) for name in labels for label in self._tasks[name].labels]
-        label_LD = self._encode(self._padded([self._tasks[name].labels[label] for name, label in choices])[0])
+        common_LD = self._common_labels(labels)
         order = sorted(range(len(examples)), key=lambda i: -self.length(examples[i]))
         predictions: list[Prediction | None] = [None] * len(examples)
         size = self.settings.predict_batch_size
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            text_ND = self._encode(self._padded([examples[i].text for i in chosen])[0])
-            probability_NL = (text_ND @ label_LD.T / self.settings.temperature).softmax(dim=1)
+            texts = [examples[i] for i in chosen]
+            text_ND = self._encode(self._padded([example.text for example in texts])[0])
+            probability_NL = self._match(text_ND, texts, labels, common_LD).softmax(dim=1)
             for i, row in zip(chosen, probability_NL.tolist(), strict=True):
                 task, label = choices[max(range(len(row)), key=row.__getitem__)]
                 predictions[i] = Prediction(label, tuple(row), task)
@@ -135,9 +137,29 @@ class Encoder:
         self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
         self.tokenizer.save_pretrained(folder)
 
-    def _match(self, text_ND: Tensor, labels: list[str]) -> Tensor:
-        label_LD = self._encode(self._padded(labels)[0])
-        return text_ND @ label_LD.T / self.settings.temperature
+    def _match(
+        self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
+    ) -> Tensor:
+        """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own.
+
+        Args:
+            common_LD: `_common_labels(names)`, where it is known already.
+        """
+        if common_LD is None:
+            common_LD = self._common_labels(names)
+        if common_LD is not None:
+            return text_ND @ common_LD.T / self.settings.temperature
+        rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
+        index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
+        score_NU = text_ND @ self._encode(self._padded(list(index))[0]).T / self.settings.temperature
+        return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows]))
+
+    def _common_labels(self, names: Sequence[str]) -> Tensor | None:
+        """Embedded label texts [labels, D] of these tasks; None if one of them has choices that depend on the input."""
+        tasks = [self._tasks[name] for name in names]
+        if any(task.choices for task in tasks):
+            return None
+        return self._encode(self._padded([text for task in tasks for text in task.labels.values()])[0])
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
         with self._autocast():

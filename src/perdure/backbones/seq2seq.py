@@ -56,23 +56,24 @@ class Seq2SeqLM(LanguageModel):
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Prompts for the encoder and shifted answers for the decoder, both padded on the right.
 
-        `mask` is the encoder's; `extra["decoder_mask"]` tells the decoder's real positions.
+        The two have different lengths: by its length, a module's input is told to be the encoder's or the decoder's.
         """
-        encoder, mask = self._encoder_inputs([self._asked(example) for example in examples])
         decoder, targets, wanted = self._decoder_inputs([self._completion(example) for example in examples])
-        extra = {"targets": targets, "decoder_mask": wanted}
-        return Batch(examples, encoder | {"decoder_input_ids": decoder}, int(wanted.sum()), mask, extra)
+        encoder, mask = self._encoder_inputs([self._asked(example) for example in examples], unlike=wanted.shape[1])
+        inputs = encoder | {"decoder_input_ids": decoder}
+        return Batch(examples, inputs, int(wanted.sum()), mask, wanted, {"targets": targets})
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
-        wanted = batch.extra["decoder_mask"]
+        wanted = batch.decoder_mask
+        assert wanted is not None  # collate gives every batch one
         with self._autocast():
             logits = logits_at(self.model, wanted, **batch.inputs)
         return Outputs(functional.cross_entropy(precise(logits), batch.extra["targets"][wanted]))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""
-        first = torch.zeros_like(batch.extra["decoder_mask"])
+        first = torch.zeros_like(batch.inputs["decoder_input_ids"], dtype=torch.bool)
         first[:, 0] = True
         with self._autocast():
             return logits_at(self.model, first, **batch.inputs)
@@ -114,8 +115,14 @@ class Seq2SeqLM(LanguageModel):
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
         return greedy_from_encoder(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
 
-    def _encoder_inputs(self, prompts: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
+    def _encoder_inputs(
+        self, prompts: Sequence[Sequence[int]], unlike: int | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Padded ids and their mask, by one more position where they would be `unlike` long."""
         ids, mask = padded(prompts, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        if ids.shape[1] == unlike:
+            ids = functional.pad(ids, (0, 1), value=self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+            mask = functional.pad(mask, (0, 1), value=False)
         return {"input_ids": ids, "attention_mask": mask.long()}, mask
 
     def _decoder_inputs(self, completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

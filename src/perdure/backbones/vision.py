@@ -143,7 +143,7 @@ class Vision:
             "targets": torch.tensor([index[example.task, example.label] for example in examples]),
             "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
         }
-        return Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), None, extra)
+        return Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), extra=extra)
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each image against its own task's classes, on the pretrained means (or head)."""
