@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -70,14 +70,35 @@ class AdaptedModel:
             use_rslora=settings.rslora,
             target_modules=list(targets),
         )
-        self.model = inject_adapter_in_model(config, model, ADAPTER)
-        self.modules = {
-            name: _adapted(layer) for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)
-        }
+        self._hold(inject_adapter_in_model(config, model, ADAPTER), ADAPTER)
+        self.enable(False)
+
+    @classmethod
+    def around(cls, peft_model: Any) -> AdaptedModel:
+        """The same view of a model that PEFT has adapted already; nothing of it changes before `fold` and `start`.
+
+        Args:
+            peft_model: what `peft.get_peft_model` returned, with one active plain LoRA adapter; its names are the bare model's.
+
+        Raises:
+            ConfigError: it is no such model, is merged, or adapts something else than the weights of linear layers.
+        """
+        if not isinstance(peft_model, PeftModel) or not isinstance(peft_model.active_adapter, str):
+            raise ConfigError(
+                f"Expected a PEFT model with one active LoRA adapter, got {type(peft_model).__name__}; make one with "
+                "peft.get_peft_model(model, LoraConfig(...))."
+            )
+        held = cls.__new__(cls)
+        held._hold(peft_model.get_base_model(), peft_model.active_adapter)
+        return held
+
+    def _hold(self, model: nn.Module, adapter: str) -> None:
+        self.model = model
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+        self.modules = {name: _adapted(name, layer, adapter) for name, layer in layers.items()}
         self._trainable = "AB"
         self._offset: dict[str, Factors] = {}
         self._carry: Update = {}
-        self.enable(False)
 
     @property
     def dense_base(self) -> bool:
@@ -187,7 +208,7 @@ class AdaptedModel:
                 continue
             weight = module.pretrained_OI + dense(update[name]) if name in update else module.pretrained_OI
             if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
-                weight = torch.addmm(weight, start.B0, start.A0, alpha=-start.scaling)
+                weight = torch.addmm(weight, start.B0.to(weight), start.A0.to(weight), alpha=-start.scaling)
             module.set_base(weight)
 
     def fingerprint(self) -> str:
@@ -209,14 +230,18 @@ class AdaptedModel:
         }
 
 
-def _adapted(layer: Any) -> AdaptedModule:
-    base = layer.get_base_layer()
-    weight = base.weight
+def _adapted(name: str, layer: Any, adapter: str) -> AdaptedModule:
+    if layer.merged or adapter not in layer.lora_A or layer.lora_A[adapter].weight.ndim != 2:
+        raise ConfigError(
+            f"The adapter '{adapter}' at '{name}' is merged into the base, or does not adapt a linear layer's weight; give "
+            "an unmerged model with LoRA on linear layers."
+        )
+    weight = layer.get_base_layer().weight
     transposed = bool(getattr(layer, "fan_in_fan_out", False))
-    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    A, B = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     is_dense = weight.is_floating_point() and weight.ndim == 2
     pretrained = (weight.detach().mT if transposed else weight.detach()).float().clone() if is_dense else None
-    return AdaptedModule(layer, A, B, float(layer.scaling[ADAPTER]), weight, pretrained, transposed)
+    return AdaptedModule(layer, A, B, float(layer.scaling[adapter]), weight, pretrained, transposed)
 
 
 def _check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:

@@ -119,21 +119,28 @@ def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
 def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str) -> None:
     """Write `deployed/`: a plain adapter where that is exact, one adapter a task, else the merged model."""
     with store.deploying() as folder:
-        if isinstance(deployed, PerTask):
-            for task, update in deployed.updates.items():
-                _write_adapter(folder / task, _low_rank(update), base)
-        elif all(isinstance(delta, LowRank) for delta in deployed.values()):
-            _write_adapter(folder, _low_rank(deployed), base)
-        else:
-            with model.deployed(deployed):
-                backbone.save(folder, model.plain_state_dict())
+        write_deployed(folder, deployed, model, backbone, base)
+
+
+def write_deployed(
+    folder: Path, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str | None
+) -> None:
+    """The same into any existing folder."""
+    if isinstance(deployed, PerTask):
+        for task, update in deployed.updates.items():
+            _write_adapter(folder / task, _low_rank(update), base)
+    elif all(isinstance(delta, LowRank) for delta in deployed.values()):
+        _write_adapter(folder, _low_rank(deployed), base)
+    else:
+        with model.deployed(deployed):
+            backbone.save(folder, model.plain_state_dict())
 
 
 def _low_rank(update: Update) -> dict[str, LowRank]:
     return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
 
 
-def _write_adapter(folder: Path, update: Mapping[str, LowRank], base: str) -> None:
+def _write_adapter(folder: Path, update: Mapping[str, LowRank], base: str | None) -> None:
     folder.mkdir(exist_ok=True)
     rank = max((delta.rank for delta in update.values()), default=1)
     write_adapter(folder, update, rank=rank, base=base)

@@ -1,0 +1,122 @@
+"""What earlier adapter folders left behind: the past a method compares with, and the memory of its parts.
+
+The consolidation is applied to the folders one after another, exactly as the loop would have. Parts with a memory of their own
+(Fisher matrices, input moments) keep it in `perdure.safetensors` beside the adapter they were trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from perdure.adapters import Adapter
+from perdure.checkpoint import load_checkpoint, save_checkpoint
+from perdure.errors import AdapterError, UnmetNeed
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import Context, Method, Need, Part
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import LowRank
+
+MEMORY_FILE = "perdure.safetensors"
+
+
+def check_fits(adapter: Adapter, model: AdaptedModel) -> None:
+    """Every module the adapter changes is one the model's LoRA targets, of the same shape.
+
+    Raises:
+        AdapterError: names the module.
+    """
+    for name, entry in adapter.modules.items():
+        module = model.modules.get(name)
+        if module is None or entry.kind != "linear":
+            raise AdapterError(
+                f"'{adapter.folder}' changes '{name}', which the model's LoRA does not target. Give LoraConfig the "
+                "target_modules of the earlier adapters; it has: "
+                f"{', '.join(sorted({n.rpartition('.')[2] for n in model.modules}))}."
+            )
+        shape = (module.B.shape[0], module.A.shape[1])
+        if entry.shape != shape:
+            raise AdapterError(
+                f"'{adapter.folder}' changes '{name}' of shape {entry.shape}, but the model's has {shape}: another base."
+            )
+
+
+def earlier_past(
+    history: Sequence[Adapter], method: Method, model: AdaptedModel, context: Callable[[str, int, Past], Context]
+) -> Past:
+    """The past after `history`; every part of `method` has its memory.
+
+    Args:
+        context: name, index and past of a stage -> what its parts may look at.
+
+    Raises:
+        UnmetNeed: a part needs a memory that the last folder does not hold.
+    """
+    updates = [_update(adapter, model) for adapter in history]
+    remembered = _remembered(history, method, lambda index: updates[index])
+    if remembered is not None and measures(method.consolidate):
+        return remembered
+    rebuilt = [] if remembered else [p for p in method.parts().values() if _remembers(p) and not p.needs]
+    past = Past(load_update=lambda index: updates[index])
+    for index, (adapter, update) in enumerate(zip(history, updates, strict=True)):
+        ctx = context(adapter.name, index, past)
+        for part in rebuilt:
+            part.after_task(ctx, update)
+        past = past.after(adapter.name, update, method.consolidate.fold(ctx, past, update), _factors(adapter, model))
+    return past
+
+
+def save_memory(folder: Path, past: Past, method: Method) -> None:
+    """Write what the parts have measured beside the adapter in `folder`; nothing for a method that measures nothing.
+
+    What can be computed from the adapters again is not kept.
+    """
+    if any(map(measures, method.parts().values())):
+        kept = past if measures(method.consolidate) else Past(stages=past.stages)
+        save_checkpoint(folder / MEMORY_FILE, kept, method)
+
+
+def _remembered(
+    history: Sequence[Adapter], method: Method, load_update: Callable[[int], dict[str, LowRank]]
+) -> Past | None:
+    """The past in the last folder's memory; None where there is none and none is needed."""
+    owners = {name: part for name, part in method.parts().items() if measures(part)}
+    if not history or not owners:
+        return None
+    path = history[-1].folder / MEMORY_FILE
+    past = load_checkpoint(path, method, load_update) if path.is_file() else None
+    # all that SLICE remembers is GradVac's moving average, which may begin anew; its old examples are given
+    needing = [name for name, part in owners.items() if Need.OLD_EXAMPLES not in part.needs]
+    if needing and (past is None or len(past) != len(history)):
+        found = "is not there" if past is None else f"is of {len(past)} tasks, not {len(history)}"
+        raise UnmetNeed(
+            f"Method '{method.name}', {needing[0]}: it measures statistics on every task and keeps them in '{path}', which "
+            f"{found}. Continual.save writes them when every earlier task was trained with this method."
+        )
+    return past
+
+
+def measures(part: Part) -> bool:
+    """Whether the part keeps a memory measured on training examples, which no adapter folder can give back."""
+    return _remembers(part) and Need.TRAINING_DATA in part.needs
+
+
+def _remembers(part: Part) -> bool:
+    return type(part).state is not Part.state
+
+
+def _update(adapter: Adapter, model: AdaptedModel) -> dict[str, LowRank]:
+    """The adapter's effective update, where the model is; copies, aligned as torch's own memory."""
+    device = next(iter(model.modules.values())).A.device
+    return {name: LowRank(delta.A.clone().to(device), delta.B.clone().to(device)) for name, delta in adapter.items()}
+
+
+def _factors(adapter: Adapter, model: AdaptedModel) -> dict[str, Factors]:
+    """The adapter's factors at the scaling of the model's LoRA, for inits that go on from them."""
+    found: dict[str, Factors] = {}
+    for name in adapter:
+        module, stored = model.modules[name], adapter.factors(name)
+        A, B = (tensor.clone().to(module.A.device) for tensor in (stored.A, stored.B))
+        found[name] = Factors(A, B * (stored.scaling / module.scaling), module.scaling)
+    return found

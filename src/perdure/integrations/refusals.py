@@ -1,0 +1,103 @@
+"""What does not work inside somebody else's trainer, refused before anything is trained, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.adapter_format import OFFSETTING, REFUSED
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.parts import BatchPenalty, Method
+from perdure.methods.replay import ExampleBuffer
+
+ENGINES: Mapping[str, str] = {
+    "DEEPSPEED": "DeepSpeed keeps gradients in buffers of its own, out of reach between backward and clipping",
+    "FSDP": "FSDP through accelerate splits A and B too, so that no process holds the gradient a penalty is added to; "
+    "perdure's own loop shards the base and keeps the adapter whole (docs/decisions/0005-processes.md)",
+    "MEGATRON_LM": "Megatron-LM splits the layers themselves",
+    "XLA": "XLA compiles the whole step",
+}
+OWN_GRADIENTS = ("lomo", "layerwise")
+"""Optimisers that step inside backward: no gradient is left to add a penalty to."""
+
+
+def check_method(method: Method) -> None:
+    """Every part works without perdure's own loop.
+
+    Raises:
+        ConfigError, UnmetNeed: names the part.
+    """
+    for name, penalty in method.penalties.items():
+        if isinstance(penalty, BatchPenalty) and penalty.weight != 0:
+            raise UnmetNeed(
+                f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop knows (`perdure run`); "
+                "your trainer's batches are its own. Penalties on weights work."
+            )
+    if method.stream != "one-by-one":
+        raise ConfigError(f"Method '{method.name}' trains all tasks at once: give your trainer all their data instead.")
+    if isinstance(method.replay, ExampleBuffer) and method.replay.use == "mixed":
+        raise ConfigError(
+            f"Method '{method.name}' mixes old examples into the batches, but your trainer makes the batches: concatenate old "
+            "and new data into its train_dataset and leave the replay part out (method: {replay: null})."
+        )
+
+
+def check_trainer(trainer: Any) -> None:
+    """The trainer leaves whole, reduced, unscaled gradients on every process before it clips them.
+
+    Raises:
+        ConfigError: it does not; says why.
+    """
+    if not all(hasattr(trainer, name) for name in ("training_step", "accelerator", "callback_handler", "args")):
+        raise ConfigError(f"Expected a transformers Trainer (or a subclass of it), got {type(trainer).__name__}.")
+    if getattr(trainer, "model_init", None) is not None:
+        raise ConfigError(
+            "The trainer makes its model anew when training begins (model_init); give it the model itself."
+        )
+    engine = trainer.accelerator.distributed_type.value
+    if engine in ENGINES:
+        raise ConfigError(
+            f"The trainer runs on {engine}, where penalties cannot be added: {ENGINES[engine]}. Use plain data parallelism "
+            "(`accelerate launch --num_processes N` or torchrun)."
+        )
+    if (parallel := getattr(trainer.accelerator, "parallelism_config", None)) is not None:
+        for kind in ("tp", "cp", "sp", "dp_shard"):
+            if getattr(parallel, f"{kind}_size", 1) > 1:
+                raise ConfigError(
+                    f"The trainer splits the model or its sequences over processes ({kind}), so that a process holds a part of "
+                    "the gradient only. Use plain data parallelism."
+                )
+    if trainer.args.fp16:
+        raise ConfigError(
+            "fp16 multiplies gradients by a changing factor until they are clipped, and a penalty would have to know it. Use "
+            "bf16=True, or full precision."
+        )
+    if any(word in str(trainer.args.optim).lower() for word in OWN_GRADIENTS):
+        raise ConfigError(
+            f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
+            "another one, such as adamw_torch."
+        )
+
+
+def check_adapter(peft_model: Any) -> None:
+    """What is trained is a plain LoRA and nothing else.
+
+    Raises:
+        ConfigError: names the setting or the parameter.
+    """
+    config = peft_model.peft_config[peft_model.active_adapter].to_dict()
+    for setting, reason in REFUSED.items():
+        if config.get(setting):
+            raise ConfigError(f"The model's LoraConfig sets {setting}; {reason}. Leave it out.")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(OFFSETTING):
+        raise ConfigError(
+            f"The model's LoraConfig has init_lora_weights='{start}', which has changed the base already. Leave it out and "
+            "choose an init of perdure's in the method."
+        )
+    others = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    if others:
+        raise ConfigError(
+            f"The model also trains {len(others)} parameters that are no LoRA factors, such as '{others[0]}'. The history holds "
+            "LoRA updates only: freeze them, or adapt their layer with LoRA."
+        )

@@ -1,0 +1,182 @@
+"""A trainer seen as perdure's loop sees its own: rows of its dataset are the examples, its collator and loss the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.context import StageContext
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.parts import Gradients, PerTask, Sink, Streamed
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Example, Stage, Task
+
+
+class Rows(Sequence[Any]):
+    """Some rows of a dataset, read when they are asked for."""
+
+    def __init__(self, dataset: Any, chosen: Sequence[int] | None = None) -> None:
+        self._dataset = dataset
+        self._chosen = range(len(dataset)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Rows(self._dataset, self._chosen[index]) if isinstance(index, slice) else self._row(self._chosen[index])
+
+    def _row(self, index: int) -> Any:
+        return self._dataset[index]
+
+    def shuffled(self, generator: torch.Generator, size: int) -> Iterator[Rows]:
+        """All rows in a random order, in batches of `size` (the last may be smaller)."""
+        order = torch.randperm(len(self), generator=generator).tolist()
+        for start in range(0, len(order), size):
+            yield Rows(self._dataset, [self._chosen[i] for i in order[start : start + size]])
+
+
+@dataclass(frozen=True)
+class NamedTask:
+    """All that is known of a trainer's task."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TrainerStage(Stage):
+    """The task a trainer is given: its name, and the rows it trains on."""
+
+    rows: Sequence[Any] = ()
+
+    @classmethod
+    def named(cls, name: str, rows: Sequence[Any]) -> TrainerStage:
+        """The stage of one task."""
+        task: Any = NamedTask(name)
+        return cls(name, (task,), rows)
+
+    @property
+    def train(self) -> Any:
+        """The trainer's rows, as its collator takes them."""
+        return self.rows
+
+
+class TrainerBackbone:
+    """Collates and computes the loss as `trainer` does; whatever needs perdure's own tasks is refused."""
+
+    default_targets = ()
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __init__(self, trainer: Any, model: nn.Module, collate: Any) -> None:
+        self.model, self._trainer, self._collate = model, trainer, collate
+
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """Nothing to prepare: rows are what the trainer's collator takes."""
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`."""
+        from accelerate.utils.operations import send_to_device
+
+        inputs: Any = send_to_device(self._collate(list(examples)), self._trainer.args.device)
+        mask = inputs.get("attention_mask")
+        return Batch(examples, dict(inputs), len(examples), None if mask is None else mask.bool())
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The trainer's own loss."""
+        with self._trainer.compute_loss_context_manager():
+            return Outputs(self._trainer.compute_loss(self.model, dict(batch.inputs)))
+
+    def features(self, batch: Batch) -> Any:
+        """One forward pass."""
+        with self._trainer.compute_loss_context_manager():
+            return self.model(**batch.inputs)
+
+    def length(self, example: Any) -> int:
+        """Unknown; batches are not sorted."""
+        return 0
+
+    def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
+        """Refused."""
+        _refuse("scores of labels")
+
+    def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
+        """Refused."""
+        _refuse("predictions")
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """The bare model with these weights, and the trainer's tokenizer."""
+        bare: Any = self.model.get_base_model()  # pyright: ignore[reportCallIssue]  (a PEFT model)
+        bare.save_pretrained(folder, state_dict=state_dict)
+        if self._trainer.processing_class is not None:
+            self._trainer.processing_class.save_pretrained(folder)
+
+
+@dataclass
+class TrainerContext(StageContext):
+    """See `Context`; measured in eval mode on the trainer's rows."""
+
+    def batches(self, examples: Sequence[Any], size: int, purpose: str) -> Iterable[Any]:
+        """Rows are read batch by batch, not all at once."""
+        rows = examples if isinstance(examples, Rows) else Rows(examples)
+        return rows.shuffled(self.generator(purpose), size)
+
+    def stream(self, batches: Iterable[Sequence[Any]], what: Streamed, sink: Sink) -> None:
+        with evaluating(self.backbone.model):
+            super().stream(batches, what, sink)
+
+    def task_gradients(self, examples: Sequence[Any]) -> Gradients:
+        with evaluating(self.backbone.model):
+            return super().task_gradients(examples)
+
+    def teacher(self, batch: Batch, task: str) -> Tensor:
+        _refuse("scores of labels")
+
+    def evaluate(self, deployed: Update | PerTask, task: str) -> float:
+        _refuse("scores on validation examples")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within: eval mode (no dropout while something is measured)."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+def training_rows(trainer: Any) -> tuple[Rows, Any]:
+    """The rows the trainer trains on, and its collate function.
+
+    Raises:
+        UnmetNeed: it streams its data.
+    """
+    loader = trainer.get_train_dataloader()
+    if not hasattr(loader.dataset, "__len__") or not hasattr(loader.dataset, "__getitem__"):
+        raise UnmetNeed(
+            "This method measures something on the training examples, but the trainer streams them (an IterableDataset). "
+            "Give it a dataset with a length."
+        )
+    return Rows(loader.dataset), loader.collate_fn
+
+
+def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, Rows]:
+    """Task name -> its old rows.
+
+    Raises:
+        ConfigError: a task without any.
+    """
+    if empty := [name for name, rows in old_examples.items() if len(rows) == 0]:
+        raise ConfigError(f"old_examples: there are none of '{empty[0]}'; leave the name out.")
+    return {name: Rows(rows) for name, rows in old_examples.items()}
+
+
+def _refuse(what: str) -> NoReturn:
+    raise UnmetNeed(f"A part asks for {what}, which only perdure's own loop knows (`perdure run`, `perdure.learn`).")

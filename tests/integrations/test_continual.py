@@ -1,0 +1,251 @@
+"""A trainer's next task: what is measured and remembered, what is written, and what is refused before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from perdure.adapters import open_adapter
+from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
+from perdure.integrations import Continual
+from perdure.integrations.earlier import MEMORY_FILE
+from perdure.ops.lowrank import dense
+from tests.backbones.tiny import tiny_causal
+from tests.integrations.trainers import peft_model, plain_trainer
+
+LENGTH, COUNT = 6, 20
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_causal(tmp_path_factory.mktemp("models") / "tiny-causal")
+
+
+def rows(seed: int) -> list[dict[str, torch.Tensor]]:
+    """Random token ids, from another half of the vocabulary for odd seeds; the last position is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5 + 120 * (seed % 2), 120 + 120 * (seed % 2), (COUNT, LENGTH), generator=generator)
+    mask = torch.ones(LENGTH, dtype=torch.long)
+    mask[-1] = 0
+    return [{"input_ids": one, "attention_mask": mask, "labels": one.masked_fill(mask == 0, -100)} for one in ids]
+
+
+def stack(chosen: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([one[name] for one in chosen]) for name in chosen[0]}
+
+
+def learn(continual: Continual, folder: Path, model_folder: Path, seed: int, **settings: Any) -> Any:
+    """Train on the task of `seed` and save its adapter to `folder`."""
+    lora = settings.pop("lora", {})
+    trainer = plain_trainer(
+        peft_model(model_folder, **lora), rows(seed), folder.parent, stack, per_device_train_batch_size=4, **settings
+    )
+    continual.attach(trainer)
+    trainer.train()
+    continual.save(folder)
+    return trainer
+
+
+def measuring(name: str) -> dict[str, Any]:
+    """A preset that measures something, on batches that fit the twenty rows."""
+    small = {"batches": 2, "batch_size": 4}
+    composed: dict[str, Any] = {
+        "ewc": {"penalties": {"fisher": {"weight": 1e4}}},
+        "output-drift": {"penalties": {"output-drift": {"weight": 1.0}}},
+        "slice": {"init": small},
+        "slice-free": {"init": small},
+        "lora-ga": {"init": small},
+    }
+    return {"preset": name, **composed.get(name, {})}
+
+
+@pytest.mark.parametrize("name", ["ewc", "output-drift", "slice-free", "inf-lora", "covariance-gain"])
+def test_what_is_measured_goes_on_from_folder_to_folder(name, tmp_path, model_folder):
+    learn(Continual(measuring(name)), tmp_path / "march", model_folder, 0)
+    assert (tmp_path / "march" / MEMORY_FILE).is_file()
+    second = Continual(measuring(name), history=[tmp_path / "march"])
+    learn(second, tmp_path / "april", model_folder, 1)
+    assert open_adapter(tmp_path / "april")["model.layers.0.self_attn.q_proj"].B.any()
+    for penalty in second.method.penalties:
+        assert second.penalties[f"penalty/{penalty}"] > 0  # without its memory it would be 0
+    without = tmp_path / "without"
+    without.mkdir()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (without / file).write_bytes((tmp_path / "march" / file).read_bytes())
+    trainer = plain_trainer(peft_model(model_folder), rows(1), tmp_path, stack)
+    with pytest.raises(UnmetNeed, match=r"measures statistics on every task.*Continual\.save writes them"):
+        Continual(measuring(name), history=[without]).attach(trainer)
+
+
+def test_the_memory_is_of_the_training_that_counts(tmp_path, model_folder):
+    """Training on with the same trainer replaces what was measured; it is not added twice."""
+    continual = Continual(measuring("output-drift"))
+    trainer = learn(continual, tmp_path / "once", model_folder, 0)
+    part = continual.method.penalties["output-drift"]
+    once = part.state()
+    trainer.train()
+    module = "moment.model.layers.0.self_attn.q_proj"  # its inputs do not depend on what is trained
+    torch.testing.assert_close(part.state()[module], once[module])
+
+
+def test_old_examples_serve_slice(tmp_path, model_folder):
+    learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
+    continual = Continual(measuring("slice"), history=[tmp_path / "march"], old_examples={"march": rows(0)})
+    trainer = learn(continual, tmp_path / "april", model_folder, 1)
+    assert -1 <= continual.notes["slice/cosine"] <= 1
+    saved = open_adapter(tmp_path / "april")
+    assert saved.config.rank == 4  # twice the rank: right on the untouched base, offset included
+    live = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64), tmp_path / "april"
+    )
+    live.load_adapter(tmp_path / "march", "march")
+    live.base_model.set_adapter(["default", "march"])
+    batch = stack(rows(1))
+    with torch.no_grad():
+        torch.testing.assert_close(live(**batch).logits, trainer.model.eval()(**batch).logits, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UnmetNeed, match="examples of earlier tasks"):
+        Continual("slice", history=[tmp_path / "march"]).attach(trainer)
+    with pytest.raises(ConfigError, match="there are none of 'march'"):
+        Continual("slice", history=[tmp_path / "march"], old_examples={"march": []})
+
+
+@pytest.mark.parametrize("method", ["inc-lora", "ps-lora", "per-task"])
+def test_what_answers_queries_is_written(method, tmp_path, model_folder):
+    learn(Continual(method), tmp_path / "march", model_folder, 0)
+    continual = Continual(method, history=[tmp_path / "march"])
+    learn(continual, tmp_path / "april", model_folder, 1)
+    continual.save_deployed(tmp_path / "deployed")
+    march, april = (open_adapter(tmp_path / name) for name in ("march", "april"))
+    module = "model.layers.1.self_attn.v_proj"
+    old, new = dense(march[module]), dense(april[module])
+    if method == "per-task":
+        torch.testing.assert_close(dense(open_adapter(tmp_path / "deployed" / "march")[module]), old.float())
+        return
+    if method == "inc-lora":
+        torch.testing.assert_close(dense(open_adapter(tmp_path / "deployed")[module]), (old + new).float())
+        return
+    weights = [
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).get_submodule(module).weight
+        for folder in (tmp_path / "deployed", model_folder)
+    ]
+    merged = torch.where(old.abs() >= new.abs(), old, new)
+    torch.testing.assert_close(weights[0] - weights[1], merged, rtol=1e-5, atol=1e-6)
+
+
+def test_penalties_are_logged_and_the_adapter_is_plain_peft(tmp_path, model_folder):
+    learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
+    continual = Continual("ps-lora", history=[tmp_path / "march"])
+    trainer = learn(continual, tmp_path / "april", model_folder, 1)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 5
+    assert logs[0]["penalty/sign-magnitude"] == 0  # the update starts at 0
+    assert all(log["penalty/sign-magnitude"] > 0 and log["share/sign-magnitude"] > 0 for log in logs[1:])
+    assert sorted(p.name for p in (tmp_path / "april").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert json.loads((tmp_path / "april" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        model_folder
+    )
+    with pytest.raises(StoreError, match="exists and nothing is overwritten"):
+        continual.save(tmp_path / "april")
+
+
+def test_a_resumed_trainer_gives_the_same_adapter(tmp_path, model_folder):
+    """attach starts the adapter; the trainer's checkpoint then puts A, B and the optimiser back."""
+    learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
+    for name, settings in (("whole", {}), ("stopped", {"max_steps": 2, "save_strategy": "steps", "save_steps": 2})):
+        learn(Continual("ps-lora", history=[tmp_path / "march"]), tmp_path / name, model_folder, 1, **settings)
+    continual = Continual("ps-lora", history=[tmp_path / "march"])
+    trainer = plain_trainer(peft_model(model_folder), rows(1), tmp_path, stack, per_device_train_batch_size=4)
+    continual.attach(trainer)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
+    continual.save(tmp_path / "resumed")
+    whole, resumed = (open_adapter(tmp_path / name) for name in ("whole", "resumed"))
+    for module, delta in whole.items():
+        torch.testing.assert_close(resumed[module].B, delta.B, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method,message",
+    [("lwf", "reads each batch's labels and scores"), ("replay", "concatenate old and new data"),
+     ("joint", "trains all tasks at once"), ("pslora", "Did you mean 'ps-lora'")],
+)  # fmt: skip
+def test_methods_that_need_the_loop_are_refused(method, message):
+    with pytest.raises(ConfigError, match=message):
+        Continual(method)
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [({"fp16": True}, "fp16 multiplies gradients"), ({"optim": "lomo"}, "steps inside backward"),
+     ({"distributed_type": "DEEPSPEED"}, "DeepSpeed keeps gradients"),
+     ({"distributed_type": "FSDP"}, "perdure's own loop shards the base"),
+     ({"distributed_type": "MEGATRON_LM"}, "Megatron-LM splits the layers"),
+     ({"tp_size": 2}, r"splits the model or its sequences over processes \(tp\)"),
+     ({"model_init": object}, "makes its model anew")],
+)  # fmt: skip
+def test_engines_that_hide_gradients_are_refused(settings, message):
+    parallel = SimpleNamespace(tp_size=settings["tp_size"]) if "tp_size" in settings else None
+    engine = SimpleNamespace(value=settings.get("distributed_type", "NO"))
+    args = SimpleNamespace(fp16=settings.get("fp16", False), optim=settings.get("optim", "adamw_torch"))
+    trainer = SimpleNamespace(
+        training_step=None, callback_handler=None, args=args, model_init=settings.get("model_init"),
+        accelerator=SimpleNamespace(distributed_type=engine, parallelism_config=parallel),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        Continual().attach(trainer)
+    with pytest.raises(ConfigError, match="Expected a transformers Trainer"):
+        Continual().attach(object())
+
+
+@pytest.mark.parametrize(
+    "lora,message",
+    [({"use_dora": True}, "DoRA rescales"), ({"modules_to_save": ["lm_head"]}, "whole trained modules"),
+     ({"init_lora_weights": "pissa", "dtype": torch.float32}, "has changed the base already"),
+     ({"target_modules": ["embed_tokens"]}, "does not adapt a linear layer")],
+)  # fmt: skip
+def test_models_that_train_something_else_are_refused(lora, message, tmp_path, model_folder):
+    trainer = plain_trainer(peft_model(model_folder, **lora), rows(0), tmp_path, stack)
+    with pytest.raises(ConfigError, match=message):
+        Continual().attach(trainer)
+
+
+def test_other_trained_parameters_are_refused(tmp_path, model_folder):
+    model = peft_model(model_folder)
+    model.get_base_model().lm_head.weight.requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"also trains 1 parameters that are no LoRA factors, such as '.*lm_head"):
+        Continual().attach(plain_trainer(model, rows(0), tmp_path, stack))
+
+
+def test_a_history_that_does_not_fit_is_refused(tmp_path, model_folder):
+    learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
+    fewer = plain_trainer(peft_model(model_folder, target_modules=["q_proj"]), rows(0), tmp_path, stack)
+    with pytest.raises(AdapterError, match=r"changes '.*v_proj', which the model's LoRA does not target"):
+        Continual(history=[tmp_path / "march"]).attach(fewer)
+    larger = plain_trainer(peft_model(model_folder, r=4), rows(0), tmp_path, stack)
+    with pytest.raises(ConfigError, match=r"whose rank at .* is 2; the model's LoRA has 4"):
+        Continual("seq-lora", history=[tmp_path / "march"]).attach(larger)
+    plain = plain_trainer(AutoModelForCausalLM.from_pretrained(model_folder), rows(0), tmp_path, stack)
+    with pytest.raises(ConfigError, match="Expected a PEFT model with one active LoRA adapter"):
+        Continual().attach(plain)
+
+
+def test_nothing_is_saved_before_it_is_attached(tmp_path):
+    with pytest.raises(ConfigError, match=r"Call attach\(trainer\) and train first"):
+        Continual().save(tmp_path / "x")
+
+
+def test_one_continual_serves_one_trainer(tmp_path, model_folder):
+    continual = Continual()
+    trainer = plain_trainer(peft_model(model_folder), rows(0), tmp_path, stack)
+    continual.attach(trainer)
+    with pytest.raises(ConfigError, match="attached already"):
+        continual.attach(trainer)
