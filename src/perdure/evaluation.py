@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from perdure.backbones.base import Backbone, Prediction
@@ -11,7 +12,7 @@ from perdure.errors import UnknownName
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task
 
 
 def answer(
@@ -43,17 +44,27 @@ def check_metric(task: Task) -> None:
     Raises:
         UnknownName: it is not.
     """
-    if task.metric != "accuracy" and task.metric not in TEXT_METRICS:
-        raise UnknownName(f"metric (of task '{task.name}')", task.metric, ["accuracy", *TEXT_METRICS])
+    known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
+    if task.metric not in known:
+        raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
 
 
 def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
-    """The task's metric, a mean over its examples and a fraction of 1; None without examples."""
+    """The task's metric, a mean over its examples (or their tokens) and a fraction of 1; None without examples."""
+    if not examples:
+        return None
     if task.metric == "accuracy":
         return accuracy(examples, predictions)
+    if task.learns_text:
+        return 1 / perplexity(predictions)
     measure = TEXT_METRICS[task.metric]
     values = [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
-    return sum(values) / len(values) if values else None
+    return sum(values) / len(values)
+
+
+def perplexity(predictions: Sequence[Prediction]) -> float:
+    """exp(nats / tokens) over all texts together, at least 1."""
+    return math.exp(sum(p.nats or 0.0 for p in predictions) / sum(p.tokens for p in predictions))
 
 
 def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:

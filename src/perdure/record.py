@@ -103,6 +103,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
                 "predicted": p.label,
                 **({"predicted_task": p.task} if p.task not in ("", e.task) else {}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
+                **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
             }
             for e, p in zip(cell.examples, cell.predictions, strict=True)
         )

@@ -11,8 +11,15 @@ import pytest
 from PIL import Image
 
 from perdure.errors import DataError
-from perdure.tasks.image_sets import PNG, read_bigbench_images, read_idx, read_pixel_table
-from perdure.tasks.suites import has_data, load_suite
+from perdure.tasks.image_sets import (
+    PNG,
+    read_bigbench_images,
+    read_cifar_100,
+    read_idx,
+    read_image_classes,
+    read_pixel_table,
+)
+from perdure.tasks.suites import describe, has_data, load_suite
 from tests.tasks.test_readers import wheel
 
 
@@ -109,6 +116,91 @@ def test_the_usual_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(load_suite("fashion-5", order="coats-sandals").tasks) == 1
     monkeypatch.setitem(about["data"], "usual", str(tmp_path / "none"))
     assert not has_data("fashion-5")
+
+
+def write_cifar(root: Path, rows: dict[str, list[int]]) -> None:
+    """CIFAR-100's binary version: every image is (position, 2, 3) in its first pixel and (0, 0, 0) elsewhere."""
+    for split, fine in rows.items():
+        planes = [bytes([value, *[0] * 1023]) for value in (0, 2, 3)]
+        content = b"".join(
+            bytes([7, label]) + bytes([i]) + planes[0][1:] + planes[1] + planes[2] for i, label in enumerate(fine)
+        )
+        (root / f"{split}.bin").write_bytes(content)
+
+
+def test_split_cifar_100_from_its_binary_version(tmp_path: Path) -> None:
+    write_cifar(tmp_path, {"train": [*range(100)] * 2, "test": [*range(100)]})
+    suite = load_suite("split-cifar-100", order=20, data=tmp_path)
+    assert [task.name for task in suite.tasks] == [f"cifar-20-{i:02}" for i in range(1, 21)]
+    last = suite.tasks[-1]
+    assert list(last.labels) == ["whale", "willow_tree", "wolf", "woman", "worm"]
+    assert (len(last.train), len(last.validation), len(last.test)) == (4, 1, 5)
+    pool = read_cifar_100(tmp_path, dataset="", classes={0: "apple"})
+    found = image(pool.train[1][0])
+    assert (found.size, found.getpixel((0, 0)), found.getpixel((1, 0))) == ((32, 32), (100, 2, 3), (0, 0, 0))
+
+
+@pytest.mark.parametrize("order,first,count", [(5, "bottle", 20), (10, "beaver", 10)])
+def test_class_splits_are_consecutive_and_cover_all(order: int, first: str, count: int) -> None:
+    about = describe("split-cifar-100")
+    tasks = [about["tasks"][name] for name in about["orders"][str(order)]]
+    labels = [label for task in tasks for label in task["labels"]]
+    assert len(labels) == len(set(labels)) == 100
+    assert labels == sorted(labels)
+    assert {len(task["labels"]) for task in tasks} == {count}
+    assert first in tasks[0]["labels"]
+    assert next(iter(tasks[1]["source"]["classes"])) == count
+
+
+def test_wrong_cifar_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds none of the tasks.*cifar-100-binary"):
+        load_suite("split-cifar-100", data=tmp_path)
+    (tmp_path / "train.bin").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match=r"train\.bin should hold rows of 3074 bytes"):
+        load_suite("split-cifar-100", data=tmp_path)
+
+
+def test_cifar_100_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(name: str, config: None, split: str) -> datasets.Dataset:
+        assert (name, config) == ("uoft-cs/cifar100", None)
+        count = 60 if split == "train" else 10
+        columns = {
+            "img": [Image.new("RGB", (32, 32), (i, len(split), 0)) for i in range(count)],
+            "fine_label": [*range(5)] * (count // 5),
+        }
+        features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.Value("int64")})
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.delenv("PERDURE_CIFAR_100", raising=False)
+    [task] = load_suite("split-cifar-100", order="cifar-20-01").tasks
+    assert (len(task.train), len(task.validation), len(task.test)) == (48, 12, 10)
+    assert image(task.train[0].text).size == (32, 32)
+    assert {e.label for e in task.train} == {"apple", "aquarium_fish", "baby", "bear", "beaver"}
+
+
+def test_imagenet_r_from_folders(tmp_path: Path) -> None:
+    about = describe("imagenet-r")["tasks"]["imagenet-r-20-01"]
+    for wnid in about["labels"]:
+        (tmp_path / wnid).mkdir()
+        for i in range(6):
+            Image.new("RGB", (9 + i, 8)).save(tmp_path / wnid / f"art_{i}.jpg")
+        (tmp_path / wnid / "notes.txt").write_text("no image")
+    suite = load_suite("imagenet-r", order="imagenet-r-20-01,imagenet-r-20-02", data=tmp_path)
+    [task] = suite.tasks
+    assert (len(task.train), len(task.validation), len(task.test)) == (36, 9, 15)
+    assert Path(task.test[0].text).parent.name == task.test[0].label
+    assert any(w.startswith("imagenet-r-20-02: left out, there is no folder n01630670") for w in suite.warnings)
+
+
+def test_another_data_set_of_that_name_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.Dataset.from_dict({"text": ["a"]}))
+    with pytest.raises(DataError, match=r"axiong/imagenet-r, test: no field .*found text"):
+        read_image_classes(None, dataset="axiong/imagenet-r", field="wnid", split="test", classes={0: "n01443537"})
 
 
 @pytest.mark.slow

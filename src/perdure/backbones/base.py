@@ -50,11 +50,16 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: the label (or the generated text), for choices the probability of each in order and the label's task."""
+    """An answer: the label (or the generated text), for choices the probability of each in order and the label's task.
+
+    For a text that is learnt as it is, nothing but its negative log-likelihood in `nats` and its number of `tokens`.
+    """
 
     label: str
     probabilities: tuple[float, ...] = ()
     task: str = ""
+    nats: float | None = None
+    tokens: int = 0
 
 
 class Backbone(Protocol):

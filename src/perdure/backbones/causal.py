@@ -95,6 +95,12 @@ class CausalLM(LanguageModel):
     def _completion_ids(self, text: str) -> list[int]:
         return self.format.completion(text)
 
+    def _start_ids(self) -> list[int]:
+        return self.format.start()
+
+    def _text_ids(self, text: str) -> list[int]:
+        return self.format.plain(text)
+
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         return packed_scores(self.model, prompts, label_tree(completions), self.settings.label_score)
 

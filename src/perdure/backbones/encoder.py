@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.models import model_folder
 from perdure.config import Settings
+from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
 
 
@@ -67,8 +68,16 @@ class Encoder:
         return cls(model, AutoTokenizer.from_pretrained(folder), settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels; tokenise every text once."""
+        """Know the tasks' labels; tokenise every text once.
+
+        Raises:
+            DataError: a task without labels.
+        """
         for task in tasks:
+            if not task.labels:
+                raise DataError(
+                    f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; take a language model."
+                )
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
                 *task.labels.values(),

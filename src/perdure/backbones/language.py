@@ -77,6 +77,14 @@ class LanguageModel(ABC):
     @abstractmethod
     def _completion_ids(self, text: str) -> list[int]: ...
 
+    def _start_ids(self) -> list[int]:
+        """What stands before a text that is learnt as it is."""
+        return self._prompt_ids("")
+
+    def _text_ids(self, text: str) -> list[int]:
+        """Ids of a text that is learnt as it is, and its end."""
+        return self._completion_ids(text)
+
     @abstractmethod
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         """Scores [N, L] with every prompt computed once."""
@@ -102,6 +110,8 @@ class LanguageModel(ABC):
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
+            if task.learns_text:
+                continue  # each text is tokenised when it is needed
             for split in (task.train, task.validation, task.test):
                 for example in split:
                     self._prompt(task.prompt(example.text))
@@ -133,6 +143,8 @@ class LanguageModel(ABC):
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """An answer for each example in order: the best label of the tasks in `labels`, or written text if they have none."""
         tasks = [self._tasks[name] for name in labels]
+        if tasks and all(task.learns_text for task in tasks):
+            return [Prediction("", nats=nats, tokens=tokens) for nats, tokens in self.token_losses(examples)]
         with_labels = bool(tasks) and all(task.labels for task in tasks)
         if self.settings.answer_by == "ranking" and not with_labels:
             raise DataError(
@@ -223,6 +235,8 @@ class LanguageModel(ABC):
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) puts it."""
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
+        if task and task.learns_text:
+            return self._start_ids()
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
@@ -231,8 +245,10 @@ class LanguageModel(ABC):
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:
-        """Ids of the text the example's label stands for, its end included."""
+        """Ids of the text the example's label stands for, its end included; of the example's own text where that is learnt."""
         text, task = example.label, self._tasks.get(example.task)
+        if task and task.learns_text:
+            return self._text_ids(example.text)[: self.settings.max_length]
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:

@@ -86,6 +86,14 @@ class PromptFormat:
         ids = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
         return [*ids, self._end()]
 
+    def start(self) -> list[int]:
+        """Ids that stand before a text of its own, which nothing asks for."""
+        return [self._first()]
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text of its own, and the end-of-sequence token."""
+        return [*self._ids(text, special=False), self._end()]
+
     def _rendered(self, text: str) -> str:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages.append({"role": "user", "content": text})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ from perdure.tasks.rows import KINDS, Row, read_rows
 from perdure.tasks.splits import Pair, Pool
 
 
-def dataset_rows(name: str, config: str | None, split: str) -> list[Row]:
-    """One split; numbers of classes become their names, and None where a class is not told (-1).
+def load_split(name: str, config: str | None, split: str) -> Any:
+    """One split of a data set of the hub, as `datasets` gives it.
 
     Raises:
         FetchError: `datasets` cannot load it; says what to check.
@@ -20,13 +23,29 @@ def dataset_rows(name: str, config: str | None, split: str) -> list[Row]:
     import datasets
 
     try:
-        loaded: Any = datasets.load_dataset(name, config, split=split)
+        return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises dozens of kinds, from missing configurations to broken networks
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FetchError(
             f"`datasets` could not load '{name}'{f' ({config})' if config else ''}, split '{split}': {reason} "
             "Check id, configuration and split; without a network, give the data as local files."
         ) from error
+
+
+def dataset_rows(name: str, config: str | None, split: str, most: int | None = None) -> list[Row]:
+    """One split; numbers of classes become their names, and None where a class is not told (-1).
+
+    Args:
+        most: so many rows at most, drawn at random, always the same ones.
+
+    Raises:
+        FetchError: see `load_split`.
+    """
+    import datasets
+
+    loaded = load_split(name, config, split)
+    if most is not None and len(loaded) > most:
+        loaded = loaded.select(sorted(random.Random(f"{name}/{split}").sample(range(len(loaded)), most)))
     classes = {field: kind for field, kind in loaded.features.items() if isinstance(kind, datasets.ClassLabel)}
     rows: list[Row] = []
     for number, record in enumerate(loaded):
@@ -36,6 +55,28 @@ def dataset_rows(name: str, config: str | None, split: str) -> list[Row]:
         }
         rows.append(Row(f"{name}, {split} {number}", {**record, **named}))
     return rows
+
+
+def dataset_images(name: str, split: str, image: str, label: str, labels: Mapping[Any, str]) -> list[Pair]:
+    """(image as a data URI, label) of the rows whose field `label` is a key of `labels`; only those are read.
+
+    Raises:
+        DataError: the split has other fields; FetchError: see `load_split`.
+    """
+    import datasets
+
+    loaded = load_split(name, None, split)
+    if missing := {image, label} - set(loaded.column_names):
+        raise DataError(f"{name}, {split}: no field {', '.join(missing)}, found {', '.join(loaded.column_names)}.")
+    numbers = [i for i, value in enumerate(loaded[label]) if value in labels]
+    chosen = loaded.select(numbers).cast_column(image, datasets.Image(decode=False))
+    return [(data_uri(record[image]["bytes"]), labels[record[label]]) for record in chosen]
+
+
+def data_uri(content: bytes) -> str:
+    """An image file as a text that stands for it."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def read_hub(

@@ -1,20 +1,23 @@
-"""Image sets as (PNG data URI, label) pairs: tables of pixels, IDX files, and BIG-bench's copy of CIFAR-10."""
+"""Image sets as (image, label) pairs, an image being a data URI or a path: tables of pixels, IDX files, CIFAR's, folders."""
 
 from __future__ import annotations
 
-import base64
 import gzip
+import io
 import json
 import math
 import struct
 from pathlib import Path
+from typing import Literal
 
 from perdure.errors import DataError
 from perdure.tasks.archives import member
 from perdure.tasks.benchmarks import MissingTask
+from perdure.tasks.hub import data_uri, dataset_images
 from perdure.tasks.splits import Pair, Pool
 
 PNG = "data:image/png;base64,"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 IMAGES, LABELS = 0x00000803, 0x00000801  # what IDX files of unsigned bytes begin with: 3 dimensions, 1 dimension
 
 
@@ -53,6 +56,56 @@ def read_idx(root: Path, *, classes: dict[int, str]) -> Pool:
     return Pool(_idx_pairs(root, "train", classes), _idx_pairs(root, "t10k", classes))
 
 
+def read_cifar_100(root: Path | None, *, dataset: str, classes: dict[int, str]) -> Pool:
+    """CIFAR-100's fine classes out of its binary version, or from the hub, in the official split.
+
+    Raises:
+        MissingTask: train.bin is not there; DataError: a file is missing or is not of that version.
+    """
+    if root is None:
+        train, test = (dataset_images(dataset, split, "img", "fine_label", classes) for split in ("train", "test"))
+        return Pool(train, test)
+    if not (root / "train.bin").is_file():
+        raise MissingTask(f"there is no train.bin in {root}")
+    return Pool(_cifar_pairs(root / "train.bin", classes), _cifar_pairs(root / "test.bin", classes))
+
+
+def _cifar_pairs(path: Path, classes: dict[int, str]) -> list[Pair]:
+    """A row is the coarse class, the fine class, and 32 x 32 pixels of red, green and blue, a plane each."""
+    row, plane = 2 + 3 * 32 * 32, 32 * 32
+    content = path.read_bytes() if path.is_file() else b""
+    if not content or len(content) % row:
+        raise DataError(
+            f"{path} should hold rows of {row} bytes, as CIFAR-100's binary version does; get a whole copy."
+        )
+    pairs: list[Pair] = []
+    for start in range(0, len(content), row):
+        fine = content[start + 1]
+        if fine in classes:
+            planes = [content[start + 2 + k * plane : start + 2 + (k + 1) * plane] for k in range(3)]
+            pairs.append(
+                (_png(bytes(value for pixel in zip(*planes, strict=True) for value in pixel), 32, "RGB"), classes[fine])
+            )
+    return pairs
+
+
+def read_image_classes(root: Path | None, *, dataset: str, field: str, split: str, classes: dict[int, str]) -> Pool:
+    """Images in a folder for each class, or from the hub, where `field` tells the class; one split, to be cut.
+
+    Raises:
+        MissingTask: a class has no folder, or no image in it.
+    """
+    if root is None:
+        return Pool(dataset_images(dataset, split, "image", field, {label: label for label in classes.values()}))
+    pairs: list[Pair] = []
+    for label in classes.values():
+        found = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise MissingTask(f"there is no folder {label} with images in {root}")
+        pairs += [(str(path), label) for path in found]
+    return Pool(pairs)
+
+
 def _idx_pairs(root: Path, split: str, classes: dict[int, str]) -> list[Pair]:
     (count, height, width), pixels = _idx(root / f"{split}-images-idx3-ubyte.gz", IMAGES)
     (labelled,), numbers = _idx(root / f"{split}-labels-idx1-ubyte.gz", LABELS)
@@ -88,13 +141,12 @@ def _content(source: Path, file: str) -> bytes:
     return next(path for path in source.rglob(Path(file).name) if path.as_posix().endswith(file)).read_bytes()
 
 
-def _png(pixels: bytes, width: int | None = None) -> str:
-    """A grey image as a PNG data URI; square without a width."""
-    import io
-
+def _png(pixels: bytes, width: int | None = None, mode: Literal["L", "RGB"] = "L") -> str:
+    """A grey (L) or coloured image as a PNG data URI; square without a width."""
     from PIL import Image
 
-    width = width or math.isqrt(len(pixels))
+    count = len(pixels) // len(mode)
+    width = width or math.isqrt(count)
     buffer = io.BytesIO()
-    Image.frombytes("L", (width, len(pixels) // width), pixels).save(buffer, "PNG")
-    return PNG + base64.b64encode(buffer.getvalue()).decode()
+    Image.frombytes(mode, (width, count // width), pixels).save(buffer, "PNG")
+    return data_uri(buffer.getvalue())

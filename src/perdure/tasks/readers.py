@@ -21,10 +21,17 @@ from perdure.tasks.archives import member, members
 from perdure.tasks.benchmarks import read_cl_benchmark, read_trace
 from perdure.tasks.folders import unpacked
 from perdure.tasks.hub import read_hub
-from perdure.tasks.image_sets import read_bigbench_images, read_idx, read_pixel_table
+from perdure.tasks.image_sets import (
+    read_bigbench_images,
+    read_cifar_100,
+    read_idx,
+    read_image_classes,
+    read_pixel_table,
+)
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
 from perdure.tasks.packages import ASSETS, Progress, package_file
 from perdure.tasks.splits import Pair, Pool
+from perdure.tasks.stories import read_stories
 
 Reader = Callable[..., Pool]
 """Called with the path of the package file, or the data folder, and a suite's further `source` settings."""
@@ -89,6 +96,9 @@ READERS: dict[str, Reader] = {
     "pixel-table": read_pixel_table,
     "idx": read_idx,
     "bigbench-images": read_bigbench_images,
+    "cifar-100": read_cifar_100,
+    "image-classes": read_image_classes,
+    "stories": read_stories,
     "bigbench-choices": read_bigbench_choices,
     "bigbench-instructions": read_bigbench_instructions,
     "cl-benchmark": read_cl_benchmark,
@@ -153,7 +163,7 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: P
     if settings.pop("labels", False):
         settings["labels"] = list(about["labels"])
     asset = settings.pop("asset", None)
-    if asset is None and data is None and name != "hub":
+    if asset is None and data is None and "dataset" not in settings:
         raise DataError("These examples are read out of a folder; say which with `data`.")
     try:
         inspect.signature(READERS[name]).bind(None, **settings)

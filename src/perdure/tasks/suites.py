@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from perdure.errors import ConfigError, DataError, UnknownName
+from perdure.tasks.class_splits import with_class_splits
 from perdure.tasks.packages import Progress
 from perdure.tasks.splits import Size, draw
 from perdure.tasks.task import SPLITS, Example, Task
@@ -52,7 +53,7 @@ def suite_names() -> tuple[str, ...]:
 
 @cache
 def _description(name: str) -> dict[str, Any]:
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def describe(name: str) -> dict[str, Any]:

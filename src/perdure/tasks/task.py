@@ -12,6 +12,8 @@ from perdure.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+INVERSE_PERPLEXITY = "inverse-perplexity"
+"""The metric of a task whose texts are learnt as they are: exp(-nats / tokens) over all of them; larger is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Task:
         train, validation, test: examples, or (text, label) pairs, or {"text", "label"} mappings.
         labels: class name -> the text that stands for it in front of a model; a list means each name stands for
             itself; empty means free text (generation).
-        metric: name of the score, a fraction of 1.
+        metric: name of the score, a fraction of 1. With 'inverse-perplexity' the texts themselves are learnt (language
+            modelling): nothing is asked or answered, and labels are empty.
         template: what a language model reads, with the text in place of "{text}"; empty: the text itself.
         choices: text -> the label texts that hold for this one input, in the order of `labels` (multiple choice, as in
             COPA); a text that is not in it has the task's label texts.
@@ -65,6 +68,10 @@ class Task:
             object.__setattr__(self, "labels", {label: label for label in labels})
         if self.template and "{text}" not in self.template:
             raise DataError(f"The template of task '{self.name}' has no {{text}}: say where the text belongs.")
+        if self.learns_text and self.labels:
+            raise DataError(
+                f"Task '{self.name}' has labels, but its metric {self.metric} is for texts learnt as they are."
+            )
         for text, choices in self.choices.items():
             if len(choices) != len(self.labels):
                 raise DataError(
@@ -95,6 +102,11 @@ class Task:
                 "Add it to `labels` or remove the example."
             )
         return Example(text, label, self.name)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the texts themselves are learnt: language modelling."""
+        return self.metric == INVERSE_PERPLEXITY
 
     def prompt(self, text: str) -> str:
         """What a language model reads for this text."""
