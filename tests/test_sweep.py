@@ -7,8 +7,11 @@ import json
 import pytest
 import yaml
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, StoreError
+from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_report
+from perdure.report.text import escaped
 from perdure.sweep import cells, load_sweep, run_sweep
+from perdure.sweep_record import outcome_values
 
 
 @pytest.fixture
@@ -63,3 +66,33 @@ def test_a_sweep_with_a_misspelt_key(tmp_path):
     (tmp_path / "sweep.yaml").write_text("name: x\nmethods: {inc-lora: {}}\nseed: [1]\n")
     with pytest.raises(ConfigError, match="Did you mean 'seeds'"):
         load_sweep(tmp_path / "sweep.yaml")
+
+
+@pytest.mark.slow
+def test_the_report_of_a_sweep(sweep_file, tmp_path):
+    """Records keep the final answers; the report's means are the scores', its failures those of the sweep."""
+    run_sweep(load_sweep(sweep_file), tmp_path / "out", 2, lambda _: None)
+    records = read_records(tmp_path / "out")
+    for record in records:
+        final = record["scores"]["score_matrix"][-1]
+        values = outcome_values(record)
+        assert [values[task].mean() for task in record["scores"]["tasks"]] == pytest.approx(final)
+        assert all(len(v) == n for v, n in zip(values.values(), record["scores"]["examples"], strict=True))
+        assert 0 <= record["diagnostics"]["opposite_signs"] <= 1
+        assert min(record["bytes"].values()) > 0
+    paths = write_sweep_report(tmp_path / "out", tmp_path / "report")
+    found = json.loads(paths["json"].read_text())
+    assert len(found["failed"]) == 2
+    text = paths["md"].read_text()
+    assert "## Failed" in text
+    for name, interval in found["methods"].items():
+        own = [r["scores"]["average_accuracy"] for r in records if row_name(r) == name]
+        assert interval["mean"] == pytest.approx(sum(own) / len(own))
+        assert escaped(name) in text
+
+
+def test_a_sweep_without_records_says_how_to_go_on(tmp_path):
+    (tmp_path / "records").mkdir()
+    assert is_sweep(tmp_path)
+    with pytest.raises(StoreError, match="perdure sweep FILE"):
+        write_sweep_report(tmp_path, tmp_path / "report")

@@ -114,13 +114,21 @@ def sweep(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare, or the folder of one sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.json.")] = Path("report"),
+    against: Annotated[
+        str | None, typer.Option(help="Of a sweep: compare with this method (default: the best).")
+    ] = None,
 ) -> None:
-    """One self-contained page about one run or several: matrices, forgetting, losses, what became wrong."""
-    from perdure.report.page import write_report
+    """One self-contained page about one run or several: matrices, forgetting, losses, what became wrong.
 
-    for path in write_report(runs, out).values():
+    Of a sweep (Markdown and JSON): means, intervals, paired comparisons, cost.
+    """
+    from perdure.report.page import write_report
+    from perdure.report.sweeps import is_sweep, write_sweep_report
+
+    sweeps = len(runs) == 1 and is_sweep(runs[0])
+    for path in (write_sweep_report(runs[0], out, against) if sweeps else write_report(runs, out)).values():
         typer.echo(path)
 
 

@@ -121,20 +121,6 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     return [path for cell in every if (path := _record_path(out, cell)).is_file()]
 
 
-def _notes(store: Store, position: int) -> dict[str, float]:
-    """What the parts noted in a finished stage (cosines, thresholds, how often a rule fired)."""
-    return json.loads((store.stage_folder(position) / "notes.json").read_text(encoding="utf-8"))
-
-
-def code_hash() -> str:
-    """sha256 over every source file of perdure: which code made a record."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
@@ -142,26 +128,23 @@ def _record_path(out: Path, cell: Cell) -> Path:
 def _run_cell(cell: Cell, out: Path, keep: bool) -> str:
     """Run one cell in this process; write its record or its failure; say how it ended."""
     from perdure.run import run_config
+    from perdure.sweep_record import run_record
 
     folder = out / "runs" / cell.id
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     try:
         scores = run_config(cell.config, folder)
     except Exception as error:  # one failed run must not stop the others; what happened is kept
         failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         write_json(out / "failed" / f"{cell.id}.json", failure)
         return f"FAILED, {type(error).__name__}: {error}"
-    store = Store(folder)
-    about, stages = store.about, enumerate(store.stages(), start=1)
     record = {
         "id": cell.id,
         "method": cell.method,
         "varied": dict(cell.varied),
         "seconds": round(time.monotonic() - began, 1),
-        "code": code_hash(),
-        "notes": {name: _notes(store, position) for position, name in stages},
-        "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
-        **{key: about[key] for key in ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")},
+        "processor_seconds": round(time.process_time() - worked, 1),
+        **run_record(Store(folder), scores),
     }
     write_json(_record_path(out, cell), record)
     if not keep:

@@ -1,0 +1,147 @@
+"""The report of a sweep, from its records: means, intervals, paired comparisons, cost, and what failed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from perdure.comparison import Comparison, Interval, Outcome, Study, study
+from perdure.errors import StoreError
+from perdure.report.text import escaped, markdown_table
+from perdure.store import write_json
+from perdure.sweep_record import outcome_values
+
+Record = Mapping[str, Any]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether `folder` is what `perdure sweep --out` wrote."""
+    return (folder / "records").is_dir()
+
+
+def write_sweep_report(folder: Path, out: Path, reference: str | None = None) -> dict[str, Path]:
+    """Write report.md and report.json about the sweep in `folder`; returns their paths by kind.
+
+    Raises:
+        StoreError: it has no record yet.
+        DataError: nothing to compare: no order and seed that every method has.
+    """
+    records, failed = read_records(folder), read_failures(folder)
+    found = study([outcome(record) for record in records], reference)
+    paths = {"md": out / "report.md", "json": out / "report.json"}
+    out.mkdir(parents=True, exist_ok=True)
+    paths["md"].write_text(as_markdown(records, failed, found), encoding="utf-8")
+    write_json(
+        paths["json"],
+        {
+            "cells": [list(cell) for cell in found.cells],
+            "methods": {name: asdict(interval) for name, interval in found.intervals.items()},
+            "comparisons": [asdict(comparison) for comparison in found.comparisons],
+            "failed": failed,
+        },
+    )
+    return paths
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every record of a sweep, in a fixed order."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "records").glob("*.json"))]
+    if not records:
+        raise StoreError(f"'{folder}' has no finished run yet; go on with `perdure sweep FILE --out {folder}`.")
+    return records
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Id -> error of the runs that failed and have no record since."""
+    failures = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "failed").glob("*.json"))]
+    return {row["id"]: row["error"] for row in failures if not (folder / "records" / f"{row['id']}.json").is_file()}
+
+
+def outcome(record: Record) -> Outcome:
+    """A record as the comparison wants it."""
+    config = record["config"]
+    order = f"{config.get('suite') or 'own'} {config.get('order') or 'default'}"
+    return Outcome(row_name(record), (order, config["seed"]), outcome_values(record))
+
+
+def row_name(record: Record) -> str:
+    """The method and what the sweep varied for it."""
+    varied = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in record["varied"].items())
+    return f"{record['method']} ({varied})" if varied else record["method"]
+
+
+def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Study) -> str:
+    """Scores with intervals, paired differences, cost, failures."""
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        rows.setdefault(row_name(record), []).append(record)
+    ranked = sorted(found.intervals, key=lambda name: -found.intervals[name].mean)
+    lines = [
+        "# Sweep",
+        "",
+        f"{len(records)} runs; {len(found.cells)} cells (order and seed) that every method has.",
+        "",
+    ]
+    lines += markdown_table(
+        ["Method", "Average accuracy [95 %]", "Learning accuracy", "Forgetting", "Backward transfer"],
+        ([n, interval(found.intervals[n]), *(mean(rows[n], m) for m in METRICS)] for n in ranked),
+    )
+    if found.comparisons:
+        lines += ["", "## Paired differences", "", ABOUT_PAIRED, ""]
+        lines += markdown_table(
+            ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"], map(comparison_cells, found.comparisons)
+        )
+    lines += ["", "## Cost and interference", ""]
+    lines += markdown_table(
+        ["Method", "Processor seconds", "Kept for the next task, MB", "Deployed, MB", "Opposite signs", "Collisions"],
+        ([n, *cost_cells(rows[n])] for n in ranked),
+    )
+    if failed:
+        lines += ["", "## Failed", "", *(f"- {escaped(name)}: {escaped(error)}" for name, error in failed.items())]
+    return "\n".join(lines) + "\n"
+
+
+METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
+ABOUT_PAIRED = "In points; bootstrap over orders, seeds and test examples, the same draws for both."
+
+
+def interval(value: Interval) -> str:
+    """Points, with the interval."""
+    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def mean(records: Sequence[Record], metric: str) -> str:
+    """A metric's mean over runs, in points; '-' where it has no meaning."""
+    known = [record["scores"][metric] for record in records if record["scores"][metric] is not None]
+    return f"{100 * statistics.mean(known):.1f}" if known else "-"
+
+
+def comparison_cells(comparison: Comparison) -> list[str]:
+    """A row of the table of differences."""
+    return [
+        f"{comparison.first} - {comparison.second}",
+        interval(comparison.difference),
+        f"{comparison.p:.3f}",
+        f"{comparison.p_corrected:.3f}",
+    ]
+
+
+def cost_cells(records: Sequence[Record]) -> list[str]:
+    """Means over runs of seconds, bytes and interference; '-' in records that lack them."""
+
+    def cell(group: str, name: str, shape: str, factor: float = 1.0) -> str:
+        known = [r[group][name] for r in records if r.get(group, {}).get(name) is not None]
+        return format(factor * statistics.mean(known), shape) if known else "-"
+
+    seconds = [record["processor_seconds"] for record in records if "processor_seconds" in record]
+    return [
+        f"{statistics.mean(seconds):.0f}" if seconds else "-",
+        cell("bytes", "state", ".2f", 1e-6),
+        cell("bytes", "deployed", ".2f", 1e-6),
+        cell("diagnostics", "opposite_signs", ".1%"),
+        cell("diagnostics", "collision_rate", ".1%"),
+    ]

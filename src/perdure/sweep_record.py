@@ -1,0 +1,99 @@
+"""What is kept of a run of a sweep: everything a table needs, in one JSON file, when the run's folder is gone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perdure.comparison import Values
+from perdure.diagnostics.report import diagnose
+from perdure.record import load_stage_update
+from perdure.scores import Scores
+from perdure.store import Store, read_lines
+
+FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
+
+
+def run_record(store: Store, scores: Scores) -> dict[str, Any]:
+    """Scores, final answers, diagnostics, bytes kept, notes, and with what they were made."""
+    stages = list(enumerate(store.stages(), start=1))
+    return {
+        "code": code_hash(),
+        "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
+        "right": final_answers(store, scores),
+        "diagnostics": interference(store),
+        "bytes": {
+            "state": sum(path.stat().st_size for path in store.stage_folder(len(stages)).glob("state*")),
+            "deployed": sum(path.stat().st_size for path in (store.folder / "deployed").rglob("*") if path.is_file()),
+        },
+        "notes": {name: _notes(store, position) for position, name in stages},
+        **{key: store.about[key] for key in FROM_RUN},
+    }
+
+
+def code_hash() -> str:
+    """sha256 over every source file of perdure: which code made a record."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def final_answers(store: Store, scores: Scores) -> dict[str, str]:
+    """Task -> which test examples the final model got right, as packed bits (see `unpacked`).
+
+    Left out: a task whose score is not the share of right answers.
+    """
+    folder, packed = store.stage_folder(len(scores.stages)) / "predictions", {}
+    for task, score in zip(scores.tasks, scores.score_matrix[-1], strict=True):
+        rows = read_lines(folder / f"{task}.jsonl") if (folder / f"{task}.jsonl").is_file() else []
+        right = [row["label"] == row["predicted"] and "predicted_task" not in row for row in rows]
+        if right and score is not None and abs(sum(right) / len(right) - score) < 1e-9:
+            packed[task] = f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
+    return packed
+
+
+def unpacked(bits: str) -> Values:
+    """[E], 1.0 where the final model was right."""
+    count, _, coded = bits.partition(":")
+    raw = np.frombuffer(base64.b64decode(coded), dtype=np.uint8)
+    return np.unpackbits(raw)[: int(count)].astype(np.float64)
+
+
+def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
+    """Task -> answers of the final model [E], or the task's score alone [1] where answers were not kept."""
+    scores = record["scores"]
+    final = dict(zip(scores["tasks"], scores["score_matrix"][-1], strict=True))
+    kept = {task: unpacked(bits) for task, bits in record.get("right", {}).items()}
+    return {task: kept.get(task, np.array([score])) for task, score in final.items() if score is not None}
+
+
+def interference(store: Store) -> dict[str, float | None]:
+    """How much the stages' updates fight: sign opposition to the sum of the past, and N-LoRA's average collision rate."""
+    count = len(store.stages())
+    if count < 2:
+        return {"opposite_signs": None, "opposite_signs_weighted": None, "collision_rate": None}
+    updates = {f"{i}": load_stage_update(store, i) for i in range(count)}
+    past, pairs = diagnose(updates, history=True), diagnose(updates)
+    return {
+        "opposite_signs": _mean([pair.overall.opposite.value for pair in past.pairs]),
+        "opposite_signs_weighted": _mean([pair.overall.opposite_weighted.value for pair in past.pairs]),
+        "collision_rate": pairs.average_collision_rate,
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _notes(store: Store, position: int) -> dict[str, float]:
+    """What the parts noted in a finished stage (cosines, thresholds, how often a rule fired)."""
+    return json.loads((store.stage_folder(position) / "notes.json").read_text(encoding="utf-8"))
