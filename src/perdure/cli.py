@@ -12,10 +12,11 @@ import typer
 
 from perdure.cli_adapters import add_commands as add_adapter_commands
 from perdure.cli_studies import add_commands as add_study_commands
-from perdure.errors import PerdureError
+from perdure.errors import ConfigError, PerdureError
 
 app = typer.Typer(
     help="Teach a transformer one task after another with LoRA, without forgetting.",
+    epilog="An error is one message; PERDURE_TRACEBACK=1 shows where it came from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,7 +24,14 @@ app = typer.Typer(
 )
 
 Progress = Annotated[
-    Literal["auto", "quiet", "json"], typer.Option(help="auto: a live bar on a terminal, plain lines elsewhere.")
+    Literal["auto", "quiet", "json"],
+    typer.Option(
+        help="auto: a live bar on a terminal, plain lines elsewhere; quiet: only the result; json: JSON lines on standard "
+        "output, and nothing else there."
+    ),
+]
+Tracker = Annotated[
+    list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb; may be given several times.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -39,6 +47,7 @@ def run(
     backbone: Annotated[str | None, typer.Option(help="A model: minilm, a folder, or a hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random in training.")] = None,
     progress: Progress = "auto",
+    tracker: Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration one after another."""
     from perdure.config import load_config, parse_overrides
@@ -49,10 +58,10 @@ def run(
     overrides = {key: value for key, value in named.items() if value is not None} | parse_overrides(given)
     config = load_config(source, overrides)
 
-    from perdure.progress import reporter
     from perdure.run import run_config
 
-    _show(run_config(config, out, report=reporter(progress, config.method_name)))
+    found = run_config(config, out, report=_reporter(progress, config.method_name, out, tracker))
+    _show(found, progress)
 
 
 @app.command()
@@ -65,12 +74,12 @@ def init(file: Annotated[Path, typer.Argument(help="The configuration file to wr
 
 
 @app.command()
-def resume(folder: Path, progress: Progress = "auto") -> None:
+def resume(folder: Path, progress: Progress = "auto", tracker: Tracker = None) -> None:
     """Go on with a run after its last finished task."""
-    from perdure.progress import reporter
     from perdure.run import resume as resume_run
 
-    _show(resume_run(folder, report=reporter(progress, folder.name)))
+    found = resume_run(folder, report=_reporter(progress, folder.name, folder, tracker))
+    _show(found, progress)
 
 
 @app.command()
@@ -169,7 +178,19 @@ def demo(
     run_demo(out, seed, progress)
 
 
-def _show(found: Any) -> None:
+def _reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
+    from perdure.progress import reporter
+
+    if not trackers:
+        return reporter(progress, title)
+    from perdure.trackers import Trackers
+
+    return reporter(progress, title, Trackers(folder, trackers))
+
+
+def _show(found: Any, progress: str = "auto") -> None:
+    if progress == "json":
+        return  # its last line holds the metrics
     from rich.console import Console
 
     from perdure.report.text import metric_table, score_table
@@ -186,17 +207,29 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+INTERRUPTED = 130
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What the parser raises for an unknown option or a wrong value; typer gives it no public name."""
+
+
 def main() -> None:
-    """Run the command line; a user's error is one message on stderr and an exit code (see `perdure.errors`)."""
+    """Run the command line; a user's error is one message on stderr and an exit code (see `perdure.errors`).
+
+    With PERDURE_TRACEBACK=1 the whole traceback is shown.
+    """
     # perdure shows its own progress; the bars transformers draws while loading would cut through it
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        code = app(standalone_mode=False)
     except PerdureError as error:
         if os.environ.get("PERDURE_TRACEBACK"):
             raise
         typer.echo(f"perdure: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except UsageError as error:
+        error.show()
+        sys.exit(ConfigError.exit_code)  # not the parser's 2, which says that a quality gate was not met
+    if code == INTERRUPTED:
         typer.echo("perdure: stopped. Finished tasks are kept; go on with `perdure resume`.", err=True)
-        sys.exit(130)
+    if code:
+        sys.exit(code)

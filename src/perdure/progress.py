@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
+
+from perdure.metrics import FORMULAS
+
+if TYPE_CHECKING:
+    from perdure.scores import Scores
+    from perdure.training import Step
 
 
 class Reporter(Protocol):
@@ -16,12 +23,16 @@ class Reporter(Protocol):
         """The sequence begins (or goes on after `finished` stages)."""
         ...
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
-        """An optimiser step was made."""
+    def step(self, stage: str, step: Step, total: int) -> None:
+        """An optimiser step was made, one of `total` in this stage."""
         ...
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         """Every task was scored after the tasks in `learnt` (none: the untrained model)."""
+        ...
+
+    def end(self, scores: Scores | None) -> None:
+        """The run is finished and has these scores, or was stopped (None); nothing comes after."""
         ...
 
 
@@ -31,11 +42,37 @@ class Quiet:
     def begin(self, stages: Sequence[str], finished: int) -> None:
         pass
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+    def step(self, stage: str, step: Step, total: int) -> None:
         pass
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         pass
+
+    def end(self, scores: Scores | None) -> None:
+        pass
+
+
+class Several:
+    """Passes everything on to several reporters, in their order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def begin(self, stages: Sequence[str], finished: int) -> None:
+        for reporter in self._reporters:
+            reporter.begin(stages, finished)
+
+    def step(self, stage: str, step: Step, total: int) -> None:
+        for reporter in self._reporters:
+            reporter.step(stage, step, total)
+
+    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
+        for reporter in self._reporters:
+            reporter.scored(learnt, scores)
+
+    def end(self, scores: Scores | None) -> None:
+        for reporter in self._reporters:
+            reporter.end(scores)
 
 
 class JsonLines:
@@ -47,14 +84,27 @@ class JsonLines:
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._write(event="begin", stages=list(stages), finished=finished)
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
-        self._write(event="step", stage=stage, step=step, total=total, loss=loss)
+    def step(self, stage: str, step: Step, total: int) -> None:
+        self._write(
+            event="step",
+            stage=stage,
+            total=total,
+            step=step.step,
+            loss=step.loss,
+            learning_rate=step.learning_rate,
+            penalties=dict(step.penalties),
+            shares={name: share if math.isfinite(share) else None for name, share in step.shares.items()},
+        )
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._write(event="scored", learnt=list(learnt), scores=dict(scores))
 
+    def end(self, scores: Scores | None) -> None:
+        metrics = None if scores is None else {name: getattr(scores, name) for name in FORMULAS}
+        self._write(event="end", finished=scores is not None, metrics=metrics)
+
     def _write(self, **event: object) -> None:
-        self._out.write(json.dumps(event) + "\n")
+        self._out.write(json.dumps(event, allow_nan=False) + "\n")
         self._out.flush()
 
 
@@ -77,15 +127,18 @@ class Plain:
         if finished:
             self._say(f"goes on after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
-        if step == 1 or step == total:
-            self._say(f"{stage}: step {step} of {total}, loss {loss:.3f}")
+    def step(self, stage: str, step: Step, total: int) -> None:
+        if step.step in (1, total):
+            self._say(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
         if learnt:
             self._at += 1
         self._say(f"{'after ' + learnt[-1] if learnt else 'untrained'}: {row}{self._left()}")
+
+    def end(self, scores: Scores | None) -> None:
+        pass
 
     def _left(self) -> str:
         done, of = self._at - self._finished, len(self._stages) - self._finished
@@ -107,7 +160,7 @@ class Live:
 
         self._title = title
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a name may hold square brackets
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -125,12 +178,12 @@ class Live:
         self._bar.update(self._task, total=len(stages), completed=finished)
         self._bar.start()
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
+    def step(self, stage: str, step: Step, total: int) -> None:
         # Scoring takes about a quarter of a stage, so training fills three quarters of its share of the bar.
         self._bar.update(
             self._task,
-            completed=self._at + 0.75 * step / total,
-            description=f"{self._title} · {stage} ({self._at + 1}/{len(self._stages)}) · loss {loss:.3f}",
+            completed=self._at + 0.75 * step.step / total,
+            description=f"{self._title} · {stage} ({self._at + 1}/{len(self._stages)}) · loss {step.loss:.3f}",
         )
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
@@ -141,12 +194,17 @@ class Live:
         if learnt:
             self._at += 1
             self._bar.update(self._task, completed=self._at)
-        if self._at == len(self._stages):
-            self._bar.stop()
+
+    def end(self, scores: Scores | None) -> None:
+        self._bar.stop()  # also after an error: the cursor comes back
 
 
-def reporter(mode: str, title: str) -> Reporter:
-    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere)."""
+def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
+    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere); and `others`."""
+    return Several(*others, _shown(mode, title)) if others else _shown(mode, title)
+
+
+def _shown(mode: str, title: str) -> Reporter:
     if mode == "quiet":
         return Quiet()
     if mode == "json":

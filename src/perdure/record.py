@@ -33,7 +33,7 @@ class StageRecord:
     def step(self, step: Step, total: int) -> None:
         """Keep a step and tell whoever watches."""
         self.steps.append(step)
-        self.report.step(self.stage, step.step, total, step.loss)
+        self.report.step(self.stage, step, total)
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,14 @@ def run_config(
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
-        run_sequence(chosen, method, model, learner, config, store, report)
-    return read_scores(store.folder)
+        try:
+            run_sequence(chosen, method, model, learner, config, store, report)
+        except BaseException:
+            report.end(None)
+            raise
+    scores = read_scores(store.folder)
+    report.end(scores)
+    return scores
 
 
 def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
