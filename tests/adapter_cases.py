@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -58,11 +60,49 @@ def hand_folder(folder: Path, tensors: dict[str, Tensor] | None = None, **config
     return folder
 
 
-def random_folder(folder: Path, seed: int, rank: int = 2, shapes: dict[str, tuple[int, int]] | None = None) -> Path:
+def random_folder(
+    folder: Path, seed: int, rank: int = 2, shapes: dict[str, tuple[int, int]] | None = None, base: str | None = None
+) -> Path:
     """A hand-written adapter with random factors and scaling 2."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for module, (height, width) in (shapes or {"layers.0.q": (12, 8), "layers.1.v": (6, 10)}).items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(rank, width, generator=generator)
         tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(height, rank, generator=generator)
-    return hand_folder(folder, tensors, r=rank, lora_alpha=2 * rank)
+    return hand_folder(folder, tensors, r=rank, lora_alpha=2 * rank, base_model_name_or_path=base)
+
+
+def trained_folders(base: Path, folder: Path) -> list[Path]:
+    """Two adapters of a tiny Llama, trained a few steps by PEFT alone; different targets, ranks and scalings."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings: dict[str, dict[str, Any]] = {
+        "one": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        "two": {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "up_proj"], "use_rslora": True},
+    }
+    for seed, (name, chosen) in enumerate(settings.items()):
+        torch.manual_seed(seed)
+        config = LoraConfig(task_type="CAUSAL_LM", **chosen)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+        for step in range(6):
+            ids = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(seed * 10 + step))
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(str(folder / name))
+    return [folder / name for name in settings]
+
+
+def in_hub_cache(cache: Path, repository: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The files of `folder` as a hub's client would have left them in its cache; from here on there is no network."""
+    import huggingface_hub
+
+    place = cache / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return repository

@@ -13,7 +13,7 @@ from perdure.adapters import Adapter, open_adapter, write_adapter
 from perdure.errors import AdapterError
 from perdure.ops.decompose import compress
 from perdure.ops.lowrank import LowRank, dense
-from tests.adapter_cases import SmallModel, hand_folder, peft_folder
+from tests.adapter_cases import SmallModel, hand_folder, in_hub_cache, peft_folder
 
 IDS = torch.arange(11)[None]
 
@@ -66,13 +66,20 @@ def test_reads_an_embedding_as_its_transpose(tmp_path):
     torch.testing.assert_close(dense(adapter["embed"]), expected.mT)
 
 
-def test_the_frozen_embedding_that_peft_saves_beside_its_lora_is_no_part_of_the_update(tmp_path):
+def test_frozen_embeddings_and_heads_that_peft_saves_beside_their_lora_are_no_part_of_the_update(tmp_path):
     tensors = {
         "base_model.model.embed.lora_embedding_A": torch.ones(2, 5),
         "base_model.model.embed.lora_embedding_B": torch.ones(3, 2),
         "base_model.model.embed.base_layer.weight": torch.ones(5, 3),
+        "base_model.model.lm_head.lora_A.weight": torch.ones(2, 3),
+        "base_model.model.lm_head.lora_B.weight": torch.ones(5, 2),
+        "base_model.model.lm_head.base_layer.weight": torch.ones(5, 3),
+        "base_model.model.lm_head.base_layer.bias": torch.ones(5),
     }
-    assert list(Adapter(hand_folder(tmp_path / "a", tensors))) == ["embed"]
+    assert list(Adapter(hand_folder(tmp_path / "a", tensors))) == ["embed", "lm_head"]
+    del tensors["base_model.model.lm_head.lora_A.weight"], tensors["base_model.model.lm_head.lora_B.weight"]
+    with pytest.raises(AdapterError, match=r"'base_model\.model\.lm_head\.base_layer\.\w+' is no factor"):
+        Adapter(hand_folder(tmp_path / "b", tensors))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +252,21 @@ def test_a_folder_that_is_none(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"it has no adapter_config\.json"):
         open_adapter(tmp_path)
+
+
+def test_a_hub_id_comes_out_of_the_cache_without_a_network(tmp_path, monkeypatch):
+    place = in_hub_cache(tmp_path / "cache", "someone/news", hand_folder(tmp_path / "a"), monkeypatch)
+    adapter = open_adapter(place)
+    assert (adapter.name, adapter.place, list(adapter)) == ("news", "someone/news", ["m"])
+    with pytest.raises(AdapterError, match="'someone/mail' is no folder here and could not be fetched"):
+        open_adapter("someone/mail")
+
+
+def test_a_pickle_on_the_hub_is_not_fetched(tmp_path, monkeypatch):
+    folder = hand_folder(tmp_path / "a")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(AdapterError, match=r"has no adapter_model\.safetensors on the hub\. If it has only a pickle"):
+        open_adapter(in_hub_cache(tmp_path / "cache", "someone/news", folder, monkeypatch))
 
 
 def test_a_hub_name_that_cannot_be_fetched(monkeypatch):

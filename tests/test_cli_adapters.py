@@ -39,6 +39,9 @@ def test_diagnose_in_words_in_json_and_as_a_page(places, tmp_path):
     assert "news and mail" in said
     assert "nuclear norm" in said
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    with pytest.raises(StoreError, match="nothing is overwritten"):
+        perdure("diagnose", *places, "--html", tmp_path / "page.html")
+    perdure("diagnose", *places, "--html", tmp_path / "page.html", "--overwrite")
     found = json.loads(perdure("diagnose", *places, "--json", "--top", 0.5, "--sample", 1.0))
     assert found["looking"] == {"top": 0.5, "threshold": 0.1, "rows": 1.0, "seed": 0}
     assert set(found["pairs"][0]["modules"]) == {"layers.0.q", "layers.1.v"}
@@ -116,10 +119,13 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
         (("--rule", "guard", "--out", "x"), "Did you mean 'guarded'"),
         (("--out", "x"), "Say how to merge"),
         (("--rule", "guarded", "--out", "x"), "Give --tasks"),
-        (("--rule", "guarded", "--out", "x", "--set", "density=1"), "--tolerance and --margin"),
+        (("--rule", "guarded", "--out", "x", "--set", "density=1"), "it has no setting 'density'"),
         (("--rule", "sum", "--into", "state"), "give exactly one"),
         (("--rule", "covariance-gain", "--out", "x"), "input second moments of every adapter"),
-        (("--rule", "sum", "--out", "x", "--moments", "y"), "--moments is for covariance-gain"),
+        (("--rule", "sum", "--out", "x", "--moments", "y"), "--moments is for covariance-gain or guarded"),
+        (("--rule", "sum", "--out", "x", "--tasks", "y"), "--tasks is for covariance-gain or guarded"),
+        (("--rule", "sum", "--out", "x", "--tolerance", "0.1"), "--tolerance and --margin are for --rule guarded"),
+        (("--rule", "sum", "--out", "x", "--weight", "2"), "--weight and --again are for --into"),
         (("--rule", "sum", "--out", "x", "--set", "weights"), "is not a setting"),
         (("--rule", "max-magnitude", "--out", "x"), "is not low rank"),
     ],
@@ -131,7 +137,9 @@ def test_options_that_do_not_go_together(places, tmp_path, options, reason, monk
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("option", [("--out", "x"), ("--base", "x"), ("--rank", "2"), ("--file", "x")])
+@pytest.mark.parametrize(
+    "option", [("--out", "x"), ("--base", "x"), ("--rank", "2"), ("--file", "x"), ("--overwrite",)]
+)
 def test_options_without_meaning_for_a_state(places, tmp_path, option):
     with pytest.raises(ConfigError, match=f"{option[0]} has no meaning with --into"):
         perdure("merge", places[0], "--into", tmp_path / "state", "--rule", "sum", *option)
@@ -185,3 +193,15 @@ def test_guarded(tmp_path, encoder_folder, small_tasks, monkeypatch):
     )
     assert "on validation (" in said
     assert list(Adapter(tmp_path / "out")) == [module]
+    text = f"rule: guarded\ntolerance: 0.0\nadapters: [one, two]\ntasks: small\nbackbone: {encoder_folder}\nkind: encoder\n"
+    (tmp_path / "merge.yaml").write_text(text)
+    again = perdure("merge", "--file", tmp_path / "merge.yaml", "--out", tmp_path / "same")
+    steps = [next(line for line in text.splitlines() if "on validation (" in line) for text in (said, again)]
+    assert steps[0] == steps[1]
+    for wrong, reason in (("density: 1", "no setting 'density'"), ("tolerance: much", "is a number")):
+        (tmp_path / "merge.yaml").write_text(f"rule: guarded\n{wrong}\nadapters: [one, two]\n")
+        with pytest.raises(ConfigError, match=reason):
+            perdure("merge", "--file", tmp_path / "merge.yaml", "--out", tmp_path / "x")
+    (tmp_path / "merge.yaml").write_text("rule: guarded\nadapters: [one, {path: two, weight: 2}]\n")
+    with pytest.raises(ConfigError, match="no weights and no overrides"):
+        perdure("merge", "--file", tmp_path / "merge.yaml", "--out", tmp_path / "x")

@@ -47,6 +47,28 @@ def test_a_low_rank_run_as_adapter_and_as_model(runs, encoder_folder, tmp_path):
     assert (left - hidden(encoder_folder)).abs().max() > 0.001
 
 
+@pytest.mark.parametrize(("method", "rank"), [("lora-ga", 8), ("slice", 8), ("loram", 6)])
+def test_an_init_that_moves_the_base_is_right_on_the_untouched_one(method, rank, encoder_folder, small_tasks, tmp_path):
+    """B A of such a run means nothing there: the export holds s (B A - B0 A0) of every task, at twice the rank.
+
+    LoRAM starts every task from the same B0 A0, which the stacked factors hold once.
+    """
+    settings = {
+        "backbone": {"kind": "encoder", "model": str(encoder_folder)},
+        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.05},
+        "lora": {"rank": 2},
+    }
+    learn(out=tmp_path / "run", tasks=small_tasks[:2], method=method, **settings)
+    exported = export(tmp_path / "run", tmp_path / "adapter")
+    assert (exported.rank, exported.energy) == (rank, 1.0), "two tasks of rank 2, each with its offset"
+    config = Adapter(tmp_path / "adapter").config
+    assert (config.rank, config.alpha, config.alpha_pattern, config.rank_pattern) == (rank, rank, {}, {})
+    export(tmp_path / "run", tmp_path / "model", "model")
+    answered = hidden(encoder_folder, tmp_path / "run" / "deployed")
+    torch.testing.assert_close(hidden(encoder_folder, tmp_path / "adapter"), answered, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(hidden(tmp_path / "model"), answered, rtol=1e-3, atol=1e-3)
+
+
 def test_a_dense_run_as_model_is_what_the_run_deployed(runs, tmp_path):
     export(runs / "ps-lora", tmp_path / "model", "model")
     torch.testing.assert_close(hidden(tmp_path / "model"), hidden(runs / "ps-lora" / "deployed"), rtol=1e-4, atol=1e-4)
@@ -88,6 +110,8 @@ def test_a_state(tmp_path):
         export(tmp_path / "state", tmp_path / "out", "model")
     with pytest.raises(ConfigError, match="has no rank"):
         export(tmp_path / "state", tmp_path / "out", "model", rank=3)
+    with pytest.raises(ConfigError, match="leave --base out"):
+        export(tmp_path / "state", tmp_path / "out", rank=3, base=tmp_path)
     assert export(tmp_path / "state", tmp_path / "out", rank=6).energy > 0.99
 
 

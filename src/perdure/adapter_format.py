@@ -45,6 +45,7 @@ REFUSED: Mapping[str, str] = {
     "use_bdlora": "its factors are block-diagonal",
     "arrow_config": "it routes between adapters",
     "kasa_config": "it changes the base's singular values",
+    "monteclora_config": "its factors are drawn anew from a distribution",
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -225,9 +226,9 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, AdaptedModule]:
 
 
 def _refuse_tensor(path: Path, name: str, kinds: Mapping[str, str]) -> None:
-    owner = name.removeprefix(PREFIX).removesuffix(".base_layer.weight")
-    if kinds.get(owner) == "embedding" and name.endswith(".base_layer.weight"):
-        return  # PEFT saves the frozen embedding beside its LoRA; it is the base's, not part of the update
+    owner, _, rest = name.removeprefix(PREFIX).rpartition(".base_layer.")
+    if owner in kinds and rest in ("weight", "bias"):
+        return  # PEFT saves a frozen embedding or output head beside its LoRA; it is the base's, not part of the update
     raise AdapterError(
         f"{path}: tensor '{name}' is no factor of a linear or embedding LoRA (a trained bias, a DoRA magnitude, "
         "a whole module?). Leaving it out would change the adapter, so it is refused."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from perdure.adapter_format import (
     CONFIG_FILE,
+    PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
     finite,
@@ -35,12 +36,16 @@ class Adapter(Mapping[str, LowRank]):
 
     Iterates over modules in natural order (layer 2 before layer 10). Reading one checks that it is finite.
 
+    Args:
+        place: what the user calls it, where that is not the folder (a hub id).
+
     Raises:
         AdapterError: the folder or a file is missing, damaged or no plain LoRA; names the file and the tensor.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, place: str | None = None) -> None:
         self.folder = Path(folder)
+        self.place = place or str(folder)
         self.config = read_config(self.folder)
         self.file = weights_file(self.folder)
         self.modules = read_header(self.file, self.config)
@@ -71,8 +76,8 @@ class Adapter(Mapping[str, LowRank]):
 
     @property
     def name(self) -> str:
-        """What to call it in tables: the folder's name."""
-        return self.folder.name or str(self.folder)
+        """What to call it in tables: the last part of its place."""
+        return Path(self.place).name or self.place
 
 
 def open_adapter(place: str | Path) -> Adapter:
@@ -87,12 +92,18 @@ def open_adapter(place: str | Path) -> Adapter:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Adapter(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        folder = Path(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AdapterError(
             f"'{place}' is no folder here and could not be fetched from the hub ({type(error).__name__}). "
             "Check the spelling, or download it and give its folder."
         ) from error
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise AdapterError(
+            f"'{place}' has no {WEIGHTS_FILE} on the hub. If it has only a pickle ({PICKLE_FILE}), which can run any code "
+            "when it is read, ask its owner for safetensors, or convert it yourself where you trust it."
+        )
+    return Adapter(folder, str(place))
 
 
 def write_adapter(

@@ -38,6 +38,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(help="Which rows are sampled.")] = 0,
     history: Annotated[bool, typer.Option("--history", help="Compare each with the SUM of those before it.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a page with heat maps.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What adapters of one base do to each other: signs, collisions, subspaces, magnitudes."""
@@ -46,6 +47,10 @@ def diagnose(
     from perdure.diagnostics.positions import Looking
     from perdure.merge_command import base_folder
 
+    if html is not None and html.exists() and not overwrite:
+        from perdure.errors import StoreError
+
+        raise StoreError(f"'{html}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
     if html is not None:
@@ -86,8 +91,12 @@ def merge(
     order: Annotated[str | None, typer.Option(help="The order of the suite's tasks.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The base to score or measure on: a name or a folder.")] = None,
     kind: Annotated[str | None, typer.Option(help="Its kind: encoder, causal, seq2seq, vision.")] = None,
-    tolerance: Annotated[float, typer.Option(help="guarded: what an earlier task may lose.")] = 0.01,
-    margin: Annotated[float, typer.Option(help="guarded: how much less it may lose on validation.")] = 0.0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="guarded: what an earlier task may lose; default 0.01.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="guarded: how much less it may lose on validation; default 0.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

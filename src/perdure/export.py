@@ -58,6 +58,8 @@ def export(
     source = State(folder) if (folder / ABOUT).is_file() else _Deployed(folder, task)
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
+    if form == "adapter" and base is not None:
+        raise ConfigError("An adapter holds no weights of its base; leave --base out, or say --as model.")
     if form == "model":
         base = base_folder(str(base or _own_base(source)))
     elif rank is None and not _is_low_rank(source):
@@ -69,7 +71,7 @@ def export(
         source,
         source.facts,
         Path(out),
-        base=base if form == "model" else None,
+        base=base,
         rank=rank,
         dtype=dtype,
         overwrite=overwrite,

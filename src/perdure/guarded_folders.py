@@ -108,7 +108,7 @@ def guarded_folders(
     record = {
         "rule": "guarded",
         "settings": asdict(guard),
-        "adapters": {name: str(adapter.folder) for name, adapter in sources.adapters.items()},
+        "adapters": {name: adapter.place for name, adapter in sources.adapters.items()},
         "tasks": names,
         "steps": [asdict(step) for step in steps],
     }

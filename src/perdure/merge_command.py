@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Request:
     order: str | None = None
     backbone: str | None = None
     kind: str | None = None
-    tolerance: float = 0.01
-    margin: float = 0.0
+    tolerance: float | None = None
+    margin: float | None = None
     overwrite: bool = False
     overrides: tuple[Override, ...] = field(default=())
 
@@ -75,7 +75,11 @@ def run_merge(request: Request) -> Outcome:
     """
     if request.into is not None:
         return _one_more(request)
+    if request.weight != 1.0 or request.again:
+        raise ConfigError("--weight and --again are for --into; else give weights with --set weights=[...].")
     request, rule = _with_file(request)
+    if rule is not None and (request.tolerance is not None or request.margin is not None):
+        raise ConfigError("--tolerance and --margin are for --rule guarded.")
     if request.out is None:
         raise ConfigError("Say where to write with --out.")
     if rule is None:
@@ -137,9 +141,7 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
         if request.rule is None:
             raise ConfigError("Say how to merge: --rule NAME, or --file MERGE.yaml.")
         if request.rule == "guarded":
-            if settings:
-                raise ConfigError("guarded takes --tolerance and --margin; other settings it has none.")
-            return request, None
+            return _with_guard(request, settings), None
         if request.rule not in RULES:
             raise UnknownName("merge rule", request.rule, [*RULES, "guarded"])
         return request, rule_named(request.rule, settings)
@@ -150,23 +152,53 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
         raise ConfigError("The adapters stand in the merge file; name them there or on the command line, not twice.")
     if written.dtype not in (None, *DTYPES):
         raise ConfigError(f"{request.file}: dtype is one of {', '.join(DTYPES)}, not '{written.dtype}'.")
+    given = {
+        key: getattr(request, key) or getattr(written, key)
+        for key in ("base", "rank", "tasks", "order", "backbone", "kind")
+    }
     filled = replace(
         request,
         adapters=request.adapters or tuple(source.path for source in written.adapters),
         out=request.out or (Path(written.out) if written.out else None),
-        base=request.base or written.base,
-        rank=request.rank or written.rank,
         dtype=request.dtype or (DTYPES[written.dtype] if written.dtype else None),
         overrides=written.overrides,
+        **given,
     )
-    return filled, written.chosen()
+    if written.rule != "guarded":
+        return filled, written.chosen()
+    if written.overrides or any(source.weight is not None for source in written.adapters):
+        raise ConfigError(f"{request.file}: guarded finds the scales itself; it takes no weights and no overrides.")
+    return _with_guard(filled, written.settings), None
+
+
+def _with_guard(request: Request, settings: Mapping[str, Any]) -> Request:
+    """The request with guarded's settings; those of the command line come first."""
+    if unknown := sorted(set(settings) - {"tolerance", "margin"}):
+        raise ConfigError(f"guarded takes a tolerance and a margin; it has no setting '{unknown[0]}'.")
+    numbers = {key: value for key, value in settings.items() if getattr(request, key) is None}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"guarded's {key} is a number, not {value!r}.")
+    return replace(request, **numbers)
 
 
 def _one_more(request: Request) -> Outcome:
     if len(request.adapters) != 1 or request.into is None:
         raise ConfigError("--into merges one adapter into a state; give exactly one.")
-    useless = {"--out": request.out, "--base": request.base, "--rank": request.rank, "--file": request.file}
-    if given := [name for name, value in useless.items() if value is not None]:
+    useless = (
+        "out",
+        "base",
+        "rank",
+        "dtype",
+        "file",
+        "moments",
+        "tasks",
+        "backbone",
+        "tolerance",
+        "margin",
+        "overwrite",
+    )
+    if given := [f"--{name}" for name in useless if getattr(request, name) not in (None, (), False)]:
         raise ConfigError(f"{given[0]} has no meaning with --into; write the state out with `perdure export`.")
     if request.rule == "guarded":
         raise ConfigError(
@@ -190,12 +222,14 @@ def _guarded(request: Request) -> Outcome:
     from perdure.guarded_folders import guarded_folders
 
     assert request.out is not None
+    numbers = {key: value for key in ("tolerance", "margin") if (value := getattr(request, key)) is not None}
+    guard = replace(Guard(), **numbers)
     report = guarded_folders(
         request.adapters,
         _tasks(request),
         _backbone(request),
         request.out,
-        Guard(request.tolerance, request.margin),
+        guard,
         base=base_folder(request.base) if request.base else None,
         rank=request.rank,
         dtype=request.dtype,
@@ -233,8 +267,9 @@ def _moments(request: Request, rule: Rule) -> list[dict[str, Tensor]] | None:
         isinstance(o.chosen(rule), CovarianceGain) for o in request.overrides
     )
     if not uses:
-        if request.moments:
-            raise ConfigError("--moments is for covariance-gain; the other rules do not look at inputs.")
+        given = {"--moments": request.moments, "--tasks": request.tasks, "--backbone": request.backbone}
+        if useless := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{useless[0]} is for covariance-gain or guarded; the other rules do not look at texts.")
         return None
     if request.moments:
         return [read_moments(path) for path in request.moments]

@@ -112,6 +112,38 @@ def test_tied_embeddings_are_refused(tmp_path, config, has_head):
         base.target("lm_head", (5, 2), "linear", False)
 
 
+@pytest.mark.parametrize(
+    ("config", "tensor"),
+    [
+        ({"architectures": ["BertForMaskedLM"]}, "bert.embeddings.word_embeddings.weight"),
+        ({"architectures": ["T5Model"], "is_encoder_decoder": True, "tie_word_embeddings": False}, "shared.weight"),
+        ({"text_config": {"tie_word_embeddings": True, "vocab_size": 5}}, "model.embed_tokens.weight"),
+    ],
+    ids=["masked", "encoder and decoder", "stated inside"],
+)
+def test_embeddings_with_a_second_user_are_refused(tmp_path, config, tensor):
+    base = Base(model_folder(tmp_path / "base", {tensor: torch.ones(5, 2)}, **config))
+    with pytest.raises(AdapterError, match="tied embeddings"):
+        base.target(tensor.removesuffix(".weight"), (2, 5), "embedding", True)
+
+
+def test_position_embeddings_of_a_tied_model_are_nobody_elses(tmp_path):
+    tensors = {"wte.weight": torch.ones(5, 2), "wpe.weight": torch.ones(4, 2)}
+    base = Base(model_folder(tmp_path / "base", tensors, vocab_size=5, tie_word_embeddings=True))
+    assert base.target("wpe", (2, 4), "embedding", True).transposed
+    with pytest.raises(AdapterError, match="tied embeddings"):
+        base.target("wte", (2, 5), "embedding", True)
+
+
+def test_the_base_knows_which_of_its_modules_are_conv1d(tmp_path):
+    """An adapter of both kinds has one fan_in_fan_out for all, and a square weight would not show that it is wrong."""
+    tensors = {"h.0.attn.c_proj.weight": torch.ones(2, 2), "head.weight": torch.ones(2, 2)}
+    base = Base(model_folder(tmp_path / "base", tensors, model_type="gpt2"))
+    for stated in (True, False):
+        assert base.target("h.0.attn.c_proj", (2, 2), "linear", stated).transposed
+        assert not base.target("head", (2, 2), "linear", stated).transposed
+
+
 def test_untied_embeddings_are_transposed(tmp_path):
     tensors = {"model.embed_tokens.weight": torch.ones(5, 2), "lm_head.weight": torch.ones(5, 2)}
     base = Base(model_folder(tmp_path / "base", tensors, tie_word_embeddings=False))

@@ -16,7 +16,7 @@ from perdure.merging.max_magnitude import max_magnitude_updates
 from perdure.merging.merge_file import Override
 from perdure.merging.rules import rule_named
 from perdure.ops.lowrank import dense
-from tests.adapter_cases import hand_folder, random_folder
+from tests.adapter_cases import hand_folder, random_folder, trained_folders
 from tests.backbones.tiny import tiny_causal
 from tests.merging.merge_cases import assert_same
 
@@ -30,26 +30,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory):
-    """Two adapters trained a few steps by PEFT on different targets, ranks and scalings."""
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("trained")
-    settings = {
-        "one": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
-        "two": {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "up_proj"], "use_rslora": True},
-    }
-    for seed, (name, chosen) in enumerate(settings.items()):
-        torch.manual_seed(seed)
-        config = LoraConfig(task_type="CAUSAL_LM", **chosen)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
-        for step in range(6):
-            ids = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(seed * 10 + step))
-            model(input_ids=ids, labels=ids).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        model.save_pretrained(folder / name)
-    return [folder / "one", folder / "two"]
+    return trained_folders(base, tmp_path_factory.mktemp("trained"))
 
 
 def answers(base, adapter=None):
@@ -185,6 +166,20 @@ def test_bases_of_other_names_are_mentioned(tmp_path):
     assert "name different bases although their shapes agree (one: meta/one; two: meta/two)" in report.notes[0]
 
 
+def test_bases_of_other_names_with_no_module_in_common_are_refused(tmp_path):
+    names = ("meta/one", "meta/two")
+    one, two = (
+        random_folder(tmp_path / name.partition("/")[2], seed, shapes={module: (4, 4)}, base=name)
+        for seed, (name, module) in enumerate(zip(names, ("layers.0.q", "h.0.c_attn"), strict=True))
+    )
+    with pytest.raises(
+        AdapterError, match=r"they name 'meta/one' and 'meta/two', and module 'h\.0\.c_attn' of the latter"
+    ):
+        merge_folders([one, two], tmp_path / "out", rule_named("sum"))
+    three = random_folder(tmp_path / "three", 3, shapes={"layers.0.v": (4, 4)}, base=names[0])
+    assert merge_folders([one, three], tmp_path / "out", rule_named("sum")).rank == 2, "other targets of one base"
+
+
 def test_a_rank_above_the_layers(trained, tmp_path):
     with pytest.raises(AdapterError, match=r"Rank 17 is above what module '.*v_proj' \(16 x 32\) can have"):
         merge_folders(trained, tmp_path / "out", rule_named("sum"), rank=17)
@@ -226,6 +221,27 @@ def test_conv1d_of_a_tied_gpt2(tmp_path):
     merge_folders([tmp_path / "a"], tmp_path / "adapter", rule_named("sum"))
     fresh = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), str(tmp_path / "adapter"))
     torch.testing.assert_close(fresh.eval()(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_conv1d_and_linear_modules_in_one_adapter(tmp_path):
+    """PEFT's fan_in_fan_out is that of the last module: here false, and wrong for the square Conv1D."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=40, n_positions=16, tie_word_embeddings=False)
+    model = GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "base")
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):
+        tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["attn.c_proj", "lm_head", "wpe"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.3)
+    with pytest.warns(UserWarning, match="save_embedding_layers"):
+        tuned.save_pretrained(tmp_path / "a")
+    assert Adapter(tmp_path / "a").config.fan_in_fan_out is False
+    merge_folders([tmp_path / "a"], tmp_path / "out", rule_named("max-magnitude"), base=tmp_path / "base")
+    merged = GPT2LMHeadModel.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(merged(IDS).logits, tuned.eval()(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_card_says_what_it_is(trained, tmp_path):

@@ -46,5 +46,5 @@ def diagnose_folders(
     if base is not None:
         checked = Base(base)
         for module, info in sources.modules.items():
-            checked.weight_of(module, info.shape, info.transposed)
+            checked.weight_of(module, info.shape, info.kind, info.transposed)
     return FolderDiagnosis(diagnose(sources.adapters, looking, history=history), sources.notes)

@@ -27,6 +27,12 @@ SINGLE_FILE = "model.safetensors"
 BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md"}
 """Files that make a model folder complete beside its weights (tokenizer, configuration, licence)."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+CONV1D_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
+"""Models whose layers of these names are transformers' Conv1D, stored as [I, O]; all others are linear, stored as [O, I]."""
+HEADS = ("lm_head.weight", "predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
+"""How output heads over the vocabulary end in weight files; a model with such a head and none of these has tied it."""
+WITH_HEAD = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 
 
 @dataclass(frozen=True)
@@ -60,34 +66,54 @@ class Base:
     @property
     def tied(self) -> bool:
         """Whether the output head is the input embedding."""
-        stated = self.config.get("tie_word_embeddings")
-        heads = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
-        has_head = any(arch.endswith(heads) for arch in self.config.get("architectures") or [])
-        return bool(stated) if stated is not None else has_head and "lm_head.weight" not in self.place
+        text = self.config.get("text_config")
+        inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+        stated = self.config.get("tie_word_embeddings", inner)
+        has_head = any(arch.endswith(WITH_HEAD) for arch in self.config.get("architectures") or [])
+        return bool(stated) if stated is not None else has_head and not any(n.endswith(HEADS) for n in self.place)
 
     def target(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:
         """The weight of `module` that updates of `shape` (O, I) can be added to.
 
         Args:
-            transposed: it is stored as [I, O] (Conv1D, embeddings).
+            transposed: the adapter says it is stored as [I, O] (Conv1D, embeddings).
 
         Raises:
             AdapterError: it is not there, has another shape or an integer type, or is tied to another module.
         """
-        if self.tied and (kind == "embedding" or module.rpartition(".")[2] == "lm_head"):
+        if self._is_shared(module, shape, kind):
             raise AdapterError(
                 f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merged into the one "
                 "it would change the other too. Keep it as an adapter, or untie the base first."
             )
-        tensor = self.weight_of(module, shape, transposed)
+        tensor = self.weight_of(module, shape, kind, transposed)
         stored = self.place[tensor][1]
         if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
             raise AdapterError(
                 f"'{tensor}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
             )
-        return Target(tensor, transposed)
+        return Target(tensor, self.transposed(module, kind, transposed))
 
-    def weight_of(self, module: str, shape: tuple[int, int], transposed: bool) -> str:
+    def _is_shared(self, module: str, shape: tuple[int, int], kind: str) -> bool:
+        """Whether another module has the same weight: a tied head, or an encoder's and a decoder's common embedding."""
+        if kind == "embedding":
+            text = self.config.get("text_config")
+            inner = text.get("vocab_size") if isinstance(text, dict) else None
+            of_tokens = self.config.get("vocab_size", inner) in (None, shape[1])  # else of positions or token types
+            return of_tokens and (self.tied or bool(self.config.get("is_encoder_decoder")))
+        return self.tied and module.rpartition(".")[2] in ("lm_head", "decoder")
+
+    def transposed(self, module: str, kind: str, stated: bool) -> bool:
+        """Whether the weight is stored as [I, O].
+
+        PEFT keeps one `fan_in_fan_out` an adapter, that of the module it saw last, so in an adapter of Conv1D and linear
+        modules it is wrong for some; a square weight would not show it. Known models are therefore not asked for it.
+        """
+        if kind == "linear" and self.config.get("model_type") in CONV1D_MODELS:
+            return module.rpartition(".")[2] in CONV1D_LAYERS
+        return stated
+
+    def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> str:
         """The name of the tensor that holds the weight of `module`.
 
         Raises:
@@ -95,7 +121,7 @@ class Base:
         """
         tensor = self._tensor(module)
         stored = self.place[tensor][1]
-        wanted = (shape[1], shape[0]) if transposed else shape
+        wanted = (shape[1], shape[0]) if self.transposed(module, kind, transposed) else shape
         if stored.shape == wanted[::-1] != wanted:
             raise AdapterError(
                 f"'{tensor}' in '{self.folder}' is stored the other way round than the adapter's fan_in_fan_out says "

@@ -128,7 +128,7 @@ def merge_folders(
         "rule": name_of(rule),
         "settings": rule.model_dump(mode="json"),
         "overrides": [override.model_dump(mode="json") for override in overrides],
-        "adapters": {name: str(adapter.folder) for name, adapter in sources.adapters.items()},
+        "adapters": {name: adapter.place for name, adapter in sources.adapters.items()},
     }
     facts = Facts(sources.modules, sources.base, sources.task_type, record, sources.notes)
     return write_result(merger, facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)

@@ -8,6 +8,8 @@ out: merged
 overrides:
   - {modules: "*.v_proj", rule: max-magnitude}
   - {modules: "*.layers.[01].*", density: 0.5}    # the same rule, one setting changed
+
+With `rule: guarded` (tolerance, margin) and `covariance-gain`: `tasks`, `order`, `backbone`, `kind` as on the command line.
 """
 
 from __future__ import annotations
@@ -93,6 +95,10 @@ class MergeFile(Settings):
     rank: int | None = Field(default=None, ge=1)
     dtype: str | None = None
     overrides: tuple[Override, ...] = ()
+    tasks: str | None = None
+    order: str | None = None
+    backbone: str | None = None
+    kind: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -140,4 +146,5 @@ def read_merge_file(path: Path) -> MergeFile:
         return str(here / place) if (here / place).exists() else place
 
     sources = tuple(Source(path=placed(source.path), weight=source.weight) for source in found.adapters)
-    return found.model_copy(update={"adapters": sources, "base": placed(found.base) if found.base else None})
+    named = {key: placed(place) for key in ("base", "tasks", "backbone") if (place := getattr(found, key)) is not None}
+    return found.model_copy(update={"adapters": sources, **named})

@@ -79,6 +79,7 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
             known_of, known = modules.setdefault(module, (name, info))
             if known != info:
                 raise AdapterError(_differs(module, known_of, known, name, info))
+    _check_common(adapters)
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
     return Sources(adapters, ordered, tuple(_base_notes(adapters)))
 
@@ -130,6 +131,23 @@ def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInf
         f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}, fan_in_fan_out {left.transposed}; "
         f"{right.kind}, {right.transposed}): they are adapters of different bases."
     )
+
+
+def _check_common(adapters: Mapping[str, Adapter]) -> None:
+    """Adapters that name different bases have at least one module in common with the first.
+
+    Raises:
+        AdapterError: one has none; names its first module.
+    """
+    first, *others = adapters.items()
+    for name, adapter in others:
+        bases = [each.config.base for each in (first[1], adapter)]
+        if all(bases) and bases[0] != bases[1] and not set(adapter) & set(first[1]):
+            raise AdapterError(
+                f"'{first[0]}' and '{name}' are adapters of different bases: they name '{bases[0]}' and '{bases[1]}', and module "
+                f"'{next(iter(adapter))}' of the latter, like all its others, is not in the former. If it is one base under "
+                "two names, write the same base_model_name_or_path into both adapter_config.json."
+            )
 
 
 def _base_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
