@@ -10,7 +10,7 @@ import yaml
 from perdure.errors import ConfigError, StoreError
 from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
-from perdure.sweep import cells, load_sweep, run_sweep
+from perdure.sweep import SweepConfig, cells, load_sweep, run_sweep
 from perdure.sweep_record import outcome_values
 
 
@@ -45,6 +45,20 @@ def test_every_combination_is_a_cell_with_a_name_of_its_own(sweep_file):
     assert [cell.config.seed for cell in found] == [0, 0, 0, 1, 1, 1], "seeds outermost"
     assert {cell.config.training.learning_rate for cell in found if cell.method == "inc-lora"} == {1e-3, 2e-3}
     assert next(cell for cell in found if cell.method == "wide").config.method_name == "l2"
+
+
+def test_sequences_and_trials():
+    sweep = SweepConfig(
+        name="x",
+        methods={"l2": {"trials": [{"training.learning_rate": 1e-3}, {"training.epochs": 2}]}, "inc-lora": {}},
+        seeds=(1, 2),
+        sequences=({"suite": "quickstart", "order": "reversed"}, {"suite": "standard-cl", "order": 2}),
+    )
+    found = list(cells(sweep))
+    assert len(found) == len({cell.id for cell in found}) == 2 * 2 * 3
+    assert {(c.config.suite, c.config.order) for c in found} == {("quickstart", "reversed"), ("standard-cl", "2")}
+    assert [dict(c.varied) for c in found[:3]] == [{"training.learning_rate": 1e-3}, {"training.epochs": 2}, {}]
+    assert found[1].config.training.epochs == 2
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@
     seeds: [0, 1, 2]
     orders: [default]
     grid: {training.learning_rate: [1e-3, 2e-3]}                     # every combination; a method may have its own `grid`
+    sequences: [{suite: long, order: 4}, {suite: trace, order: 1}]   # instead of orders: settings of each
+
+A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
 
 Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
 not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest.
@@ -44,6 +47,7 @@ class SweepConfig(Settings):
     methods: dict[str, dict[str, Any]]
     seeds: tuple[int, ...] = (0,)
     orders: tuple[str | None, ...] = (None,)
+    sequences: tuple[dict[str, Any], ...] = ({},)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     keep_runs: bool = False
 
@@ -79,16 +83,21 @@ def load_sweep(path: Path) -> SweepConfig:
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
     """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons."""
-    for seed, order in itertools.product(sweep.seeds, sweep.orders):
+    for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
+        common = {**sweep.settings, **({} if order is None else {"order": order}), **sequence, "seed": seed}
         for name, own in sweep.methods.items():
-            own = dict(own)
-            grid = {**sweep.grid, **own.pop("grid", {})}
-            for values in itertools.product(*grid.values()):
-                varied = dict(zip(grid, values, strict=True))
-                method = own.get("method", name)
-                data = {"method": method, **_nested(sweep.settings), "seed": seed, "order": order}
-                overrides = {key: value for key, value in {**own, **varied}.items() if key != "method"}
+            for varied in _variants(sweep, own):
+                overrides = {**{k: v for k, v in own.items() if k not in ("method", "grid", "trials")}, **varied}
+                data = {"method": own.get("method", name), **_nested(common)}
                 yield Cell(name, varied, load_config(data, parse_overrides([f"{k}={v}" for k, v in overrides.items()])))
+
+
+def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What varies for a method: every combination of the grid, or its trials, or both."""
+    grid = {**sweep.grid, **own.get("grid", {})}
+    for values in itertools.product(*grid.values()):
+        for trial in own.get("trials", [{}]):
+            yield {**dict(zip(grid, values, strict=True)), **trial}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
