@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env check test test-slow browser demo tables check-tables format clean
+.PHONY: help env check test test-slow browser demo tables check-tables leaderboard format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,13 @@ tables: $(READY) ## every table in README and docs, from the records
 
 check-tables: $(READY) ## fail if a table is not what the records say
 	$(BIN)/python benchmarks/tables.py --check
+
+# Each step is planned from the records of the one before; records are committed, so an interrupted leaderboard goes on.
+leaderboard: $(READY) ## go on with the leaderboard's missing runs (hours; needs PERDURE_CL_BENCHMARK)
+	for step in tune screen finals; do $(BIN)/python benchmarks/leaderboard/plan.py $$step || exit 1; \
+	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
+	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || exit 1; done; done
+	$(BIN)/python benchmarks/tables.py
 
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff format .

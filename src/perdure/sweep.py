@@ -89,7 +89,11 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
             for varied in _variants(sweep, own):
                 overrides = {**{k: v for k, v in own.items() if k not in ("method", "grid", "trials")}, **varied}
                 data = {"method": own.get("method", name), **_nested(common)}
-                yield Cell(name, varied, load_config(data, parse_overrides([f"{k}={v}" for k, v in overrides.items()])))
+                yield Cell(
+                    name,
+                    varied,
+                    load_config(data, parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()])),
+                )
 
 
 def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

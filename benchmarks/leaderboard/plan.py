@@ -1,0 +1,142 @@
+"""The sweeps of the leaderboard, written from sequences.yaml, spaces.yaml and the records so far.
+
+    python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the tuning sequences
+    python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial again, another seed
+    python benchmarks/leaderboard/plan.py finals        -> finals.yaml and long.yaml: finalists and bounds, held-back sequences
+
+Each step refuses to run on an incomplete step before it. What a step chose is in the file it wrote; no number is typed.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks.records import records  # noqa: E402
+
+BOUNDS = ("joint", "per-task", "seq-lora")
+FINALISTS = 5
+
+
+def read(name: str) -> dict[str, Any]:
+    """A YAML file of this folder."""
+    return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
+
+
+def drawn(space: Mapping[str, Any], count: int, random_state: random.Random) -> list[dict[str, Any]]:
+    """`count` points of a space: log ranges stratified into `count` parts, choices in turn, both in random order."""
+    columns: dict[str, list[Any]] = {}
+    for key, values in space.items():
+        if "log" in values:
+            low, high = map(float, values["log"])
+            at = [(i + random_state.random()) / count for i in range(count)]
+            column: list[Any] = [float(f"{low * (high / low) ** x:.2g}") for x in at]
+        else:
+            column = [values["choice"][i % len(values["choice"])] for i in range(count)]
+        random_state.shuffle(column)
+        columns[key] = column
+    return [{key: column[i] for key, column in columns.items()} for i in range(count)]
+
+
+def trials(spaces: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Method -> its trials."""
+    count, seed = spaces["trials"], spaces["seed"]
+    loop = drawn(spaces["loop"], count, random.Random(seed))
+    found = {}
+    for method, own in spaces["methods"].items():
+        mine = drawn(own, count, random.Random(f"{seed} {method}"))
+        skip = {"training.later_learning_rate_factor"} if method in spaces["once"] else set()
+        found[method] = [
+            {**{k: v for k, v in a.items() if k not in skip}, **b} for a, b in zip(loop, mine, strict=True)
+        ]
+    return found
+
+
+def tune() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every trial of every method on the tuning sequences."""
+    chosen = {method: {"trials": own} for method, own in trials(read("spaces.yaml")).items()}
+    yield (
+        "tune",
+        "Every method's trials on the tuning sequences, scored on validation examples.",
+        _tuning(chosen, "tuning"),
+    )
+
+
+def screen() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The best trial of every method, with the screening's seed."""
+    chosen = best_trials(_complete("tune"))
+    yield (
+        "screen",
+        "Each method's best trial again, with another seed, on validation examples.",
+        _tuning(chosen, "screening"),
+    )
+
+
+def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The finalists and the bounds on the held-back sequences."""
+    rows, chosen = _complete("screen"), best_trials(_complete("tune"))
+    ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
+    rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
+    methods = {method: chosen[method] for method in (*rivals, *BOUNDS)}
+    sequences = read("sequences.yaml")
+    held = sequences["held_back"]
+    fixed = {**sequences["settings"], "data_seed": held["data_seed"], "budget.test": held["budget_test"]}
+    for name in ("finals", "long"):
+        about = "Finalists and bounds on the held-back sequences, scored on test examples."
+        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}
+
+
+def best_trials(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Method -> the settings whose average accuracy over the tuning sequences is best; a tie goes to the earlier trial."""
+    best: dict[str, tuple[float, dict[str, Any]]] = {}
+    for method, own in trials(read("spaces.yaml")).items():
+        for trial in own:
+            scores = [r["scores"]["average_accuracy"] for r in rows if r["method"] == method and r["varied"] == trial]
+            if scores and (method not in best or statistics.mean(scores) > best[method][0]):
+                best[method] = (statistics.mean(scores), trial)
+    return {method: trial for method, (_, trial) in best.items()}
+
+
+def _tuning(methods: Mapping[str, Any], step: str) -> dict[str, Any]:
+    sequences = read("sequences.yaml")
+    settings = {**sequences["settings"], "evaluation.split": "validation"}
+    plan = {"seeds": sequences[step]["seeds"], "sequences": sequences["tuning"]["sequences"]}
+    return {"name": step, "settings": settings, **plan, "methods": dict(methods)}
+
+
+def _complete(step: str) -> list[dict[str, Any]]:
+    """The records of a step, all of them (failed runs are final: they count as they are, see docs/protocol.md)."""
+    from perdure.sweep import cells, load_sweep
+
+    wanted = {cell.id for cell in cells(load_sweep(HERE / f"{step}.yaml"))}
+    rows = [row for row in records(f"leaderboard/{step}/records") if row["id"] in wanted]
+    failed = {row["id"] for row in records(f"leaderboard/{step}/failed")}
+    if missing := wanted - failed - {row["id"] for row in rows}:
+        raise SystemExit(
+            f"{step}: {len(missing)} of {len(wanted)} runs have no record yet; go on with `make leaderboard`."
+        )
+    return rows
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], method: str) -> float:
+    scores = [row["scores"]["average_accuracy"] for row in rows if row["method"] == method]
+    return statistics.mean(scores) if scores else float("-inf")
+
+
+def main() -> None:
+    for name, about, sweep in {"tune": tune, "screen": screen, "finals": finals}[sys.argv[1]]():
+        head = f"# {about} Written by plan.py; do not edit.\n"
+        (HERE / f"{name}.yaml").write_text(head + yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

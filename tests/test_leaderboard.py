@@ -1,0 +1,79 @@
+"""The leaderboard's plan: held-back sequences as hashed, the same number of trials for all, every preset in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+from benchmarks.leaderboard import plan
+
+from perdure.methods.build import build_method
+from perdure.methods.table import PRESETS
+from perdure.sweep import cells, load_sweep
+from perdure.tasks.suites import describe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_held_back_sequences_are_those_of_the_hash():
+    sequences = plan.read("sequences.yaml")
+    kept = {key: sequences[key] for key in ("settings", "held_back")}
+    found = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    assert f"    {found}\n" in (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+def test_tuning_and_results_share_no_order_and_no_seed():
+    sequences = plan.read("sequences.yaml")
+
+    def tasks(sequence: dict) -> tuple[str, ...]:
+        orders = {str(name): order for name, order in describe(sequence["suite"])["orders"].items()}
+        return tuple(orders.get(sequence["order"], sequence["order"].split(",")))
+
+    tuned = {tasks(s) for s in sequences["tuning"]["sequences"]}
+    held = [tasks(s) for part in ("finals", "long") for s in sequences["held_back"][part]["sequences"]]
+    assert len(set(held)) == len(held) == 11
+    assert not tuned & set(held)
+    seeds = {*sequences["tuning"]["seeds"], *sequences["screening"]["seeds"]}
+    assert not seeds & {s for part in ("finals", "long") for s in sequences["held_back"][part]["seeds"]}
+
+
+def test_every_preset_has_the_same_number_of_trials_that_all_are_methods():
+    sweep = load_sweep(ROOT / "benchmarks" / "leaderboard" / "tune.yaml")
+    assert {name: len(own["trials"]) for name, own in sweep.methods.items()} == dict.fromkeys(PRESETS, 8)
+    found = list(cells(sweep))
+    assert len({cell.id for cell in found}) == len(found) == 8 * 2 * len(PRESETS)
+    for cell in found:
+        assert cell.config.evaluation.split == "validation"
+        build_method(cell.config.method)
+
+
+def test_tune_yaml_is_what_plan_writes():
+    ((_, _, made),) = plan.tune()
+    assert yaml.safe_load((ROOT / "benchmarks" / "leaderboard" / "tune.yaml").read_text()) == made
+
+
+def test_points_are_stratified():
+    points = plan.drawn({"w": {"log": [1e-3, 1e1]}, "c": {"choice": ["a", "b"]}}, 4, random.Random(0))
+    assert sorted(int(3 + math.log10(p["w"])) for p in points) == [0, 1, 2, 3]
+    assert sorted(p["c"] for p in points) == ["a", "a", "b", "b"]
+
+
+def test_the_best_trial_is_that_of_both_sequences(monkeypatch):
+    one, two = ({"training.learning_rate": rate} for rate in (0.1, 0.2))
+    monkeypatch.setattr(plan, "trials", lambda _: {"m": [one, two], "n": [one]})
+    rows = [
+        {"method": "m", "varied": trial, "scores": {"average_accuracy": score}}
+        for trial, score in ((one, 0.9), (one, 0.1), (two, 0.6), (two, 0.6))
+    ]
+    assert plan.best_trials(rows) == {"m": two}
+
+
+def test_an_unfinished_step_is_not_built_on(monkeypatch):
+    monkeypatch.setattr(plan, "records", lambda _: [])
+    with pytest.raises(SystemExit, match="480 of 480 runs have no record"):
+        next(plan.screen())
