@@ -15,7 +15,8 @@ from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
 from perdure.store import Store, read_lines
 from perdure.tasks.task import Example
-from perdure.training import _schedule, cut_batches
+from perdure.training import cut_batches
+from perdure.training_state import schedule
 from tests.contract.runs import short_run
 
 
@@ -73,9 +74,9 @@ def test_batches_hold_every_example_once_and_similar_lengths_together():
 
 def test_schedules_by_hand():
     settings = TrainingSettings(warmup_share=0.2, schedule="linear")
-    assert [_schedule(s, 10, settings) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
-    assert _schedule(5, 10, TrainingSettings(schedule="cosine")) == pytest.approx(0.5)
-    assert _schedule(9, 10, TrainingSettings()) == 1.0
+    assert [schedule(s, 10, settings) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    assert schedule(5, 10, TrainingSettings(schedule="cosine")) == pytest.approx(0.5)
+    assert schedule(9, 10, TrainingSettings()) == 1.0
 
 
 def test_averaging_the_last_half_changes_the_adapter(tmp_path, small_tasks, encoder_folder):

@@ -37,16 +37,8 @@ def save_checkpoint(path: Path, past: Past, method: Method) -> None:
     else:
         about["deployed"] = "update"
         _put_update(tensors, "deployed", past.deployed)
-    for name, pair in past.factors.items():
-        for key in ("A", "B", "A0", "B0"):
-            if (tensor := getattr(pair, key)) is not None:
-                tensors[f"factors/{name}/{key}"] = tensor
-    for name, part in method.parts().items():
-        tensors |= {f"part:{name}/{key}": tensor for key, tensor in part.state().items()}
-    # A clone each: safetensors refuses tensors that share memory.
-    save_file(
-        {key: t.detach().clone().contiguous() for key, t in tensors.items()}, path, {"perdure": json.dumps(about)}
-    )
+    put_factors(tensors, "factors", past.factors)
+    save_groups(path, tensors | memory(method), about)
 
 
 def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Update]) -> Past:
@@ -55,26 +47,67 @@ def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Upd
     Raises:
         StoreError: the file belongs to a method with other parts.
     """
-    with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {})["perdure"])
-        groups: dict[str, dict[str, Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-            group, _, rest = key.partition("/")
-            # a copy, because safetensors' memory is not aligned as torch's is, and BLAS then rounds otherwise
-            groups.setdefault(group, {})[rest] = file.get_tensor(key).clone()
-    for name, part in method.parts().items():
-        part.load(groups.pop(f"part:{name}", {}))
-    if left := [group for group in groups if group.startswith("part:")]:
-        raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(left)}.")
+    about, groups = load_groups(path)
+    remember(method, groups, path)
     carry = _update(groups.get("carry", {}))
     return Past(
         stages=tuple(about["stages"]),
         total=_update(groups.get("total", {})),
         carry=carry,
         deployed=_deployed(about["deployed"], groups, carry),
-        factors=_factors(groups.get("factors", {}), about["scaling"]),
+        factors=take_factors(groups.get("factors", {}), about["scaling"]),
         load_update=load_update,
     )
+
+
+def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors under `<group>/<rest>`, and what JSON can say about them."""
+    # A clone each: safetensors refuses tensors that share memory.
+    own = {key: tensor.detach().clone().contiguous() for key, tensor in tensors.items()}
+    save_file(own, path, {"perdure": json.dumps(about)})
+
+
+def load_groups(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, framework="pt") as file:
+        about = json.loads((file.metadata() or {})["perdure"])
+        for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            group, _, rest = key.partition("/")
+            # a copy, because safetensors' memory is not aligned as torch's is, and BLAS then rounds otherwise
+            groups.setdefault(group, {})[rest] = file.get_tensor(key).clone()
+    return about, groups
+
+
+def memory(method: Method) -> dict[str, Tensor]:
+    """What every part remembers, as tensors for `save_groups`."""
+    return {f"part:{name}/{key}": t for name, part in method.parts().items() for key, t in part.state().items()}
+
+
+def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    """Every part takes its memory.
+
+    Raises:
+        StoreError: there is memory of a part the method does not have.
+    """
+    parts = method.parts()
+    if left := [name for group in groups if (name := group.removeprefix("part:")) != group and name not in parts]:
+        raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(left)}.")
+    for name, part in parts.items():
+        part.load(groups.get(f"part:{name}", {}))
+
+
+def put_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:
+    """Add factors to the tensors of a file; their scaling goes into `about`."""
+    for name, pair in factors.items():
+        for key in ("A", "B", "A0", "B0"):
+            if (tensor := getattr(pair, key)) is not None:
+                tensors[f"{group}/{name}/{key}"] = tensor
+
+
+def take_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
+    """The factors of a group."""
+    return {n: Factors(m["A"], m["B"], scaling[n], m.get("A0"), m.get("B0")) for n, m in _modules(tensors).items()}
 
 
 def _deployed(kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], carry: Update) -> Update | PerTask:
@@ -101,7 +134,3 @@ def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _update(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
     return {n: m["dense"] if "dense" in m else LowRank(m["A"], m["B"]) for n, m in _modules(tensors).items()}
-
-
-def _factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
-    return {n: Factors(m["A"], m["B"], scaling[n], m.get("A0"), m.get("B0")) for n, m in _modules(tensors).items()}

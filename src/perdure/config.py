@@ -77,6 +77,8 @@ class TrainingSettings(Settings):
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm; None = never.
         average: 'last-half' deploys the mean of the factors over the last half of the steps.
+        checkpoint_minutes: how often the training inside a stage is written down, so that a stopped run goes on there; None =
+            between stages only. It decides nothing about the outcome, so it is not written into the run's configuration.
     """
 
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -89,6 +91,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     average: Literal["none", "last-half"] = "none"
+    checkpoint_minutes: float | None = Field(default=10.0, gt=0, exclude=True)
 
 
 class BudgetSettings(Settings):

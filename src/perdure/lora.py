@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from perdure.config import LoraSettings
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.parts import Gradients, Start
+from perdure.methods.parts import Gradients, Start, Trainable
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, dense
 
@@ -96,7 +96,7 @@ class AdaptedModel:
         self.model = model
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
         self.modules = {name: _adapted(name, layer, adapter) for name, layer in layers.items()}
-        self._trainable = "AB"
+        self.trainable: Trainable = "AB"
         self._offset: dict[str, Factors] = {}
         self._carry: Update = {}
 
@@ -109,8 +109,8 @@ class AdaptedModel:
         """Switch the adapter on (training) or off (the base alone answers)."""
         for module in self.modules.values():
             module.layer.enable_adapters(on)
-            module.A.requires_grad_(on and "A" in self._trainable)
-            module.B.requires_grad_(on and "B" in self._trainable)
+            module.A.requires_grad_(on and "A" in self.trainable)
+            module.B.requires_grad_(on and "B" in self.trainable)
 
     def factors(self) -> dict[str, Factors]:
         """The live factors, with the offset they started from; detached views that follow the training."""
@@ -157,8 +157,8 @@ class AdaptedModel:
 
     def start(self, start: Start) -> None:
         """Begin training: the adapter holds `start.factors`, the base is offset where they say so."""
-        self._trainable = start.trainable
-        self._offset = {name: pair for name, pair in start.factors.items() if pair.A0 is not None}
+        self.trainable = start.trainable
+        self._offset = {name: pair.copied() for name, pair in start.factors.items() if pair.A0 is not None}
         with torch.no_grad():
             for name, pair in start.factors.items():
                 module = self.modules[name]

@@ -119,6 +119,7 @@ class Plain:
     def __init__(self, title: str, out: IO[str] | None = None) -> None:
         self._title, self._out = title, out or sys.stderr
         self._stages: list[str] = []
+        self._trained = ""
         self._began, self._at, self._finished = time.monotonic(), 0, 0
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
@@ -128,7 +129,8 @@ class Plain:
             self._say(f"goes on after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        if step.step in (1, total):
+        if stage != self._trained or step.step == total:  # the first step made here: a resumed stage begins later
+            self._trained = stage
             self._say(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:

@@ -94,13 +94,14 @@ def run_config(
 
 
 def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
-    """Go on with the run in `out` after its last finished stage.
+    """Go on with the run in `out` where its last checkpoint stands.
 
     Raises:
         StoreError: no run there, or its tasks were given from Python (call `learn` again with the same `out`).
     """
     about = Store(Path(out)).about
-    config = load_config(about["config"])
+    written = "checkpoint_minutes"
+    config = load_config(about["config"], {f"training.{written}": about[written]} if written in about else None)
     if config.suite is None and not config.tasks:
         raise StoreError(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
@@ -153,6 +154,7 @@ def _about(
         "warnings": list(warnings) or [f"{task.name}: {note}" for task in tasks for note in task.notes],
         "precision": known["precision"] if known else choose_precision(config.precision),
         "threads": known["threads"] if known else torch.get_num_threads(),
+        "checkpoint_minutes": config.training.checkpoint_minutes,
         "machine": platform.machine(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }

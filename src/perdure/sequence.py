@@ -5,9 +5,6 @@ This is the whole loop. No method is named here: what a method does, its parts d
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-
 import torch
 
 from perdure.backbones.base import Backbone
@@ -19,12 +16,12 @@ from perdure.context import StageContext, derived_seed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method
-from perdure.ops.factors import Factors
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_stage_update, save_deployed, save_stage, save_untrained, score_tasks
 from perdure.store import Store
 from perdure.tasks.task import Task, stages
 from perdure.training import train
+from perdure.unfinished import Unfinished
 
 
 def run_sequence(
@@ -36,7 +33,7 @@ def run_sequence(
     store: Store,
     report: Reporter,
 ) -> Past:
-    """Learn `tasks` with `method`, going on after the last stage the store has finished; return what is left behind.
+    """Learn `tasks` with `method`, going on where the store's last checkpoint stands; return what is left behind.
 
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
@@ -56,13 +53,13 @@ def run_sequence(
         model.fold(past.carry)  # 1. the next task trains on what the past carries
         for part in parts:
             part.before_task(ctx)
-        start = method.init.start(ctx)  # 2. its adapter starts
-        model.start(start)
-        ctx.started = _copied(model.factors())
-        with memory_explained(f"training task '{stage.name}'"):
-            train(model, backbone, method, ctx, config.training, record.step)  # 3. loss + penalties -> step
+        unfinished = Unfinished(store, method, model, ctx, record.steps, config.training.checkpoint_minutes)
+        model.start(unfinished.start() or method.init.start(ctx))  # 2. its adapter starts
+        ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
+        with memory_explained(f"training task '{stage.name}'"), unfinished.minding_sigterm():
+            train(model, backbone, method, ctx, config.training, record.step, unfinished)  # 3. loss + penalties -> step
 
-        factors = _copied(model.factors())
+        factors = {name: pair.copied() for name, pair in model.factors().items()}
         update = {name: pair.update() for name, pair in factors.items()}
         for part in parts:
             part.after_task(ctx, update)
@@ -85,8 +82,3 @@ def _restore(store: Store, method: Method) -> Past:
         return Past(load_update=lambda index: load_stage_update(store, index))
     state = store.stage_folder(len(store.stages())) / "state.safetensors"
     return load_checkpoint(state, method, lambda index: load_stage_update(store, index))
-
-
-def _copied(factors: Mapping[str, Factors]) -> dict[str, Factors]:
-    """Factors that no longer follow the training."""
-    return {n: dataclasses.replace(pair, A=pair.A.clone(), B=pair.B.clone()) for n, pair in factors.items()}

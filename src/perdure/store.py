@@ -9,10 +9,11 @@
           state.safetensors      what the next stage needs: carry, deployed, total, factors, memory of the parts
           log.jsonl  notes.json  every optimiser step; numbers the parts noted
           scores.json  predictions/<task>.jsonl
+      unfinished/                inside a stage only: where its training stands (perdure.unfinished)
       deployed/                  the finished run's model, for transformers or PEFT alone
 
 A stage is written into a folder of its own, synced, renamed into place, and only then entered in the manifest. A process
-killed at any point leaves a run that resumes after its last finished stage.
+killed at any point leaves a run that resumes after its last finished stage, or inside the next where that was written down.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
 
-MANIFEST, RUN, STAGES, DEPLOYED = "manifest.json", "run.json", "stages", "deployed"
+MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
 
 
 class Store:
@@ -155,6 +156,7 @@ class Store:
         sync_folder(target.parent)
         manifest["stages"].append(entry)
         write_json(self.folder / MANIFEST, manifest)
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     @contextmanager
     def deploying(self) -> Iterator[Path]:
@@ -170,7 +172,8 @@ class Store:
         os.replace(partial, target)
         sync_folder(self.folder)
         write_json(self.folder / MANIFEST, {**self.manifest, "deployed": files})
-        shutil.rmtree(old, ignore_errors=True)
+        for left in (old, self.folder / UNFINISHED):  # the latter after a kill between the last stage and its removal
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

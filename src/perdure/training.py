@@ -12,9 +12,11 @@ so neither accumulation nor the size of the last batch changes what lambda means
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from perdure.errors import Diverged
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import BatchPenalty, Context, Method, WeightPenalty
 from perdure.tasks.task import Example
+from perdure.training_state import Training
 
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that little is padded and order stays random."""
@@ -47,6 +50,18 @@ class Step:
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
+class Checkpoints(Protocol):
+    """Who writes a stage's training down while it goes on, and gives it back after a stop."""
+
+    def restore(self, training: Training) -> None:
+        """Bring a training that begins to where it was written down, if it was."""
+        ...
+
+    def stepped(self, training: Training) -> None:
+        """A step is done and logged; a good moment to write."""
+        ...
+
+
 def cut_batches(
     examples: Sequence[Example], size: int, generator: torch.Generator, length: Callable[[Example], int]
 ) -> list[list[Example]]:
@@ -66,22 +81,19 @@ def train(
     ctx: Context,
     settings: TrainingSettings,
     report: Callable[[Step, int], None],
+    checkpoints: Checkpoints,
 ) -> None:
     """Train the adapter `model` holds on `ctx.stage`; `report(step, total)` after every step.
 
     Raises:
         Diverged: the loss or the gradient is not finite; names task and step.
     """
-    parameters = model.parameters()
-    factor = settings.later_learning_rate_factor if ctx.index else 1.0
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate * factor, weight_decay=settings.weight_decay)
-    per_epoch = math.ceil(len(ctx.stage.train) / settings.batch_size)
-    total = per_epoch * settings.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _schedule(step, total, settings))
-    averaged = _Average(parameters, first=total // 2) if settings.average == "last-half" else None
+    training = Training(model, ctx, settings)
+    parameters, total = training.parameters, training.total
+    checkpoints.restore(training)
 
-    for number, examples in enumerate(_epochs(backbone, ctx, settings)):
-        optimiser.zero_grad(set_to_none=True)
+    for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
+        learning_rate = training.begin_step()
         loss, values = _backward(backbone, method, ctx, method_batch(method, ctx, examples), settings.accumulation)
         shares = add_weight_penalties(model, method, ctx, values)
         if method.step_rule:
@@ -89,22 +101,20 @@ def train(
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not math.isfinite(loss) or not torch.isfinite(norm):
             raise Diverged(
-                f"Task '{ctx.stage.name}', step {number + 1} of {total}: the loss is {loss}, the gradient's norm {norm.item()}. "
-                "Finished tasks are kept. Lower training.learning_rate or the penalty's weight, then resume."
+                f"Task '{ctx.stage.name}', step {training.done + 1} of {total}: the loss is {loss}, the gradient's norm "
+                f"{norm.item()}. Finished tasks are kept. Lower training.learning_rate or the penalty's weight, then resume."
             )
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
-        learning_rate = float(schedule.get_last_lr()[0])
-        optimiser.step()
-        schedule.step()
+        training.optimiser.step()
         if method.step_rule:
             with torch.no_grad():
                 method.step_rule.stepped(ctx, model.factors(), learning_rate)
-        if averaged:
-            averaged.take(number)
-        report(Step(number + 1, loss, learning_rate, values, shares), total)
-    if averaged:
-        averaged.give()
+        training.end_step()
+        report(Step(training.done, loss, learning_rate, values, shares), total)
+        checkpoints.stepped(training)
+    if training.averaged:
+        training.averaged.give()
 
 
 def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> Sequence[Example]:
@@ -166,21 +176,6 @@ def _backward(
     return mean_loss, values
 
 
-def _schedule(step: int, total: int, settings: TrainingSettings) -> float:
-    """Factor of the learning rate at `step` (from 0)."""
-    warmup = round(total * settings.warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    match settings.schedule:
-        case "linear":
-            return 1.0 - done
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * done))
-        case _:
-            return 1.0
-
-
 def _norm(grads: Sequence[Tensor | None]) -> float:
     return float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
 
@@ -188,23 +183,3 @@ def _norm(grads: Sequence[Tensor | None]) -> float:
 def _share(share: float | None, task_norm: float, norm: float) -> float:
     """The weight that makes a penalty's gradient `share` times as long as the task's; 0 where it has none."""
     return (share or 0.0) * task_norm / norm if norm else 0.0
-
-
-class _Average:
-    """The mean of the parameters over the steps from `first` on."""
-
-    def __init__(self, parameters: Sequence[Tensor], first: int) -> None:
-        self._parameters, self._first, self._taken = parameters, first, 0
-        self._sums = [torch.zeros_like(p) for p in parameters]
-
-    @torch.no_grad()
-    def take(self, step: int) -> None:
-        if step >= self._first:
-            self._taken += 1
-            for total, parameter in zip(self._sums, self._parameters, strict=True):
-                total += parameter
-
-    @torch.no_grad()
-    def give(self) -> None:
-        for total, parameter in zip(self._sums, self._parameters, strict=True):
-            parameter.copy_(total / self._taken)

@@ -9,9 +9,27 @@ import torch
 
 from perdure.adapters import open_adapter
 from perdure.methods.table import PRESETS
+from perdure.progress import Quiet
 from perdure.store import Store
 from perdure.tasks.task import Task
-from tests.contract.runs import bits, short_run
+from perdure.training import Step
+from tests.contract.runs import SETTINGS, bits, short_run
+
+
+class Watch(Quiet):
+    """Sees every optimiser step made; may stop the run at one, as a killed process would."""
+
+    stops = (("sky", 3), ("joint", 6))
+
+    def __init__(self, stop: bool = False) -> None:
+        self.steps: list[tuple[str, int]] = []
+        self._stop = stop
+
+    def step(self, stage: str, step: Step, total: int) -> None:
+        self.steps.append((stage, step.step))
+        if self._stop and self.steps[-1] in self.stops:
+            raise KeyboardInterrupt
+
 
 pytestmark = pytest.mark.parametrize("method", PRESETS)
 
@@ -60,6 +78,19 @@ def test_resumed_between_tasks_equals_uninterrupted(
     monkeypatch.setattr(perdure.sequence, "train", real)
     short_run(tmp_path / "run", small_tasks, encoder_folder, method)
     assert bits(tmp_path / "run") == bits(finished(method))
+
+
+def test_resumed_inside_a_task_equals_uninterrupted(method, finished, tmp_path, small_tasks, encoder_folder):
+    """Written down after every step; stopped at the third step of the second task, before that one is."""
+
+    training = {**SETTINGS["training"], "checkpoint_minutes": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        short_run(tmp_path / "run", small_tasks, encoder_folder, method, report=Watch(stop=True), training=training)
+    watch = Watch()
+    short_run(tmp_path / "run", small_tasks, encoder_folder, method, report=watch)
+    assert watch.steps[0] in Watch.stops
+    assert bits(tmp_path / "run") == bits(finished(method))
+    assert not (tmp_path / "run" / "unfinished").exists()
 
 
 def test_training_changes_what_is_answered(method, finished):

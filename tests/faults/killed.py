@@ -20,19 +20,22 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _at(number: int, real: Callable[..., Any], after: bool = False, only: Callable[..., bool] = lambda *a, **k: True):
-    """`real`, but the process dies at its `number`-th call (from 1) that `only` accepts, before or after it is made."""
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _at(number: int, real: Callable[..., Any], after: bool = False, end: Callable[[], None] = _die):
+    """`real`, but the process ends at its `number`-th call (from 1), before or after it is made."""
     calls = 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        calls += only(*args, **kwargs)
-        dies = calls == number and only(*args, **kwargs)
-        if dies and not after:
-            _die()
+        calls += 1
+        if calls == number and not after:
+            end()
         result = real(*args, **kwargs)
-        if dies:
-            _die()
+        if calls == number and after:
+            end()
         return result
 
     return wrapped
@@ -69,17 +72,19 @@ def _half_written(number: int, name: str) -> None:
     perdure.adapters.save_file = saved
 
 
-def _child(point: str, number: int, out: Path, encoder: Path, method: str) -> None:
+def _child(point: str, number: int, out: Path, encoder: Path, method: str, training: dict[str, Any]) -> None:
     from perdure.backbones.encoder import Encoder
     from perdure.record import StageRecord
     from tests.conftest import small_task
-    from tests.contract.runs import short_run
+    from tests.contract.runs import SETTINGS, short_run
 
     tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
     kind, _, name = point.partition(":")
     match kind:
         case "step":
             StageRecord.step = _at(number, StageRecord.step)  # type: ignore[method-assign]
+        case "terminated":
+            StageRecord.step = _at(number, StageRecord.step, end=_terminate)  # type: ignore[method-assign]
         case "predict":
             Encoder.predict = _at(number, Encoder.predict)  # type: ignore[method-assign]
         case "sync":
@@ -92,17 +97,17 @@ def _child(point: str, number: int, out: Path, encoder: Path, method: str) -> No
             _half_written(number, name)
         case _:
             raise AssertionError(point)
-    short_run(out, tasks, encoder, method)
+    short_run(out, tasks, encoder, method, training={**SETTINGS["training"], **training})
 
 
-def killed_at(point: str, number: int, out: Path, encoder: Path, method: str) -> bool:
-    """Whether the run was killed at that point (False: it ended before reaching it).
+def killed_at(point: str, number: int, out: Path, encoder: Path, method: str, **training: Any) -> bool:
+    """Whether the run was killed at that point (False: it ended before reaching it); `training`: more of its settings.
 
     Raises:
         AssertionError: it ended in another way.
     """
-    child = FORK.Process(target=_child, args=(point, number, out, encoder, method))
+    child = FORK.Process(target=_child, args=(point, number, out, encoder, method, training))
     child.start()
     child.join(120)
-    assert child.exitcode in (0, -signal.SIGKILL), f"the child ended with {child.exitcode}"
+    assert child.exitcode in (0, -signal.SIGKILL, 128 + signal.SIGTERM), f"the child ended with {child.exitcode}"
     return child.exitcode != 0

@@ -19,7 +19,7 @@ from perdure.methods.parts import Consolidate, Method, PerTask, WeightPenalty
 from perdure.methods.plain import Continue, Kaiming, Latest, Sum
 from perdure.methods.ps_lora import MaxMagnitude, SignMagnitude
 from perdure.ops.lowrank import dense
-from tests.methods.two_layers import Stop, learn_toy, toy_tasks
+from tests.methods.two_layers import RESUMED, killed_and_resumed, learn_toy, toy_tasks
 
 
 def penalised(*penalties: WeightPenalty, consolidate: Consolidate | None = None) -> Method:
@@ -54,12 +54,11 @@ def bits(past: Past) -> list[torch.Tensor]:
     return [dense(delta) for delta in past.deployed.values()] + factors
 
 
+@RESUMED
 @pytest.mark.parametrize("name", METHODS)
-def test_killed_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_killed_and_resumed_gives_the_same_bits(name: str, minutes: float | None, tmp_path: Path) -> None:
     whole = learn_toy(METHODS[name](), tmp_path / "whole", toy_tasks())
-    for stage in ("task1", "task2"):
-        with pytest.raises(KeyboardInterrupt):
-            learn_toy(METHODS[name](), tmp_path / "killed", toy_tasks(), Stop(stage, 5))
+    killed_and_resumed(METHODS[name], tmp_path / "killed", toy_tasks(), minutes)
     resumed = learn_toy(METHODS[name](), tmp_path / "killed", toy_tasks())
     assert all(torch.equal(one, other) for one, other in zip(bits(whole), bits(resumed), strict=True))
     assert max(float(tensor.abs().max()) for tensor in bits(whole)[:2]) > 1e-3

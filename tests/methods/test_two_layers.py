@@ -23,7 +23,7 @@ from perdure.methods.slice import Slice
 from perdure.methods.slice_free import SliceFree
 from perdure.ops.lowrank import dense
 from perdure.store import Store
-from tests.methods.two_layers import Stop, Toy, learn_toy, toy_tasks
+from tests.methods.two_layers import RESUMED, Toy, killed_and_resumed, learn_toy, toy_tasks
 
 SMALL = {"batches": 3, "batch_size": 8}
 METHODS: dict[str, Callable[[], Method]] = {
@@ -64,14 +64,12 @@ def same_bits(one: Past, other: Past) -> bool:
     return len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
 
 
+@RESUMED
 @pytest.mark.parametrize("name", METHODS)
-def test_killed_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_killed_and_resumed_gives_the_same_bits(name: str, minutes: float | None, tmp_path: Path) -> None:
     tasks = toy_tasks()
     whole = learn_toy(METHODS[name](), tmp_path / "whole", tasks)
-    with pytest.raises(KeyboardInterrupt):
-        learn_toy(METHODS[name](), tmp_path / "killed", tasks, Stop("task1", 5))
-    with pytest.raises(KeyboardInterrupt):
-        learn_toy(METHODS[name](), tmp_path / "killed", tasks, Stop("task2", 5))
+    killed_and_resumed(METHODS[name], tmp_path / "killed", tasks, minutes)
     resumed = learn_toy(METHODS[name](), tmp_path / "killed", tasks)
     assert same_bits(whole, resumed)
     assert any(dense(delta).abs().max() > 1e-3 for delta in whole.deployed.values())  # type: ignore[union-attr]

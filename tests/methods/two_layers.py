@@ -6,10 +6,11 @@ right one depends on the sign of a linear function of the input that belongs to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -24,6 +25,7 @@ from perdure.progress import Quiet
 from perdure.sequence import run_sequence
 from perdure.store import Store
 from perdure.tasks.task import Example, Stage, Task
+from perdure.training import Step
 
 INPUTS, HIDDEN, UNITS = 12, 10, 8
 CONFIG = {
@@ -122,14 +124,29 @@ def context(
 
 
 class Stop(Quiet):
-    """Ends the run as a killed process would, at optimiser step `at` of `stage`."""
+    """Ends the run as a killed process would, at optimiser step `at` of `stage`; `first`: the first step it saw of each."""
 
     def __init__(self, stage: str, at: int) -> None:
         self.where = (stage, at)
+        self.first: dict[str, int] = {}
 
-    def step(self, stage: str, step: int, total: int, loss: float) -> None:
-        if (stage, step) == self.where:
+    def step(self, stage: str, step: Step, total: int) -> None:
+        self.first.setdefault(stage, step.step)
+        if (stage, step.step) == self.where:
             raise KeyboardInterrupt
+
+
+RESUMED = pytest.mark.parametrize("minutes", [None, 1e-9], ids=["between-tasks", "inside-a-task"])
+"""Whether a run writes itself down inside a stage: never, or after every step."""
+
+
+def killed_and_resumed(made: Callable[[], Method], folder: Path, tasks: Sequence[Task], minutes: float | None) -> None:
+    """A run killed at step 8 of task1, gone on with, killed at steps 5 and 9 of task2, and left for the caller to finish."""
+    for stage, at, first in (("task1", 8, 1), ("task2", 5, 1), ("task2", 9, 5 if minutes else 1)):
+        stop = Stop(stage, at)
+        with pytest.raises(KeyboardInterrupt):
+            learn_toy(made(), folder, tasks, stop, checkpoint_minutes=minutes)
+        assert stop.first[stage] == first
 
 
 def learn_toy(

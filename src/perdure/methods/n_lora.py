@@ -157,6 +157,15 @@ class ProximalRows(StepRule):
         assert self.sparsity is not None
         return 1 - math.sqrt(1 - self.sparsity) if self.on == "both" else self.sparsity
 
+    def state(self) -> dict[str, Tensor]:
+        """The mean lambda of the last step."""
+        return {"lambda": torch.tensor(self._lambda, dtype=torch.float64)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if "lambda" in state:
+            self._lambda = float(state["lambda"])
+
     def after_task(self, ctx: Context, update: Update) -> None:
         """Note the share of exact zeros reached, and the mean lambda of the last step."""
         ctx.note("n-lora/zeros", _zeros(ctx.factors))

@@ -46,6 +46,10 @@ class Need(Enum):
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
 
 
+Trainable = Literal["AB", "A", "B"]
+"""Which of an adapter's two matrices are trained."""
+
+
 @dataclass(frozen=True)
 class Start:
     """How an adapter starts.
@@ -56,7 +60,7 @@ class Start:
     """
 
     factors: Mapping[str, Factors]
-    trainable: Literal["AB", "A", "B"] = "AB"
+    trainable: Trainable = "AB"
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,13 @@ class Part(BaseModel):
         """Called when a stage is trained, with the model as trained; `update` is the stage's effective update."""
 
     def state(self) -> dict[str, Tensor]:
-        """What must survive to the next stage, as tensors; empty for a part without memory."""
+        """What must survive a stop, between stages or after any step inside one, as tensors; empty for a part without memory.
+
+        What `before_task` computes from `ctx` alone need not be in it: a resumed part gets `before_task`, then `load`."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave, between stages or inside one."""
 
 
 class Init(Part):

@@ -43,6 +43,11 @@ class Factors:
             return LowRank(self.A, self.B * self.scaling)
         return LowRank(torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1) * self.scaling)
 
+    def copied(self) -> Factors:
+        """The same numbers in memory of their own, row by row, as a file gives them back: BLAS then rounds alike."""
+        pairs = (None if m is None else m.clone(memory_format=torch.contiguous_format) for m in (self.A0, self.B0))
+        return Factors(self.A.clone(), self.B.clone(), self.scaling, *pairs)
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start:stop` of the effective update [O, I]."""
         tile = self.B[start:stop] @ self.A

@@ -1,0 +1,72 @@
+"""A checkpoint inside a stage holds all that training needs: moments, averages, random state, the place in the schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.progress import Quiet
+from perdure.store import Store, read_lines
+from tests.contract.runs import bits, short_run
+
+TRAINING = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "accumulation": 2,
+    "warmup_share": 0.3,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "average": "last-half",
+}
+SETTINGS = {"lora": {"rank": 2, "alpha": 4, "dropout": 0.3}, "training": TRAINING}
+
+
+class Stop(Quiet):
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.made: list[int] = []
+
+    def step(self, stage, step, total):
+        self.made.append(step.step)
+        if step.step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stops", [(2,), (3, 5), (4, 6)], ids=str)
+def test_everything_that_steps_change_goes_on(stops, tmp_path, small_tasks, encoder_folder):
+    short_run(tmp_path / "whole", small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+    written = {**SETTINGS, "training": {**TRAINING, "checkpoint_minutes": 1e-9}}
+    for at in stops:
+        with pytest.raises(KeyboardInterrupt):
+            short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **written, report=Stop(at))
+    last = Stop(-1)
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=last)
+    assert last.made == list(range(stops[-1], 7))
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    log = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_it_is_written_when_the_time_has_come(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    """A clock that moves a minute at every look; every 2.5 minutes is then every third step."""
+    import perdure.unfinished
+
+    clock, written = [0.0], []
+
+    def minutes() -> float:
+        clock[0] += 60
+        return clock[0]
+
+    class Time:
+        monotonic = staticmethod(minutes)
+
+    real = perdure.unfinished.Unfinished._write
+    monkeypatch.setattr(perdure.unfinished, "time", Time)
+    monkeypatch.setattr(
+        perdure.unfinished.Unfinished, "_write", lambda self, t: (written.append(t.done), real(self, t))
+    )
+    for every, steps in ((2.5, [3, 6]), (None, [])):
+        written.clear()
+        training = {**TRAINING, "checkpoint_minutes": every}
+        short_run(tmp_path / str(every), small_tasks[:1], encoder_folder, "inc-lora", training=training)
+        assert written == steps
