@@ -245,7 +245,22 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
         data["tasks"] = [_resolved(task, Path(source).parent) for task in data.get("tasks", ())]
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
+    for key, value in _wanted(data.get("method")).items():
+        if not _given(data, key):
+            data = with_override(data, key, value)
     return validate(RunConfig, data)
+
+
+def _wanted(method: Any) -> Mapping[str, Any]:
+    """What the named preset wants of the run's settings."""
+    name = method.get("preset") if isinstance(method, Mapping) else method
+    return PRESETS[name].settings if isinstance(name, str) and name in PRESETS else {}
+
+
+def _given(data: Any, dotted: str) -> bool:
+    """Whether `data` says something about `a.b.c`."""
+    head, _, rest = dotted.partition(".")
+    return isinstance(data, Mapping) and head in data and (not rest or _given(data[head], rest))
 
 
 def _resolved(task: Any, folder: Path) -> Any:

@@ -61,7 +61,10 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """One row: a named composition, where it comes from, and what it promises in a line."""
+    """One row: a named composition, where it comes from, and what it promises in a line.
+
+    `settings`: of the run, dotted, that the method wants where none are given (`lora.alpha`).
+    """
 
     promise: str
     source: str
@@ -71,6 +74,7 @@ class Preset:
     consolidate: Settings = field(default_factory=lambda: {"kind": "sum"})
     replay: Settings | None = None
     stream: Literal["one-by-one", "joint"] = "one-by-one"
+    settings: Settings = field(default_factory=dict)
 
     def composition(self) -> dict[str, Any]:
         """The row as the mapping that `perdure.config.resolve_method` works on."""
@@ -91,6 +95,8 @@ OVERLAP: Settings = {"weight": 0.5}
 FOR_INITS: Settings = {"kind": "buffer", "use": "init-only"}
 MIXED: Settings = {"kind": "buffer", "use": "mixed"}
 MAX_MAGNITUDE: Settings = {"kind": "max-magnitude"}
+OFFSET: Settings = {"lora.alpha": 2.0}
+"""Inits that offset the base want s = .25, SLICE's own, which is alpha 2 at rank 8 (docs/methods/slice.md)."""
 
 PRESETS: Mapping[str, Preset] = {
     "seq-lora": Preset(
@@ -129,19 +135,29 @@ PRESETS: Mapping[str, Preset] = {
         "start from the task gradient's SVD, reconciled with the gradients of replayed old tasks",
         "arXiv 2605.12752",
         init={"kind": "slice"},
+        settings=OFFSET,
         replay=FOR_INITS,
     ),
     "slice-free": Preset(
-        "SLICE on input statistics instead of replayed examples", "beyond arXiv 2605.12752", init={"kind": "slice-free"}
+        "SLICE on input statistics instead of replayed examples",
+        "beyond arXiv 2605.12752",
+        init={"kind": "slice-free"},
+        settings=OFFSET,
     ),
-    "lora-ga": Preset("start from the task gradient's SVD", "arXiv 2407.05000", init={"kind": "lora-ga"}),
+    "lora-ga": Preset(
+        "start from the task gradient's SVD", "arXiv 2407.05000", init={"kind": "lora-ga"}, settings=OFFSET
+    ),
     "loram": Preset(
-        "start from fixed sine bases at the weight's magnitude", "arXiv 2507.06558", init={"kind": "loram"}
+        "start from fixed sine bases at the weight's magnitude",
+        "arXiv 2507.06558",
+        init={"kind": "loram"},
+        settings=OFFSET,
     ),
     "slice+ps-lora": Preset(
         "SLICE's start, PS-LoRA's penalty and merge",
         "arXiv 2605.12752 and 2512.08960",
         init={"kind": "slice"},
+        settings=OFFSET,
         penalties={"sign-magnitude": SIGN_MAGNITUDE},
         consolidate=MAX_MAGNITUDE,
         replay=FOR_INITS,
@@ -150,6 +166,7 @@ PRESETS: Mapping[str, Preset] = {
         "SLICE's start, N-LoRA's penalty",
         "arXiv 2605.12752 and 2410.10179",
         init={"kind": "slice"},
+        settings=OFFSET,
         penalties={"sparsity": SPARSITY},
         replay=FOR_INITS,
     ),
@@ -157,6 +174,7 @@ PRESETS: Mapping[str, Preset] = {
         "SLICE's start, and old examples mixed into every batch",
         "arXiv 2605.12752",
         init={"kind": "slice"},
+        settings=OFFSET,
         replay=MIXED,
     ),
     "ewc": Preset(
