@@ -13,22 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perdure.errors import PerdureError
+    from perdure.grow import add, rollback
+    from perdure.prediction import predict
     from perdure.run import learn, resume
     from perdure.scores import Scores, read_scores
     from perdure.tasks.suites import load_suite
     from perdure.tasks.task import Example, Task
 
-__all__ = ["Example", "PerdureError", "Scores", "Task", "learn", "load_suite", "read_scores", "resume"]
+__all__ = [
+    "Example", "PerdureError", "Scores", "Task", "add", "learn", "load_suite", "predict", "read_scores", "resume", "rollback",
+]  # fmt: skip
 
 _HOME = {
     "Example": "perdure.tasks.task",
     "PerdureError": "perdure.errors",
     "Scores": "perdure.scores",
     "Task": "perdure.tasks.task",
+    "add": "perdure.grow",
     "learn": "perdure.run",
     "load_suite": "perdure.tasks.suites",
+    "predict": "perdure.prediction",
     "read_scores": "perdure.scores",
     "resume": "perdure.run",
+    "rollback": "perdure.grow",
 }
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from perdure.cli_adapters import add_commands as add_adapter_commands
+from perdure.cli_runs import MaxForgetting, Progress, Tracker, reporter_of, show_scores
+from perdure.cli_runs import add_commands as add_run_commands
 from perdure.cli_studies import add_commands as add_study_commands
 from perdure.errors import ConfigError, PerdureError
 
@@ -23,16 +25,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Progress = Annotated[
-    Literal["auto", "quiet", "json"],
-    typer.Option(
-        help="auto: a live bar on a terminal, plain lines elsewhere; quiet: only the result; json: JSON lines on standard "
-        "output, and nothing else there."
-    ),
-]
-Tracker = Annotated[
-    list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb; may be given several times.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -46,6 +38,7 @@ def run(
     method: Annotated[str | None, typer.Option(help="See `perdure methods`.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A model: minilm, a folder, or a hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random in training.")] = None,
+    max_forgetting: MaxForgetting = None,
     progress: Progress = "auto",
     tracker: Tracker = None,
 ) -> None:
@@ -60,8 +53,8 @@ def run(
 
     from perdure.run import run_config
 
-    found = run_config(config, out, report=_reporter(progress, config.method_name, out, tracker))
-    _show(found, progress)
+    telling = reporter_of(progress, config.method_name, out, tracker)
+    show_scores(run_config(config, out, max_forgetting=max_forgetting, report=telling), progress)
 
 
 @app.command()
@@ -74,12 +67,14 @@ def init(file: Annotated[Path, typer.Argument(help="The configuration file to wr
 
 
 @app.command()
-def resume(folder: Path, progress: Progress = "auto", tracker: Tracker = None) -> None:
+def resume(
+    folder: Path, max_forgetting: MaxForgetting = None, progress: Progress = "auto", tracker: Tracker = None
+) -> None:
     """Go on with a run after its last finished task."""
     from perdure.run import resume as resume_run
 
-    found = resume_run(folder, report=_reporter(progress, folder.name, folder, tracker))
-    _show(found, progress)
+    telling = reporter_of(progress, folder.name, folder, tracker)
+    show_scores(resume_run(folder, max_forgetting=max_forgetting, report=telling), progress)
 
 
 @app.command()
@@ -91,7 +86,7 @@ def scores(folder: Path, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found.as_dict())
     else:
-        _show(found)
+        show_scores(found)
 
 
 @app.command()
@@ -141,6 +136,7 @@ def report(
         typer.echo(path)
 
 
+add_run_commands(app)
 add_adapter_commands(app)
 add_study_commands(app)
 suites_app = typer.Typer(invoke_without_command=True)
@@ -176,31 +172,6 @@ def demo(
     from perdure.demo import run_demo
 
     run_demo(out, seed, progress)
-
-
-def _reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
-    from perdure.progress import reporter
-
-    if not trackers:
-        return reporter(progress, title)
-    from perdure.trackers import Trackers
-
-    return reporter(progress, title, Trackers(folder, trackers))
-
-
-def _show(found: Any, progress: str = "auto") -> None:
-    if progress == "json":
-        return  # its last line holds the metrics
-    from rich.console import Console
-
-    from perdure.report.text import metric_table, score_table
-
-    console = Console()
-    console.print(score_table(found))
-    console.print(metric_table([found]))
-    console.print(
-        f"Run: {found.folder}   Deployed model: {Path(found.folder) / 'deployed'}", soft_wrap=True, markup=False
-    )
 
 
 def _print_json(value: Any) -> None:

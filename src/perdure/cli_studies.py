@@ -59,12 +59,12 @@ def signs(run: Path, examples: Examples = None, out: Out = None) -> None:
 
 def _opened(folder: Path, examples: int | None) -> Any:
     from perdure.config import load_config
-    from perdure.run import load_configured_suite, load_learner
+    from perdure.reopen import load_learner, recorded_tasks
     from perdure.store import Store
     from perdure.studies import open_run
 
-    config = load_config(Store(folder).about["config"])
-    tasks = load_configured_suite(config).tasks
+    store = Store(folder)
+    config, tasks = load_config(store.about["config"]), recorded_tasks(store)
     return open_run(folder, tasks, *load_learner(config, tasks), examples)
 
 

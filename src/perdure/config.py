@@ -4,6 +4,7 @@
     ├── method      a preset's name, or a composition of parts (perdure.methods.table)
     ├── suite, order, data    which tasks, in which order, from where
     ├── tasks       tasks from your own files (perdure.tasks.spec); or tasks are given from Python
+    ├── history     PEFT adapters that were trained before, oldest first
     ├── budget      how many examples of each split
     ├── backbone    which model, and how it reads and answers
     ├── lora        rank, alpha, targets
@@ -122,6 +123,7 @@ class RunConfig(Settings):
     method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
     suite: str | None = None
     tasks: tuple[TaskSpec, ...] = ()
+    history: tuple[str, ...] = ()
     order: str | None = None
     data: str | None = None
     budget: BudgetSettings = BudgetSettings()
@@ -243,6 +245,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     else:
         data = _read_yaml(Path(source))
         data["tasks"] = [_resolved(task, Path(source).parent) for task in data.get("tasks", ())]
+        data["history"] = [located(place, Path(source).parent) for place in data.get("history", ())]
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
     for key, value in _wanted(data.get("method")).items():
@@ -261,6 +264,12 @@ def _given(data: Any, dotted: str) -> bool:
     """Whether `data` says something about `a.b.c`."""
     head, _, rest = dotted.partition(".")
     return isinstance(data, Mapping) and head in data and (not rest or _given(data[head], rest))
+
+
+def located(place: str, folder: Path = Path()) -> str:
+    """The absolute name of an adapter's folder, looked for in `folder`; an id of a hub as it is."""
+    path = folder / Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
 
 
 def _resolved(task: Any, folder: Path) -> Any:

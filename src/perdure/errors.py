@@ -11,10 +11,11 @@
     │   ├── CorruptFile          a checksum does not match
     │   ├── RunMismatch          the folder belongs to another configuration
     │   └── RunBusy              another process is writing to the folder
-    └── TrainingError            training itself failed; finished tasks are kept     exit 7
-        └── Diverged             the loss is not a finite number
+    ├── TrainingError            training itself failed; finished tasks are kept     exit 7
+    │   └── Diverged             the loss is not a finite number
+    └── QualityGate              a stage forgot more than was allowed                exit 2
 
-Exit code 2 belongs to a quality gate that was not met. A message says what is wrong, where, and what to do about it.
+A message says what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -95,3 +96,9 @@ class TrainingError(PerdureError):
 
 class Diverged(TrainingError):
     """The loss or the gradient stopped being a finite number."""
+
+
+class QualityGate(PerdureError):
+    """A stage was learnt but not accepted: it forgot more than was allowed. The run stays as it was."""
+
+    exit_code = 2

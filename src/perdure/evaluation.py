@@ -12,7 +12,7 @@ from perdure.errors import UnknownName
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
-from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
 
 
 def answer(
@@ -31,11 +31,16 @@ def answer(
 
 
 def accuracy(examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
-    """Share of examples whose label (and, among several label sets, whose task) was predicted; None without examples."""
+    """Share of examples whose label (and, among several label sets, whose task in any version) was predicted; or None."""
     if not examples:
         return None
-    right = (p.label == e.label and p.task in ("", e.task) for e, p in zip(examples, predictions, strict=True))
+    right = (p.label == e.label and own_task(p, e) for e, p in zip(examples, predictions, strict=True))
     return sum(right) / len(examples)
+
+
+def own_task(prediction: Prediction, example: Example) -> bool:
+    """Whether the label was chosen among those of the example's own task (in any version)."""
+    return not prediction.task or same_task(prediction.task, example.task)
 
 
 def check_metric(task: Task) -> None:
@@ -68,7 +73,11 @@ def perplexity(predictions: Sequence[Prediction]) -> float:
 
 
 def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
-    """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own."""
+    """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own.
+
+    Of a task with several versions the newest has a say: its labels stand for the older ones' too.
+    """
     if settings.labels == "task":
         return [task.name]
-    return list(dict.fromkeys([*learnt, task.name]))
+    competing = [*learnt, *([] if task.name in learnt else [task.name])]
+    return list({version(name)[0]: name for name in competing}.values())

@@ -11,7 +11,7 @@ from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import save_checkpoint
 from perdure.config import EvaluationSettings
-from perdure.evaluation import answer, label_sets, score
+from perdure.evaluation import answer, label_sets, own_task, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
@@ -101,7 +101,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
             {
                 "label": e.label,
                 "predicted": p.label,
-                **({"predicted_task": p.task} if p.task not in ("", e.task) else {}),
+                **({} if own_task(p, e) else {"predicted_task": p.task}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
                 **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
             }

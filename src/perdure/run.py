@@ -5,26 +5,35 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from perdure.backbones import load_backbone
-from perdure.backbones.base import Backbone
+from perdure.adapter_history import history_record, history_warnings, learn_history
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.evaluation import check_metric
+from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
-from perdure.methods.parts import Need
 from perdure.progress import Quiet, Reporter
+from perdure.reopen import (
+    begun_config,
+    load_configured_suite,
+    load_learner,
+    offered,
+    recorded_tasks,
+    reopen,
+    task_record,
+)
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
-from perdure.tasks.suites import Suite, load_suite
-from perdure.tasks.task import Task
+from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.task import Task, stages
 
 VERSIONS = ("perdure", "torch", "transformers", "peft")
 
@@ -35,6 +44,7 @@ def learn(
     tasks: Sequence[Task] | None = None,
     method: str | Mapping[str, Any] = "ps-lora",
     backbone: str | Mapping[str, Any] = "minilm",
+    max_forgetting: float | None = None,
     report: Reporter | None = None,
     **settings: Any,
 ) -> Scores:
@@ -47,18 +57,24 @@ def learn(
         tasks: the tasks in order; or give `suite="quickstart"` among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
+        max_forgetting: stop before a stage after which a task learnt before scores so many points less than at its best.
         report: who is told about progress.
         settings: everything else of `perdure.config.RunConfig`, for example `training={"epochs": 2}`, `seed=1`.
 
     Raises:
-        ConfigError, DataError, StoreError, TrainingError: see `perdure.errors`.
+        ConfigError, DataError, StoreError, TrainingError, QualityGate: see `perdure.errors`.
     """
     config = load_config({"method": method, "backbone": backbone, **settings})
-    return run_config(config, out, tasks=tasks, report=report)
+    return run_config(config, out, tasks=tasks, max_forgetting=max_forgetting, report=report)
 
 
 def run_config(
-    config: RunConfig, out: str | Path, *, tasks: Sequence[Task] | None = None, report: Reporter | None = None
+    config: RunConfig,
+    out: str | Path,
+    *,
+    tasks: Sequence[Task] | None = None,
+    max_forgetting: float | None = None,
+    report: Reporter | None = None,
 ) -> Scores:
     """The same from a validated configuration."""
     report = report or Quiet()
@@ -66,79 +82,98 @@ def run_config(
     if sum(given) != 1:
         raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
     method = build_method(config.method)
-    suite = load_configured_suite(config) if config.suite else None
-    chosen = suite.tasks if suite else tuple(tasks or (spec.load() for spec in config.tasks))
-    for task in chosen:
-        check_metric(task)
-    store = Store(Path(out))
+    if method.stream == "joint" and max_forgetting is not None:
+        raise ConfigError(f"Method '{method.name}' learns everything at once, so there is no forgetting to limit.")
+    store = Store(Path(out), accept=forgetting_gate(max_forgetting))
     with store.writing():
         if store.exists:
             store.verify()
+        if store.exists and store.changed:
+            _check_grown(store, config)
+            return told(report, store)
+        suite = load_configured_suite(config) if config.suite else None
+        chosen = suite.tasks if suite else tuple(tasks or (spec.load() for spec in config.tasks))
+        for task in chosen:
+            check_metric(task)
+        stages(chosen)  # names that cannot stand together are told before a model is loaded
         if config.threads:
             torch.set_num_threads(config.threads)
         model, learner = load_learner(config, chosen)
-        check_needs(method, _offered(model, chosen, method.replay is not None))
+        check_needs(method, offered(model, chosen, method, config))
         store.create(_about(config, chosen, model, suite.warnings if suite else (), store))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
-        try:
+        with ending(report):
+            learn_history(config, chosen, method, model, learner, store, report)
             run_sequence(chosen, method, model, learner, config, store, report)
-        except BaseException:
-            report.end(None)
-            raise
+    return told(report, store)
+
+
+@contextmanager
+def ending(report: Reporter) -> Iterator[None]:
+    """Tell the reporter if what is within does not come to its end."""
+    try:
+        yield
+    except BaseException:
+        report.end(None)
+        raise
+
+
+def told(report: Reporter, store: Store) -> Scores:
+    """The scores of the run, and the reporter knows them."""
     scores = read_scores(store.folder)
     report.end(scores)
     return scores
 
 
-def resume(out: str | Path, *, report: Reporter | None = None) -> Scores:
-    """Go on with the run in `out` where its last checkpoint stands.
+def _check_grown(store: Store, config: RunConfig) -> None:
+    """A run to which tasks were added has finished what `config` begins.
 
     Raises:
-        StoreError: no run there, or its tasks were given from Python (call `learn` again with the same `out`).
+        RunMismatch: it was begun with another configuration; StoreError: tasks of it were rolled back.
     """
-    about = Store(Path(out)).about
-    written = "checkpoint_minutes"
-    config = load_config(about["config"], {f"training.{written}": about[written]} if written in about else None)
-    if config.suite is None and not config.tasks:
+    store.must_match({"config": config.model_dump(mode="json")})
+    if "begun" in store.manifest:
+        last = store.stages()[-1]
+        raise StoreError(
+            f"The run in '{store.folder}' was rolled back to '{last}'; it ends there. Add tasks with `perdure add "
+            f"{store.folder} TASK.yaml`, or run the configuration in a new folder."
+        )
+
+
+def resume(
+    out: str | Path,
+    *,
+    tasks: Sequence[Task] = (),
+    max_forgetting: float | None = None,
+    report: Reporter | None = None,
+) -> Scores:
+    """Go on with the run in `out` where its last checkpoint stands.
+
+    Args:
+        tasks: those that were given from Python.
+        max_forgetting: see `learn`.
+
+    Raises:
+        StoreError: no run there, or its tasks were given from Python and are not given again.
+    """
+    store = Store(Path(out))
+    config = begun_config(store)
+    if not store.changed and (tasks or config.suite is not None or config.tasks):
+        return run_config(config, out, tasks=tasks or None, max_forgetting=max_forgetting, report=report)
+    if not store.changed:
         raise StoreError(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
-    return run_config(config, out, report=report)
-
-
-def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
-    """The configured model with its adapter, and the backbone that knows `tasks`."""
-    learner = load_backbone(config.backbone)
-    learner.prepare(tasks)
-    return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
-
-
-def load_configured_suite(config: RunConfig) -> Suite:
-    """The configured suite, in the configured order and sizes."""
-    budget = config.budget
-    return load_suite(
-        config.suite or "",
-        order=config.order,
-        data=config.data,
-        train="all" if budget.train is None else budget.train,
-        validation="all" if budget.validation is None else budget.validation,
-        test="all" if budget.test is None else budget.test,
-        seed=config.data_seed,
-    )
-
-
-def _offered(model: AdaptedModel, tasks: Sequence[Task], has_replay: bool) -> set[Need]:
-    offered = {Need.TRAINING_DATA}
-    if model.dense_base:
-        offered.add(Need.DENSE_BASE)
-    if has_replay:
-        offered.add(Need.OLD_EXAMPLES)
-    if all(task.validation for task in tasks):
-        offered.add(Need.VALIDATION)
-    return offered
+    report = report or Quiet()
+    with store.writing():
+        store.verify()
+        run = reopen(store, recorded_tasks(store, tasks))
+        with ending(report):
+            run_sequence(run.tasks, run.method, run.model, run.backbone, run.config, store, report)
+    return told(report, store)
 
 
 def _about(
@@ -148,10 +183,14 @@ def _about(
     known = store.about if store.exists else None
     return {
         "config": config.model_dump(mode="json"),
-        "tasks": {task.name: task.fingerprint() for task in tasks},
+        **task_record(tasks),
         "base": model.fingerprint(),
-        "sizes": {task.name: {s: len(getattr(task, s)) for s in ("train", "validation", "test")} for task in tasks},
-        "warnings": list(warnings) or [f"{task.name}: {note}" for task in tasks for note in task.notes],
+        "history": history_record(config, store),
+        "warnings": [
+            *(warnings or [f"{task.name}: {note}" for task in tasks for note in task.notes]),
+            *repeated_from_older(tasks),
+            *history_warnings(config, store),
+        ],
         "precision": known["precision"] if known else choose_precision(config.precision),
         "threads": known["threads"] if known else torch.get_num_threads(),
         "checkpoint_minutes": config.training.checkpoint_minutes,

@@ -18,7 +18,7 @@ class Scores:
 
     Args:
         tasks: names in order; the columns of the matrix.
-        stages: names in order; its rows. One for joint training.
+        stages: names in order; its rows. One for joint training; adapters taken in as history have none.
         score_matrix: [stages][tasks], the score on a task after a stage; None where it was not scored.
         untrained_scores: of the untouched base.
         examples: how many examples each task was scored on.
@@ -54,10 +54,11 @@ def read_scores(folder: str | Path) -> Scores:
     """
     store = Store(Path(folder))
     about, stages = store.about, store.stages()
-    if not stages:
+    if not set(stages) - about.get("history", {}).keys():
         raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
-    tasks = list(about["tasks"])
-    rows = [_row(store, position, tasks) for position in range(len(stages) + 1)]
+    tasks, history = list(about["tasks"]), about.get("history", {})
+    rows = [_row(store, position, tasks) for position, name in enumerate(["", *stages]) if name not in history]
+    stages = [name for name in stages if name not in history]
     untrained = [score for score, _ in rows[0]]
     sizes = [examples for _, examples in rows[-1]]
     matrix = [[score for score, _ in row] for row in rows[1:]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from perdure.adapter_history import history_stages
 from perdure.backbones.base import Backbone
 from perdure.backbones.memory import memory_explained
 from perdure.backbones.models import public_name
@@ -38,7 +39,7 @@ def run_sequence(
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
     past, base = _restore(store, method), public_name(config.backbone["model"])
-    sequence = stages(tasks, method.stream)
+    sequence = (*history_stages(config.history), *stages(tasks, method.stream))
     report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
         save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))

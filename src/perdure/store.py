@@ -1,8 +1,9 @@
-"""The only state of a run: one folder, append-only, written atomically, checked, resumable.
+"""The only state of a run: one folder, written atomically, checked, resumable.
 
     RUN/
-      run.json                   what the run is: configuration, precision, threads, versions, data fingerprints
-      manifest.json              the finished stages and the sha256 of each of their files: what is not in it did not happen
+      run.json                   what the run was begun as: configuration, precision, threads, versions, data fingerprints
+      manifest.json              the finished stages and the sha256 of each of their files: what is not in it did not happen;
+                                 a stage that was added later says so, with its task
       stages/00-untrained/       scores and predictions of the untouched base
       stages/01-<name>/
           adapter/               the stage's effective update as a plain PEFT adapter, right on the untouched base
@@ -11,35 +12,52 @@
           scores.json  predictions/<task>.jsonl
       unfinished/                inside a stage only: where its training stands (perdure.unfinished)
       deployed/                  the finished run's model, for transformers or PEFT alone
+      aside/                     stages that a quality gate refused or a rollback took back: no part of the run
 
 A stage is written into a folder of its own, synced, renamed into place, and only then entered in the manifest. A process
 killed at any point leaves a run that resumes after its last finished stage, or inside the next where that was written down.
+A new `deployed/` lies ready beside the old one before the manifest names it, and takes its place afterwards (or when the
+folder is next written to).
 """
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+from perdure.config import load_config
+from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
+ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
+BY_TASK = ("tasks", "sizes", "asked")
+"""What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
+
+Accept = Callable[["Store", str, Path], str | None]
+"""(store, name of the stage, its written folder) -> why it is not accepted, or None."""
 
 
 class Store:
-    """A run's folder. Reading needs no lock; writing happens inside `with store.writing()`."""
+    """A run's folder. Reading needs no lock; writing happens inside `with store.writing()`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        accept: asked before a finished stage begins to count.
+    """
+
+    def __init__(self, folder: Path, accept: Accept | None = None) -> None:
         self.folder = Path(folder)
+        self._accept = accept
+        self._pending: dict[str, Any] | None = None
 
     @property
     def exists(self) -> bool:
@@ -48,6 +66,35 @@ class Store:
 
     @property
     def about(self) -> dict[str, Any]:
+        """run.json with what was added to the run and without what was rolled back; `added` lists the added tasks.
+
+        Raises:
+            StoreError: the folder holds no run.
+        """
+        about, manifest = self.begun, self.manifest
+        if (kept := manifest.get("begun")) is not None:
+            for key in BY_TASK:
+                about[key] = {name: value for name, value in about.get(key, {}).items() if name in kept}
+        added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
+        for one in added:
+            for key in BY_TASK:
+                about[key] = {**about.get(key, {}), **one[key]}
+        warnings = [*about.get("warnings", []), *(line for one in added for line in one["warnings"])]
+        return {**about, "warnings": warnings, "added": [one["task"] for one in added]}
+
+    @property
+    def changed(self) -> bool:
+        """Whether a task was added to the run, or one it was begun with was rolled back."""
+        return "begun" in self.manifest or bool(self.about["added"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task was learnt and the model deployed."""
+        learnt = self.stages()
+        return "deployed" in self.manifest and (learnt[-1:] == ["joint"] or set(self.about["tasks"]) <= set(learnt))
+
+    @property
+    def begun(self) -> dict[str, Any]:
         """run.json.
 
         Raises:
@@ -67,18 +114,25 @@ class Store:
             StoreError: it holds something else.
         """
         if self.exists:
-            self._must_match(about)
+            self.must_match(about)
             return
         own = (".lock", ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
             raise StoreError(f"'{self.folder}' exists and holds no run; choose an empty or a new folder.")
         write_json(self.folder / RUN, about)
 
-    def _must_match(self, about: Mapping[str, Any]) -> None:
-        known = self.about
-        for part in ("config", "tasks", "base"):
-            if part not in known:
-                continue  # written before this was recorded
+    def must_match(self, about: Mapping[str, Any]) -> None:
+        """The run was begun as `about` says, in the parts that it has.
+
+        Raises:
+            RunMismatch: names what differs.
+        """
+        known = self.begun
+        if "config" in known:  # a setting that did not exist yet has its default
+            known["config"] = load_config(known["config"]).model_dump(mode="json")
+        for part in ("config", "tasks", "base", "history"):
+            if part not in known or part not in about:
+                continue  # written before this was recorded, or not asked
             if (
                 differs := _first_difference(known.get(part), json.loads(json.dumps(about.get(part))), part)
             ) is not None:
@@ -97,6 +151,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
+                self._settle()
                 yield
         except Timeout:
             raise RunBusy(
@@ -111,7 +166,14 @@ class Store:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """{"stages": [{"name", "folder", "files": {path: sha256}}, ...], "deployed": {path: sha256} or absent}."""
+        """What counts.
+
+        stages: [{"name", "folder", "files": {path: sha256}, "added" where the stage was added later}, ...]
+        deployed: {path: sha256}; absent until the run is finished.
+        begun: names of the tasks in run.json that still count; absent while all do.
+        """
+        if self._pending is not None:
+            return self._pending
         path = self.folder / MANIFEST
         return _read_json(path) if path.is_file() else {"stages": []}
 
@@ -142,37 +204,96 @@ class Store:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
-        """A folder to write a stage's files into; becomes the next finished stage when the block ends without error."""
+        """A folder to write a stage's files into; becomes the next finished stage when the block ends without error.
+
+        Raises:
+            QualityGate: it was not accepted; says why and where it is kept.
+        """
         manifest = self.manifest
-        folder = f"{len(manifest['stages']):02d}-{name}"
-        partial = self.folder / STAGES / f".partial-{folder}"
+        number = f"{len(manifest['stages']):02d}"
+        partial, target = self.folder / STAGES / f".partial-{number}-{name}", self.folder / STAGES / f"{number}-{name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        target = self.folder / STAGES / folder
-        shutil.rmtree(target, ignore_errors=True)  # left by a process killed between the rename and the manifest
-        entry = {"name": name, "folder": folder, "files": sync_tree(partial)}
+        if self._accept and (why := self._accept(self, name, partial)):
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+            raise QualityGate(f"{why} It is kept in '{self.put_aside(partial, target.name, why)}', to be looked at.")
+        for stray in target.parent.glob(f"{number}-*"):  # left by a process killed between the rename and the manifest
+            shutil.rmtree(stray)
+        entry = {"name": name, "folder": target.name, "files": sync_tree(partial)}
         os.replace(partial, target)
         sync_folder(target.parent)
-        manifest["stages"].append(entry)
-        write_json(self.folder / MANIFEST, manifest)
+        self._commit({**manifest, "stages": [*manifest["stages"], entry]})
         shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+
+    def put_aside(self, folder: Path, name: str, why: str) -> Path:
+        """Move a stage's folder to `aside/name`, in the place of an earlier one, with the reason in why.json."""
+        target = self.folder / ASIDE / name
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(folder, target)
+        write_json(target / "why.json", {"why": why})
+        return target
+
+    @contextmanager
+    def transaction(self) -> Iterator[dict[str, Any]]:
+        """Within: whatever is written counts for this object only. At the end: for all, by one write of the manifest.
+
+        Yields the manifest's further entries, to be changed in place: a stage added gets its "added" from "added".
+        """
+        pending = self._pending = copy.deepcopy(self.manifest)
+        more: dict[str, Any] = {}
+        try:
+            yield more
+            pending = self._pending
+        finally:
+            self._pending = None
+        if "added" in more:
+            pending["stages"][-1]["added"] = more["added"]
+        self._commit(pending)
+        self._settle()
+
+    def truncate(self, stages: int, tasks: Iterable[str]) -> None:
+        """Within a transaction: only the first `stages` entries count, and of the tasks in run.json those in `tasks`."""
+        kept, entries = set(tasks), self.manifest["stages"][:stages]
+        begun = [name for name in self.begun["tasks"] if name in kept]
+        shorter = {"begun": begun} if len(begun) < len(self.begun["tasks"]) else {}
+        self._commit({**self.manifest, "stages": entries, **shorter})
+
+    def _commit(self, manifest: dict[str, Any]) -> None:
+        if self._pending is None:
+            write_json(self.folder / MANIFEST, manifest)
+        else:
+            self._pending = manifest
 
     @contextmanager
     def deploying(self) -> Iterator[Path]:
         """A folder to write the deployed model into; replaces `deployed/` when the block ends without error."""
-        partial, target, old = (self.folder / name for name in (".partial-deployed", DEPLOYED, ".old-deployed"))
+        partial, ready = self.folder / ".partial-deployed", self.folder / NEXT
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         files = sync_tree(partial)
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(partial, target)
+        shutil.rmtree(ready, ignore_errors=True)
+        os.replace(partial, ready)
         sync_folder(self.folder)
-        write_json(self.folder / MANIFEST, {**self.manifest, "deployed": files})
-        for left in (old, self.folder / UNFINISHED):  # the latter after a kill between the last stage and its removal
+        self._commit({**self.manifest, "deployed": files})
+        shutil.rmtree(
+            self.folder / UNFINISHED, ignore_errors=True
+        )  # after a kill between the last stage and its removal
+        if self._pending is None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put a `deployed/` that lies ready into place if the manifest names it; remove what a killed process left."""
+        ready, target, old = (self.folder / name for name in (NEXT, DEPLOYED, OLD))
+        if ready.exists() and sync_tree(ready) == self.manifest.get("deployed"):
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(ready, target)
+            sync_folder(self.folder)
+        for left in (ready, old):
             shutil.rmtree(left, ignore_errors=True)
 
 

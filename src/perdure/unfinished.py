@@ -1,7 +1,7 @@
 """Resume inside a stage: its training, written down every few minutes and read back after a stop.
 
     RUN/unfinished/
-      manifest.json              which stage, and the sha256 of each file: what is not in it did not happen
+      manifest.json              which stage of which data, and the sha256 of each file: what is not in it did not happen
       000120/                    after 120 optimiser steps
           training.safetensors   the adapter as it started, what the steps changed, the memory of the parts
           log.jsonl  notes.json  the steps made, what the parts noted
@@ -56,7 +56,8 @@ class Unfinished:
         minutes: float | None,
     ) -> None:
         self._folder = store.folder / UNFINISHED
-        self._stage = {"stage": ctx.stage.name, "index": ctx.index}
+        data = {task.name: task.fingerprint() for task in ctx.stage.tasks}  # a task added again may have other data
+        self._stage = {"stage": ctx.stage.name, "index": ctx.index, "tasks": data}
         self._method, self._model, self._ctx, self._steps = method, model, ctx, steps
         self._seconds = None if minutes is None else 60 * minutes
         self._written = time.monotonic()

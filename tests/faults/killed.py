@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["perdure.run", "perdure.backbones.encoder", "tests.contract.runs", "tests.conftest"])
+FORK.set_forkserver_preload(
+    ["perdure.run", "perdure.grow", "perdure.backbones.encoder", "tests.contract.runs", "tests.conftest"]
+)
 
 
 def _die() -> None:
@@ -72,13 +74,11 @@ def _half_written(number: int, name: str) -> None:
     perdure.adapters.save_file = saved
 
 
-def _child(point: str, number: int, out: Path, encoder: Path, method: str, training: dict[str, Any]) -> None:
+def _armed(point: str, number: int) -> None:
+    """From now on this process dies at that point."""
     from perdure.backbones.encoder import Encoder
     from perdure.record import StageRecord
-    from tests.conftest import small_task
-    from tests.contract.runs import SETTINGS, short_run
 
-    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
     kind, _, name = point.partition(":")
     match kind:
         case "step":
@@ -97,16 +97,58 @@ def _child(point: str, number: int, out: Path, encoder: Path, method: str, train
             _half_written(number, name)
         case _:
             raise AssertionError(point)
+
+
+def _run(out: Path, encoder: Path, method: str, training: dict[str, Any]) -> None:
+    from tests.conftest import small_task
+    from tests.contract.runs import SETTINGS, short_run
+
+    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
     short_run(out, tasks, encoder, method, training={**SETTINGS["training"], **training})
 
 
+def _add(out: Path) -> None:
+    from perdure.grow import add
+    from tests.conftest import small_task
+
+    fruit, sky, sea = (
+        small_task(*words) for words in (("fruit", "apples", "pears"), ("sky", "sun", "moon"), ("sea", "waves", "sand"))
+    )
+    add(out, sea, tasks=[fruit, sky])
+
+
+def _rollback(out: Path) -> None:
+    from perdure.grow import rollback
+
+    rollback(out, "sky")
+
+
+def _child(point: str, number: int, what: Callable[..., None], args: tuple[Any, ...]) -> None:
+    _armed(point, number)
+    what(*args)
+
+
 def killed_at(point: str, number: int, out: Path, encoder: Path, method: str, **training: Any) -> bool:
-    """Whether the run was killed at that point (False: it ended before reaching it); `training`: more of its settings.
+    """Whether a run was killed at that point (False: it ended before reaching it); `training`: more of its settings.
 
     Raises:
         AssertionError: it ended in another way.
     """
-    child = FORK.Process(target=_child, args=(point, number, out, encoder, method, training))
+    return _killed(point, number, _run, (out, encoder, method, training))
+
+
+def add_killed_at(point: str, number: int, out: Path) -> bool:
+    """The same of adding the task 'sea' to the run of 'fruit' and 'sky' in `out`."""
+    return _killed(point, number, _add, (out,))
+
+
+def rollback_killed_at(point: str, number: int, out: Path) -> bool:
+    """The same of taking that run back to 'sky'."""
+    return _killed(point, number, _rollback, (out,))
+
+
+def _killed(point: str, number: int, what: Callable[..., None], args: tuple[Any, ...]) -> bool:
+    child = FORK.Process(target=_child, args=(point, number, what, args))
     child.start()
     child.join(120)
     assert child.exitcode in (0, -signal.SIGKILL, 128 + signal.SIGTERM), f"the child ended with {child.exitcode}"

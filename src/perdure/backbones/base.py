@@ -66,11 +66,15 @@ class Backbone(Protocol):
     """A model with a way to learn from examples and to answer.
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
+    `answers_from_examples` says that answers (and what is saved) are made of the tasks' training examples.
     """
 
     model: nn.Module
     precision: Literal["fp32", "bf16"]
     default_targets: tuple[str, ...]
+
+    @property
+    def answers_from_examples(self) -> bool: ...
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Make the tasks known (label sets, cached tokens); called before anything else, and again for new tasks."""

@@ -48,6 +48,7 @@ class Encoder:
     """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
 
     default_targets = ("query", "value")
+    answers_from_examples = False
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
         self.model = (
@@ -91,7 +92,7 @@ class Encoder:
 
     def length(self, example: Example) -> int:
         """Number of tokens."""
-        return len(self._tokens[example.text])
+        return len(self._token_ids(example.text))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""

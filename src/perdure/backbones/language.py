@@ -47,6 +47,8 @@ class LanguageSettings(ModelSettings):
 class LanguageModel(ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they say how text becomes ids, loss, scores and answers."""
 
+    answers_from_examples = False
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         self.model: nn.Module = model.eval() if not settings.gradient_checkpointing else model
         self.tokenizer = tokenizer

@@ -82,6 +82,8 @@ class Classifier:
 class Vision:
     """ViT or DINOv2 behind the `Backbone` protocol; an example's text is an image's path or data URI. Use `Vision.load`."""
 
+    answers_from_examples = True
+
     def __init__(self, model: PreTrainedModel, processor: Any, settings: VisionSettings) -> None:
         self.model: nn.Module = model if settings.gradient_checkpointing else model.eval()
         self.processor = processor

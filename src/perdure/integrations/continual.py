@@ -145,7 +145,9 @@ class Continual:
         return self._trainer
 
     def _offered(self, trainer: Any) -> set[Need]:
-        offered = {Need.DENSE_BASE} if self.model.dense_base else set[Need]()
+        offered = {Need.PAST_DATA}  # as the memory beside the last adapter; `earlier_past` asks for it
+        if self.model.dense_base:
+            offered.add(Need.DENSE_BASE)
         if trainer.train_dataset is not None:
             offered.add(Need.TRAINING_DATA)
         return offered | ({Need.OLD_EXAMPLES} if self._old or not self.history else set())

@@ -71,6 +71,7 @@ class TrainerBackbone:
     """Collates and computes the loss as `trainer` does; whatever needs perdure's own tasks is refused."""
 
     default_targets = ()
+    answers_from_examples = False
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __init__(self, trainer: Any, model: nn.Module, collate: Any) -> None:

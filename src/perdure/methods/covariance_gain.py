@@ -43,7 +43,7 @@ class CovarianceGain(Consolidate):
         batch_size: examples in each.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
 
     kappa: float = Field(default=1.0, ge=0)
     ridge: float = Field(default=1e-3, gt=0)

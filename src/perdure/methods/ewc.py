@@ -55,7 +55,7 @@ class FisherPenalty(WeightPenalty):
     Memory: one dense fp32 [O, I] for each module.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.DENSE_BASE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE})
 
     decay: float = Field(default=1.0, ge=0, le=1)
     examples: int | None = Field(default=128, ge=1)

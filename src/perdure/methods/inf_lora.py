@@ -122,7 +122,7 @@ class InfLora(Init):
         batch_size: examples in each.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
 
     threshold: float = Field(default=0.95, gt=0, le=1)
     threshold_end: float = Field(default=1.0, gt=0, le=1)

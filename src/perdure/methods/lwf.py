@@ -13,14 +13,14 @@ paper), no separate warm-up of the new head (there is no head). Cost: one scorin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from perdure.methods.parts import BatchPenalty
+from perdure.methods.parts import BatchPenalty, Need
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
@@ -41,6 +41,8 @@ class LwF(BatchPenalty):
         temperature: T, above 1 softens the answers.
         reduction: over old tasks, sum (the paper) or mean (the penalty does not grow with their number).
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA})
 
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"

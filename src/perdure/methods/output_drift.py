@@ -51,7 +51,7 @@ class OutputDrift(WeightPenalty):
         batch_size: examples in each.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
 
     normalised: bool = True
     batches: int | None = Field(default=None, ge=1)

@@ -43,6 +43,7 @@ class Need(Enum):
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
+    PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
 
 
@@ -197,7 +198,12 @@ class Part(BaseModel):
 
 
 class Init(Part):
-    """How a new task's adapter starts."""
+    """How a new task's adapter starts.
+
+    `continues` says that it goes on from `past.factors`, the last stage's trained A and B.
+    """
+
+    continues: ClassVar[bool] = False
 
     def start(self, ctx: Context) -> Start:
         """Factors (and offset) for every module of `ctx.factors`."""

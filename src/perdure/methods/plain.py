@@ -8,6 +8,7 @@ per-task = Kaiming  + none + PerTaskAdapters    an upper bound: every task is an
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class Kaiming(Init):
 
 class Continue(Init):
     """Go on from the last stage's trained factors; kaiming before the first. Belongs with `Latest`, which folds nothing."""
+
+    continues: ClassVar[bool] = True
 
     def start(self, ctx: Context) -> Start:
         """Copies of the last factors.

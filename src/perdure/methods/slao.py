@@ -13,7 +13,7 @@ of R is positive (Gram-Schmidt), which keeps A_t close to A_{t-1}. The first tas
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ def orthonormal_rows(A_RI: Tensor) -> Tensor:
 
 class SlaoStart(Init):
     """A starts on an orthonormal basis of the last task's A, B where it ended; the first task as plain LoRA."""
+
+    continues: ClassVar[bool] = True
 
     def start(self, ctx: Context) -> Start:
         """See `Init`.

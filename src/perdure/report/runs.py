@@ -105,7 +105,8 @@ def _checked(read: Any, folder: str | Path, *rest: Any) -> Any:
 
 def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
     store = Store(Path(folder))
-    stages = [store.stage_folder(position + 1) for position in range(len(scores.stages))]
+    order = store.stages()
+    stages = [store.stage_folder(order.index(stage) + 1) for stage in scores.stages]
     answers = [{task: _lines(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
     changes, without = task_changes(scores, answers)
     return Run(

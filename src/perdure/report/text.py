@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,6 +14,7 @@ from rich.text import Text
 from perdure.metrics import FORMULAS
 from perdure.report.words import AFTER, METRICS, learnt, plain, points, rows, run_names
 from perdure.scores import Scores
+from perdure.store import DEPLOYED
 
 NAME_WIDTH = 16
 """A column is at most this wide; longer names are folded."""
@@ -88,6 +90,16 @@ def metric_table(runs: Sequence[Scores]) -> Wide:
     ]
     names = [plain(name) for name in run_names(runs)]
     return Wide("Metrics in points (forgetting: lower is better)", "Method", names, columns)
+
+
+def print_scores(run: Scores) -> None:
+    """The score matrix and the metrics on the terminal, and where the run lies."""
+    console = Console()
+    console.print(score_table(run))
+    console.print(metric_table([run]))
+    deployed = Path(run.folder) / DEPLOYED
+    where = f"   Deployed model: {deployed}" if deployed.exists() else ""
+    console.print(f"Run: {run.folder}{where}", soft_wrap=True, markup=False)
 
 
 def legend() -> Table:

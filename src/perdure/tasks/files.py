@@ -14,7 +14,7 @@ from perdure.tasks.hub import dataset_rows
 from perdure.tasks.rows import Row, read_rows
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Drawn, Pair, Pool, draw, normal
-from perdure.tasks.task import SPLITS, Example, Task
+from perdure.tasks.task import SPLITS, Example, Task, version
 
 
 def read_task_spec(path: str | Path) -> TaskSpec:
@@ -157,7 +157,7 @@ def _check_same(spec: TaskSpec, pool: Pool) -> bool:
 
 
 def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
-    rng = random.Random(f"{spec.seed}/{spec.name}")
+    rng = random.Random(f"{spec.seed}/{version(spec.name)[0]}")
     validation = 0 if same else spec.validation_size
     drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, rng=rng)
     if not drawn.train or not drawn.test:

@@ -53,16 +53,56 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     )
 
 
+def input_reader(row: Row, text_field: str | None, label_field: str | None) -> Callable[[Row], tuple[str, str | None]]:
+    """How to read (text, label or None) from records like `row` that may come without labels.
+
+    Raises:
+        DataError: the fields tell no input; says which they are.
+    """
+    if text_field is None and "messages" in row.fields:
+        return _chat
+    if text_field is None and "instruction" in row.fields:
+        return lambda row: (_instructed(row), _optional(row, "output"))
+    texts = [text_field] if text_field else [text for pairs in USUAL_FIELDS.values() for text, _ in pairs]
+    for text in texts:
+        if text in row.fields:
+            usual = [label for pairs in USUAL_FIELDS.values() for name, label in pairs if name == text] or ["label"]
+            label = label_field or next((name for name in usual if name in row.fields), usual[0])
+            return lambda row: (_text(row, text), _optional(row, label))
+    raise DataError(
+        f"{row.where}: no input to answer, found the fields {', '.join(map(repr, row.fields))}. Known: text, sentence, prompt, "
+        "input, instruction (with input), messages; or name yours with `text_field`."
+    )
+
+
+def _optional(row: Row, field: str) -> str | None:
+    """The label, where there is one."""
+    return None if row.fields.get(field) in (None, "") else _label(row, field)
+
+
+def _chat(row: Row) -> tuple[str, str | None]:
+    """A chat that waits for the assistant, or one with the assistant's answer as its label."""
+    turns = row.fields["messages"]
+    if isinstance(turns, list) and turns and isinstance(turns[-1], dict) and turns[-1].get("role") != "assistant":
+        waiting = {"messages": [*turns, {"role": "assistant", "content": "?"}]}
+        return _messages(Row(row.where, waiting))[0], None
+    return _messages(row)
+
+
 def _two_fields(text: str, label: str) -> Callable[[Row], Pair]:
     return lambda row: (_text(row, text), _label(row, label))
 
 
 def _instruction(row: Row) -> Pair:
     """Alpaca's layout: the input, where there is one, stands below the instruction."""
+    return _instructed(row), _label(row, "output")
+
+
+def _instructed(row: Row) -> str:
     instruction, given = _text(row, "instruction"), row.fields.get("input") or ""
     if not isinstance(given, str):
         raise DataError(f"{row.where}: field 'input' should be a text, found {type(given).__name__}.")
-    return (f"{instruction}\n\n{given}" if given.strip() else instruction, _label(row, "output"))
+    return f"{instruction}\n\n{given}" if given.strip() else instruction
 
 
 def _messages(row: Row) -> Pair:

@@ -18,7 +18,7 @@ class TaskSpec(BaseModel):
     """Where a task's examples come from and how they are read.
 
     Args:
-        name: used in file names and tables; letters, digits, '.', '_' and '-'.
+        name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
         train, validation, test: files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of
             splits with `dataset`. A split that is not given is cut from train, and the task's notes say so.
         dataset: an id that `datasets` loads, instead of files; `config` is its configuration.
@@ -83,6 +83,14 @@ class TaskSpec(BaseModel):
         if self.same_validation_and_test and not (self.validation and self.test):
             raise ValueError("`same_validation_and_test` needs both splits")
         return self
+
+    def located(self, folder: str | Path) -> TaskSpec:
+        """The same with absolute file names; relative ones are looked for in `folder`."""
+        if self.dataset or self.package:
+            return self
+        given = {split: getattr(self, split) for split in ("train", "validation", "test")}
+        files = {s: str((Path(folder) / Path(file).expanduser()).resolve()) for s, file in given.items() if file}
+        return self.model_copy(update=files)
 
     def load(self, folder: str | Path = ".") -> Task:
         """The task; relative files are looked for in `folder`.

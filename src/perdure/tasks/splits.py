@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from perdure.tasks.near import near_repeats
+from perdure.tasks.task import Task, same_task
 
 Pair = tuple[str, str]
 """(text, label)"""
@@ -185,3 +186,16 @@ def _without(pairs: list[Pair], others: list[Pair], split: str, other: str, note
     if len(kept) < len(pairs):
         notes.append(f"{len(pairs) - len(kept)} {split} texts removed that also occur in the {other} split")
     return kept
+
+
+def repeated_from_older(tasks: Sequence[Task]) -> list[str]:
+    """A line for every older version of a task whose test texts a newer version trains on."""
+    found = []
+    for position, new in enumerate(tasks):
+        trained = {normal(example.text) for example in new.train}
+        for old in tasks[:position]:
+            if same_task(old.name, new.name) and (n := len(trained & {normal(example.text) for example in old.test})):
+                found.append(
+                    f"{new.name}: trains on {n} texts of the test split of {old.name}, whose score they flatter"
+                )
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,20 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 INVERSE_PERPLEXITY = "inverse-perplexity"
 """The metric of a task whose texts are learnt as they are: exp(-nats / tokens) over all of them; larger is better."""
+
+
+def version(name: str) -> tuple[str, int]:
+    """A task's name without its version, and the version: ('reviews', 2) for 'reviews@2', ('reviews', 1) for 'reviews'.
+
+    A version is the same task learnt again from new data; it keeps its own test set.
+    """
+    found = re.fullmatch(r"(.*)@([2-9]|[1-9]\d+)", name)
+    return (found[1], int(found[2])) if found else (name, 1)
+
+
+def same_task(one: str, other: str) -> bool:
+    """Whether both are the same task, or versions of it."""
+    return version(one)[0] == version(other)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Task:
     """One task: three disjoint splits and, for classification, the labels to choose from.
 
     Args:
-        name: used in file names and tables; letters, digits, '.', '_' and '-'.
+        name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
         train, validation, test: examples, or (text, label) pairs, or {"text", "label"} mappings.
         labels: class name -> the text that stands for it in front of a model; a list means each name stands for
             itself; empty means free text (generation).
@@ -61,8 +76,12 @@ class Task:
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.startswith(".") or not all(c.isalnum() or c in "._-" for c in self.name):
-            raise DataError(f"A task cannot be called {self.name!r}: use letters, digits, '.', '_' and '-'.")
+        name, _ = version(self.name)
+        if not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name):
+            raise DataError(
+                f"A task cannot be called {self.name!r}: use letters, digits, '.', '_' and '-' "
+                "(and @2 at the end for a second version)."
+            )
         labels: dict[str, str] | Iterable[str] = self.labels
         if not isinstance(labels, dict):
             object.__setattr__(self, "labels", {label: label for label in labels})
@@ -150,7 +169,7 @@ def stages(tasks: Iterable[Task], mode: StreamMode = "one-by-one") -> tuple[Stag
     """The stages in which `tasks` are learnt: one each, or all mixed in one (`joint`, an upper bound).
 
     Raises:
-        DataError: no task, or two tasks of the same name.
+        DataError: no task, two tasks of the same name, or a version of a task that does not come before it.
     """
     tasks = tuple(tasks)
     names = [task.name for task in tasks]
@@ -159,8 +178,12 @@ def stages(tasks: Iterable[Task], mode: StreamMode = "one-by-one") -> tuple[Stag
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
-            f"Task {', '.join(twice)} is given twice; give each task once, or name the second one differently."
+            f"Task {', '.join(twice)} is given twice; give each task once, name the second one differently, or, if it is the "
+            f"same task with new data, '{twice[0]}@2'."
         )
+    for position, (name, number) in enumerate(map(version, names)):
+        if number > 1 and not any(same_task(name, earlier) for earlier in names[:position]):
+            raise DataError(f"'{names[position]}' is a new version of '{name}', but no '{name}' is learnt before it.")
     if mode == "joint":
         return (Stage("joint", tasks),)
     return tuple(Stage(task.name, (task,)) for task in tasks)

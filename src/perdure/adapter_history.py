@@ -1,0 +1,167 @@
+"""A run that starts from adapters people already have: each becomes a finished stage without scores, oldest first.
+
+Only the updates are known, not the data they were trained on: a part of a method that measures something on old tasks
+(`Need.PAST_DATA`), or replays them from the first stage on, is refused before anything is trained.
+
+Legend: R rank, O output features, I input features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.adapters import Adapter, open_adapter
+from perdure.backbones.base import Backbone
+from perdure.backbones.models import public_name
+from perdure.checkpoint import load_checkpoint
+from perdure.config import RunConfig
+from perdure.context import StageContext
+from perdure.errors import AdapterError, UnmetNeed
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.parts import Method, Part, PerTask
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import LowRank
+from perdure.progress import Reporter
+from perdure.record import StageRecord, load_stage_update, save_stage, save_untrained, score_tasks
+from perdure.store import Store, sha256
+from perdure.tasks.task import Stage, Task
+
+
+def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
+    """A stage without tasks for each adapter, named after its folder."""
+    names: list[str] = []
+    for place in places:
+        path = Path(place)
+        plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
+        name = f"history-{re.sub(r'[^A-Za-z0-9._-]', '-', plain) or 'adapter'}"
+        count = sum(known == name or known.startswith(f"{name}.") for known in names)
+        names.append(f"{name}.{count + 1}" if count else name)
+    return tuple(Stage(name, ()) for name in names)
+
+
+def history_record(config: RunConfig, store: Store) -> dict[str, str]:
+    """Stage -> sha256 of its adapter; as recorded once the adapters were taken in, so that they may go away."""
+    stages = history_stages(config.history)
+    if store.exists and len(store.stages()) >= len(stages):
+        return store.begun.get("history", {})
+    return {stage.name: _digest(open_adapter(place)) for stage, place in zip(stages, config.history, strict=True)}
+
+
+def history_warnings(config: RunConfig, store: Store) -> list[str]:
+    """Adapters that say they belong to a base of another name; the name alone proves nothing."""
+    if store.exists:
+        return []
+    base = public_name(str(config.backbone["model"]))
+    found = [(place, open_adapter(place).config.base) for place in config.history]
+    return [
+        f"adapter '{place}' names the base '{named}', this run stands on '{base}'"
+        for place, named in found
+        if named and Path(named).name != Path(base).name
+    ]
+
+
+def learn_history(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    method: Method,
+    model: AdaptedModel,
+    backbone: Backbone,
+    store: Store,
+    report: Reporter,
+) -> None:
+    """Take in the adapters that the store does not hold yet.
+
+    Raises:
+        AdapterError: an adapter changes a module that the model does not have, or that is no target of this run.
+        UnmetNeed: the method cannot make use of a past without tasks.
+    """
+    stages = history_stages(config.history)
+    if len(store.stages()) >= len(stages):
+        return
+    updates = {place: _fitting(open_adapter(place), model, config) for place in config.history}
+    if not store.manifest["stages"]:
+        save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
+    for index in range(len(store.stages()), len(stages)):
+        past, stage, place = _past(store, method), stages[index], config.history[index]
+        update = updates[place]
+        ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
+        for part in method.parts().values():
+            if type(part).state is not Part.state:  # it remembers; what it needs of data was refused before
+                part.after_task(ctx, update)
+        folded = method.consolidate.fold(ctx, past, update)
+        if isinstance(folded.deployed, PerTask):
+            raise UnmetNeed(
+                f"Method '{method.name}' answers each task by its own adapter; adapters without a task would never "
+                "answer. Choose a method that merges."
+            )
+        past = past.after(stage.name, update, folded, _factors(open_adapter(place), method, model))
+        record = StageRecord(report, stage.name)
+        save_stage(store, stage.name, past, method, update, record, {}, {}, public_name(config.backbone["model"]))
+
+
+def _past(store: Store, method: Method) -> Past:
+    def load(index: int) -> dict[str, LowRank]:
+        return load_stage_update(store, index)
+
+    if not store.stages():
+        return Past(load_update=load)
+    return load_checkpoint(store.stage_folder(len(store.stages())) / "state.safetensors", method, load)
+
+
+def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[str, LowRank]:
+    """The adapter's update in fp32, every module of which the run adapts too."""
+    present = dict(model.model.named_modules())
+    for module, entry in adapter.modules.items():
+        if module not in present:
+            named = f" It names '{adapter.config.base}' as its base." if adapter.config.base else ""
+            raise AdapterError(
+                f"'{adapter.folder}' changes '{module}', which '{config.backbone['model']}' does not have: it belongs to "
+                f"another base.{named} Give that one with --backbone."
+            )
+        if module not in model.modules:
+            targets = sorted({name.rpartition(".")[2] for name in (*adapter.modules, *model.modules)})
+            raise AdapterError(
+                f"'{adapter.folder}' changes '{module}', which is no target of this run. Give all layers that the past "
+                f"changed: lora.targets=[{','.join(targets)}]"
+                + (" (an adapted embedding cannot be gone on with)." if entry.kind == "embedding" else ".")
+            )
+        if (wanted := tuple(_shape(model, module))) != entry.shape:
+            raise AdapterError(
+                f"'{adapter.folder}': its update of '{module}' is {entry.shape[0]} x {entry.shape[1]}, the weight of "
+                f"'{config.backbone['model']}' is {wanted[0]} x {wanted[1]}: it belongs to another base. Give that one with "
+                "--backbone."
+            )
+    # Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    return {name: LowRank(delta.A.float().clone(), delta.B.float().clone()) for name, delta in adapter.items()}
+
+
+def _shape(model: AdaptedModel, module: str) -> tuple[int, int]:
+    """(O, I) of a target's weight."""
+    return model.modules[module].B.shape[0], model.modules[module].A.shape[1]
+
+
+def _factors(adapter: Adapter, method: Method, model: AdaptedModel) -> dict[str, Factors]:
+    """The adapter's A and B as this run's own factors would hold them, for an init that goes on from them; else empty."""
+    if not method.init.continues:
+        return {}
+    found: dict[str, Factors] = {}
+    for name, module in model.modules.items():
+        if name not in adapter.modules or adapter.modules[name].rank != module.A.shape[0]:
+            has = f"has rank {adapter.modules[name].rank}" if name in adapter.modules else "does not change"
+            raise AdapterError(
+                f"Method '{method.name}' goes on from the last adapter's factors, but '{adapter.folder}' {has} at '{name}', "
+                f"where this run has rank {module.A.shape[0]}. Set lora.rank and lora.targets to the adapter's, or choose a "
+                "method that starts a new adapter (inc-lora, ps-lora)."
+            )
+        pair = adapter.factors(name)
+        B = pair.B.float() * (pair.scaling / module.scaling)
+        found[name] = Factors(pair.A.float().clone(), B.clone(), module.scaling)
+    return found
+
+
+def _digest(adapter: Adapter) -> str:
+    return hashlib.sha256(f"{sha256(adapter.file)}{adapter.config}".encode()).hexdigest()

@@ -1,0 +1,162 @@
+"""Answers of a run's deployed model for new inputs: `perdure predict RUN FILE`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.backbones.base import Prediction
+from perdure.checkpoint import load_checkpoint
+from perdure.errors import DataError, StoreError, UnknownName
+from perdure.evaluation import answer
+from perdure.methods.parts import PerTask
+from perdure.record import load_stage_update
+from perdure.reopen import known_tasks, reopen
+from perdure.store import Store
+from perdure.tasks.formats import input_reader
+from perdure.tasks.rows import read_rows
+from perdure.tasks.task import Example, Task, same_task, version
+
+Input = tuple[str, str | None]
+"""A text, and the label it should get where that is known."""
+
+
+def predict(
+    run: str | Path,
+    inputs: str | Path | Sequence[str],
+    *,
+    task: str | None = None,
+    tasks: Sequence[Task] = (),
+    text_field: str | None = None,
+    encoding: str = "utf-8",
+) -> list[dict[str, Any]]:
+    """An answer of the run's model, as after its last finished stage, for every input in order.
+
+    A row holds `input`; for classes `label` and `probabilities` (label -> share), for free texts `text`; `expected` where
+    the file has labels; and `task` where several tasks' labels compete.
+
+    Args:
+        inputs: a data file as tasks are read from, labels optional; or texts.
+        task: whose labels to choose from; 'reviews' means its newest version, 'reviews@1' the first. Not needed if the run
+            learnt one task, or was scored among the labels of all (`evaluation.labels: seen`).
+        tasks: those given from Python; only models that answer from training examples (vision) need them.
+        text_field: the name of the text's field, where it is not a usual one.
+        encoding: of the file.
+
+    Raises:
+        StoreError: no finished stage, or a damaged one. RunMismatch: the base model changed since the run began.
+        DataError: the file is malformed; names the line. UnknownName: no such task.
+    """
+    store = Store(Path(run))
+    about = store.about
+    names = _asked(store, task)
+    spec: Mapping[str, Any] = next((s for s in about["added"] if s and s["name"] == names[0]), {})
+    rows = _inputs(inputs, text_field or spec.get("text_field"), spec.get("label_field"), encoding)
+    store.verify()
+    opened = reopen(store, ())
+    opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
+    past = load_checkpoint(
+        store.stage_folder(len(store.stages())) / "state.safetensors",
+        opened.method,
+        lambda index: load_stage_update(store, index),
+    )
+    if isinstance(past.deployed, PerTask) and len(names) > 1:
+        raise UnknownName("task", "", names)
+    examples = [Example(text, "", names[0] if len(names) == 1 else "") for text, _ in rows]
+    found = answer(opened.model, opened.backbone, past.deployed, examples, names)
+    labels = {name: list(about["asked"][name]["labels"]) for name in names}
+    return [_row(text, expected, one, labels) for (text, expected), one in zip(rows, found, strict=True)]
+
+
+def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: bool = False) -> None:
+    """One JSON object a line; the file appears whole or not at all.
+
+    Raises:
+        StoreError: it exists and is not to be replaced, or cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise StoreError(f"'{path}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
+
+
+def as_line(row: Mapping[str, Any]) -> str:
+    """A row as JSON."""
+    return json.dumps(row, ensure_ascii=False)
+
+
+def share_right(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None:
+    """Share of rows with a known class that got it, and how many these are; None if no row has one."""
+    known = [row["label"] == row["expected"] for row in rows if "expected" in row and "label" in row]
+    return (sum(known) / len(known), len(known)) if known else None
+
+
+def _asked(store: Store, task: str | None) -> list[str]:
+    """The learnt tasks whose labels compete."""
+    about, stages = store.about, store.stages()
+    learnt = [name for name in about["tasks"] if name in stages or stages == ["joint"]]
+    if not learnt:
+        raise StoreError(
+            f"No task of the run in '{store.folder}' is learnt; go on with `perdure resume {store.folder}`."
+        )
+    if "asked" not in about or not about["asked"].keys() >= set(learnt):
+        raise StoreError(
+            f"'{store.folder}' was written before runs recorded their labels; learn it again in a new folder."
+        )
+    newest = list({version(name)[0]: name for name in learnt}.values())
+    if task is None:
+        if len(newest) == 1 or about["config"]["evaluation"]["labels"] == "seen":
+            return newest
+        raise StoreError(
+            f"The run in '{store.folder}' learnt several tasks; say whose labels to choose from with --task: "
+            f"{', '.join(newest)}."
+        )
+    exact = task.removesuffix("@1") if task.endswith("@1") else task
+    if exact in learnt and (exact != task or version(task)[1] > 1):
+        return [exact]
+    if task in learnt:
+        return [next(name for name in newest if same_task(name, task))]
+    raise UnknownName("learnt task", task, learnt)
+
+
+def _inputs(inputs: str | Path | Sequence[str], text: str | None, label: str | None, encoding: str) -> list[Input]:
+    if not isinstance(inputs, (str, Path)):
+        if not inputs:
+            raise DataError("There is nothing to answer: give at least one text.")
+        return [(given, None) for given in inputs]
+    rows = read_rows(Path(inputs), encoding)
+    read = input_reader(rows[0], text, label)
+    return [read(row) for row in rows]
+
+
+def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"input": text}
+    every = [(task, label) for task, own in labels.items() for label in own]
+    if not every or not (found.task or found.probabilities):
+        row |= {"text": found.label} if not every else {"label": None, "text": found.label}
+    else:
+        row["label"] = found.label
+        if len(labels) > 1:
+            row["task"] = found.task
+        shares = zip(every, found.probabilities, strict=True) if found.probabilities else ()
+        row["probabilities"] = {
+            (label if len(labels) == 1 else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
+        }
+    if expected is not None:
+        row["expected"] = _label_name(expected, every)
+    return row
+
+
+def _label_name(expected: str, every: Sequence[tuple[str, str]]) -> str:
+    """A class given as a whole number gets its name, by position, as in tasks."""
+    names = [label for _, label in every]
+    by_number = expected not in names and expected.isdigit() and int(expected) < len(names)
+    return names[int(expected)] if by_number else expected

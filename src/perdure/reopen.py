@@ -1,0 +1,186 @@
+"""What a run is made of, loaded: tasks, model, method; and a run that exists already, checked against what it was begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from perdure.backbones import load_backbone
+from perdure.backbones.base import Backbone
+from perdure.config import RunConfig, load_config, validate
+from perdure.errors import RunMismatch, StoreError
+from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method, check_needs
+from perdure.methods.parts import Method, Need
+from perdure.store import Store
+from perdure.tasks.spec import TaskSpec
+from perdure.tasks.suites import Suite, load_suite
+from perdure.tasks.task import SPLITS, Example, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Reopened:
+    """A run as it stands: its configuration as begun, and what that describes."""
+
+    config: RunConfig
+    tasks: tuple[Task, ...]
+    method: Method
+    model: AdaptedModel
+    backbone: Backbone
+
+
+def reopen(store: Store, tasks: Sequence[Task]) -> Reopened:
+    """The run's method and model, ready to learn or answer `tasks`, as it was when the run began.
+
+    Raises:
+        RunMismatch: the base model changed since.
+        UnmetNeed: a part of the method requires what `tasks` do not offer.
+    """
+    about, config = store.about, begun_config(store)
+    method = build_method(config.method)
+    torch.set_num_threads(about["threads"])
+    model, backbone = load_learner(config, tasks)
+    check_base(store, model)
+    if tasks:
+        check_needs(method, offered(model, tasks, method, config))
+    backbone.precision = about["precision"]
+    return Reopened(config, tuple(tasks), method, model, backbone)
+
+
+def begun_config(store: Store) -> RunConfig:
+    """The configuration the run was begun with.
+
+    Raises:
+        StoreError: no run there.
+    """
+    about, key = store.begun, "checkpoint_minutes"  # no part of the configuration: it decides nothing about the outcome
+    return load_config(about["config"], {f"training.{key}": about[key]} if key in about else None)
+
+
+def check_base(store: Store, model: AdaptedModel) -> None:
+    """The model's pretrained weights are those the run was begun on.
+
+    Raises:
+        RunMismatch: they are not; gives both fingerprints.
+    """
+    about = store.begun
+    known, found = about.get("base"), model.fingerprint()
+    if known is not None and known != found:
+        raise RunMismatch(
+            f"The base model '{about['config']['backbone']['model']}' changed since the run in '{store.folder}' began: its "
+            f"fingerprint was {known[:12]}, now {found[:12]}. What the run learnt is right on the old weights only: "
+            "restore them, or begin a new run."
+        )
+
+
+def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]:
+    """Every task of the run in order, loaded again from where it came from and checked to be the same.
+
+    Args:
+        given: the tasks that were given from Python.
+
+    Raises:
+        StoreError: a task was given from Python and is not among `given`, or one of these is none of the run's.
+        RunMismatch: the data of a task changed since it was learnt.
+        DataError: its files cannot be read.
+    """
+    about, config = store.about, begun_config(store)
+    own = {task.name: task for task in given}
+    if unknown := sorted(own.keys() - about["tasks"].keys()):
+        raise StoreError(f"'{unknown[0]}' is no task of the run in '{store.folder}': {', '.join(about['tasks'])}.")
+    added = {spec["name"]: validate(TaskSpec, spec) for spec in about["added"] if spec}
+    from_suite = config.suite and not about["tasks"].keys() <= own.keys() | added.keys()
+    suite = {task.name: task for task in load_configured_suite(config).tasks} if from_suite else {}
+    begun = {spec.name: spec for spec in config.tasks}
+
+    def load(name: str) -> Task:
+        if name in own:
+            return own[name]
+        if name in suite and name not in added:
+            return suite[name]
+        if (spec := added.get(name, begun.get(name))) is None:
+            raise StoreError(
+                f"Task '{name}' of '{store.folder}' was given from Python. Go on from Python: give it among `tasks`, for "
+                f"example perdure.add('{store.folder}', new_task, tasks=[...])."
+            )
+        return spec.load()
+
+    found = tuple(load(name) for name in about["tasks"])
+    for task in found:
+        _check_data(store, about, task)
+    return found
+
+
+def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: Sequence[Task] = ()) -> tuple[Task, ...]:
+    """The tasks as the backbone must know them to answer: labels and prompts as recorded, and one example that stands in.
+
+    Only a backbone that answers from training examples (vision) needs the tasks themselves.
+    """
+    asked = store.about.get("asked", {})
+    if backbone.answers_from_examples or not asked.keys() >= set(names):
+        return tuple(task for task in recorded_tasks(store, given) if task.name in names)
+    found = []
+    for name in names:
+        labels, template = asked[name]["labels"], asked[name]["template"]
+        stand_in = [Example("nothing learns from this", next(iter(labels), ""))]  # a task cannot be without examples
+        found.append(Task(name, stand_in, test=stand_in, labels=labels, template=template))
+    return tuple(found)
+
+
+def _check_data(store: Store, about: dict[str, Any], task: Task) -> None:
+    if task.fingerprint() == about["tasks"][task.name]:
+        return
+    sizes = about["sizes"][task.name]
+    counts = ", ".join(f"{sizes[s]} {s} examples, now {n}" for s in SPLITS if (n := len(getattr(task, s))) != sizes[s])
+    raise RunMismatch(
+        f"The data of task '{task.name}' changed since it was learnt in '{store.folder}' (tasks.{task.name}: "
+        f"{f'it had {counts}' if counts else 'as many examples, but not the same ones, or other labels'}). Restore the old "
+        "data: scores would not compare. To learn new data of the same task, keep them in files of their own and `perdure add`."
+    )
+
+
+def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
+    """The configured model with its adapter, and the backbone that knows `tasks`."""
+    learner = load_backbone(config.backbone)
+    learner.prepare(tasks)
+    return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
+
+
+def load_configured_suite(config: RunConfig) -> Suite:
+    """The configured suite, in the configured order and sizes."""
+    budget = config.budget
+    return load_suite(
+        config.suite or "",
+        order=config.order,
+        data=config.data,
+        train="all" if budget.train is None else budget.train,
+        validation="all" if budget.validation is None else budget.validation,
+        test="all" if budget.test is None else budget.test,
+        seed=config.data_seed,
+    )
+
+
+def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: RunConfig) -> set[Need]:
+    """What a run of these tasks offers to the parts of a method."""
+    found = {Need.TRAINING_DATA}
+    if model.dense_base:
+        found.add(Need.DENSE_BASE)
+    if not config.history:
+        found.add(Need.PAST_DATA)
+        if method.replay is not None:
+            found.add(Need.OLD_EXAMPLES)
+    if all(task.validation for task in tasks):
+        found.add(Need.VALIDATION)
+    return found
+
+
+def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """What is recorded about each task: the data's fingerprint, sizes, and how its inputs are asked (for `perdure predict`)."""
+    return {
+        "tasks": {task.name: task.fingerprint() for task in tasks},
+        "sizes": {task.name: {s: len(getattr(task, s)) for s in SPLITS} for task in tasks},
+        "asked": {t.name: {"labels": t.labels, "template": t.template, "metric": t.metric} for t in tasks},
+    }

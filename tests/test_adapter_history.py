@@ -1,0 +1,155 @@
+"""A run whose past is adapters people already have."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+import perdure
+from perdure.adapters import open_adapter
+from perdure.config import load_config
+from perdure.errors import AdapterError, PerdureError, RunMismatch, UnmetNeed
+from perdure.ops.lowrank import dense
+from perdure.run import resume, run_config
+from perdure.scores import read_scores
+from perdure.store import Store
+from tests.contract.runs import bits, short_run
+from tests.months import write_config, write_task
+
+
+def peft_adapter(encoder, folder, seed, rank=2, targets=("query", "value")):
+    """An adapter as PEFT saves it, with random factors."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(encoder), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def past(encoder_folder, tmp_path):
+    """Two adapters of different ranks."""
+    return [peft_adapter(encoder_folder, tmp_path / name, seed, rank) for seed, (name, rank) in
+            enumerate((("news", 2), ("mail", 3)))]  # fmt: skip
+
+
+def started(tmp_path, encoder, past, method="inc-lora", **settings):
+    config = write_config(tmp_path, encoder, ["fruit"], method, **settings)
+    return load_config(config, {"history": [str(folder) for folder in past]})
+
+
+def test_the_past_is_carried_and_deployed(tmp_path, encoder_folder, past):
+    scores = run_config(started(tmp_path, encoder_folder, past), tmp_path / "run")
+    store = Store(tmp_path / "run")
+    assert store.stages() == ["history-news", "history-mail", "fruit"]
+    assert (scores.tasks, scores.stages, len(scores.score_matrix)) == (["fruit"], ["fruit"], 1)
+    parts = [open_adapter(folder) for folder in (*past, store.stage_folder(3) / "adapter")]
+    deployed = open_adapter(tmp_path / "run/deployed")
+    for module in deployed:
+        wanted = sum(dense(part[module]) for part in parts)
+        assert torch.allclose(dense(deployed[module]), wanted, atol=1e-6)
+        assert dense(parts[2][module]).abs().max() > 0
+    for index, folder in enumerate(past, start=1):
+        kept = open_adapter(store.stage_folder(index) / "adapter")
+        assert all(torch.equal(dense(kept[m]), dense(open_adapter(folder)[m])) for m in kept)
+
+
+def test_a_history_of_perdures_own_adapters_is_the_run_that_made_them(tmp_path, small_tasks, encoder_folder):
+    """Two tasks learnt, and the second learnt on the adapter of the first: the same adapter, the same model."""
+    for method in ("inc-lora", "o-lora", "seq-lora", "ps-lora"):
+        whole, later = tmp_path / method / "whole", tmp_path / method / "later"
+        short_run(whole, small_tasks[:2], encoder_folder, method)
+        adapter = Store(whole).stage_folder(1) / "adapter"
+        short_run(later, small_tasks[1:2], encoder_folder, method, history=[str(adapter)])
+        assert Store(later).stages() == ["history-01-fruit", "sky"]
+        one, other = (bits(folder)["stages"][2]["files"] for folder in (whole, later))
+        assert one["adapter/adapter_model.safetensors"] == other["adapter/adapter_model.safetensors"], method
+        assert bits(whole)["deployed"] == bits(later)["deployed"]
+
+
+def test_it_grows_goes_on_and_goes_back_like_any_run(tmp_path, encoder_folder, past):
+    config = started(tmp_path, encoder_folder, past, "ps-lora")
+    run_config(config, tmp_path / "run")
+    one = bits(tmp_path / "run")
+    for folder in past:
+        shutil.rmtree(folder)  # taken in: not needed any more
+    resume(tmp_path / "run")
+    assert bits(tmp_path / "run") == one
+    scores = perdure.add(tmp_path / "run", write_task(tmp_path, "sky"))
+    assert scores.stages == ["fruit", "sky"]
+    assert scores.forgetting is not None
+    assert [len(row) for row in scores.score_matrix] == [2, 2]
+    perdure.rollback(tmp_path / "run", "fruit")
+    assert bits(tmp_path / "run") == one
+    assert perdure.predict(tmp_path / "run", ["apples"])[0]["label"] in ("a", "b")
+    with pytest.raises(PerdureError, match=r"Known: fruit\."):
+        perdure.rollback(tmp_path / "run", "history-mail")
+
+
+def test_stopped_while_taking_in_the_past(tmp_path, encoder_folder, past, monkeypatch):
+    import perdure.adapter_history
+
+    config = started(tmp_path, encoder_folder, past)
+    run_config(config, tmp_path / "whole")
+    real, calls = perdure.adapter_history.save_stage, []
+
+    def stop(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(perdure.adapter_history, "save_stage", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_config(config, tmp_path / "run")
+    monkeypatch.setattr(perdure.adapter_history, "save_stage", real)
+    assert Store(tmp_path / "run").stages() == ["history-news"]
+    with pytest.raises(PerdureError, match=r"No stage .* is finished"):
+        read_scores(tmp_path / "run")
+    weights = past[1] / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(RunMismatch, match=r"history\.history-mail"):
+        resume(tmp_path / "run")
+    weights.write_bytes(kept)
+    resume(tmp_path / "run")
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_what_does_not_fit_names_module_and_remedy(tmp_path, encoder_folder, past):
+    from tests.backbones.tiny import tiny_causal
+
+    other = tiny_causal(tmp_path / "other-base")
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(other), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "foreign")
+    wide = peft_adapter(encoder_folder, tmp_path / "wide", 0, targets=("query", "key"))
+    cases = [
+        ([tmp_path / "foreign"], {}, r"'model\.layers\.0\.self_attn\.q_proj'.*another base.*--backbone"),
+        ([wide], {}, r"'encoder\.layer\.0\.attention\.self\.key'.*no target.*lora\.targets=\[key,query,value\]"),
+        ([tmp_path / "nowhere"], {}, "no adapter folder|no folder"),
+    ]
+    for places, settings, message in cases:
+        with pytest.raises(AdapterError, match=message):
+            run_config(started(tmp_path, encoder_folder, places, **settings), tmp_path / "run")
+        assert not (tmp_path / "run/stages").exists()
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    run_config(
+        started(tmp_path, encoder_folder, [wide], lora={"rank": 2, "targets": ["query", "key", "value"]}),
+        tmp_path / "run",
+    )
+    with pytest.raises(AdapterError, match=r"seq-lora.*has rank 3 at 'encoder.*rank 2\. Set lora\.rank"):
+        run_config(started(tmp_path, encoder_folder, past, "seq-lora"), tmp_path / "seq")
+
+
+@pytest.mark.parametrize("method", ["ewc", "inf-lora", "lwf", "output-drift", "slice", "a-gem", "per-task"])
+def test_a_method_that_needs_the_old_data_is_refused(method, tmp_path, encoder_folder, past):
+    with pytest.raises(UnmetNeed, match=r"learnt before|examples of earlier tasks|adapters without a task"):
+        run_config(started(tmp_path, encoder_folder, past, method), tmp_path / "run")

@@ -1,0 +1,165 @@
+"""Batch prediction: the answers a run was scored by, for new inputs in any format a task may have."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import perdure
+from perdure.cli import app
+from perdure.config import load_config
+from perdure.errors import DataError, StoreError, UnknownName
+from perdure.run import run_config
+from perdure.store import Store, read_lines
+from tests.backbones.tiny import tiny_causal
+from tests.contract.runs import SETTINGS, short_run
+from tests.months import write_config, write_task
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_tasks, encoder_folder):
+    out = tmp_path_factory.mktemp("predict") / "run"
+    short_run(out, small_tasks[:2], encoder_folder, "ps-lora")
+    return out
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("method", ["ps-lora", "per-task", "inc-lora"])
+def test_the_answers_are_those_the_run_was_scored_by(method, tmp_path, small_tasks, encoder_folder):
+    out = tmp_path / "run"
+    short_run(out, small_tasks[:2], encoder_folder, method)
+    for task in small_tasks[:2]:
+        rows = [{"text": e.text, "label": e.label} for e in task.test]
+        found = perdure.predict(out, lines(tmp_path / "in.jsonl", rows), task=task.name)
+        known = read_lines(Store(out).stage_folder(2) / "predictions" / f"{task.name}.jsonl")
+        assert [row["label"] for row in found] == [row["predicted"] for row in known]
+        assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
+        assert [row["expected"] for row in found] == [e.label for e in task.test]
+        assert [row["input"] for row in found] == [e.text for e in task.test]
+        assert all(list(row["probabilities"]) == ["a", "b"] for row in found)
+        assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in found)
+
+
+TEXTS = ["the sun and 99", "the moon and 99"]
+WAYS = {
+    "text.jsonl": [{"text": t} for t in TEXTS],
+    "sentence.json": [{"sentence": t, "extra": 1} for t in TEXTS],
+    "prompt.jsonl": [{"prompt": t} for t in TEXTS],
+    "input.jsonl": [{"input": t} for t in TEXTS],
+    "instruction.jsonl": [{"instruction": t, "input": ""} for t in TEXTS],
+    "waiting.jsonl": [{"messages": [{"role": "user", "content": t}]} for t in TEXTS],
+    "answered.jsonl": [
+        {"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "a"}]} for t in TEXTS
+    ],
+    "partly.jsonl": [{"text": TEXTS[0], "label": "a"}, {"text": TEXTS[1], "label": None}],
+}
+
+
+@pytest.mark.parametrize("name", [*WAYS, "table.csv"])
+def test_every_format_is_read_with_and_without_labels(name, run, tmp_path):
+    file = tmp_path / name
+    if name == "table.csv":
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([("text",), *((t,) for t in TEXTS)])
+    elif name.endswith(".json"):
+        file.write_text(json.dumps(WAYS[name]))
+    else:
+        lines(file, WAYS[name])
+    found = perdure.predict(run, file, task="sky")
+    plain = perdure.predict(run, TEXTS, task="sky")
+    expected = {"answered.jsonl": ["a", "a"], "partly.jsonl": ["a", None]}.get(name, [None, None])
+    assert [row.get("expected") for row in found] == expected
+    assert [{k: v for k, v in row.items() if k != "expected"} for row in found] == plain
+
+
+BAD = [
+    ("missing.jsonl", None, "does not exist", DataError),
+    ("bad.jsonl", '{"text": "x"}\n{"text": \n', "line 2: not valid JSON", DataError),
+    ("empty.jsonl", "", "is empty", DataError),
+    ("other.jsonl", '{"body": "x"}\n', "found the fields 'body'.*`text_field`", DataError),
+    ("blank.jsonl", '{"text": "x"}\n{"text": " "}\n', "line 2: field 'text' is empty", DataError),
+    ("table.xlsx", "x", "unknown kind of file", DataError),
+]
+
+
+@pytest.mark.parametrize("name,content,message,error", BAD, ids=[row[0] for row in BAD])
+def test_bad_files_are_named_with_the_line(name, content, message, error, run, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
+        perdure.predict(run, tmp_path / name, task="sky")
+
+
+def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
+    with pytest.raises(StoreError, match=r"--task: fruit, sky"):
+        perdure.predict(run, TEXTS)
+    with pytest.raises(UnknownName, match=r"No learnt task is called 'skye'\. Did you mean 'sky'"):
+        perdure.predict(run, TEXTS, task="skye")
+    with pytest.raises(DataError, match="nothing to answer"):
+        perdure.predict(run, [], task="sky")
+    with pytest.raises(StoreError, match="holds no run"):
+        perdure.predict(tmp_path / "none", TEXTS)
+    short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "inc-lora", evaluation={"labels": "seen"})
+    found = perdure.predict(tmp_path / "seen", TEXTS)
+    assert {row["task"] for row in found} <= {"fruit", "sky"}
+    assert list(found[0]["probabilities"]) == ["fruit/a", "fruit/b", "sky/a", "sky/b"]
+
+
+def test_versions_are_asked_by_name(tmp_path, encoder_folder):
+    config = write_config(tmp_path, encoder_folder, ["fruit"], "per-task")
+    run_config(load_config(config), tmp_path / "run")
+    before = perdure.predict(tmp_path / "run", ["apples"])
+    perdure.add(tmp_path / "run", write_task(tmp_path / "later", "fruit", ("apples", "plums"), start=50))
+    new, same, old = (perdure.predict(tmp_path / "run", ["apples"], task=t) for t in ("fruit", "fruit@2", "fruit@1"))
+    assert new == same != old
+    assert old == before
+    assert perdure.predict(tmp_path / "run", ["apples"]) == new
+
+
+def test_free_texts_are_written(tmp_path):
+    model = tiny_causal(tmp_path / "model")
+    rows = [(f"say {word} {i}", word) for i in range(4) for word in ("yes", "no")]
+    task = perdure.Task("speak", train=rows, test=rows, metric="rouge-l")
+    backbone = {"kind": "causal", "model": str(model), "max_new_tokens": 6}
+    perdure.learn(out=tmp_path / "run", tasks=[task], method="inc-lora", backbone=backbone, **SETTINGS)
+    found = perdure.predict(tmp_path / "run", lines(tmp_path / "in.jsonl", [{"prompt": "say yes"}]))
+    assert [set(row) for row in found] == [{"input", "text"}]
+    assert isinstance(found[0]["text"], str)
+
+
+def test_the_command_writes_whole_files(run, tmp_path):
+    rows = [{"text": "the sun", "label": "a"}, {"text": "a moon"}]
+    file, out = lines(tmp_path / "in.jsonl", rows), tmp_path / "answers.jsonl"
+    asked = ["predict", str(run), str(file), "--task", "sky"]
+    printed = CliRunner().invoke(app, asked)
+    assert printed.exit_code == 0, printed.output
+    assert [json.loads(line) for line in printed.stdout.splitlines()] == perdure.predict(run, file, task="sky")
+    told = CliRunner().invoke(app, [*asked, "--out", str(out)])
+    assert told.stdout.startswith(f"2 answers in {out}; ")
+    assert told.stdout.strip().endswith("% of 1 as labelled")
+    assert read_lines(out) == perdure.predict(run, file, task="sky")
+    out.write_text("mine")
+    refused = CliRunner().invoke(app, [*asked, "--out", str(out)])
+    assert isinstance(refused.exception, StoreError)
+    assert out.read_text() == "mine"
+    assert CliRunner().invoke(app, [*asked, "--out", str(out), "--overwrite"]).exit_code == 0
+    assert len(read_lines(out)) == 2
+
+
+def test_a_damaged_run_is_not_asked(run, tmp_path):
+    import shutil
+
+    from perdure.errors import CorruptFile
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    state = Store(copy).stage_folder(2) / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptFile, match=r"state\.safetensors.*damaged.*whole: fruit"):
+        perdure.predict(copy, TEXTS, task="sky")
