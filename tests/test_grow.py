@@ -15,7 +15,7 @@ from perdure.run import resume, run_config
 from perdure.scores import read_scores
 from perdure.store import Store, sync_tree
 from perdure.tasks.files import read_task_spec
-from tests.contract.runs import bits, short_run
+from tests.contract.runs import SETTINGS, bits, bits_learnt, short_run
 from tests.months import write_config, write_task
 
 FAST = ("inc-lora", "slao", "ewc", "o-lora", "slice+replay", "ties", "per-task")  # ps-lora: every other test here
@@ -24,15 +24,6 @@ GROWING = [
     for name, preset in PRESETS.items()
     if preset.stream == "one-by-one"
 ]
-
-
-def learnt(folder):
-    """What must be equal to the bit: everything of every stage but the scores of tasks that came later."""
-    stages = [
-        {path: digest for path, digest in entry["files"].items() if not path.startswith(("scores", "predictions"))}
-        for entry in bits(folder)["stages"]
-    ]
-    return stages, bits(folder)["stages"][-1]["files"], bits(folder)["deployed"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +49,7 @@ def test_an_add_equals_learning_all_at_once(method, tmp_path, small_tasks, encod
     short_run(tmp_path / "grown", small_tasks[:2], encoder_folder, method)
     grown = perdure.add(tmp_path / "grown", small_tasks[2], tasks=small_tasks[:2])
     together = read_scores(tmp_path / "all")
-    assert learnt(tmp_path / "grown") == learnt(tmp_path / "all")
+    assert bits_learnt(tmp_path / "grown") == bits_learnt(tmp_path / "all")
     assert grown.score_matrix[-1] == together.score_matrix[-1]
     assert [row[:2] for row in grown.score_matrix] == [row[:2] for row in together.score_matrix]
     assert [row[2] for row in grown.score_matrix[:-1]] == [None, None]
@@ -75,7 +66,7 @@ def test_a_run_from_files_grows_from_a_file_and_goes_on_from_anywhere(begun, fol
     assert (run / "run.json").read_bytes() == before
     config = write_config(folder, encoder_folder, ["fruit", "sky", "sea"], "ps-lora")
     run_config(load_config(config), folder / "all")
-    assert learnt(run) == learnt(folder / "all")
+    assert bits_learnt(run) == bits_learnt(folder / "all")
     grown = bits(run)
     monkeypatch.chdir(folder)
     assert resume("run").score_matrix == scores.score_matrix
@@ -102,7 +93,7 @@ def test_rollback_then_add_equals_the_add(begun, folder):
 
 def test_rollback_into_what_the_run_was_begun_with(begun, folder):
     run = folder / "run"
-    both = learnt(run)
+    both = bits_learnt(run)
     scores = perdure.rollback(run, "fruit")
     assert (scores.tasks, scores.stages) == (["fruit"], ["fruit"])
     assert Store(run).finished
@@ -110,8 +101,8 @@ def test_rollback_into_what_the_run_was_begun_with(begun, folder):
         run_config(load_config(begun / "config.yaml"), run)
     assert resume(run).stages == ["fruit"]
     perdure.add(run, begun / "sky.yaml")
-    assert learnt(run)[0] == both[0]
-    assert learnt(run)[2] == both[2]
+    assert bits_learnt(run)[0] == both[0]
+    assert bits_learnt(run)[2] == both[2]
     with pytest.raises(UnknownName, match=r"No learnt task .* 'sea'.*Known: fruit, sky"):
         perdure.rollback(run, "sea")
 
@@ -206,7 +197,7 @@ def test_versions_in_a_configuration(tmp_path, encoder_folder):
     run_config(plain, tmp_path / "grown")
     later = write_task(tmp_path / "later", "fruit", start=30)
     assert perdure.add(tmp_path / "grown", later).stages == ["fruit", "sky", "fruit@2"]
-    assert learnt(tmp_path / "grown") == learnt(tmp_path / "all")
+    assert bits_learnt(tmp_path / "grown") == bits_learnt(tmp_path / "all")
     twice = plain.model_copy(update={"tasks": (*plain.tasks, plain.tasks[0])})
     with pytest.raises(DataError, match=r"fruit is given twice.*'fruit@2'"):
         run_config(twice, tmp_path / "twice")
@@ -267,3 +258,33 @@ def test_grown_runs_are_reported_and_exported(begun, folder):
     assert "sea" in pages["md"].read_text()
     export(run, folder / "model", "model")
     assert (folder / "model/config.json").is_file()
+
+
+def test_an_add_goes_on_inside_the_task_with_the_same_data_only(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    from perdure.record import StageRecord
+    from tests.conftest import small_task
+
+    training = {**SETTINGS["training"], "epochs": 2, "checkpoint_minutes": 1e-9}
+    for name in ("whole", "stopped", "other", "fresh"):
+        short_run(tmp_path / name, small_tasks[:2], encoder_folder, "ps-lora", training=training)
+    perdure.add(tmp_path / "whole", small_tasks[2], tasks=small_tasks[:2])
+    other = small_task("sea", "boats", "harbours")
+    perdure.add(tmp_path / "fresh", other, tasks=small_tasks[:2])
+    real = StageRecord.step
+
+    def stop(self, step, total):
+        if step.step == 4:
+            raise KeyboardInterrupt
+        real(self, step, total)
+
+    for name in ("stopped", "other"):
+        monkeypatch.setattr(StageRecord, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            perdure.add(tmp_path / name, small_tasks[2], tasks=small_tasks[:2])
+        assert (tmp_path / name / "unfinished/manifest.json").is_file()
+        assert Store(tmp_path / name).stages() == ["fruit", "sky"]
+        monkeypatch.setattr(StageRecord, "step", real)
+    perdure.add(tmp_path / "stopped", small_tasks[2], tasks=small_tasks[:2])
+    perdure.add(tmp_path / "other", other, tasks=small_tasks[:2])
+    assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "other") == bits(tmp_path / "fresh") != bits(tmp_path / "whole")

@@ -61,11 +61,10 @@ def add(
         raise ConfigError("Say which model the adapters belong to with --backbone.")
     from perdure.config import load_config, located, parse_overrides
     from perdure.run import run_config
-    from perdure.tasks.files import read_task_spec
+    from perdure.tasks.files import task_spec
 
-    spec = read_task_spec(task).located(task.parent)
     given = {
-        "tasks": [spec.model_dump()],
+        "tasks": [task_spec(task).model_dump()],
         "history": [located(place) for place in history],
         "backbone": backbone,
         **({"method": method} if method else {}),

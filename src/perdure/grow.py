@@ -22,7 +22,7 @@ from perdure.run import ending, told
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
-from perdure.tasks.files import read_task_spec
+from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import repeated_from_older
 from perdure.tasks.task import Task, same_task, version
@@ -56,7 +56,7 @@ def add(
     _check_grows(store)
     with store.writing():
         store.verify()
-        spec = None if isinstance(task, Task) else _located(task)
+        spec = None if isinstance(task, Task) else task_spec(task)
         new = _named(spec.load() if spec else task, store)  # pyright: ignore[reportArgumentType]
         check_metric(new)
         every = (*recorded_tasks(store, tasks), new)
@@ -84,10 +84,10 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
         UnknownName: no finished stage of that name. StoreError: the run learnt everything in one stage.
     """
     store = Store(Path(run))
-    about = store.about
+    store.about  # noqa: B018  (no run there: said before a lock is made)
     with store.writing():
         store.verify()
-        learnt = store.stages()
+        about, learnt = store.about, store.stages()
         if to not in learnt or to not in about["tasks"]:
             raise UnknownName(f"learnt task of '{run}'", to, [name for name in learnt if name in about["tasks"]])
         keep = learnt.index(to) + 1
@@ -129,11 +129,6 @@ def _check_grows(store: Store) -> None:
             f"The run in '{store.folder}' is not finished ({learnt} of {len(about['tasks'])} tasks learnt). Go on with "
             f"`perdure resume {store.folder}`{ends}; then add."
         )
-
-
-def _located(task: str | Path | TaskSpec) -> TaskSpec:
-    """The settings of the task with absolute file names."""
-    return task.located(".") if isinstance(task, TaskSpec) else read_task_spec(task).located(Path(task).parent)
 
 
 def _named(task: Task, store: Store) -> Task:

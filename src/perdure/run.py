@@ -32,6 +32,8 @@ from perdure.reopen import (
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
+from perdure.tasks.files import task_spec
+from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import repeated_from_older
 from perdure.tasks.task import Task, stages
 
@@ -41,7 +43,7 @@ VERSIONS = ("perdure", "torch", "transformers", "peft")
 def learn(
     *,
     out: str | Path,
-    tasks: Sequence[Task] | None = None,
+    tasks: Sequence[Task] | Sequence[str | Path | TaskSpec] | None = None,
     method: str | Mapping[str, Any] = "ps-lora",
     backbone: str | Mapping[str, Any] = "minilm",
     max_forgetting: float | None = None,
@@ -54,7 +56,8 @@ def learn(
 
     Args:
         out: the run's folder.
-        tasks: the tasks in order; or give `suite="quickstart"` among the settings.
+        tasks: the tasks in order, or their YAML files (or settings): such a run can also be gone on with from the command
+            line. Or give `suite="quickstart"` among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
         max_forgetting: stop before a stage after which a task learnt before scores so many points less than at its best.
@@ -64,8 +67,15 @@ def learn(
     Raises:
         ConfigError, DataError, StoreError, TrainingError, QualityGate: see `perdure.errors`.
     """
+    given = [task for task in tasks or () if isinstance(task, Task)]
+    specs = [task_spec(task) for task in tasks or () if not isinstance(task, Task)]
+    if given and specs:
+        raise ConfigError("Give all tasks as tasks, or all as files; `task_spec(file).load()` makes a task of a file.")
+    if specs:
+        settings["tasks"] = [spec.model_dump() for spec in specs]
     config = load_config({"method": method, "backbone": backbone, **settings})
-    return run_config(config, out, tasks=tasks, max_forgetting=max_forgetting, report=report)
+    own = None if tasks is None or specs else given
+    return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
 
 
 def run_config(

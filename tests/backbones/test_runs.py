@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+import perdure
 from perdure.methods.table import PRESETS
 from perdure.run import learn
 from perdure.scores import Scores
-from perdure.store import Store
+from perdure.store import Store, read_lines
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_images, tiny_seq2seq, tiny_vision
+from tests.contract.runs import bits, bits_learnt
 
 SETTINGS: dict[str, Any] = {
     "lora": {"rank": 2, "alpha": 4},
@@ -63,6 +65,23 @@ def test_every_preset_runs(kind: str, method: str, learners: dict[str, Any], tmp
     found = [score for row in scores.score_matrix for score in row if score is not None]
     assert len(found) >= 2
     assert all(0 <= score <= 1 for score in found)
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "vision"])
+def test_growing_and_going_back(kind: str, learners: dict[str, Any], tmp_path: Path) -> None:
+    """Merged models with tokenizer, image processor and class means, as if all had been learnt at once; and back."""
+    tasks, folder = learners[kind]
+    run(tmp_path / "all", learners[kind], kind, "ties")
+    run(tmp_path / "grown", (tasks[:1], folder), kind, "ties")
+    one = bits(tmp_path / "grown")
+    perdure.add(tmp_path / "grown", tasks[1], tasks=tasks[:1])
+    assert bits_learnt(tmp_path / "grown") == bits_learnt(tmp_path / "all")
+    texts = [example.text for example in tasks[1].test]
+    found = perdure.predict(tmp_path / "grown", texts, task=tasks[1].name, tasks=tasks)
+    known = read_lines(Store(tmp_path / "grown").stage_folder(2) / "predictions" / f"{tasks[1].name}.jsonl")
+    assert [row["label"] for row in found] == [row["predicted"] for row in known]
+    perdure.rollback(tmp_path / "grown", tasks[0].name, tasks=tasks[:1])
+    assert bits(tmp_path / "grown") == one
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", "vision"])

@@ -29,3 +29,13 @@ def short_run(
 def bits(out: Path) -> dict[str, Any]:
     """The sha256 of every file of every finished stage and of the deployed model."""
     return Store(out).manifest
+
+
+def bits_learnt(out: Path) -> tuple[Any, ...]:
+    """What is equal between a grown run and one of all tasks at once: all but the early scores of tasks that came later."""
+    found = bits(out)
+    stages = [
+        {path: digest for path, digest in entry["files"].items() if not path.startswith(("scores", "predictions"))}
+        for entry in found["stages"]
+    ]
+    return stages, found["stages"][-1]["files"], found["deployed"]

@@ -38,6 +38,11 @@ def read_task_spec(path: str | Path) -> TaskSpec:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def task_spec(task: str | Path | TaskSpec) -> TaskSpec:
+    """The settings of a task, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
+    return task.located(".") if isinstance(task, TaskSpec) else read_task_spec(task).located(Path(task).parent)
+
+
 def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
     """The task `spec` describes; its notes say what was cut and removed.
 

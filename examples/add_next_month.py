@@ -1,0 +1,44 @@
+"""Next month: new tickets on the run of examples/own_data.py, refused if it forgets; and back again.
+
+Run:  python examples/own_data.py && python examples/add_next_month.py
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import perdure
+from perdure.errors import QualityGate
+
+PLACES = ("the clinic", "the bakery", "our garage", "the library", "the tower", "the port", "the farm", "the mill")
+APRIL = {"billing": "I was charged twice for {}", "outage": "No signal in {} after the storm"}
+
+
+def write_month(folder: Path) -> Path:
+    """The new month has files of its own: a run goes on scoring what the old ones hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tickets.csv").open("w", newline="") as file:
+        rows = [(text.format(place), label) for place in PLACES for label, text in APRIL.items()]
+        csv.writer(file).writerows([("text", "label"), *rows])
+    (folder / "tickets.yaml").write_text(
+        "name: tickets\ntrain: tickets.csv\nlabels: {billing: a question about a bill, outage: a report of an outage}\n"
+    )
+    return folder / "tickets.yaml"
+
+
+def main(folder: Path = Path("runs/own-data"), max_forgetting: float = 5.0) -> perdure.Scores | None:
+    """Add the month as a new version of its task; None if it was refused."""
+    run, task = folder / "run", write_month(folder / "april")
+    try:
+        scores = perdure.add(run, task, max_forgetting=max_forgetting)
+    except QualityGate as refused:
+        print(refused)
+        return None
+    print(f"{scores.stages[-1]} is learnt; now {dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))}")
+    print(f"To take it back: perdure rollback {run} --to {scores.stages[-2]}")
+    return scores
+
+
+if __name__ == "__main__":
+    main()
