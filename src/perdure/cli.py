@@ -95,7 +95,10 @@ def methods(as_json: AsJson = False) -> None:
     from perdure.methods.table import PRESETS
 
     if as_json:
-        rows = {name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": dict(p.settings)} for name, p in PRESETS.items()}
+        rows = {
+            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": dict(p.settings)}
+            for name, p in PRESETS.items()
+        }
         _print_json(rows)
         return
     width = max(map(len, PRESETS))
