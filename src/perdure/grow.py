@@ -88,6 +88,8 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
     with store.writing():
         store.verify()
         about, learnt = store.about, store.stages()
+        if learnt == ["joint"]:
+            raise StoreError(f"The run in '{run}' learnt all its tasks in one stage: there is nothing to go back to.")
         if to not in learnt or to not in about["tasks"]:
             raise UnknownName(f"learnt task of '{run}'", to, [name for name in learnt if name in about["tasks"]])
         keep = learnt.index(to) + 1
@@ -106,9 +108,8 @@ def _deploy(store: Store, stage: int, kept: Sequence[str], given: Sequence[Task]
     about = store.about
     opened = reopen(store, ())
     given = [task for task in given if task.name in kept]
-    opened.backbone.prepare(
-        known_tasks(store, opened.backbone, kept, given)
-    )  # a tokenizer is saved as it was last used
+    # a tokenizer is saved as it was last used
+    opened.backbone.prepare(known_tasks(store, opened.backbone, kept, given))
     state = store.stage_folder(stage) / "state.safetensors"
     past = load_checkpoint(state, opened.method, lambda index: load_stage_update(store, index))
     base = public_name(about["config"]["backbone"]["model"])

@@ -217,7 +217,8 @@ class Store:
         yield partial
         if self._accept and (why := self._accept(self, name, partial)):
             shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
-            raise QualityGate(f"{why} It is kept in '{self.put_aside(partial, target.name, why)}', to be looked at.")
+            kept = self.put_aside(partial, target.name, why)
+            raise QualityGate(f"{why} The refused stage is kept in '{kept}', to be looked at.")
         for stray in target.parent.glob(f"{number}-*"):  # left by a process killed between the rename and the manifest
             shutil.rmtree(stray)
         entry = {"name": name, "folder": target.name, "files": sync_tree(partial)}
