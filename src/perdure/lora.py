@@ -6,6 +6,9 @@ so nothing drifts:
 
     W = W_0 + carry - s B_0 A_0      while training (the offset only where an init asks for one)
     W = W_0 + deployed               while answering
+
+A quantised base (4 or 8 bit) cannot be written to: there the same low-rank terms are added to the layer's output instead,
+y = W_0 x + B (A x), which is the same function. A dense update is refused there: it would need more memory than it saves.
 """
 
 from __future__ import annotations
@@ -20,19 +23,37 @@ import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from perdure.config import LoraSettings
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.parts import Gradients, Start, Trainable
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import Update, dense
+from perdure.ops.lowrank import LowRank, Update, dense
 
 ADAPTER = "default"
 
 
+class SidePath:
+    """A low-rank term beside a layer whose weight cannot be written: added to its output."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self.delta: LowRank | None = None
+        base.register_forward_hook(self._add)
+
+    def _add(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self.delta is None:
+            return output
+        A, B = self.delta.A.to(output), self.delta.B.to(output)
+        return output + functional.linear(functional.linear(args[0].to(output.dtype), A), B)
+
+
 @dataclass(frozen=True, eq=False)
 class AdaptedModule:
-    """One target module: its trainable factors, its base weight and the pretrained values of that weight [O, I] in fp32."""
+    """One target module: its trainable factors, its base weight and the pretrained values of that weight [O, I] in fp32.
+
+    A quantised weight has no such values but a side path.
+    """
 
     layer: Any
     A: nn.Parameter
@@ -41,6 +62,7 @@ class AdaptedModule:
     base: nn.Parameter
     pretrained_OI: Tensor | None
     transposed: bool
+    side: SidePath | None = None
 
     def set_base(self, weight_OI: Tensor) -> None:
         """Write the base weight, in its own dtype and layout."""
@@ -200,16 +222,34 @@ class AdaptedModel:
     @torch.no_grad()
     def _write_base(self, update: Update) -> None:
         for name, module in self.modules.items():
+            if module.side is not None:
+                module.side.delta = self._beside(name, update)
             if module.pretrained_OI is None:
-                if name in update or name in self._offset:
-                    raise UnmetNeed(
-                        f"'{name}' is stored quantised; this method changes its weight. Load the base dense."
-                    )
                 continue
             weight = module.pretrained_OI + dense(update[name]) if name in update else module.pretrained_OI
             if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
                 weight = torch.addmm(weight, start.B0.to(weight), start.A0.to(weight), alpha=-start.scaling)
             module.set_base(weight)
+
+    def _beside(self, name: str, update: Update) -> LowRank | None:
+        """What a quantised module adds to its output: its update less the offset, or None.
+
+        Raises:
+            UnmetNeed: the update is dense.
+        """
+        delta = update.get(name)
+        if isinstance(delta, Tensor):
+            raise UnmetNeed(
+                f"'{name}' is stored quantised and can carry a low-rank update only, but this one is dense: merged entry by "
+                "entry, or the sum of so many adapters that their factors are larger than the matrix. Load the base dense, "
+                "or choose a method that sums, a lower rank or fewer tasks."
+            )
+        terms = [] if delta is None else [delta]
+        if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
+            terms.append(LowRank(start.A0, start.B0 * -start.scaling))
+        if not terms:
+            return None
+        return LowRank(torch.cat([term.A for term in terms]), torch.cat([term.B for term in terms], dim=1))
 
     def fingerprint(self) -> str:
         """sha256 over name, shape and the first 4,096 values of every pretrained tensor: tells whether a base is the same one."""
@@ -236,18 +276,27 @@ def _adapted(name: str, layer: Any, adapter: str) -> AdaptedModule:
             f"The adapter '{adapter}' at '{name}' is merged into the base, or does not adapt a linear layer's weight; give "
             "an unmerged model with LoRA on linear layers."
         )
-    weight = layer.get_base_layer().weight
+    base = layer.get_base_layer()
+    weight = base.weight
     transposed = bool(getattr(layer, "fan_in_fan_out", False))
     A, B = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     is_dense = weight.is_floating_point() and weight.ndim == 2
     pretrained = (weight.detach().mT if transposed else weight.detach()).float().clone() if is_dense else None
-    return AdaptedModule(layer, A, B, float(layer.scaling[adapter]), weight, pretrained, transposed)
+    side = None if is_dense else SidePath(base)
+    return AdaptedModule(layer, A, B, float(layer.scaling[adapter]), weight, pretrained, transposed, side)
+
+
+def _shape(module: nn.Module) -> tuple[int, ...] | None:
+    """(O, I) of a layer with a matrix, told by the layer itself where its weight is packed; None for another module."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        return None
+    return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(weight.shape)
 
 
 def _check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
     """Every target matches a module, and no rank is above a layer's."""
-    weights = {n: getattr(m, "weight", None) for n, m in model.named_modules() if not isinstance(m, nn.Embedding)}
-    linear = {n: tuple(w.shape) for n, w in weights.items() if isinstance(w, Tensor) and w.ndim == 2}
+    linear = {n: s for n, m in model.named_modules() if not isinstance(m, nn.Embedding) and (s := _shape(m))}
     for target in targets:
         matched = {name: s for name, s in linear.items() if name == target or name.endswith(f".{target}")}
         if not matched:

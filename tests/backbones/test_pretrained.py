@@ -112,19 +112,6 @@ def test_quantisation_without_bitsandbytes_is_refused(tmp_path: Path, monkeypatc
         load_model(AutoModelForCausalLM, ModelSettings(model=str(tmp_path), quantization="4-bit"), "language model")
 
 
-@pytest.mark.slow
-@pytest.mark.package_data
-@pytest.mark.parametrize("bits", ["8-bit", "4-bit"])
-def test_a_quantised_base_learns_and_answers(bits: str) -> None:
-    pytest.importorskip("bitsandbytes")
-    backbone = CausalLM.load(CausalSettings(model="smollm2-135m", quantization=bits, chat=False))
-    rows = [("A wonderful day. Sentiment:", "pos"), ("Awful. Sentiment:", "neg")]
-    task = Task("mood", rows, test=rows, labels={"pos": "positive", "neg": "negative"})
-    backbone.prepare([task])
-    assert backbone.forward(backbone.collate(task.train)).loss.item() < 8
-    assert backbone.predict(task.test, ["mood"])[0].label == "pos"
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_base_may_be_stored_in_half_precision(tmp_path: Path, dtype: str) -> None:
     backbone = CausalLM.load(CausalSettings(model=str(tiny_causal(tmp_path)), dtype=dtype))

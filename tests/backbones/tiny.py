@@ -55,7 +55,7 @@ def tiny_encoder(folder: Path, seed: int = 0) -> Path:
     return _save(folder, _seeded(BertModel, config, seed), tokenizer)
 
 
-def tiny_causal(folder: Path, seed: int = 0, *, chat: bool = False, pad: bool = True) -> Path:
+def tiny_causal(folder: Path, seed: int = 0, *, chat: bool = False, pad: bool = True, hidden: int = 32) -> Path:
     """A LlamaForCausalLM (`q_proj`, `v_proj`; grouped queries: v_proj is 32 -> 16), optionally with a chat template."""
     special = {"bos_token": "<bos>", "eos_token": "<eos>"} | ({"pad_token": "<pad>"} if pad else {})
     tokenizer = byte_tokenizer(special)
@@ -63,7 +63,7 @@ def tiny_causal(folder: Path, seed: int = 0, *, chat: bool = False, pad: bool = 
         tokenizer.chat_template = CHAT_TEMPLATE
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -43,7 +43,8 @@ class ModelSettings(Settings):
         model: a known model's name, a folder, or a hub id.
         revision: branch, tag or commit of a hub model; None = the main branch.
         dtype: of the stored base weights (computing in bf16 is the run's `precision`).
-        quantization: '8-bit' or '4-bit' (NF4) store the base through bitsandbytes; methods that change weights refuse it.
+        quantization: '8-bit' or '4-bit' (NF4) store the base through bitsandbytes; updates then run beside it,
+            and methods that need its dense weights, or merge entry by entry, are refused.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: transformers' attention implementation.
         predict_batch_size: examples per forward pass when answering.
@@ -82,9 +83,22 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         raise ConfigError(
             f"'{settings.model}' is no {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
         )
+    if settings.quantization == "4-bit":
+        keep_trainable(model)
     if settings.gradient_checkpointing:
         enable_checkpointing(model, settings.model)
     return model
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Answering must not change how a 4-bit model is trained afterwards.
+
+    On a CPU with AVX512-BF16, bitsandbytes packs a layer's weight at the first answer into a form whose product has no
+    gradient (0.50; PyTorch warns "no autograd kernel", and layers below learn from wrong gradients). Switched off.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

@@ -15,7 +15,7 @@ only once a task. What is deployed is dense, except for the average.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from perdure.merging.dare import Consensus, dare_updates
 from perdure.merging.linear import average_updates
 from perdure.merging.magmax import magmax_updates
 from perdure.merging.ties import Scope, ties_updates
-from perdure.methods.parts import Consolidate, Folded
+from perdure.methods.parts import Consolidate, Folded, Need
 from perdure.ops.lowrank import add_updates
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Ties(MergeRule):
         scale: lambda.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
+
     density: float = Field(default=0.2, gt=0, le=1)
     scope: Scope = "model"
     scale: float = Field(default=1.0, gt=0)
@@ -94,6 +96,8 @@ class Dare(MergeRule):
         scale: factor of the result.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
+
     density: float = Field(default=0.5, gt=0, le=1)
     consensus: Consensus = "sum"
     rescale: bool = True
@@ -111,6 +115,8 @@ class MagMax(MergeRule):
     Args:
         scale: factor of the result, .5 in the released code.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     trains_on: TrainsOn = "sum"
     scale: float = Field(default=0.5, gt=0)

@@ -28,7 +28,7 @@ Settings: see `SignMagnitude` and `MaxMagnitude`. Deviations and what the paper 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 from torch import Tensor
@@ -37,7 +37,7 @@ from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
 from perdure.methods.history_update import HistoryKind, history_update
-from perdure.methods.parts import Consolidate, Context, Folded, PerTask, WeightPenalty
+from perdure.methods.parts import Consolidate, Context, Folded, Need, PerTask, WeightPenalty
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.precision import precise
@@ -115,6 +115,8 @@ class MaxMagnitude(Consolidate):
 
     What is deployed is the same for the same adapters; the first task's update stays low rank.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     when: Literal["online", "end"] = "online"
 
