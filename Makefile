@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env check test test-slow quantized browser demo tables check-tables leaderboard format clean
+.PHONY: help env check test test-slow quantized harness browser demo tables check-tables leaderboard format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,14 +26,18 @@ check: $(READY) ## format, lint, types, direction of imports
 	$(BIN)/python benchmarks/tables.py --check
 
 test: $(READY) ## everything that is not slow
-	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness'
 
 test-slow: $(READY) ## the rest
-	$(BIN)/pytest -m 'slow and not browser and not quantized'
+	$(BIN)/pytest -m 'slow and not browser and not quantized and not harness'
 
 quantized: $(READY) ## 4- and 8-bit bases (fetches bitsandbytes into .quantized)
 	test -d .quantized/bitsandbytes || $(BIN)/pip install --quiet --no-deps --target .quantized -c constraints.txt bitsandbytes
 	PERDURE_QUANTIZED=required PYTHONPATH=.quantized $(BIN)/pytest -m quantized
+
+harness: $(READY) ## lm-evaluation-harness (installs the extra lm-eval)
+	$(BIN)/python -c 'import lm_eval' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[lm-eval]'
+	PERDURE_HARNESS=required $(BIN)/pytest -m harness
 
 browser: $(READY) ## the report page in a real browser (Debian's chromium)
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || \

@@ -19,8 +19,9 @@ Examples = Annotated[int | None, typer.Option(help="Score on at most so many exa
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put mine and study on the command line."""
+    """Put mine, ability and study on the command line."""
     app.command()(mine)
+    app.command()(ability)
     app.add_typer(study_app, name="study")
 
 
@@ -39,6 +40,30 @@ def mine(
     config = load_config({"suite": suite, "data": data, "backbone": backbone})
     tasks = load_configured_suite(config).tasks
     _give(find(tasks, *load_learner(config, tasks), length), out, "mined")
+
+
+def ability(
+    run: Path,
+    shots: Annotated[
+        list[int] | None, typer.Option(help="Examples in the prompt; may be given several times [0, 5].")
+    ] = None,
+    examples: Examples = None,
+    task: Annotated[str | None, typer.Option(help="Whose update, of a run that deploys one for each task.")] = None,
+    harness: Annotated[
+        list[str] | None, typer.Option(help="Tasks of lm-evaluation-harness instead of the offline set.")
+    ] = None,
+    include: Annotated[Path | None, typer.Option(help="Folder with harness tasks of your own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """General ability before and after a run: tasks it never learnt, without and with examples in the prompt."""
+    from perdure.ability import general_ability
+
+    found = general_ability(
+        run, shots=shots or [0, 5], examples=examples, task=task, harness=harness or [], include=include
+    )
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.as_markdown())
+    if found.left_out and not as_json:
+        typer.echo(f"Left out, since the run learnt from the same data: {', '.join(found.left_out)}.")
 
 
 @study_app.command("sign-split")

@@ -1,0 +1,225 @@
+"""General ability before and after: what a finished run's language model can do that it was never taught here.
+
+    general performance       mean score of the tasks asked without examples          (SLICE's GP, arXiv 2605.12752)
+    in-context performance    mean score of the same tasks with examples in the prompt  (SLICE's IP)
+
+`offline_rows` needs package files only (the suite `ability`); `harness_rows` asks lm-evaluation-harness. A text's
+1 / perplexity is a row of its own and in neither mean: it is no share of right answers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.backbones.base import Backbone
+from perdure.backbones.language import LanguageModel
+from perdure.checkpoint import load_checkpoint
+from perdure.config import RunConfig, load_config
+from perdure.errors import ConfigError, StoreError
+from perdure.evaluation import score
+from perdure.harness import HarnessScore, harness_scores
+from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method
+from perdure.methods.parts import PerTask
+from perdure.ops.lowrank import Update
+from perdure.run import load_learner
+from perdure.store import Store
+from perdure.tasks.few_shot import with_shots
+from perdure.tasks.suites import describe, load_suite
+from perdure.tasks.task import INVERSE_PERPLEXITY, Task
+
+LENGTH = 768
+"""Prompts with examples are longer than a run's own: cut to this many tokens, whatever the run's `max_length`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task, asked in one way, by the untouched base and by what the run deploys."""
+
+    task: str
+    shots: int
+    metric: str
+    before: float
+    after: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class Ability:
+    """The rows, and their means before and after.
+
+    Args:
+        left_out: tasks that the run itself has learnt.
+    """
+
+    method: str
+    model: str
+    stages: Sequence[str]
+    rows: Sequence[Row]
+    left_out: Sequence[str] = ()
+
+    def mean(self, few_shot: bool) -> tuple[float, float] | None:
+        """(before, after) over the tasks asked with, or without, examples; None where there is none."""
+        asked = [r for r in self.rows if (r.shots > 0) == few_shot and r.metric != INVERSE_PERPLEXITY]
+        if not asked:
+            return None
+        return statistics.mean(row.before for row in asked), statistics.mean(row.after for row in asked)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        means = {"general_performance": self.mean(few_shot=False), "in_context_performance": self.mean(few_shot=True)}
+        return {**asdict(self), **means}
+
+    def as_markdown(self) -> str:
+        """Rows in points, and the means; of texts the perplexity."""
+        lines = ["| task | examples in the prompt | before | after |", "|---|---|---|---|"]
+        for row in self.rows:
+            if row.metric == INVERSE_PERPLEXITY:
+                lines.append(f"| {row.task}, perplexity | - | {1 / row.before:.2f} | {1 / row.after:.2f} |")
+            else:
+                lines.append(
+                    f"| {row.task}, {row.metric} | {row.shots} | {100 * row.before:.1f} | {100 * row.after:.1f} |"
+                )
+        for name, few_shot in (("general performance", False), ("in-context performance", True)):
+            if (mean := self.mean(few_shot)) is not None:
+                lines.append(
+                    f"| **{name}** | {'some' if few_shot else 0} | {100 * mean[0]:.1f} | {100 * mean[1]:.1f} |"
+                )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A finished run's model with the update it deploys. Use `open_finished`."""
+
+    config: RunConfig
+    stages: Sequence[str]
+    model: AdaptedModel
+    backbone: LanguageModel
+    deployed: Update
+
+    @contextmanager
+    def holding(self, after: bool) -> Iterator[None]:
+        """Within: the untouched base answers, or what the run deploys."""
+        with self.model.deployed(self.deployed if after else {}):
+            yield
+
+    def ability(self, rows: Sequence[Row], left_out: Sequence[str] = ()) -> Ability:
+        """The rows with what they are of."""
+        return Ability(self.config.method_name, str(self.config.backbone["model"]), self.stages, rows, left_out)
+
+
+def open_finished(
+    folder: Path, tasks: Sequence[Task], task: str | None = None, load: Callable[..., Any] = load_learner
+) -> Finished:
+    """The model of the run in `folder`, which knows `tasks`.
+
+    Args:
+        task: whose update, of a run that deploys one for each task.
+
+    Raises:
+        StoreError: no run there, or no stage of it is finished.
+        ConfigError: it is no language model, or it is not said which update.
+    """
+    store = Store(folder)
+    about, stages = store.about, store.stages()
+    if not stages:
+        raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
+    config = load_config(about["config"])
+    longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
+    model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
+    if not isinstance(backbone, LanguageModel):
+        raise ConfigError(
+            f"'{folder}' learnt with a {type(backbone).__name__.lower()}; general ability is asked of language models."
+        )
+    backbone.precision = about["precision"]
+    state = store.stage_folder(len(stages)) / "state.safetensors"
+    deployed = load_checkpoint(state, build_method(config.method), lambda _: {}).deployed
+    if isinstance(deployed, PerTask):
+        if task not in deployed.updates:
+            raise ConfigError(
+                f"This run deploys an update for each task; say which with --task: {', '.join(deployed.updates)}."
+            )
+        deployed = deployed.updates[task]
+    return Finished(config, stages, model, backbone, deployed)
+
+
+def offline_tasks(config: RunConfig, examples: int | None = None) -> tuple[list[Task], list[str]]:
+    """The tasks of the suite `ability`, and the names of those left out since the run learns from the same data."""
+    about = describe("ability")
+    learnt = [task.get("source") for task in describe(config.suite)["tasks"].values()] if config.suite else []
+    names = [name for name, task in about["tasks"].items() if task["source"] not in learnt]
+    if not names:
+        return [], list(about["tasks"])
+    suite = load_suite("ability", order=names, test=examples)
+    return list(suite.tasks), [name for name in about["tasks"] if name not in names]
+
+
+def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> list[Row]:
+    """Every task asked with each number of examples in its prompt; texts once."""
+    asked = [(with_shots(task, k), k) for task in tasks for k in shots if k == shots[0] or not task.learns_text]
+    scores: dict[bool, list[float]] = {}
+    for after in (False, True):
+        with run.holding(after):
+            scores[after] = [_score(run.backbone, task) for task, _ in asked]
+    return [
+        Row(task.name, 0 if task.learns_text else k, task.metric, before, after, len(task.test))
+        for (task, k), before, after in zip(asked, scores[False], scores[True], strict=True)
+    ]
+
+
+def harness_rows(
+    run: Finished, names: Sequence[str], shots: Sequence[int], examples: int | None, include: str | Path | None
+) -> list[Row]:
+    """The same for tasks of lm-evaluation-harness (`perdure.harness`)."""
+    rows: list[Row] = []
+    for k in shots:
+        found: list[Mapping[str, HarnessScore]] = []
+        for after in (False, True):
+            with run.holding(after):
+                found.append(harness_scores(run.backbone, names, k, examples, include))
+        before, later = found
+        rows += [Row(n, k, one.metric, one.value, later[n].value, one.examples) for n, one in before.items()]
+    return rows
+
+
+def _score(backbone: Backbone, task: Task) -> float:
+    backbone.prepare([task])  # the same name with another prompt: the last one counts
+    return score(task, task.test, backbone.predict(task.test, [task.name])) or 0.0
+
+
+def general_ability(
+    folder: str | Path,
+    *,
+    shots: Sequence[int] = (0, 5),
+    examples: int | None = None,
+    task: str | None = None,
+    harness: Sequence[str] = (),
+    include: str | Path | None = None,
+) -> Ability:
+    """General ability of the finished run in `folder`.
+
+    Args:
+        shots: with how many examples in the prompt each task is asked.
+        examples: of each task at most; None = as the suite says (with the harness: all).
+        harness: tasks of lm-evaluation-harness instead of the offline set.
+        include: a folder with harness tasks of your own.
+
+    Raises:
+        StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `harness_scores`.
+    """
+    if harness:
+        run = open_finished(Path(folder), [], task)
+        return run.ability(harness_rows(run, harness, shots, examples, include))
+    tasks, left_out = offline_tasks(load_config(Store(Path(folder)).about["config"]), examples)
+    if not tasks:
+        raise ConfigError(
+            "The run has learnt from every set of the suite `ability`; ask lm-evaluation-harness (--harness)."
+        )
+    run = open_finished(Path(folder), tasks, task)
+    return run.ability(offline_rows(run, tasks, shots), left_out)

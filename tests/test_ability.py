@@ -1,0 +1,175 @@
+"""General ability before and after, on a tiny model; lm-evaluation-harness for real with `make harness`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import perdure
+from perdure import ability
+from perdure.ability import Ability, Row, general_ability, offline_rows, offline_tasks, open_finished
+from perdure.cli import app
+from perdure.config import load_config
+from perdure.errors import ConfigError, StoreError
+from perdure.harness import main_score
+from perdure.tasks.task import Task
+from tests.backbones.tiny import tiny_causal
+from tests.conftest import small_task
+
+TOWN = Task("town", [("big", "")] * 2, test=[("big", ""), ("small", "")], metric="inverse-perplexity")
+FRUIT = small_task("fruit", "apples", "pears")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ability")
+    perdure.learn(
+        tasks=[small_task("sky", "sun", "moon")],
+        out=folder / "run",
+        method="inc-lora",
+        backbone={"kind": "causal", "model": str(tiny_causal(folder / "model")), "max_length": 64},
+        lora={"rank": 2},
+        training={"epochs": 2, "batch_size": 4, "learning_rate": 0.02},
+        precision="fp32",
+    )
+    return folder / "run"
+
+
+def test_means_by_hand() -> None:
+    rows = [
+        Row("a", 0, "accuracy", 0.5, 0.25, 4),
+        Row("b", 0, "exact-match", 1.0, 0.75, 4),
+        Row("a", 5, "accuracy", 0.6, 0.2, 4),
+        Row("t", 0, "inverse-perplexity", 0.1, 0.05, 4),
+    ]
+    found = Ability("m", "model", ["s"], rows)
+    assert found.mean(few_shot=False) == (0.75, 0.5)
+    assert found.mean(few_shot=True) == (0.6, 0.2)
+    assert "| t, perplexity | - | 10.00 | 20.00 |" in found.as_markdown()
+    assert found.as_dict()["general_performance"] == (0.75, 0.5)
+    assert Ability("m", "model", ["s"], rows[3:]).mean(few_shot=False) is None
+
+
+def test_before_is_the_base_and_after_what_the_run_deploys(run: Path) -> None:
+    finished = open_finished(run, [FRUIT, TOWN])
+    rows = offline_rows(finished, [FRUIT, TOWN], [0, 2])
+    assert [(row.task, row.shots, row.metric) for row in rows] == [
+        ("fruit", 0, "accuracy"),
+        ("fruit", 2, "accuracy"),
+        ("town", 0, "inverse-perplexity"),
+    ]
+    backbone = finished.backbone
+    backbone.prepare([TOWN])
+    for after, shown in ((False, rows[2].before), (True, rows[2].after)):
+        with finished.holding(after):
+            losses = backbone.token_losses(TOWN.test)
+        expected = sum(nats for nats, _ in losses) / sum(tokens for _, tokens in losses)
+        assert shown == pytest.approx(2.718281828**-expected, rel=1e-5)
+    assert rows[2].before != rows[2].after
+    assert finished.backbone.settings.max_length == ability.LENGTH, (
+        "a prompt with examples is longer than the run's own"
+    )
+
+
+def test_what_the_run_learns_from_is_left_out() -> None:
+    tasks, left_out = offline_tasks(load_config({"suite": "quickstart"}))
+    assert (tasks, left_out) == ([], ["news-text", "news-topic", "film-review"])
+
+
+@pytest.mark.package_data
+def test_the_command_on_the_offline_set(run: Path) -> None:
+    shown = CliRunner().invoke(app, ["ability", str(run), "--examples", "4", "--shots", "0", "--shots", "1"])
+    assert shown.exit_code == 0, shown.output
+    assert "| news-text, perplexity | - |" in shown.output
+    assert "| film-review, accuracy | 1 |" in shown.output
+    assert "**in-context performance**" in shown.output
+    as_json = CliRunner().invoke(app, ["ability", str(run), "--examples", "2", "--shots", "0", "--json"])
+    assert len(json.loads(as_json.stdout)["rows"]) == 3
+
+
+def test_runs_it_cannot_be_asked_of(tmp_path: Path, encoder_folder: Path) -> None:
+    with pytest.raises(StoreError):
+        general_ability(tmp_path / "nowhere")
+    tasks = [small_task("sky", "sun", "moon"), small_task("sea", "waves", "sand")]
+    backbone: dict[str, Any] = {"kind": "encoder", "model": str(encoder_folder)}
+    settings: dict[str, Any] = {"lora": {"rank": 2}, "training": {"epochs": 1}, "precision": "fp32"}
+    perdure.learn(tasks=tasks, out=tmp_path / "encoder", method="inc-lora", backbone=backbone, **settings)
+    with pytest.raises(ConfigError, match="asked of language models"):
+        open_finished(tmp_path / "encoder", [FRUIT])
+
+
+def test_a_run_with_an_update_for_each_task_must_say_which(tmp_path: Path) -> None:
+    backbone = {"kind": "causal", "model": str(tiny_causal(tmp_path / "model"))}
+    settings: dict[str, Any] = {"lora": {"rank": 2}, "training": {"epochs": 1}, "precision": "fp32"}
+    tasks = [small_task("sky", "sun", "moon")]
+    perdure.learn(tasks=tasks, out=tmp_path / "run", method="per-task", backbone=backbone, **settings)
+    with pytest.raises(ConfigError, match=r"say which with --task: sky"):
+        open_finished(tmp_path / "run", [FRUIT])
+    assert open_finished(tmp_path / "run", [FRUIT], task="sky").deployed
+
+
+def test_without_the_harness_the_message_says_how_to_get_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match=r"pip install 'perdure\[lm-eval\]'"):
+        general_ability(run, harness=["hellaswag"])
+
+
+def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the harness: what it is given, and how its answer is read."""
+    calls: list[dict[str, Any]] = []
+
+    def evaluate(**given: Any) -> dict[str, Any]:
+        calls.append(given)
+        scores = {"alias": "made", "acc,none": 0.25 * len(calls), "acc_stderr,none": 0.1}
+        return {"results": {"made": scores}, "n-samples": {"made": {"original": 9, "effective": 3}}}
+
+    modules = {name: types.ModuleType(name) for name in ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")}
+    modules["lm_eval"].simple_evaluate = evaluate  # type: ignore[attr-defined]
+    modules["lm_eval.models.huggingface"].HFLM = lambda **given: given  # type: ignore[attr-defined]
+    modules["lm_eval.tasks"].TaskManager = lambda include_path: types.SimpleNamespace(all_tasks=["made"])  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    found = general_ability(run, harness=["made"], shots=[0, 3], examples=3)
+    assert found.rows == [Row("made", 0, "acc", 0.25, 0.5, 3), Row("made", 3, "acc", 0.75, 1.0, 3)]
+    assert [call["num_fewshot"] for call in calls] == [0, 0, 3, 3]
+    assert all(call["limit"] == 3 for call in calls)
+    with pytest.raises(ConfigError, match="knows no task other"):
+        general_ability(run, harness=["other"])
+
+
+def test_which_score_counts() -> None:
+    assert main_score({"acc,none": 0.1, "acc_norm,none": 0.2, "acc_norm_stderr,none": 0.3}) == ("acc_norm", 0.2)
+    assert main_score({"alias": "x", "word_perplexity,none": 7.5}) == ("word_perplexity", 7.5)
+    with pytest.raises(ConfigError, match="gave no score"):
+        main_score({"alias": "x"})
+
+
+@pytest.mark.harness
+@pytest.mark.filterwarnings("default")  # other people's packages warn about their own matters
+def test_the_real_harness_on_a_task_of_ones_own(run: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        message = "lm-evaluation-harness is not installed; `make harness` fetches it"
+        if os.environ.get("PERDURE_HARNESS") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+    rows = [{"question": f"Is {i} even?", "answer": i % 2} for i in range(8)]
+    (tmp_path / "even.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "even.yaml").write_text(
+        "task: even\ndataset_path: json\ndataset_kwargs:\n  data_files: {test: %s}\ntest_split: test\nfewshot_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: ['yes', 'no']\ndoc_to_target: answer\n"
+        "metric_list:\n  - {metric: acc}\n" % (tmp_path / "even.json")
+    )
+    found = general_ability(run, harness=["even"], shots=[0, 2], examples=6, include=tmp_path)
+    assert [(row.task, row.shots, row.metric, row.examples) for row in found.rows] == [
+        ("even", 0, "acc", 6),
+        ("even", 2, "acc", 6),
+    ]
+    assert all(0 <= row.before <= 1 and 0 <= row.after <= 1 for row in found.rows)
