@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from perdure.backbones.base import Backbone, Prediction
+from perdure.backbones.memory import memory_explained
 from perdure.backbones.text_metrics import TEXT_METRICS
 from perdure.config import EvaluationSettings
 from perdure.errors import UnknownName
@@ -22,11 +23,15 @@ def answer(
     examples: Sequence[Example],
     labels: Sequence[str],
 ) -> list[Prediction]:
-    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`."""
+    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`.
+
+    Raises:
+        TrainingError: memory ran out; says what helps.
+    """
     if not examples:
         return []
     update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed
-    with model.deployed(update):
+    with model.deployed(update), memory_explained(f"answering task '{examples[0].task}'"):
         return backbone.predict(examples, labels)
 
 
