@@ -42,9 +42,9 @@ def harness_scores(
         ConfigError: the harness is not installed, does not know a task, or its data cannot be had.
     """
     try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
+        import lm_eval  # pyright: ignore[reportMissingImports]
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             f"--harness needs lm-evaluation-harness ({error}): pip install 'perdure[lm-eval]'. Without --harness a small "
@@ -56,8 +56,8 @@ def harness_scores(
             f"lm-evaluation-harness knows no task {', '.join(unknown)}; see `lm_eval ls tasks`, or give --include."
         )
     wrapped: Any = HFLM(
-        pretrained=backbone.model,  # pyright: ignore[reportArgumentType]  (a transformers model)
-        tokenizer=backbone.tokenizer,  # pyright: ignore[reportArgumentType]
+        pretrained=backbone.model,
+        tokenizer=backbone.tokenizer,
         batch_size=backbone.settings.predict_batch_size,
     )
     try:

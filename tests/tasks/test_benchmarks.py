@@ -8,6 +8,7 @@ import pytest
 
 from perdure.errors import DataError
 from perdure.tasks.benchmarks import MissingTask, read_cl_benchmark
+from perdure.tasks.cl_benchmark_hub import HUB_FORMS
 from perdure.tasks.suites import describe, load_suite
 
 
@@ -160,6 +161,68 @@ def test_wrong_trace_files_are_named(tmp_path: Path, content: str, message: str)
     (tmp_path / "FOMC/train.json").write_text(content)
     with pytest.raises(DataError, match=rf"train\.json.*{message}"):
         load_suite("trace", data=tmp_path, order="FOMC")
+
+
+def hub_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every set of the hub, with invented rows in the fields its form names."""
+    import re
+
+    import datasets
+
+    def load(name: str, config: str | None, split: str) -> datasets.Dataset:
+        path, form = next((p, f) for p, f in HUB_FORMS.items() if (f.dataset, f.config) == (name, config))
+        [known] = [t["labels"] for t in describe("long")["tasks"].values() if t["source"]["path"] == path]
+        assert split in ("train", form.test)
+        count, fields = 3 * len(known), re.findall(r"{(\w+)}", form.text)
+        columns: dict[str, Any] = {field: [f"{split} {field} {i}" for i in range(count)] for field in fields}
+        columns[form.label] = [i % len(known) for i in range(count)]
+        return datasets.Dataset.from_dict(columns)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def test_all_fifteen_from_the_hub_in_the_papers_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_stand_in(monkeypatch)
+    suite = load_suite("long", data="hub")
+    assert len(suite.tasks) == 15
+    by_name = {task.name: task for task in suite.tasks}
+    for name, about in describe("long")["tasks"].items():
+        names = HUB_FORMS[about["source"]["path"]].names
+        assert not names or set(names) == set(about["labels"])
+        assert {e.label for e in by_name[name].train} <= set(about["labels"])
+    dbpedia = by_name["dbpedia"]
+    first = next(e for e in (*dbpedia.train, *dbpedia.validation, *dbpedia.test) if e.text.endswith(" 13"))
+    assert first.label == "Written Work"
+    rte = by_name["RTE"]
+    assert rte.test[0].text.startswith("sentence 1: validation premise ")
+    assert rte.prompt("X").endswith("Option: contradiction, entailment \nX\nAnswer:")
+    copa = by_name["COPA"]
+    i = copa.train[0].text.split()[-1]
+    assert copa.label_texts(copa.train[0].text) == (f"train choice1 {i}", f"train choice2 {i}")
+    assert any("from the hub: other samples than the papers' files" in warning for warning in suite.warnings)
+
+
+def test_the_hub_is_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERDURE_TRACE", raising=False)
+    monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
+    with pytest.raises(DataError, match="or to hub, for the same sets from there"):
+        load_suite("standard-cl")
+    with pytest.raises(DataError, match="There is no folder hub"):
+        load_suite("trace", data="hub")
+
+
+@pytest.mark.parametrize(
+    "columns,message",
+    [({"text": ["a"], "label": [7]}, "label 7 is not a number from 0 to 3"), ({"label": [0]}, "no field 'text'")],
+)
+def test_other_fields_on_the_hub_are_named(
+    monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], message: str
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.Dataset.from_dict(columns))
+    with pytest.raises(DataError, match=rf"fancyzhx/ag_news, train 0: {message}"):
+        load_suite("standard-cl", data="hub", order="agnews")
 
 
 def write_glue(root: Path, config: str, fields: dict[str, str], labels: list[object], test: str) -> None:

@@ -98,7 +98,7 @@ def keep_trainable(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

@@ -19,8 +19,10 @@ class MissingTask(DataError):
     """The folder of one task is not there; a suite goes on without it and says so."""
 
 
-def read_cl_benchmark(root: Path, *, path: str, labels: list[str]) -> Pool:
+def read_cl_benchmark(root: Path | None, *, path: str, labels: list[str]) -> Pool:
     """One task of O-LoRA's CL_Benchmark: <TYPE>/<dataset>/{train,dev,test,labels}.json, rows {"label", "sentence"}.
+
+    Without a folder the same set is read from the hub (`perdure.tasks.cl_benchmark_hub`), in the same words.
 
     Rows labelled "-" are dropped. A dev file identical to the test file is not used: validation is then cut from the
     training rows. Sentences are taken verbatim.
@@ -28,6 +30,8 @@ def read_cl_benchmark(root: Path, *, path: str, labels: list[str]) -> Pool:
     Raises:
         MissingTask: no such folder; DataError: a file is not in this layout, or has other labels.
     """
+    if root is None:
+        return _from_hub(path, labels)
     folder = task_folder(root, path)
     options = _strings(read_json(folder / "labels.json"), folder / "labels.json")
     if set(options) != set(labels):
@@ -44,6 +48,19 @@ def read_cl_benchmark(root: Path, *, path: str, labels: list[str]) -> Pool:
         notes=notes,
         template=prompts.o_lora(path.split("/")[0], folder.name, options),
         choices=_alternatives(splits) if path.startswith("COPA") else {},
+    )
+
+
+def _from_hub(path: str, labels: list[str]) -> Pool:
+    from perdure.tasks.cl_benchmark_hub import hub_pairs
+
+    train, test = hub_pairs(path, labels)
+    return Pool(
+        train=train,
+        test=test,
+        notes=["from the hub: other samples than the papers' files"],
+        template=prompts.o_lora(*path.split("/"), labels),
+        choices=_alternatives({"train": train, "test": test}) if path.startswith("COPA") else {},
     )
 
 

@@ -32,11 +32,14 @@ def load_split(name: str, config: str | None, split: str) -> Any:
         ) from error
 
 
-def dataset_rows(name: str, config: str | None, split: str, most: int | None = None) -> list[Row]:
+def dataset_rows(
+    name: str, config: str | None, split: str, most: int | None = None, numbers: bool = False
+) -> list[Row]:
     """One split; numbers of classes become their names, and None where a class is not told (-1).
 
     Args:
         most: so many rows at most, drawn at random, always the same ones.
+        numbers: classes stay numbers.
 
     Raises:
         FetchError: see `load_split`.
@@ -46,7 +49,8 @@ def dataset_rows(name: str, config: str | None, split: str, most: int | None = N
     loaded = load_split(name, config, split)
     if most is not None and len(loaded) > most:
         loaded = loaded.select(sorted(random.Random(f"{name}/{split}").sample(range(len(loaded)), most)))
-    classes = {field: kind for field, kind in loaded.features.items() if isinstance(kind, datasets.ClassLabel)}
+    kinds = {} if numbers else loaded.features
+    classes = {field: kind for field, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
     rows: list[Row] = []
     for number, record in enumerate(loaded):
         named = {

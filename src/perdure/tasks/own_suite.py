@@ -29,6 +29,7 @@ class DataFolder(BaseModel):
 
     Args:
         optional: without a folder, the hub is read.
+        hub: with 'hub' in place of a folder, the hub is read.
         usual: where a system's package puts the data; read if nothing else is given and it is there.
     """
 
@@ -37,6 +38,7 @@ class DataFolder(BaseModel):
     layout: str
     origin: str
     optional: bool = False
+    hub: bool = False
     usual: str | None = None
 
 

@@ -163,7 +163,7 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: P
     if settings.pop("labels", False):
         settings["labels"] = list(about["labels"])
     asset = settings.pop("asset", None)
-    if asset is None and data is None and "dataset" not in settings:
+    if asset is None and data is None and "dataset" not in settings and name != "cl-benchmark":
         raise DataError("These examples are read out of a folder; say which with `data`.")
     try:
         inspect.signature(READERS[name]).bind(None, **settings)

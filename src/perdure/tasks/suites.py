@@ -22,6 +22,8 @@ from perdure.tasks.packages import Progress
 from perdure.tasks.splits import Size, draw
 from perdure.tasks.task import SPLITS, Example, Task
 
+HUB = "hub"
+"""Given in place of a data folder: read the suite from the hub, where it has such a form."""
 FOLDER = Path(__file__).with_name("suites")
 
 
@@ -88,7 +90,7 @@ def load_suite(
 
     Args:
         order: name of one of the suite's orders, or names of its tasks; None: its first order.
-        data: folder of the data where a suite needs one; None: the environment variable it names.
+        data: folder of the data where a suite needs one, or 'hub'; None: the environment variable it names.
         train, validation, test: examples a task, or "all"; None: the suite's own sizes. Drawn by `seed`, with the
             classes in proportion (`perdure.tasks.splits.draw`).
 
@@ -168,12 +170,12 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     if "data" not in about:
         return None
     given = data or os.environ.get(about["data"]["variable"]) or _usual(about)
-    if not given and about["data"].get("optional"):
+    if (given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")):
         return None
     if not given:
         raise DataError(
             f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "
-            f"to a folder. {_layout(about)}"
+            f"to a folder{' (or to hub, for the same sets from there)' if about['data'].get('hub') else ''}. {_layout(about)}"
         )
     folder = Path(given).expanduser()
     if not folder.is_dir():
