@@ -141,7 +141,7 @@ def open_finished(
     state = store.stage_folder(len(stages)) / "state.safetensors"
     deployed = load_checkpoint(state, build_method(config.method), lambda _: {}).deployed
     if isinstance(deployed, PerTask):
-        if task not in deployed.updates:
+        if task is None or task not in deployed.updates:
             raise ConfigError(
                 f"This run deploys an update for each task; say which with --task: {', '.join(deployed.updates)}."
             )

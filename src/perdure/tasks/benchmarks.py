@@ -54,12 +54,13 @@ def read_cl_benchmark(root: Path | None, *, path: str, labels: list[str]) -> Poo
 def _from_hub(path: str, labels: list[str]) -> Pool:
     from perdure.tasks.cl_benchmark_hub import hub_pairs
 
+    task_type, _, dataset = path.partition("/")
     train, test = hub_pairs(path, labels)
     return Pool(
         train=train,
         test=test,
         notes=["from the hub: other samples than the papers' files"],
-        template=prompts.o_lora(*path.split("/"), labels),
+        template=prompts.o_lora(task_type, dataset, labels),
         choices=_alternatives({"train": train, "test": test}) if path.startswith("COPA") else {},
     )
 

@@ -95,7 +95,8 @@ def _pairs(form: HubForm, split: str, names: Sequence[str]) -> list[Pair]:
     pairs: list[Pair] = []
     for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
         try:
-            text, number = form.text.format_map(row.fields), row.fields[form.label]
+            text = form.text.format_map(row.fields)
+            number: int = row.fields[form.label]
         except KeyError as error:
             raise DataError(f"{row.where}: no field {error}, found {', '.join(map(repr, row.fields))}.") from None
         if number not in range(len(names)):
