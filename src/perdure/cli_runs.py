@@ -133,5 +133,9 @@ def show_scores(found: Any, progress: str = "auto") -> None:
     if progress == "json":
         return  # its last line holds the metrics
     from perdure.report.text import print_scores
+    from perdure.report.words import plain
+    from perdure.store import Store
 
     print_scores(found)
+    for text in Store(Path(found.folder)).about.get("warnings", ()):
+        typer.echo(f"Noticed: {plain(text)}")

@@ -27,7 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.methods.table import PARTS, PRESETS, Role
+from perdure.methods.table import PARTS, PRESETS, Role, Stream
 from perdure.tasks.spec import TaskSpec
 
 SPLITS = ("train", "validation", "test")
@@ -195,8 +195,12 @@ def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(key: str, current: Any, given: Any) -> Any:
     """One entry of a composition with what was given for it."""
-    if key == "stream" or given is None:
+    if key == "stream":
+        if given not in typing.get_args(Stream):
+            raise UnknownName("stream", str(given), typing.get_args(Stream))
         return given
+    if given is None:
+        return None
     if key == "penalties":
         if not isinstance(given, Mapping):
             raise ConfigError(
@@ -206,10 +210,16 @@ def _changed(key: str, current: Any, given: Any) -> Any:
         for name, settings in given.items():
             if settings is None:
                 merged.pop(name, None)
+            elif not isinstance(settings, Mapping):
+                raise ConfigError(
+                    f"method.penalties.{name}: expected a mapping like {{weight: 0.01}}, got {settings!r:.80}."
+                )
             else:
                 merged[name] = {"kind": name, **_weighted(dict(current.get(name, {})), dict(settings))}
             _known("penalty", merged.get(name, {"kind": name})["kind"])
         return merged
+    if not isinstance(given, str | Mapping):
+        raise ConfigError(f"method.{key}: expected a name or a mapping with `kind`, got {given!r:.80}.")
     given = {"kind": given} if isinstance(given, str) else dict(given)
     role: Role = key  # pyright: ignore[reportAssignmentType]  (the other keys were handled above)
     same_kind = isinstance(current, Mapping) and given.get("kind", current["kind"]) == current["kind"]
@@ -244,8 +254,10 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
         data: dict[str, Any] = dict(source)
     else:
         data = _read_yaml(Path(source))
-        data["tasks"] = [_resolved(task, Path(source).parent) for task in data.get("tasks", ())]
-        data["history"] = [located(place, Path(source).parent) for place in data.get("history", ())]
+        if isinstance(tasks := data.get("tasks"), list):
+            data["tasks"] = [_resolved(task, Path(source).parent) for task in tasks]
+        if isinstance(history := data.get("history"), list):
+            data["history"] = [located(place, Path(source).parent) for place in history]
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
     for key, value in _wanted(data.get("method")).items():
@@ -331,6 +343,8 @@ def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str,
         return {**data, head: value}
     if isinstance(current, str):
         current = {"preset": current} if head == "method" else {"model": current} if head == "backbone" else {}
+    if not isinstance(current, Mapping | None):
+        raise ConfigError(f"'{head}' is {current!r:.80} and has no '{rest}'; write {head}=value.")
     return {**data, head: with_override(current or {}, rest, value)}
 
 
@@ -356,6 +370,9 @@ def _owner(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | N
     """The settings class at `path`, to name the keys it knows."""
     current: Any = model
     for part in path:
+        if isinstance(part, int):  # an item of a tuple[Settings, ...]
+            current = next(iter(typing.get_args(current)), None)
+            continue
         field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
         current = field.annotation if field else None
         if isinstance(current, types.UnionType) or typing.get_origin(current) is typing.Union:

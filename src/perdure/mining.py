@@ -28,7 +28,8 @@ from perdure.lora import AdaptedModel
 from perdure.methods.full_gradients import full_batches
 from perdure.ops.sketch import CountSketch
 from perdure.ops.subsets import best_subset, cheapest_first, greedy_subset, pair_sum
-from perdure.report.matrix import heat_map_svg, markdown_matrix
+from perdure.report.pictures import heat_map_svg, number
+from perdure.report.text import markdown_table
 from perdure.tasks.task import Stage, Task
 
 EXHAUSTIVE = 2_000_000
@@ -88,14 +89,16 @@ class Mined:
 
     def as_markdown(self) -> str:
         """The cosine matrix as a table, the sequences and how they were found."""
-        cosines = markdown_matrix(self.conflicts.tasks, self.conflicts.cosines.tolist())
+        tasks, cosines = self.conflicts.tasks, self.conflicts.cosines.tolist()
+        body = ([task, *map(number, row)] for task, row in zip(tasks, cosines, strict=True))
+        matrix = "\n".join(markdown_table(["", *tasks], body))
         lines = [
             f"{name} conflicting: {', '.join(found.tasks)} (mean cosine {found.mean_cosine:+.3f}, "
             f"{found.as_dict()['search']})"
             for name, found in (("Most", self.most), ("Least", self.least))
         ]
         error = f"Standard error of a cosine near 0: {self.conflicts.standard_error:.4f}."
-        return "\n\n".join([cosines, error, *lines]) + "\n"
+        return "\n\n".join([matrix, error, *lines]) + "\n"
 
     def as_svg(self) -> str:
         """The cosine matrix as a picture that stands alone."""

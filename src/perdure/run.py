@@ -110,7 +110,7 @@ def run_config(
             torch.set_num_threads(config.threads)
         model, learner = load_learner(config, chosen)
         check_needs(method, offered(model, chosen, method, config))
-        store.create(_about(config, chosen, model, suite.warnings if suite else (), store))
+        store.create(_about(config, chosen, model, suite.warnings if suite else (), store, learner.truncated))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
@@ -187,7 +187,7 @@ def resume(
 
 
 def _about(
-    config: RunConfig, tasks: Sequence[Task], model: AdaptedModel, warnings: Sequence[str], store: Store
+    config: RunConfig, tasks: Sequence[Task], model: AdaptedModel, warnings: Sequence[str], store: Store, cut: int
 ) -> dict[str, Any]:
     """run.json: chosen once, when the run begins; a resume uses what it finds."""
     known = store.about if store.exists else None
@@ -200,6 +200,11 @@ def _about(
             *(warnings or [f"{task.name}: {note}" for task in tasks for note in task.notes]),
             *repeated_from_older(tasks),
             *history_warnings(config, store),
+            *(
+                [f"{cut} texts are too long for backbone.max_length and are cut; a larger one reads more"]
+                if cut
+                else []
+            ),
         ],
         "precision": known["precision"] if known else choose_precision(config.precision),
         "threads": known["threads"] if known else torch.get_num_threads(),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import StoreError
 from perdure.metrics import summary
-from perdure.store import Store
+from perdure.store import Store, read_json
 
 
 @dataclass(frozen=True)
@@ -77,5 +76,5 @@ def read_scores(folder: str | Path) -> Scores:
 
 
 def _row(store: Store, position: int, tasks: list[str]) -> list[tuple[float | None, int]]:
-    cells = json.loads((store.stage_folder(position) / "scores.json").read_text(encoding="utf-8"))
+    cells = read_json(store.stage_folder(position) / "scores.json")
     return [(cells[task]["score"], cells[task]["examples"]) if task in cells else (None, 0) for task in tasks]

@@ -104,7 +104,7 @@ class Store:
             raise StoreError(
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
             )
-        return _read_json(self.folder / RUN)
+        return _object(self.folder / RUN, "config", "tasks")
 
     def create(self, about: Mapping[str, Any]) -> None:
         """Make the folder, or accept the run it holds if that is the same one.
@@ -148,7 +148,7 @@ class Store:
         Raises:
             RunBusy: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 self._settle()
@@ -175,7 +175,7 @@ class Store:
         if self._pending is not None:
             return self._pending
         path = self.folder / MANIFEST
-        return _read_json(path) if path.is_file() else {"stages": []}
+        return _object(path, "stages") if path.is_file() else {"stages": []}
 
     def stages(self) -> list[str]:
         """Names of the finished stages in order, without 'untrained'."""
@@ -298,9 +298,21 @@ class Store:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in, where there is none.
+
+    Raises:
+        StoreError: there is a file in the way, or no leave to write.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write atomically: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".partial-{path.name}")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
@@ -320,9 +332,21 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows `write_lines` wrote."""
+    """The rows `write_lines` wrote.
+
+    Raises:
+        CorruptFile: a line is no JSON; says which.
+    """
+    rows = []
     # not splitlines: an answer may hold a character that Unicode calls a line separator
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise CorruptFile(
+                f"'{path}', line {number}: no JSON ({error}). Restore it from a copy, or run again."
+            ) from error
+    return rows
 
 
 def sha256(path: Path) -> str:
@@ -351,7 +375,20 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _read_json(path: Path) -> Any:
+def _object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in a file, which has at least these keys."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise CorruptFile(f"'{path}' is not what a run writes there. Restore it from a copy, or run again.")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        CorruptFile: it is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:

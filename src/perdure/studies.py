@@ -32,7 +32,7 @@ from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.selection import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
 from perdure.progress import Quiet
 from perdure.record import load_stage_update, score_tasks
-from perdure.report.lines import line_chart_svg
+from perdure.report.pictures import line_chart_svg
 from perdure.store import Store
 from perdure.tasks.task import Task
 

@@ -78,7 +78,11 @@ def load_sweep(path: Path) -> SweepConfig:
 
     if not path.is_file():
         raise ConfigError(f"There is no sweep file '{path}'.")
-    return validate(SweepConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+    return validate(SweepConfig, content, str(path))
 
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:

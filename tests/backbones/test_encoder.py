@@ -114,10 +114,17 @@ def test_a_text_with_choices_of_its_own_is_matched_to_those(encoder_folder):
 
 def test_long_texts_are_cut_and_counted(encoder_folder):
     encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder), "max_length": 8})
-    long = Task("long", train=[("x" * 100, "a"), ("ab", "b")], test=[("y" * 100, "a")], labels={"a": "a", "b": "b"})
+    exact = "a" * 6  # a token a byte, and one on each side
+    assert len(encoder.tokenizer(exact)["input_ids"]) == 8
+    long = Task(
+        "long",
+        train=[("x" * 100, "a"), ("ab", "b"), (exact, "b")],
+        test=[("y" * 100, "a")],
+        labels={"a": "a", "b": "b"},
+    )
     encoder.prepare([long])
     assert encoder.truncated == 2
-    assert encoder.collate(long.train).inputs["input_ids"].shape == (2, 8)
+    assert encoder.collate(long.train).inputs["input_ids"].shape == (3, 8)
 
 
 def test_bf16_is_close_to_fp32(encoder):

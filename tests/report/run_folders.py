@@ -42,6 +42,7 @@ def write_run(
     notes: Mapping[str, float] | None = None,
     steps: int = 3,
     config: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = ("topic: 2 repeated training texts removed",),
 ) -> Path:
     """A run, unfinished where `rows` end early; scores are the shares of right answers, as the real loop writes them."""
     store = Store(folder)
@@ -53,7 +54,7 @@ def write_run(
                 "config": settings.model_dump(mode="json"),
                 "tasks": {task: f"fingerprint of {task}" for task in tasks},
                 "sizes": {t: {"train": 8, "validation": 0, "test": len(answers)} for t, answers in labels.items()},
-                "notes": {},
+                "warnings": list(warnings),
                 "precision": "fp32",
                 "threads": 1,
                 "machine": "x86_64",

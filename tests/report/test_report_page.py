@@ -248,7 +248,7 @@ def test_no_run_and_a_run_twice_and_no_run_there(run: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("file", ["log.jsonl", "scores.json", "notes.json", "predictions/mood.jsonl"])
 def test_a_damaged_file_is_named_with_its_run(run: Path, tmp_path: Path, file: str) -> None:
     (run / "stages" / "02-topic" / file).write_text('{"label": ', encoding="utf-8")
-    with pytest.raises(CorruptFile, match=f"{re.escape(str(run))}.*damaged"):
+    with pytest.raises(CorruptFile, match=f"{re.escape(str(run))}.*{file}.*Restore it"):
         write_report([run], tmp_path / "out")
 
 

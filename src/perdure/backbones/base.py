@@ -66,12 +66,14 @@ class Backbone(Protocol):
     """A model with a way to learn from examples and to answer.
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
+    `truncated` counts the texts that were longer than `max_length` and had to be cut.
     `answers_from_examples` says that answers (and what is saved) are made of the tasks' training examples.
     """
 
     model: nn.Module
     precision: Literal["fp32", "bf16"]
     default_targets: tuple[str, ...]
+    truncated: int
 
     @property
     def answers_from_examples(self) -> bool: ...

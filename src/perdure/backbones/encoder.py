@@ -86,9 +86,14 @@ class Encoder:
             }
             new = sorted(texts - self._tokens.keys())
             if new:
-                ids = self.tokenizer(new, truncation=True, max_length=self.settings.max_length)["input_ids"]
-                self._tokens |= dict(zip(new, ids, strict=True))
-                self.truncated += sum(len(tokens) == self.settings.max_length for tokens in ids)
+                self._tokens |= self._cut_to(new, self.settings.max_length)
+                one_more = self._cut_to(new, self.settings.max_length + 1)
+                self.truncated += sum(len(tokens) > self.settings.max_length for tokens in one_more.values())
+
+    def _cut_to(self, texts: Sequence[str], length: int) -> dict[str, list[int]]:
+        """Text -> its first tokens, at most `length`."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+        return dict(zip(texts, ids, strict=True))
 
     def length(self, example: Example) -> int:
         """Number of tokens."""

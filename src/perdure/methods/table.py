@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Stream = Literal["one-by-one", "joint"]
 Role = Literal["init", "penalty", "step_rule", "consolidate", "replay"]
 
 PARTS: Mapping[Role, Mapping[str, str]] = {
@@ -73,7 +74,7 @@ class Preset:
     step_rule: Settings | None = None
     consolidate: Settings = field(default_factory=lambda: {"kind": "sum"})
     replay: Settings | None = None
-    stream: Literal["one-by-one", "joint"] = "one-by-one"
+    stream: Stream = "one-by-one"
     settings: Settings = field(default_factory=dict)
 
     def composition(self) -> dict[str, Any]:

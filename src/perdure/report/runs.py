@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from perdure.metrics import average_accuracy, forgetting
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
 from perdure.scores import Scores, read_scores
-from perdure.store import Store
+from perdure.store import Store, read_json, read_lines
 
 Log = Sequence[Mapping[str, Any]]
 """A stage's optimiser steps: step, loss, learning_rate, penalties, shares."""
@@ -69,6 +68,7 @@ class Run:
                 "changes": [asdict(change) for change in self.changes],
                 "without_changes": dict(self.without_changes),
                 "notes": [dict(notes) for notes in self.notes],
+                "noticed": list(self.about.get("warnings", [])),
                 "about": dict(self.about),
             }
         )
@@ -114,20 +114,15 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
         scores=scores,
         about=store.about,
         logs=[_lines(stage / "log.jsonl") for stage in stages],
-        notes=[json.loads((stage / "notes.json").read_text(encoding="utf-8")) for stage in stages],
+        notes=[read_json(stage / "notes.json") for stage in stages],
         changes=changes,
         without_changes=without,
     )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a task that did not exist yet in that stage has none.
-
-    Only '\\n' ends a line: an answer may hold any other separator (U+2028), and str.splitlines would cut there.
-    """
-    if not path.is_file() and path.parent.name == "predictions":
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    """Rows of a JSON lines file; a task that did not exist yet in that stage has none."""
+    return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)
 
 
 def finite(value: Any) -> Any:

@@ -70,10 +70,12 @@ def what_was_run(runs: Sequence[Run]) -> Html:
     caption = "Settings all runs share" if len(runs) > 1 else "Settings"
     parts.append(tag("div", table(caption, ["Setting", "Value"], same.items(), text_columns=2), class_="settings"))
     for run in runs if "Tasks" in differ or "Budget a task" in differ else runs[:1]:
-        head = ["Task", "Train", "Validation", "Test", "Noticed"]
-        body = settings.size_rows(run)
-        sizes = table(f"Examples of each task ({run.name})", head, body, text_columns=1)
-        parts.append(folded("Examples of each task, and what was noticed about the data", sizes))
+        head = ["Task", "Train", "Validation", "Test"]
+        sizes = table(f"Examples of each task ({run.name})", head, settings.size_rows(run), text_columns=1)
+        parts += [tag("h3", f"The data ({run.name})"), sizes]
+        parts.append(
+            tag("ul", join(tag("li", text) for text in settings.noticed(run))) if run.about.get("warnings") else None
+        )
     return _section("What was run", "what", *parts)
 
 

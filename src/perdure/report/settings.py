@@ -69,16 +69,15 @@ def _comparable(run: Run, key: str) -> Any:
 
 
 def size_rows(run: Run) -> list[list[str]]:
-    """One row a task: its name, examples of each split, and what was noticed about its data."""
-    sizes, notes = run.about.get("sizes", {}), run.about.get("notes", {})
-    return [
-        [
-            task,
-            *(str(sizes.get(task, {}).get(split, "-")) for split in ("train", "validation", "test")),
-            "; ".join(notes.get(task, [])),
-        ]
-        for task in run.scores.tasks
-    ]
+    """One row a task: its name and examples of each split."""
+    sizes = run.about.get("sizes", {})
+    splits = ("train", "validation", "test")
+    return [[task, *(str(sizes.get(task, {}).get(split, "-")) for split in splits)] for task in run.scores.tasks]
+
+
+def noticed(run: Run) -> list[str]:
+    """What was odd about the data: rows removed, splits cut, texts too long."""
+    return list(run.about.get("warnings", []))
 
 
 def _parts(method: Mapping[str, Any]) -> str:

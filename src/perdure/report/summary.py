@@ -38,4 +38,8 @@ def _what(runs: Sequence[Run]) -> list[str]:
     lines = ["", "## What was run", ""]
     if differ:
         lines += [*markdown_table(["Setting", *(run.name for run in runs)], ([k, *v] for k, v in differ.items())), ""]
-    return [*lines, *(f"- **{key}**: {escaped(value)}" for key, value in same.items())]
+    lines += (f"- **{key}**: {escaped(value)}" for key, value in same.items())
+    noticed = [(run.name, text) for run in runs for text in settings.noticed(run)]
+    if not noticed:
+        return lines
+    return [*lines, "", "## Noticed about the data", "", *(f"- {escaped(f'{name}: {text}')}" for name, text in noticed)]

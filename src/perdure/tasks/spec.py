@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from perdure.tasks.task import Task
 
 Format = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
-Size = int | Literal["all"]
+Size = Annotated[int, Field(ge=0)] | Literal["all"]
+Some = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
 class TaskSpec(BaseModel):
@@ -54,9 +55,9 @@ class TaskSpec(BaseModel):
     free: bool | None = None
     template: str = ""
     metric: str | None = None
-    train_size: Size = "all"
+    train_size: Some = "all"
     validation_size: Size = "all"
-    test_size: Size = "all"
+    test_size: Some = "all"
     seed: int = Field(default=0, ge=0)
     encoding: str = "utf-8"
     same_validation_and_test: bool = False

@@ -1,0 +1,83 @@
+"""Pictures that stand alone, as SVG by matplotlib: a matrix of cosines, and lines over a share. For pages there is plotly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Points = Sequence[tuple[float, float]]
+MARKERS, DASHES = "osD^vP", ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 3)))
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "perdure",  # the same picture is the same file
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.family": "sans-serif",
+}
+
+
+def heat_map_svg(names: Sequence[str], values: Sequence[Sequence[float]], title: str) -> str:
+    """A coloured, numbered cell for each pair of a symmetric matrix in [-1, 1]; row and column names whole."""
+    side = 1.5 + 0.45 * len(names)
+    with _figure(side + 1, side) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1)  # told apart also without seeing red from green
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                ink = "white" if abs(value) > 0.6 else "black"
+                axes.text(j, i, number(value), ha="center", va="center", fontsize=8, color=ink)
+        axes.set_title(title)
+        figure.colorbar(image, shrink=0.8)
+        return _svg(figure, title)
+
+
+def line_chart_svg(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> str:
+    """Points (x, y) of every series joined in their order; lines differ in colour, dash and marker."""
+    with _figure(8, 4.5) as figure:
+        axes = figure.add_subplot()
+        for i, (name, points) in enumerate(series.items()):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker=MARKERS[i % 6], linestyle=DASHES[i % 6], label=name, gid=f"series-{i}")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        return _svg(figure, title)
+
+
+def number(value: float) -> str:
+    """Two decimals, and never a negative zero.
+
+    >>> number(-0.001), number(0.125)
+    ('0.00', '0.12')
+    """
+    return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("Pictures need matplotlib. Install it: pip install 'perdure[report]'.") from error
+    with matplotlib.rc_context(SETTINGS):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Title": title, "Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,96 @@
+"""Where bad inputs are tried: a folder with a configuration, two data files and a finished run; what a refusal must be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.own_files import perdure, write_jsonl
+
+Rows = Sequence[Mapping[str, Any]]
+GOOD: Rows = [{"text": f"{('sun', 'moon')[i % 2]} and {i}", "label": "ab"[i % 2]} for i in range(40)]
+RUN = ("run", "config.yaml", "--out", "new")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder a test may spoil; commands run inside it."""
+
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        """The finished run."""
+        return self.folder / "run"
+
+    def config(self, **changed: Any) -> None:
+        """Change settings of config.yaml."""
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changed}))
+
+    def task(self, content: bytes | Rows | None = GOOD, file: str = "bad.jsonl", **settings: Any) -> None:
+        """Make `bad`, read from data/`file` with this content, the only task."""
+        path = self.folder / "data" / file
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            write_jsonl(path, list(content))
+        self.config(tasks=[{"name": "bad", "train": f"data/{file}", **settings}])
+
+    def splits(self, **splits: Rows) -> None:
+        """Make `bad` the only task, with these splits."""
+        for split, rows in splits.items():
+            write_jsonl(self.folder / "data" / f"{split}.jsonl", list(rows))
+        self.config(tasks=[{"name": "bad", **{split: f"data/{split}.jsonl" for split in splits}}])
+
+    def files(self) -> dict[str, bytes]:
+        """Every file but locks, to the byte."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
+
+
+def copied(finished: Path, folder: Path) -> Place:
+    """A copy of a place; its run knows its data by absolute names, which are changed with it."""
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
+    about = folder / "run" / "run.json"
+    about.write_text(about.read_text().replace(str(finished), str(folder)))
+    return Place(folder)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One bad input.
+
+    Args:
+        spoil: what is done to the place; nothing where the command line itself is wrong.
+        says: what the message names: the culprit and the remedy.
+        code: the exit code.
+        argv: the command.
+    """
+
+    spoil: Callable[[Place], Any]
+    says: tuple[str, ...]
+    code: int
+    argv: tuple[str, ...] = field(default=RUN)
+
+
+def refused(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with that code and message, shows no traceback, and changes no file."""
+    bad.spoil(place)
+    monkeypatch.chdir(place.folder)
+    before = place.files()
+    ended = perdure(monkeypatch, capsys, *bad.argv)
+    assert ended.code == bad.code, ended.err
+    assert [phrase for phrase in bad.says if phrase not in ended.err] == [], ended.err
+    assert "Traceback" not in ended.err
+    assert place.files() == before, "nothing may change"
+
+
+def nothing(place: Place) -> None:
+    """The command line is wrong, not the files."""
