@@ -3,10 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
-from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.methods.ewc import FisherPenalty
 from perdure.ops.factors import Factors
@@ -67,10 +65,3 @@ def test_penalty_by_hand() -> None:
 def test_first_task_is_free() -> None:
     pair = Factors(torch.ones(1, 2), torch.ones(2, 1), 1.0)
     assert FisherPenalty(weight=1.0).value_and_grad("q", pair, Past())[0] == 0
-
-
-def test_refuses_a_consolidation_that_carries_nothing() -> None:
-    part = FisherPenalty(weight=1.0)
-    part.load({"q": torch.ones(1, 1)})
-    with pytest.raises(ConfigError, match="carries nothing"):
-        part.before_task(fake([]))

@@ -75,14 +75,6 @@ def test_columns_of_a_shrink_in_place() -> None:
     assert pair.B.min() == 1.0
 
 
-def test_a_frozen_factor_is_not_thinned_out() -> None:
-    ctx: Any = None
-    grads: Any = {"q": (None, torch.ones(3, 2))}
-    with pytest.raises(ConfigError, match="changes A"):
-        ProximalRows(weight=1.0, on="columns").gradients(ctx, grads)
-    assert ProximalRows(weight=1.0, on="rows").gradients(ctx, grads) is grads
-
-
 @pytest.mark.parametrize("settings", [{"weight": 0.5, "sparsity": 0.5}, {"sparsity": 1.0}])
 def test_the_proximal_step_takes_one_lambda(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):

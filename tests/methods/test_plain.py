@@ -3,10 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
-from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.methods.parts import PerTask
 from perdure.methods.plain import Continue, Kaiming, Latest, PerTaskAdapters, Sum
@@ -71,12 +69,6 @@ def test_continue_starts_like_kaiming_then_goes_on_from_copies() -> None:
         assert torch.equal(pair.A, trained[module].A)
         assert torch.equal(pair.B, trained[module].B)
         assert pair.A.data_ptr() != trained[module].A.data_ptr()
-
-
-def test_continue_refuses_a_base_that_already_holds_the_adapter() -> None:
-    past = Past(("one",), update(1.0), update(1.0), update(1.0), blank())
-    with pytest.raises(ConfigError, match="count twice"):
-        Continue().start(context(past))
 
 
 def test_sum_carries_and_answers_with_the_sum() -> None:

@@ -76,9 +76,3 @@ def test_other_forms_are_refused() -> None:
         SlaoMerge().fold(ANY, Past(("a",), deployed={"m": LowRank(torch.ones(1, 3), torch.ones(3, 1))}), update)
     with pytest.raises(ConfigError, match="one update per task"):
         SlaoMerge().fold(ANY, Past(("a",), deployed=PerTask({})), update)
-
-
-def test_a_carry_is_refused() -> None:
-    past = Past(("a",), carry={"first": torch.ones(10, 12)}, factors=SlaoStart().start(context()).factors)
-    with pytest.raises(ConfigError, match="count twice"):
-        SlaoStart().start(context(1, past))

@@ -22,7 +22,7 @@ from perdure.methods.parts import Need, StepRule
 from perdure.ops import surgery
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Gradients
+    from perdure.methods.parts import Context, Gradients, Method
 
 
 def gram(grads: Gradients, reference: Gradients) -> surgery.Gram:
@@ -61,6 +61,11 @@ class AGem(StepRule):
 
     _step: int = PrivateAttr(default=0)
     _fired: int = PrivateAttr(default=0)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past that steps could hurt."""
+        reason = method.out_of_reach()
+        return reason and f"it keeps steps from hurting old tasks, but {reason}"
 
     def before_task(self, ctx: Context) -> None:
         """Steps are counted within a stage, so that each draws its own examples, also after a resume."""

@@ -24,8 +24,26 @@ def build_method(composition: Mapping[str, Any]) -> Method:
     """The method of a resolved composition (`perdure.config.resolve_method`).
 
     Raises:
-        ConfigError: an unknown or bad setting of a part, with its place.
+        ConfigError: an unknown or bad setting of a part, with its place; parts that have no meaning together.
     """
+    method = _composed(composition)
+    check_composition(method)
+    return method
+
+
+def check_composition(method: Method) -> None:
+    """Every part has a meaning beside the others.
+
+    Raises:
+        ConfigError: names the part, and says why it has none.
+    """
+    for name, part in method.parts().items():
+        switched_off = isinstance(part, Penalty) and part.weight == 0
+        if not switched_off and (reason := part.conflicts(method)):
+            raise ConfigError(f"Method '{method.name}', {name}: {type(part).__name__} has no meaning here: {reason}.")
+
+
+def _composed(composition: Mapping[str, Any]) -> Method:
     optional = {
         role: _part(role, composition[role], f"method.{role}") if composition[role] else None
         for role in ("step_rule", "replay")

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.methods.history_update import HistoryKind, history_update
+from perdure.methods.history_update import HistoryKind, history_update, no_history
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.entrywise import weighted_squares
 from perdure.ops.lowrank import dense
@@ -32,7 +32,7 @@ from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.factors import Factors
 
 
@@ -55,6 +55,10 @@ class PastEnergy(WeightPenalty):
     _seen: Past | None = PrivateAttr(default=None)
     _energy: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a history that is apart from the update."""
+        return no_history(method)
 
     def before_task(self, ctx: Context) -> None:
         """Forget the last stage's energies; says early that per-task updates are no history."""

@@ -29,7 +29,6 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.errors import ConfigError
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.entrywise import weighted_squares
 from perdure.ops.precision import precise
@@ -37,7 +36,7 @@ from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
@@ -65,17 +64,16 @@ class FisherPenalty(WeightPenalty):
     _fisher: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
-    def before_task(self, ctx: Context) -> None:
-        """The base must hold what was learnt, or the update would not be a change from it.
-
-        Raises:
-            ConfigError: nothing is carried.
-        """
-        if self._fisher and not ctx.past.carry:
-            raise ConfigError(
-                "ewc holds back changes from the weights after the last task, but this consolidation carries nothing into the "
-                "base, so an update is a change from the pretrained weights. Use it with `sum`."
+    def conflicts(self, method: Method) -> str | None:
+        """The base must hold what was learnt, or the update would not be a change from it."""
+        if reason := method.out_of_reach():
+            return f"it protects what the past needs, but {reason}"
+        if method.consolidate.keeps != "carried":
+            return (
+                "it holds back changes from the weights after the last task, but this consolidation carries nothing into the "
+                "base, so an update is a change from the pretrained weights. Use the consolidation `sum`"
             )
+        return None
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""

@@ -9,6 +9,7 @@ from perdure.methods.parts import PerTask
 
 if TYPE_CHECKING:
     from perdure.history import Past
+    from perdure.methods.parts import Method
     from perdure.ops.lowrank import Update
 
 HistoryKind = Literal["sum", "merged"]
@@ -26,3 +27,15 @@ def history_update(past: Past, kind: HistoryKind) -> Update:
     if isinstance(past.deployed, PerTask):
         raise ConfigError("history: merged needs one merged update, but this consolidation deploys one per task.")
     return past.deployed
+
+
+def no_history(method: Method) -> str | None:
+    """Why a penalty has nothing to compare a task's update with in `method`; None where it has."""
+    if reason := method.out_of_reach():
+        return f"it compares an update with the past, but {reason}"
+    if method.init.continues:
+        return (
+            "it compares a task's update with those before it, but this init goes on from the last adapter, so that its update "
+            "holds the past already. Use the init `kaiming` with a consolidation that carries, like `sum`"
+        )
+    return None

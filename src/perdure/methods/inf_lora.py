@@ -30,7 +30,7 @@ from torch import Tensor
 
 from perdure.errors import TrainingError
 from perdure.methods.input_moments import input_moments
-from perdure.methods.parts import Init, Need, Start
+from perdure.methods.parts import Init, Need, Start, Trainable
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class InfLora(Init):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    trains: ClassVar[Trainable] = "B"
 
     threshold: float = Field(default=0.95, gt=0, le=1)
     threshold_end: float = Field(default=1.0, gt=0, le=1)
@@ -150,7 +151,7 @@ class InfLora(Init):
                     "`threshold` / `threshold_end` or raise `over_tasks`."
                 )
             factors[module] = Factors(A.to(pair.A.dtype), torch.zeros_like(pair.B), pair.scaling)
-        return Start(factors, trainable="B")
+        return Start(factors, trainable=self.trains)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Remember the input directions of the task just learnt, measured on the trained model."""

@@ -86,6 +86,8 @@ class GradientInit(Init):
         buckets: of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets).
     """
 
+    offsets: ClassVar[bool] = True
+
     batches: int = Field(default=8, ge=1)
     batch_size: int = Field(default=16, ge=1)
     iterations: int = Field(default=4, ge=0)

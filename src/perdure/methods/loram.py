@@ -66,6 +66,7 @@ class Loram(Init):
     """The adapter starts from deterministic sine bases at the weight's magnitude; the base is offset."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
+    offsets: ClassVar[bool] = True
 
     def start(self, ctx: Context) -> Start:
         """Sine rows for both sides, rescaled to the current weight."""

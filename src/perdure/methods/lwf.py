@@ -24,7 +24,7 @@ from perdure.methods.parts import BatchPenalty, Need
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -46,6 +46,17 @@ class LwF(BatchPenalty):
 
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"
+
+    def conflicts(self, method: Method) -> str | None:
+        """The model a task starts from must know the old tasks: it is the teacher."""
+        if reason := method.out_of_reach():
+            return f"it keeps the answers to old tasks, but {reason}"
+        if method.consolidate.keeps == "merged" and not method.init.continues:
+            return (
+                "the teacher is the model a task starts from, which with this consolidation is the pretrained one and knows no "
+                "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
+            )
+        return None
 
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """See `BatchPenalty`; 0 on the first task."""

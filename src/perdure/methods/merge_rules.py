@@ -24,12 +24,12 @@ from perdure.merging.dare import Consensus, dare_updates
 from perdure.merging.linear import average_updates
 from perdure.merging.magmax import magmax_updates
 from perdure.merging.ties import Scope, ties_updates
-from perdure.methods.parts import Consolidate, Folded, Need
+from perdure.methods.parts import Consolidate, Folded, Keeps, Need
 from perdure.ops.lowrank import add_updates
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
 
 TrainsOn = Literal["pretrained", "sum", "merged"]
@@ -43,6 +43,11 @@ class MergeRule(Consolidate):
     """
 
     trains_on: TrainsOn = "pretrained"
+
+    @property
+    def keeps(self) -> Keeps:
+        """See `Consolidate`."""
+        return "merged" if self.trains_on == "pretrained" else "carried"
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         raise NotImplementedError
@@ -120,6 +125,15 @@ class MagMax(MergeRule):
 
     trains_on: TrainsOn = "sum"
     scale: float = Field(default=0.5, gt=0)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Its cumulative updates are those of one model that is trained on and on."""
+        if self.trains_on == "sum":
+            return None
+        return (
+            "its cumulative updates theta_t - theta_0 are sums of the updates only where training goes on from the sum, not "
+            f"with trains_on: {self.trains_on}. Use trains_on: sum"
+        )
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         return magmax_updates(updates, self.scale)

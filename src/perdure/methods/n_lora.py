@@ -41,11 +41,12 @@ from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context, Gradients
+    from perdure.methods.parts import Context, Method
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
 Result = tuple[Tensor, Tensor, Tensor]
+OFFSET = "Use target: update of the penalty `sparsity`, or an init that starts at zero, like `kaiming`"
 
 
 class Sparsity(WeightPenalty):
@@ -66,6 +67,12 @@ class Sparsity(WeightPenalty):
     tile: int | None = Field(default=None, gt=0)
 
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    def conflicts(self, method: Method) -> str | None:
+        """The other targets are none of the update where the base is offset."""
+        if self.target != "update" and method.init.offsets:
+            return f"target: {self.target} acts on A and B, but where the init offsets the base the update is another. {OFFSET}"
+        return None
 
     def before_task(self, ctx: Context) -> None:
         """Refuses non-square layers for the released form."""
@@ -123,15 +130,15 @@ class ProximalRows(StepRule):
             raise ValueError("give either `weight` or `sparsity`, not both")
         return given if given.get("weight") is not None else {**given, "sparsity": given.get("sparsity", 0.5)}
 
-    def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
-        """Unchanged; refuses to thin out a factor that is frozen."""
-        for side, wanted in ((0, self.on != "rows"), (1, self.on != "columns")):
-            if wanted and any(pair[side] is None for pair in grads.values()):
-                raise ConfigError(
-                    f"The proximal step with on: {self.on} changes {'AB'[side]}, which this init keeps frozen. "
-                    f"Use on: {'rows' if side == 0 else 'columns'}, or another init."
-                )
-        return grads
+    def conflicts(self, method: Method) -> str | None:
+        """Zeros of a factor are zeros of the update only where it is trained and nothing else is in it."""
+        if method.init.offsets:
+            return f"zeros of A or B are none of the update where the init offsets the base. {OFFSET}"
+        for factor, on in (("A", "columns"), ("B", "rows")):
+            if self.on in (on, "both") and factor not in method.init.trains:
+                other = "rows" if on == "columns" else "columns"
+                return f"on: {self.on} changes {factor}, which this init keeps frozen. Use on: {other}, or another init"
+        return None
 
     def stepped(self, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
         """Shrink the rows of every module."""

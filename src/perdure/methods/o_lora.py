@@ -29,6 +29,7 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
+from perdure.methods.history_update import no_history
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.input_side import absolute_overlap, overlap, remembered
 from perdure.ops.lowrank import LowRank
@@ -36,7 +37,7 @@ from perdure.ops.precision import precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
@@ -52,6 +53,12 @@ class InputOverlap(WeightPenalty):
     form: Literal["square", "absolute"] = "square"
 
     _old: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past, from the A it is to be orthogonal to, or with A frozen."""
+        if (reason := no_history(method)) is None and method.init.trains == "B":
+            return "it turns A away from the earlier ones, but this init keeps A frozen. Leave the penalty out"
+        return reason
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`; B has no part in it."""

@@ -35,7 +35,7 @@ from perdure.ops.precision import precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
@@ -59,6 +59,17 @@ class OutputDrift(WeightPenalty):
 
     _moments: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _energies: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past, or where the update holds what the old tasks learnt."""
+        if reason := method.out_of_reach():
+            return f"it protects outputs on old inputs, but {reason}"
+        if method.init.continues:
+            return (
+                "this init goes on from the last adapter, so its update holds what the old tasks learnt about those inputs, and "
+                "the penalty would undo it. Use the init `kaiming` with a consolidation that carries, like `sum`"
+            )
+        return None
 
     def before_task(self, ctx: Context) -> None:
         """Energy of the outputs on old inputs, tr(W C W^T), for the weights this task trains on."""

@@ -84,6 +84,9 @@ class PerTask:
     updates: Mapping[str, Update]
 
 
+Keeps = Literal["carried", "merged", "newest", "per-task"]
+"""What a consolidation keeps of the past: carried into the base the next task trains on; merged into what answers, while the
+next task starts from the pretrained weights; the newest update alone; or every task's own."""
 Streamed = Literal["gradients", "inputs"]
 Sink = Callable[[str, Tensor], None]
 
@@ -181,6 +184,12 @@ class Part(BaseModel):
                     f"{cls.__name__}.{name} is no point of the part contract{hint} (helpers start with '_')."
                 )
 
+    def conflicts(self, method: Method) -> str | None:
+        """Why this part has no meaning beside the other parts of `method`, and what to use instead; None where it has one.
+
+        Asked before anything is loaded: what a part cannot stand it knows itself."""
+        return None
+
     def before_task(self, ctx: Context) -> None:
         """Called when a stage begins, with the carry folded in and before the adapter starts."""
 
@@ -198,12 +207,15 @@ class Part(BaseModel):
 
 
 class Init(Part):
-    """How a new task's adapter starts.
-
-    `continues` says that it goes on from `past.factors`, the last stage's trained A and B.
-    """
+    """How a new task's adapter starts."""
 
     continues: ClassVar[bool] = False
+    """Goes on from `past.factors`, the last stage's trained A and B: its update is the whole change since the pretrained
+    weights, not a task's own."""
+    offsets: ClassVar[bool] = False
+    """Offsets the base, so that the update is s (B A - B0 A0)."""
+    trains: ClassVar[Trainable] = "AB"
+    """Which matrices are trained."""
 
     def start(self, ctx: Context) -> Start:
         """Factors (and offset) for every module of `ctx.factors`."""
@@ -253,6 +265,12 @@ class WeightPenalty(Penalty):
 class BatchPenalty(Penalty):
     """A penalty that needs the batch; joins the loss of each micro-batch. `gradient_share` does not apply to it."""
 
+    @model_validator(mode="after")
+    def _only_weight(self) -> BatchPenalty:
+        if self.weight is None:
+            raise ValueError("give `weight`: the gradient of a penalty on batches is not known apart from the loss's")
+        return self
+
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """The unweighted penalty, a mean over the batch's examples."""
         raise NotImplementedError
@@ -271,6 +289,11 @@ class StepRule(Part):
 
 class Consolidate(Part):
     """What the next task trains on and what answers queries, given the past and the new update."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """What is kept of the past, for parts that need to know."""
+        return "carried"
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """Carry and deployed after this stage."""
@@ -303,6 +326,16 @@ class Method:
     step_rule: StepRule | None = None
     replay: Replay | None = None
     stream: Literal["one-by-one", "joint"] = "one-by-one"
+
+    def out_of_reach(self) -> str | None:
+        """Why nothing can protect the past in this method; None where something can."""
+        if self.stream == "joint":
+            return "the joint stream is a single stage, which has no past"
+        if self.consolidate.keeps == "per-task":
+            return "every old task is answered by an update of its own, which nothing changes"
+        if self.consolidate.keeps == "newest" and not self.init.continues:
+            return "only the newest update is kept and it starts anew, so that nothing of the past is left"
+        return None
 
     def parts(self) -> dict[str, Part]:
         """Every part under a name that is unique in this method; used for state and for messages."""

@@ -13,9 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from perdure.errors import ConfigError
 from perdure.history import Past
-from perdure.methods.parts import Consolidate, Context, Folded, Init, PerTask, Start
+from perdure.methods.parts import Consolidate, Context, Folded, Init, Keeps, Method, PerTask, Start
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates
 
@@ -49,20 +48,15 @@ class Continue(Init):
 
     continues: ClassVar[bool] = True
 
-    def start(self, ctx: Context) -> Start:
-        """Copies of the last factors.
+    def conflicts(self, method: Method) -> str | None:
+        """What is carried would count twice."""
+        return counted_twice(method, "latest")
 
-        Raises:
-            ConfigError: the last update is also folded into the base, so that going on from it would count it twice.
-        """
+    def start(self, ctx: Context) -> Start:
+        """Copies of the last factors."""
         last = ctx.past.factors
         if not last:
             return Kaiming().start(ctx)
-        if ctx.past.carry:
-            raise ConfigError(
-                "`continue` starts from the last adapter, but this consolidation already folds it into the base, so it "
-                "would count twice. Use it with the consolidation `latest`, or choose the init `kaiming`."
-            )
         return Start(
             {
                 module: Factors(
@@ -71,6 +65,16 @@ class Continue(Init):
                 for module, pair in ctx.factors.items()
             }
         )
+
+
+def counted_twice(method: Method, instead: str) -> str | None:
+    """The reason against an init that continues where the consolidation carries."""
+    if method.consolidate.keeps != "carried":
+        return None
+    return (
+        "it starts from the last adapter, which this consolidation also folds into the base, so the past would count twice. "
+        f"Use the consolidation `{instead}`, or the init `kaiming`"
+    )
 
 
 class Sum(Consolidate):
@@ -85,6 +89,11 @@ class Sum(Consolidate):
 class Latest(Consolidate):
     """Nothing is folded: the next task trains on the pretrained base and the newest adapter answers."""
 
+    @property
+    def keeps(self) -> Keeps:
+        """See `Consolidate`."""
+        return "newest"
+
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """No carry; the new update is deployed alone."""
         return Folded(carry={}, deployed=update)
@@ -92,6 +101,11 @@ class Latest(Consolidate):
 
 class PerTaskAdapters(Consolidate):
     """Every task keeps its own update on the pretrained base; memory grows with the number of tasks."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """See `Consolidate`."""
+        return "per-task"
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """The past's updates and one more, for every task of the stage."""

@@ -36,8 +36,8 @@ from torch import Tensor
 from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
-from perdure.methods.history_update import HistoryKind, history_update
-from perdure.methods.parts import Consolidate, Context, Folded, Need, PerTask, WeightPenalty
+from perdure.methods.history_update import HistoryKind, history_update, no_history
+from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.precision import precise
@@ -74,6 +74,10 @@ class SignMagnitude(WeightPenalty):
     _seen: Past | None = PrivateAttr(default=None)
     _signs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a history that is apart from the update."""
+        return no_history(method)
 
     def before_task(self, ctx: Context) -> None:
         """Forget the last stage's signs; says early that per-task updates are no history."""

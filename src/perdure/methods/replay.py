@@ -22,11 +22,11 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import RunMismatch
-from perdure.methods.parts import Replay
+from perdure.methods.parts import Need, Replay
 from perdure.tasks.task import Example
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
 
 
 def reservoir(
@@ -91,6 +91,15 @@ class ExampleBuffer(Replay):
         if self.per_task is not None and self.in_all is not None:
             raise ValueError("give per_task or in_all, not both")
         return self
+
+    def conflicts(self, method: Method) -> str | None:
+        """Nothing to replay, or nobody who reads the buffer."""
+        if method.stream == "joint":
+            return "the joint stream is a single stage, which has no earlier task to replay"
+        readers = [name for name, part in method.parts().items() if Need.OLD_EXAMPLES in part.needs]
+        if self.use == "init-only" and not readers:
+            return "use: init-only keeps examples for other parts, and none here reads them. Take use: mixed, or leave it out"
+        return None
 
     def before_task(self, ctx: Context) -> None:
         """Count batches from 0; refuse a buffer that belongs to other tasks.

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.merging.slao import slao
-from perdure.methods.parts import Consolidate, Folded, Init, PerTask, Start
-from perdure.methods.plain import Kaiming
+from perdure.methods.parts import Consolidate, Folded, Init, Keeps, PerTask, Start
+from perdure.methods.plain import Kaiming, counted_twice
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
 
 
@@ -43,20 +43,15 @@ class SlaoStart(Init):
 
     continues: ClassVar[bool] = True
 
-    def start(self, ctx: Context) -> Start:
-        """See `Init`.
+    def conflicts(self, method: Method) -> str | None:
+        """What is carried would count twice."""
+        return counted_twice(method, "slao")
 
-        Raises:
-            ConfigError: the last update is also folded into the base, so that going on from it would count it twice.
-        """
+    def start(self, ctx: Context) -> Start:
+        """See `Init`."""
         last = ctx.past.factors
         if not last:
             return Kaiming().start(ctx)
-        if ctx.past.carry:
-            raise ConfigError(
-                "`slao` starts from the last adapter, but this consolidation already folds it into the base, so it would "
-                "count twice. Use it with the consolidation `slao` (or `latest`)."
-            )
         return Start(
             {
                 module: Factors(
@@ -71,6 +66,20 @@ class SlaoStart(Init):
 
 class SlaoMerge(Consolidate):
     """Queries are answered by the newest A and a B that moves by 1 / sqrt(t) towards the newest; nothing is carried."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """See `Consolidate`."""
+        return "merged"
+
+    def conflicts(self, method: Method) -> str | None:
+        """B of one task says nothing beside the A of another that started elsewhere."""
+        if method.init.continues:
+            return None
+        return (
+            "it averages the B of all tasks beside the newest A, so every task must go on from the last one's factors, but "
+            f"{type(method.init).__name__} starts anew. Use the init `slao` (or `continue`)"
+        )
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """See `Consolidate`.
