@@ -128,7 +128,7 @@ ROWS = [("a good day", "pos"), ("bad", "neg"), ("good", "pos"), ("a bad day", "n
 TASKS = [Task(n, ROWS, test=ROWS[:2], labels={"pos": f"{n} good", "neg": "bad"}) for n in ("mood", "tone")]
 
 
-def learn(folder: Path, out: Path, bits: str, method: str = "inc-lora"):
+def learn(folder: Path, out: Path, bits: str, method: str | dict[str, str] = "inc-lora"):
     return perdure.learn(
         tasks=TASKS,
         out=out,
@@ -179,6 +179,12 @@ class TestRealBases:
                 bare = backbone.forward(batch).loss
         assert bare.item() == before.item()
         assert abs(carried.item() - before.item()) > 1e-3
+
+    def test_the_penalty_without_the_merge_runs(self, bits_and_bytes: None, tmp_path: Path, bits: str) -> None:
+        folder = tiny_causal(tmp_path / "model", hidden=128)
+        learn(folder, tmp_path / "run", bits, {"preset": "ps-lora", "consolidate": "sum"})
+        lines = (tmp_path / "run/stages/02-tone/log.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["penalties"]["sign-magnitude"] > 0 for line in lines[1:])
 
     def test_answering_leaves_training_as_it_is(self, bits_and_bytes: None, tmp_path: Path, bits: str) -> None:
         """bitsandbytes' form for answering on a CPU has no gradient; training must not meet it."""
