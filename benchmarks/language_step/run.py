@@ -43,7 +43,7 @@ from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
 from perdure.tasks.suites import load_suite
 from perdure.tasks.task import Stage, Task
-from perdure.training import Step, train
+from perdure.training import Checkpoints, Step, train
 
 MODEL, SIZE, TOKENS, RANK, ALPHA, RATE = "smollm2-135m", 8, 64, 8, 16, 1e-3
 DBPEDIA = (
@@ -51,6 +51,10 @@ DBPEDIA = (
     "Natural Place", "Village", "Animal", "Plant", "Album", "Film", "Written Work",
 )  # fmt: skip
 HERE = Path(__file__).parent
+
+
+class Unwritten(Checkpoints):
+    """Training that is not written down."""
 
 
 def reviews(backbone: CausalLM, steps: int) -> Task:
@@ -95,7 +99,7 @@ def ours(precision: Literal["fp32", "bf16"], steps: int) -> dict[str, Any]:
         losses.append(step.loss)
 
     settings = TrainingSettings(learning_rate=RATE, epochs=1, batch_size=SIZE)
-    train(model, backbone, Method("inc-lora", Kaiming(), Sum()), ctx, settings, report)
+    train(model, backbone, Method("inc-lora", Kaiming(), Sum()), ctx, settings, report, Unwritten())
     return {"seconds": differences(clock), "losses": losses, "batches": batches, "factors": start.factors}
 
 
