@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from perdure.config import resolve_method
 from perdure.errors import ConfigError
 from perdure.methods.build import build_method
 from perdure.methods.table import PARTS, PRESETS
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "composition.md"
 W = {"weight": 1.0}
 SLAO = {"init": "slao", "consolidate": "slao"}
 SEQ = {"preset": "seq-lora"}
@@ -92,6 +95,11 @@ def test_refused_with_the_reason(composition: dict[str, Any], reason: str) -> No
 @pytest.mark.parametrize("composition", [*PRESETS, *ALLOWED], ids=str)
 def test_allowed(composition: str | dict[str, Any]) -> None:
     build_method(resolve_method(composition))
+
+
+def test_the_pages_example_is_a_method() -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    build_method(resolve_method(yaml.safe_load(example)["method"]))
 
 
 def test_every_part_that_can_refuse_is_tried() -> None:
