@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks import readers, suites
 from perdure.tasks.packages import ASSETS
 from perdure.tasks.splits import Pool
@@ -134,3 +134,13 @@ def test_the_page_names_every_suite_and_variable() -> None:
     for name in suite_names():
         assert f"| `{name}` |" in page
         assert describe(name).get("data", {"variable": ""})["variable"] in page
+
+
+@pytest.mark.parametrize("name", [name for name in suite_names() if "data" in describe(name)])
+def test_a_wrong_folder_says_what_was_expected(name: str, tmp_path: Path) -> None:
+    (tmp_path / "something else.txt").write_text("no benchmark")
+    with pytest.raises(DataError, match=f"{tmp_path} holds none of the tasks") as caught:
+        load_suite(name, data=tmp_path)
+    about = describe(name)["data"]
+    assert f"Expected in it: {about['layout']}" in str(caught.value)
+    assert about["origin"] in str(caught.value)
