@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -205,6 +206,17 @@ def test_versions_in_a_configuration(tmp_path, encoder_folder):
         run_config(plain.model_copy(update={"tasks": (new,)}), tmp_path / "alone")
 
 
+def test_tasks_are_given_as_tasks_or_as_files(begun, tmp_path, small_tasks, encoder_folder):
+    from perdure.run import learn
+
+    backbone = {"kind": "encoder", "model": str(encoder_folder), "max_length": 32}
+    files = [begun / "fruit.yaml", begun / "sky.yaml"]
+    learn(out=tmp_path / "run", tasks=files, method="ps-lora", backbone=backbone, **SETTINGS)
+    assert bits(tmp_path / "run") == bits(begun / "run")
+    with pytest.raises(ConfigError, match="all tasks as tasks, or all as files"):
+        learn(out=tmp_path / "mixed", tasks=[files[0], small_tasks[1]], backbone=backbone)
+
+
 def test_what_cannot_grow_is_refused_with_the_reason(tmp_path, small_tasks, encoder_folder):
     short_run(tmp_path / "joint", small_tasks[:2], encoder_folder, "joint")
     with pytest.raises(ConfigError, match="training on all of them again"):
@@ -260,6 +272,7 @@ def test_grown_runs_are_reported_and_exported(begun, folder):
     perdure.add(run, begun / "sea.yaml")
     pages = write_report([run], folder / "report")
     assert "sea" in pages["md"].read_text()
+    assert re.search(r"Added later\W+sea", pages["md"].read_text())
     export(run, folder / "model", "model")
     assert (folder / "model/config.json").is_file()
 

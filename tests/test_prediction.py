@@ -123,6 +123,23 @@ def test_versions_are_asked_by_name(tmp_path, encoder_folder):
     assert perdure.predict(tmp_path / "run", ["apples"]) == new
 
 
+def test_fields_are_named_as_in_the_task(tmp_path, encoder_folder):
+    def task(name, start):
+        file = write_task(tmp_path / name, "fruit", start=start, name=name, text_field="body", label_field="kind")
+        data = file.with_suffix(".jsonl")
+        data.write_text(data.read_text().replace('"text"', '"body"').replace('"label"', '"kind"'))
+        return file
+
+    backbone = {"kind": "encoder", "model": str(encoder_folder)}
+    perdure.learn(out=tmp_path / "run", tasks=[task("begun", 0)], method="inc-lora", backbone=backbone, **SETTINGS)
+    perdure.add(tmp_path / "run", task("added", 50))
+    for name in ("begun", "added"):
+        found = perdure.predict(tmp_path / "run", tmp_path / name / "fruit.jsonl", task=name)
+        assert [row["expected"] for row in found] == ["a", "b"] * 20
+    other = lines(tmp_path / "in.jsonl", [{"note": "apples"}])
+    assert len(perdure.predict(tmp_path / "run", other, task="begun", text_field="note")) == 1
+
+
 def test_free_texts_are_written(tmp_path):
     model = tiny_causal(tmp_path / "model")
     rows = [(f"say {word} {i}", word) for i in range(4) for word in ("yes", "no")]

@@ -53,7 +53,8 @@ def predict(
     store = Store(Path(run))
     about = store.about
     names = _asked(store, task)
-    spec: Mapping[str, Any] = next((s for s in about["added"] if s and s["name"] == names[0]), {})
+    begun = {spec["name"]: spec for spec in about["config"]["tasks"]}
+    spec: Mapping[str, Any] = about["added"].get(names[0]) or begun.get(names[0], {})
     rows = _inputs(inputs, text_field or spec.get("text_field"), spec.get("label_field"), encoding)
     store.verify()
     opened = reopen(store, ())

@@ -91,7 +91,7 @@ def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]
     own = {task.name: task for task in given}
     if unknown := sorted(own.keys() - about["tasks"].keys()):
         raise StoreError(f"'{unknown[0]}' is no task of the run in '{store.folder}': {', '.join(about['tasks'])}.")
-    added = {spec["name"]: validate(TaskSpec, spec) for spec in about["added"] if spec}
+    added = {name: validate(TaskSpec, spec) for name, spec in about["added"].items() if spec}
     from_suite = config.suite and not about["tasks"].keys() <= own.keys() | added.keys()
     suite = {task.name: task for task in load_configured_suite(config).tasks} if from_suite else {}
     begun = {spec.name: spec for spec in config.tasks}

@@ -33,7 +33,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "precision": about.get("precision"),
         "source": about["config"].get("suite") or "own tasks",
         "history": list(about.get("history", {})),
-        "tasks": _tasks(about, store, scores),
+        "tasks": _tasks(about, scores),
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
         "split": about["config"]["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
@@ -48,8 +48,7 @@ def _reasons(folder: Path) -> list[Path]:
     return sorted((folder / ASIDE).glob("*/why.json"))
 
 
-def _tasks(about: dict[str, Any], store: Store, scores: Scores | None) -> list[dict[str, Any]]:
-    added = {name for entry in store.manifest["stages"] for name in entry.get("added", {}).get("tasks", ())}
+def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]:
     found = []
     for t, task in enumerate(about["tasks"]):
         row = scores.stages.index(task) if scores and task in scores.stages else None
@@ -58,7 +57,7 @@ def _tasks(about: dict[str, Any], store: Store, scores: Scores | None) -> list[d
             {
                 "task": task,
                 "learnt": known,
-                "added": task in added,
+                "added": task in about["added"],
                 "sizes": about["sizes"][task],
                 "when_learnt": scores.score_matrix[row][t] if scores and row is not None else None,
                 "now": scores.score_matrix[-1][t] if scores and known else None,

@@ -66,7 +66,7 @@ class Store:
 
     @property
     def about(self) -> dict[str, Any]:
-        """run.json with what was added to the run and without what was rolled back; `added` lists the added tasks.
+        """run.json with what was added to the run and without what was rolled back; `added`: added task -> its settings.
 
         Raises:
             StoreError: the folder holds no run.
@@ -80,7 +80,7 @@ class Store:
             for key in BY_TASK:
                 about[key] = {**about.get(key, {}), **one[key]}
         warnings = [*about.get("warnings", []), *(line for one in added for line in one["warnings"])]
-        return {**about, "warnings": warnings, "added": [one["task"] for one in added]}
+        return {**about, "warnings": warnings, "added": {name: one["task"] for one in added for name in one["tasks"]}}
 
     @property
     def changed(self) -> bool:

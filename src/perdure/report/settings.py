@@ -17,6 +17,8 @@ def described(run: Run) -> dict[str, str]:
         "Parts": _parts(method),
         "Suite": _first({k: config[k] for k in ("suite", "order", "data") if config.get(k)}) or "own tasks",
         "Tasks": ", ".join(run.scores.tasks),
+        "Added later": ", ".join(about.get("added", ())) or "none",
+        "History of adapters": ", ".join(about.get("history", ())) or "none",
         "Stages finished": f"{len(run.scores.stages)} of {1 if method['stream'] == 'joint' else len(run.scores.tasks)}",
         "Seed": f"{config['seed']} (data: {config.get('data_seed', 0)})",
         "Budget a task": _pairs({k: "all" if v is None else v for k, v in config["budget"].items()}) + " examples",
