@@ -26,5 +26,8 @@ def ability() -> str:
     for name in ("general_performance", "in_context_performance"):
         before, after = found[name]
         lines.append(f"| **{name.replace('_', ' ')}** | | {100 * before:.1f} | {100 * after:.1f} |")
-    lines += ["", f"{found['method']} after {', '.join(found['stages'])}; {found['rows'][0]['examples']} examples each."]
+    lines += [
+        "",
+        f"{found['method']} after {', '.join(found['stages'])}; {found['rows'][0]['examples']} examples each.",
+    ]
     return "\n".join(lines)
