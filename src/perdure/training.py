@@ -102,7 +102,7 @@ def train(
         if not math.isfinite(loss) or not torch.isfinite(norm):
             raise Diverged(
                 f"Task '{ctx.stage.name}', step {training.done + 1} of {total}: the loss is {loss}, the gradient's norm "
-                f"{norm.item()}. Finished tasks are kept. Lower training.learning_rate or the penalty's weight, then resume."
+                f"{norm.item()}. Finished tasks are kept. Lower training.learning_rate or the penalty's weight, in a new folder."
             )
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
