@@ -2,9 +2,9 @@
 
     python benchmarks/merge_guarded/run.py [--pairs bbc:amazon ...] [--seeds 0 1 2] [--tolerance 0.02] [--out FOLDER]
 
-For every given pair of tasks of the quickstart suite (old:new) and every seed, one record: MiniLM, one rank-8 adapter a task, trained apart on the
-pretrained base (`per-task`); then the second is added to the first under a guard, chosen by validation examples only. Stated:
-the first task's loss and the second's gain on test examples, guarded and plainly summed.
+For every given pair of tasks of the quickstart suite (old:new) and every seed, one record: MiniLM, one rank-8 adapter a task,
+trained apart on the pretrained base (`per-task`); then the second is added to the first under a guard, chosen by validation
+examples only. Stated: the first task's loss and the second's gain on test examples, guarded and plainly summed.
 """
 
 from __future__ import annotations
