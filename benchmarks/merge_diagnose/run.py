@@ -4,7 +4,8 @@
 
 Random factors, 7 modules a layer, 224 in all, 6.5 billion positions; written as adapter folders and read back as a user's would
 be. Exact, then from a sample of each module's rows; each in a fresh process, whose resident peak above what it held after
-its imports is stated beside the adapters' size. The interval's half width and the sample's error are stated too.
+its imports is stated beside the adapters' size, and its processor time beside the wall time, which other programs lengthen. The
+interval's half width and the sample's error are stated too.
 """
 
 from __future__ import annotations
@@ -64,14 +65,19 @@ def measured(folder: Path, sample: float | None) -> dict[str, object]:
     """Seconds, memory and shares of one diagnosis; call it in a fresh process."""
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     found = diagnose_folders([folder / "adapter1", folder / "adapter2"], Looking(rows=sample)).diagnosis.pairs[0]
     shares = {
         name: getattr(found.overall, name).__dict__
         for name in ("opposite", "opposite_top", "opposite_weighted", "flip", "collision")
     }
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "extra_bytes": resident("VmHWM") - before, "shares": shares}
+    seconds, processor = time.perf_counter() - started, time.process_time() - began
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "extra_bytes": resident("VmHWM") - before,
+        "shares": shares,
+    }
 
 
 def main() -> None:
@@ -101,6 +107,7 @@ def main() -> None:
         "commit": commit.stdout.strip() or "unknown",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
+        "load_average": os.getloadavg()[0],
         "positions": positions,
         "adapter_bytes": size,
         "sampled_rows": chosen.sample,
