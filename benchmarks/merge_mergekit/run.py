@@ -6,7 +6,8 @@ A random Llama in fp32 and two random rank-16 adapters on all its linear layers.
     perdure             reads base and adapters, writes the merged model
     mergekit            reads base and the two models the adapters make, merged beforehand and not timed (kind to mergekit)
     mergekit-adapters   reads base and adapters (its BASE+ADAPTER form), as a user who has adapters would call it
-Time is the wall time of the whole command, start of Python included; memory the process's resident peak. The results are
+Time is the wall time of the whole command, start of Python included, and its processor time, which other programs on the
+machine lengthen less; memory the process's resident peak. The results are
 compared: the largest difference, and how many weights differ by more than 1e-5 (entries at the trimming threshold, where
 mergekit's model - base has lost digits).
 """
@@ -94,19 +95,20 @@ def command(folder: Path, what: str, mergekit: Path) -> list[str]:
     return [str(mergekit / "bin" / "mergekit-yaml"), str(config), out, "--no-copy-tokenizer", *cache]
 
 
-def run(folder: Path, what: str, mergekit: Path) -> tuple[float, int]:
-    """Wall seconds and resident peak in bytes."""
+def run(folder: Path, what: str, mergekit: Path) -> tuple[float, float, int]:
+    """Wall seconds, processor seconds and resident peak in bytes."""
     for leftover in (folder / f"out-{what}", folder / "cache"):
         shutil.rmtree(leftover, ignore_errors=True)
     started, peak = time.perf_counter(), 0
     with (folder / f"{what}.log").open("w") as log:
         process = subprocess.Popen(command(folder, what, mergekit), stdout=log, stderr=log)
-        while process.poll() is None:
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             peak = max(peak, resident_peak(process.pid))
             time.sleep(0.02)
+    taken, (_, process.returncode, used) = time.perf_counter() - started, ended
     if process.returncode:
         raise SystemExit(f"{what} failed:\n{(folder / f'{what}.log').read_text()[-3000:]}")
-    return time.perf_counter() - started, peak
+    return taken, used.ru_utime + used.ru_stime, peak
 
 
 def resident_peak(pid: int) -> int:
@@ -148,18 +150,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         count = make_inputs(folder, chosen.parameters)
-        taken: dict[str, list[tuple[float, int]]] = {what: [] for what in variants}
+        taken: dict[str, list[tuple[float, float, int]]] = {what: [] for what in variants}
         for _ in range(chosen.rounds):
             for what in variants:
                 taken[what].append(run(folder, what, chosen.mergekit))
         ours, results = weights(folder / "out-perdure"), {}
         for what in variants:
             theirs = weights(folder / f"out-{what}")
-            ratios = [mine / us for (mine, _), (us, _) in zip(taken[what], taken["perdure"], strict=True)]
+            pairs = list(zip(taken[what], taken["perdure"], strict=True))
             results[what] = {
-                "seconds": statistics.median(seconds for seconds, _ in taken[what]),
-                "time_ratio": statistics.median(ratios),
-                "peak_bytes": max(peak for _, peak in taken[what]),
+                "seconds": statistics.median(wall for wall, _, _ in taken[what]),
+                "processor_seconds": statistics.median(processor for _, processor, _ in taken[what]),
+                "time_ratio": statistics.median(mine[0] / us[0] for mine, us in pairs),
+                "processor_time_ratio": statistics.median(mine[1] / us[1] for mine, us in pairs),
+                "peak_bytes": max(peak for _, _, peak in taken[what]),
                 "largest_difference": max(float((ours[n] - theirs[n]).abs().max()) for n in ours),
                 "positions_that_differ_by_1e-5": sum(int(((ours[n] - theirs[n]).abs() > 1e-5).sum()) for n in ours),
             }
@@ -170,6 +174,7 @@ def main() -> None:
         "commit": commit.stdout.strip() or "unknown",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "mergekit": version},
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine()},
+        "load_average": os.getloadavg()[0],
         "parameters": count,
         "rounds": chosen.rounds,
         "results": results,
