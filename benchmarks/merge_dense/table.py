@@ -29,6 +29,6 @@ def about() -> str:
     return (
         f"{found['parameters'] / 1e9:.2f} billion parameters in bf16, largest dense tensor "
         f"{found['largest_tensor_bytes'] / 1e6:.0f} MB in fp32; torch {found['versions']['torch']}, "
-        f"{found['machine']['processor']}, threads: {found['machine']['threads']}, rounds: {found['rounds']}, load average of the machine "
-        f"{found['load_average']:.1f}, commit {found['commit']}."
+        f"{found['machine']['processor']}, threads: {found['machine']['threads']}, rounds: {found['rounds']}, "
+        f"load average of the machine {found['load_average']:.1f}, commit {found['commit']}."
     )

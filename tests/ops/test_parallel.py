@@ -7,7 +7,7 @@ import torch
 
 from perdure.ops import magnitude
 from perdure.ops.lowrank import LowRank
-from perdure.ops.parallel import over_rows
+from perdure.ops.parallel import on_one_core, over_rows
 from perdure.ops.tiling import Arena
 from tests.merging.merge_cases import assert_same, one_row_tiles, random_updates
 
@@ -87,3 +87,19 @@ def test_the_threshold_does_not_depend_on_the_number_of_threads(threads, monkeyp
     found = magnitude.magnitude_threshold([delta], 0.2)
     exact = (delta.B @ delta.A).abs().view(-1).sort(descending=True).values[int(0.2 * 7200) - 1]
     assert found == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_on_one_core_gives_the_threads_back_also_after_an_error():
+    def failing():
+        with on_one_core():
+            assert torch.get_num_threads() == 1
+            raise ValueError("x")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="x"):
+            failing()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

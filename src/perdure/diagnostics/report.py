@@ -27,6 +27,7 @@ from perdure.errors import ConfigError
 from perdure.merging.linear import sum_updates
 from perdure.merging.modules import at_module, module_names
 from perdure.ops.lowrank import Delta, Update
+from perdure.ops.parallel import on_one_core
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
         names, parts, pairs = _with_histories(names, parts)
     collected = _Collected(names, pairs)
     for module in module_names(parts):
-        collected.add(module, at_module(parts, module), looking)
+        with on_one_core():
+            deltas = at_module(parts, module)
+            collected.add_spaces(module, deltas)
+        collected.add_positions(module, deltas, looking)
     return collected.diagnosis(looking, len(updates))
 
 
@@ -164,10 +168,13 @@ class _Collected:
         self.spaces: dict[str, dict[int, _Sizes]] = {}
         self.betweens: dict[str, dict[tuple[int, int], Between]] = {}
 
-    def add(self, module: str, deltas: Sequence[Delta | None], looking: Looking) -> None:
-        """Count one module of all updates."""
-        spaces = {i: space(delta) for i, delta in enumerate(deltas) if delta is not None}
+    def add_positions(self, module: str, deltas: Sequence[Delta | None], looking: Looking) -> None:
+        """Count one module of all updates, entry by entry."""
         self.positions[module] = count_positions(deltas, self.pairs, looking, module)
+
+    def add_spaces(self, module: str, deltas: Sequence[Delta | None]) -> None:
+        """Directions and sizes of one module of all updates."""
+        spaces = {i: space(delta) for i, delta in enumerate(deltas) if delta is not None}
         self.betweens[module] = {
             (i, j): between(spaces[i], spaces[j]) for i, j in self.pairs if i in spaces and j in spaces
         }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from perdure.ops.lowrank import Delta
-from perdure.ops.parallel import over_rows
+from perdure.ops.parallel import on_one_core, over_rows
 from perdure.ops.tiling import Arena, entries, tile, widened
 
 SAMPLE = 1 << 17
@@ -45,7 +45,8 @@ def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
         return 0.0
     width = 4.0
     while True:
-        low, high = _bracket(deltas, sizes, keep, width)
+        with on_one_core():
+            low, high = _bracket(deltas, sizes, keep, width)
         above, inside = _count_and_collect(deltas, low, high)
         if above < keep <= above + inside.numel():
             return float(inside.kthvalue(inside.numel() - (keep - above) + 1).values)

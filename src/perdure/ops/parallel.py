@@ -7,8 +7,9 @@ single one, and on a busy machine nearly all of the time; whole tiles side by si
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -40,5 +41,19 @@ def over_rows(shape: tuple[int, int], work: Callable[[int, int, Arena], None]) -
         with ThreadPoolExecutor(min(threads, len(ranges)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for _ in pool.map(alone, ranges):
                 pass
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Operations in this block stay on one core: thin factors are done before several cores have found together.
+
+    On a busy machine, cores that wait for each other at every operation cost several times what is computed.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
