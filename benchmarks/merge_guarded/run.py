@@ -31,7 +31,8 @@ PAIRS = ("20newsgroups:bbc", "bbc:20newsgroups", "r8:20newsgroups", "amazon:20ne
 def one(pair: str, seed: int, guard: Guard, sizes: dict[str, int], rate: float, folder: Path) -> dict[str, object]:
     """Train the pair's adapters and merge them under the guard."""
     names = pair.split(":")
-    tasks = load_suite("quickstart", order=names, **sizes, seed=seed).tasks
+    train, validation, test = (sizes[split] for split in ("train", "validation", "test"))
+    tasks = load_suite("quickstart", order=names, train=train, validation=validation, test=test, seed=seed).tasks
     run = folder / f"{names[0]}-{names[1]}-{seed}"
     training = {"learning_rate": rate, "epochs": 3, "batch_size": 16}
     learn(out=run, tasks=tasks, method="per-task", backbone="minilm", training=training, seed=seed)
