@@ -4,6 +4,7 @@ it is needed."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,8 +131,8 @@ def reporter_of(progress: str, title: str, folder: Path, trackers: list[str] | N
 
 def show_scores(found: Any, progress: str = "auto") -> None:
     """Score matrix and metrics on the terminal, and where the run lies."""
-    if progress == "json":
-        return  # its last line holds the metrics
+    if progress == "json" or os.environ.get("RANK", "0") != "0":
+        return  # its last line holds the metrics; of several processes the first one speaks
     from perdure.report.text import print_scores
     from perdure.report.words import plain
     from perdure.store import Store

@@ -10,7 +10,8 @@
     ├── lora        rank, alpha, targets
     ├── training    learning rate, epochs, batches
     ├── evaluation  which split and which labels
-    └── seed, precision, threads
+    ├── seed, precision, threads
+    └── shard       split the base's weights over the processes (perdure.processes); decides nothing about the outcome
 
 Settings are frozen; an unknown key is an error that names the nearest known one.
 """
@@ -135,6 +136,7 @@ class RunConfig(Settings):
     data_seed: int = Field(default=0, ge=0)
     precision: Precision = "auto"
     threads: int | None = Field(default=None, ge=1)
+    shard: bool = Field(default=False, exclude=True)
 
     @field_validator("method", mode="before")
     @classmethod

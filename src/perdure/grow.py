@@ -15,6 +15,7 @@ from perdure.checkpoint import load_checkpoint
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.evaluation import check_metric
 from perdure.gate import forgetting_gate
+from perdure.processes import started
 from perdure.progress import Quiet, Reporter
 from perdure.record import load_stage_update, save_deployed
 from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
@@ -52,6 +53,8 @@ def add(
         StoreError: the run is not finished; RunMismatch: its data or its base changed since.
         ConfigError: its method cannot grow; DataError: the task's data are wrong, or not new.
     """
+    if started() > 1:
+        raise ConfigError("A task is added by one process: run `perdure add` without a launcher.")
     report, store = report or Quiet(), Store(Path(run), accept=forgetting_gate(max_forgetting))
     _check_grows(store)
     with store.writing():

@@ -27,9 +27,11 @@ from torch.nn import functional
 
 from perdure.config import LoraSettings
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.parts import Gradients, Start, Trainable
+from perdure.methods.parts import Gradients, PerTask, Start, Trainable
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update, dense
+from perdure.processes import Processes
+from perdure.sharding import gathered, write
 
 ADAPTER = "default"
 
@@ -50,7 +52,7 @@ class SidePath:
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModule:
-    """One target module: its trainable factors, its base weight and the pretrained values of that weight [O, I] in fp32.
+    """One target module: its trainable factors, and the pretrained values of its base weight [O, I] in fp32 (perhaps sharded).
 
     A quantised weight has no such values but a side path.
     """
@@ -59,14 +61,18 @@ class AdaptedModule:
     A: nn.Parameter
     B: nn.Parameter
     scaling: float
-    base: nn.Parameter
     pretrained_OI: Tensor | None
     transposed: bool
     side: SidePath | None = None
 
+    @property
+    def base(self) -> nn.Parameter:
+        """The base weight."""
+        return self.layer.get_base_layer().weight
+
     def set_base(self, weight_OI: Tensor) -> None:
         """Write the base weight, in its own dtype and layout."""
-        self.base.data.copy_(weight_OI.mT if self.transposed else weight_OI)
+        write(self.base.data, weight_OI.mT if self.transposed else weight_OI)
 
 
 class AdaptedModel:
@@ -115,12 +121,22 @@ class AdaptedModel:
         return held
 
     def _hold(self, model: nn.Module, adapter: str) -> None:
-        self.model = model
-        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-        self.modules = {name: _adapted(name, layer, adapter) for name, layer in layers.items()}
+        self.model, self._adapter = model, adapter
+        self.modules = _adapted_modules(model, adapter)
         self.trainable: Trainable = "AB"
         self._offset: dict[str, Factors] = {}
         self._carry: Update = {}
+
+    def shard(self, processes: Processes) -> None:
+        """Split the base's weights over the processes; every process keeps the whole adapter.
+
+        Raises:
+            ConfigError: the base is quantised, or there is one process only.
+        """
+        if not self.dense_base:
+            raise ConfigError("shard=true splits dense weights; a quantised base stays whole. Use one of the two.")
+        processes.shard(self.model, {p for module in self.modules.values() for p in (module.A, module.B)})
+        self.modules = _adapted_modules(self.model, self._adapter)  # the pretrained values: this process's part of them
 
     @property
     def dense_base(self) -> bool:
@@ -166,9 +182,10 @@ class AdaptedModel:
         Raises:
             UnmetNeed: the base is quantised.
         """
-        pretrained = self.modules[module].pretrained_OI
-        if pretrained is None:
+        stored = self.modules[module].pretrained_OI
+        if stored is None:
             raise UnmetNeed(f"'{module}' is stored quantised and has no dense weight; load the base in bf16 or fp32.")
+        pretrained = gathered(stored)
         return pretrained + dense(self._carry[module]) if module in self._carry else pretrained.clone()
 
     def fold(self, carry: Update) -> None:
@@ -226,7 +243,8 @@ class AdaptedModel:
                 module.side.delta = self._beside(name, update)
             if module.pretrained_OI is None:
                 continue
-            weight = module.pretrained_OI + dense(update[name]) if name in update else module.pretrained_OI
+            pretrained = gathered(module.pretrained_OI)  # of one module at a time
+            weight = pretrained + dense(update[name]) if name in update else pretrained
             if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
                 weight = torch.addmm(weight, start.B0.to(weight), start.A0.to(weight), alpha=-start.scaling)
             module.set_base(weight)
@@ -264,10 +282,24 @@ class AdaptedModel:
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The bare model's state dict as it stands now: no adapter, names as before it was attached."""
         return {
-            name.replace(".base_layer.", "."): tensor
+            name.replace(".base_layer.", "."): gathered(tensor)
             for name, tensor in self.model.state_dict().items()
             if ".lora_" not in name
         }
+
+    @contextmanager
+    def weights_of(self, deployed: Update | PerTask) -> Iterator[dict[str, Tensor]]:
+        """The bare model's state dict with a dense update in it; empty for what plain adapters can hold."""
+        if isinstance(deployed, PerTask) or all(isinstance(delta, LowRank) for delta in deployed.values()):
+            yield {}
+        else:
+            with self.deployed(deployed):
+                yield self.plain_state_dict()
+
+
+def _adapted_modules(model: nn.Module, adapter: str) -> dict[str, AdaptedModule]:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    return {name: _adapted(name, layer, adapter) for name, layer in layers.items()}
 
 
 def _adapted(name: str, layer: Any, adapter: str) -> AdaptedModule:
@@ -277,13 +309,13 @@ def _adapted(name: str, layer: Any, adapter: str) -> AdaptedModule:
             "an unmerged model with LoRA on linear layers."
         )
     base = layer.get_base_layer()
-    weight = base.weight
+    weight = base.weight.detach()
     transposed = bool(getattr(layer, "fan_in_fan_out", False))
     A, B = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     is_dense = weight.is_floating_point() and weight.ndim == 2
-    pretrained = (weight.detach().mT if transposed else weight.detach()).float().clone() if is_dense else None
+    pretrained = (weight.mT if transposed else weight).float().clone() if is_dense else None
     side = None if is_dense else SidePath(base)
-    return AdaptedModule(layer, A, B, float(layer.scaling[adapter]), weight, pretrained, transposed, side)
+    return AdaptedModule(layer, A, B, float(layer.scaling[adapter]), pretrained, transposed, side)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...] | None:

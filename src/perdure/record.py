@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import save_checkpoint
@@ -16,6 +18,7 @@ from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
 from perdure.ops.lowrank import LowRank, Update
+from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
 from perdure.store import Store, write_json, write_lines
 from perdure.tasks.task import Example, Task
@@ -53,16 +56,18 @@ def score_tasks(
     backbone: Backbone,
     settings: EvaluationSettings,
     report: Reporter,
+    processes: Processes = ALONE,
 ) -> dict[str, TaskScore]:
     """One row of the score matrix: the deployed model on the chosen split of every task."""
-    row: dict[str, TaskScore] = {}
-    for task in tasks:
+
+    def scored(task: Task) -> TaskScore:
         if learnt and not settings.future and task.name not in learnt:
-            row[task.name] = TaskScore(None)
-            continue
+            return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        row[task.name] = TaskScore(score(task, examples, predictions), examples, predictions)
+        return TaskScore(score(task, examples, predictions), examples, predictions)
+
+    row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
     return row
 
@@ -117,24 +122,35 @@ def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
     return {name: LowRank(delta.A.clone(), delta.B.clone()) for name, delta in adapter.items()}
 
 
-def save_deployed(store: Store, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str) -> None:
+def save_deployed(
+    store: Store,
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    base: str,
+    processes: Processes = ALONE,
+) -> None:
     """Write `deployed/`: a plain adapter where that is exact, one adapter a task, else the merged model."""
-    with store.deploying() as folder:
-        write_deployed(folder, deployed, model, backbone, base)
+
+    def write(weights: dict[str, Tensor]) -> None:
+        with store.deploying() as folder:
+            write_deployed(folder, deployed, backbone, base, weights)
+
+    with model.weights_of(deployed) as weights:
+        processes.once(write, weights)
 
 
 def write_deployed(
-    folder: Path, deployed: Update | PerTask, model: AdaptedModel, backbone: Backbone, base: str | None
+    folder: Path, deployed: Update | PerTask, backbone: Backbone, base: str | None, weights: dict[str, Tensor]
 ) -> None:
-    """The same into any existing folder."""
+    """The same into any existing folder; `weights` are the merged model's where an adapter does not do."""
     if isinstance(deployed, PerTask):
         for task, update in deployed.updates.items():
             _write_adapter(folder / task, _low_rank(update), base)
-    elif all(isinstance(delta, LowRank) for delta in deployed.values()):
-        _write_adapter(folder, _low_rank(deployed), base)
+    elif weights:
+        backbone.save(folder, weights)
     else:
-        with model.deployed(deployed):
-            backbone.save(folder, model.plain_state_dict())
+        _write_adapter(folder, _low_rank(deployed), base)
 
 
 def _low_rank(update: Update) -> dict[str, LowRank]:

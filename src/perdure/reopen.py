@@ -20,6 +20,9 @@ from perdure.tasks.spec import TaskSpec
 from perdure.tasks.suites import Suite, load_suite
 from perdure.tasks.task import SPLITS, Example, Task
 
+BESIDE = {"checkpoint_minutes": "training.checkpoint_minutes", "shard": "shard"}
+"""Name in run.json -> setting that is no part of the recorded configuration: it decides nothing about the outcome."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reopened:
@@ -56,8 +59,8 @@ def begun_config(store: Store) -> RunConfig:
     Raises:
         StoreError: no run there.
     """
-    about, key = store.begun, "checkpoint_minutes"  # no part of the configuration: it decides nothing about the outcome
-    return load_config(about["config"], {f"training.{key}": about[key]} if key in about else None)
+    about = store.begun
+    return load_config(about["config"], {key: about[name] for name, key in BESIDE.items() if name in about})
 
 
 def check_base(store: Store, model: AdaptedModel) -> None:
@@ -179,6 +182,8 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
     found = {Need.TRAINING_DATA}
     if model.dense_base:
         found.add(Need.DENSE_BASE)
+    if not config.shard:
+        found.add(Need.FULL_GRADIENTS)
     if not config.history:
         found.add(Need.PAST_DATA)
         if method.replay is not None:

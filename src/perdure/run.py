@@ -6,7 +6,8 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,15 @@ import torch
 
 from perdure.adapter_history import history_record, history_warnings, learn_history
 from perdure.config import RunConfig, load_config
-from perdure.errors import ConfigError, StoreError
+from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.evaluation import check_metric
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
+from perdure.processes import Processes, join
 from perdure.progress import Quiet, Reporter
 from perdure.reopen import (
+    BESIDE,
     begun_config,
     load_configured_suite,
     load_learner,
@@ -87,7 +90,8 @@ def run_config(
     report: Reporter | None = None,
 ) -> Scores:
     """The same from a validated configuration."""
-    report = report or Quiet()
+    processes = join()
+    report = report if report and processes.main else Quiet()
     given = [tasks is not None, config.suite is not None, bool(config.tasks)]
     if sum(given) != 1:
         raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
@@ -95,30 +99,45 @@ def run_config(
     if method.stream == "joint" and max_forgetting is not None:
         raise ConfigError(f"Method '{method.name}' learns everything at once, so there is no forgetting to limit.")
     store = Store(Path(out), accept=forgetting_gate(max_forgetting))
-    with store.writing():
-        if store.exists:
-            store.verify()
+    with _writing(store, processes):
+        processes.once(lambda: store.verify() if store.exists else None)
         if store.exists and store.changed:
             _check_grown(store, config)
             return told(report, store)
-        suite = load_configured_suite(config) if config.suite else None
-        chosen = suite.tasks if suite else tuple(tasks or (spec.load() for spec in config.tasks))
+        suite = processes.main_first(lambda: load_configured_suite(config)) if config.suite else None
+        chosen = (
+            suite.tasks if suite else tuple(tasks or processes.main_first(lambda: [s.load() for s in config.tasks]))
+        )
         for task in chosen:
             check_metric(task)
         stages(chosen)  # names that cannot stand together are told before a model is loaded
         if config.threads:
             torch.set_num_threads(config.threads)
-        model, learner = load_learner(config, chosen)
+        model, learner = processes.main_first(lambda: load_learner(config, chosen))
         check_needs(method, offered(model, chosen, method, config))
-        store.create(_about(config, chosen, model, suite.warnings if suite else (), store, learner.truncated))
+        _check_count(store, processes)
+        warnings = suite.warnings if suite else ()
+        processes.once(
+            lambda: store.create(_about(config, chosen, model, warnings, store, learner.truncated, processes))
+        )
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
         with ending(report):
-            learn_history(config, chosen, method, model, learner, store, report)
-            run_sequence(chosen, method, model, learner, config, store, report)
+            processes.once(learn_history, config, chosen, method, model, learner, store, report)
+            if config.shard:
+                model.shard(processes)
+            run_sequence(chosen, method, model, learner, config, store, report, processes)
     return told(report, store)
+
+
+@contextmanager
+def _writing(store: Store, processes: Processes) -> Iterator[None]:
+    """The main process holds the store's lock; that another run holds it is everybody's error."""
+    with ExitStack() as held:
+        processes.once(lambda: held.enter_context(store.writing()))
+        yield
 
 
 @contextmanager
@@ -177,17 +196,40 @@ def resume(
         raise StoreError(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
-    report = report or Quiet()
-    with store.writing():
-        store.verify()
-        run = reopen(store, recorded_tasks(store, tasks))
+    processes = join()
+    report = report if report and processes.main else Quiet()
+    with _writing(store, processes):
+        processes.once(store.verify)
+        _check_count(store, processes)
+        run = processes.main_first(lambda: reopen(store, recorded_tasks(store, tasks)))
+        if config.shard:
+            run.model.shard(processes)
         with ending(report):
-            run_sequence(run.tasks, run.method, run.model, run.backbone, run.config, store, report)
+            run_sequence(run.tasks, run.method, run.model, run.backbone, run.config, store, report, processes)
     return told(report, store)
 
 
+def _check_count(store: Store, processes: Processes) -> None:
+    """The run was begun by as many processes.
+
+    Raises:
+        RunMismatch: it was not.
+    """
+    if store.exists and (begun := store.about.get("processes", 1)) != processes.count:
+        raise RunMismatch(
+            f"The run in '{store.folder}' was begun by {begun} processes, and sums round otherwise in {processes.count}: go on "
+            "with as many (accelerate launch --num_processes), or choose another folder."
+        )
+
+
 def _about(
-    config: RunConfig, tasks: Sequence[Task], model: AdaptedModel, warnings: Sequence[str], store: Store, cut: int
+    config: RunConfig,
+    tasks: Sequence[Task],
+    model: AdaptedModel,
+    warnings: Sequence[str],
+    store: Store,
+    cut: int,
+    processes: Processes,
 ) -> dict[str, Any]:
     """run.json: chosen once, when the run begins; a resume uses what it finds."""
     known = store.about if store.exists else None
@@ -208,7 +250,8 @@ def _about(
         ],
         "precision": known["precision"] if known else choose_precision(config.precision),
         "threads": known["threads"] if known else torch.get_num_threads(),
-        "checkpoint_minutes": config.training.checkpoint_minutes,
+        "processes": processes.count,
+        **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
         "machine": platform.machine(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }

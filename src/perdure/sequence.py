@@ -17,6 +17,7 @@ from perdure.context import StageContext, derived_seed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method
+from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_stage_update, save_deployed, save_stage, save_untrained, score_tasks
 from perdure.store import Store
@@ -33,6 +34,7 @@ def run_sequence(
     config: RunConfig,
     store: Store,
     report: Reporter,
+    processes: Processes = ALONE,
 ) -> Past:
     """Learn `tasks` with `method`, going on where the store's last checkpoint stands; return what is left behind.
 
@@ -42,10 +44,12 @@ def run_sequence(
     sequence = (*history_stages(config.history), *stages(tasks, method.stream))
     report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
-        save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
+        scored = score_tasks(tasks, (), {}, model, backbone, config.evaluation, report, processes)
+        processes.once(save_untrained, store, scored)
 
     for index, stage in enumerate(sequence[len(past) :], start=len(past)):
-        torch.manual_seed(derived_seed(config.seed, index, "dropout"))
+        purpose = "dropout" if processes.main else f"dropout {processes.rank}"
+        torch.manual_seed(derived_seed(config.seed, index, purpose))
         parts = method.parts().values()
         buffer = method.replay.buffer() if method.replay else {}
         ctx = StageContext(stage, index, past, buffer, model, backbone, {t.name: t for t in tasks}, config.seed)
@@ -54,11 +58,13 @@ def run_sequence(
         model.fold(past.carry)  # 1. the next task trains on what the past carries
         for part in parts:
             part.before_task(ctx)
-        unfinished = Unfinished(store, method, model, ctx, record.steps, config.training.checkpoint_minutes)
+        unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes))
         model.start(unfinished.start() or method.init.start(ctx))  # 2. its adapter starts
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
         with memory_explained(f"training task '{stage.name}'"), unfinished.minding_sigterm():
-            train(model, backbone, method, ctx, config.training, record.step, unfinished)  # 3. loss + penalties -> step
+            train(
+                model, backbone, method, ctx, config.training, record.step, unfinished, processes
+            )  # 3. loss + penalties
 
         factors = {name: pair.copied() for name, pair in model.factors().items()}
         update = {name: pair.update() for name, pair in factors.items()}
@@ -69,12 +75,18 @@ def run_sequence(
             method.replay.remember(ctx, stage.train)
         past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
-        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report)  # 5. evaluate
-        save_stage(store, stage.name, past, method, update, record, ctx.notes, scored, base)
+        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes)  # 5.
+        processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, base)
         past = _restore(store, method)  # go on from what was written: a resumed run then cannot differ
 
-    save_deployed(store, past.deployed, model, backbone, base)
+    save_deployed(store, past.deployed, model, backbone, base, processes)
     return past
+
+
+def _minutes(config: RunConfig, processes: Processes) -> float | None:
+    """How often this process writes down where a stage stands: the main one alone, and with dropout none of several."""
+    own_randomness = processes.count > 1 and config.lora.dropout > 0  # one process's random state is not the others'
+    return config.training.checkpoint_minutes if processes.main and not own_randomness else None
 
 
 def _restore(store: Store, method: Method) -> Past:

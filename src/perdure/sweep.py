@@ -36,6 +36,7 @@ from pydantic import Field
 
 from perdure.config import RunConfig, Settings, load_config, parse_overrides
 from perdure.errors import ConfigError
+from perdure.processes import started
 from perdure.store import Store, write_json
 
 
@@ -125,6 +126,11 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
         processes: how many runs at once; each uses `settings.threads` cores.
         tell: given a line of text whenever a run ends.
     """
+    if started() > 1:
+        raise ConfigError(
+            "A sweep makes processes of its own, one run in each: start it without a launcher. To share one run among several "
+            "processes, launch `perdure run`."
+        )
     every = list(cells(sweep))
     todo = [cell for cell in every if not _record_path(out, cell).is_file()]
     tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them done before")

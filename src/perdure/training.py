@@ -7,7 +7,8 @@ The gradient of one optimiser step is
     g = sum over micro-batches of (n_i / n) * grad(loss_i + weight * batch penalty)      then, once:
     g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g);   g <- clip(g)
 
-so neither accumulation nor the size of the last batch changes what lambda means.
+so neither accumulation nor the size of the last batch changes what lambda means. The micro-batches of a step may be computed by
+several processes (perdure.processes): the sum is then over all of theirs, and everything after it is done by each alike.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from perdure.config import TrainingSettings
 from perdure.errors import Diverged
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import BatchPenalty, Context, Method, WeightPenalty
+from perdure.processes import ALONE, Processes
 from perdure.tasks.task import Example
 from perdure.training_state import Training
 
@@ -82,6 +84,7 @@ def train(
     settings: TrainingSettings,
     report: Callable[[Step, int], None],
     checkpoints: Checkpoints,
+    processes: Processes = ALONE,
 ) -> None:
     """Train the adapter `model` holds on `ctx.stage`; `report(step, total)` after every step.
 
@@ -94,7 +97,9 @@ def train(
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
         learning_rate = training.begin_step()
-        loss, values = _backward(backbone, method, ctx, method_batch(method, ctx, examples), settings.accumulation)
+        batch = method_batch(method, ctx, examples)
+        loss, values = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
+        processes.reduce(parameters)
         shares = add_weight_penalties(model, method, ctx, values)
         if method.step_rule:
             model.set_gradients(method.step_rule.gradients(ctx, model.gradients()))
@@ -156,24 +161,32 @@ def _epochs(backbone: Backbone, ctx: Context, settings: TrainingSettings) -> Ite
 
 
 def _backward(
-    backbone: Backbone, method: Method, ctx: Context, examples: Sequence[Example], accumulation: int
+    backbone: Backbone,
+    method: Method,
+    ctx: Context,
+    examples: Sequence[Example],
+    accumulation: int,
+    processes: Processes,
 ) -> tuple[float, dict[str, float]]:
-    """Accumulate the gradient of one step; return the mean task loss and the weighted batch penalties."""
+    """Accumulate this process's part of a step's gradient; return the step's mean task loss and weighted batch penalties."""
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, BatchPenalty) and p.weight}
-    size = math.ceil(len(examples) / accumulation)
-    batches = [backbone.collate(examples[i : i + size]) for i in range(0, len(examples), size)]
-    terms = sum(batch.count for batch in batches)
+    size = math.ceil(len(examples) / (accumulation * processes.count))
+    parts = [examples[i : i + size] for i in range(0, len(examples), size)]
+    batches = [(backbone.collate(part), counts) for part, counts in processes.share(parts)]
+    (terms,) = processes.total(sum(batch.count * counts for batch, counts in batches))
     mean_loss, values = 0.0, dict.fromkeys(penalties, 0.0)
-    for batch in batches:
+    for batch, counts in batches:
         outputs = backbone.forward(batch)
-        loss = outputs.loss * (batch.count / terms)
+        loss = outputs.loss * (counts * batch.count / terms)
         mean_loss += loss.item()
         for name, penalty in penalties.items():
-            extra = penalty.loss(ctx, batch, outputs) * ((penalty.weight or 0.0) * len(batch.examples) / len(examples))
+            share = (penalty.weight or 0.0) * counts * len(batch.examples) / len(examples)
+            extra = penalty.loss(ctx, batch, outputs) * share
             values[name] += extra.item()
             loss = loss + extra
         loss.backward()
-    return mean_loss, values
+    mean_loss, *weighted = processes.total(mean_loss, *values.values())
+    return mean_loss, dict(zip(values, weighted, strict=True))
 
 
 def _norm(grads: Sequence[Tensor | None]) -> float:

@@ -108,7 +108,7 @@ def test_a_module_without_gradient_is_named() -> None:
 
 
 def test_needs() -> None:
-    assert {Need.DENSE_BASE, Need.TRAINING_DATA} == LoraGa.needs
+    assert {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA} == LoraGa.needs
 
 
 @pytest.mark.parametrize("direction", ["ArB2r", "A2rBr", "ArBr"])

@@ -174,7 +174,7 @@ def test_bad_input_is_named() -> None:
 
 
 def test_needs() -> None:
-    assert {Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA} == Slice.needs
+    assert {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.OLD_EXAMPLES, Need.TRAINING_DATA} == Slice.needs
 
 
 @pytest.mark.parametrize("operator", ["none", "pcgrad", "cagrad", "null-space"])

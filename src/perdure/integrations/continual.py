@@ -130,9 +130,9 @@ class Continual:
         trainer = self._attached()
         folded = self._folded or self.method.consolidate.fold(self.ctx, self.ctx.past, self._update())
         if trainer.is_world_process_zero():
-            with new_folder(Path(folder), overwrite) as made:
-                base = self._peft_config().base_model_name_or_path
-                write_deployed(made, folded.deployed, self.model, self.ctx.backbone, base)
+            base = self._peft_config().base_model_name_or_path
+            with new_folder(Path(folder), overwrite) as made, self.model.weights_of(folded.deployed) as weights:
+                write_deployed(made, folded.deployed, self.ctx.backbone, base, weights)
 
     @property
     def notes(self) -> Mapping[str, float]:
@@ -145,7 +145,10 @@ class Continual:
         return self._trainer
 
     def _offered(self, trainer: Any) -> set[Need]:
-        offered = {Need.PAST_DATA}  # as the memory beside the last adapter; `earlier_past` asks for it
+        offered = {
+            Need.PAST_DATA,
+            Need.FULL_GRADIENTS,
+        }  # the former as the memory beside the last adapter; `earlier_past` asks for it
         if self.model.dense_base:
             offered.add(Need.DENSE_BASE)
         if trainer.train_dataset is not None:

@@ -73,6 +73,7 @@ class TrainerBackbone:
     default_targets = ()
     answers_from_examples = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    truncated = 0
 
     def __init__(self, trainer: Any, model: nn.Module, collate: Any) -> None:
         self.model, self._trainer, self._collate = model, trainer, collate

@@ -54,7 +54,9 @@ class FisherPenalty(WeightPenalty):
     Memory: one dense fp32 [O, I] for each module.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE})
+    needs: ClassVar[frozenset[Need]] = frozenset(
+        {Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE, Need.FULL_GRADIENTS}
+    )
 
     decay: float = Field(default=1.0, ge=0, le=1)
     examples: int | None = Field(default=128, ge=1)

@@ -124,7 +124,7 @@ class LoraGa(GradientInit):
         batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.TRAINING_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA})
 
     gamma: float = Field(default=16.0, gt=0)
     direction: Direction = "ArB2r"

@@ -41,6 +41,7 @@ class Need(Enum):
     """What a part requires of a run; checked before anything is trained."""
 
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
+    FULL_GRADIENTS = "gradients of whole weights (a sharded base, shard=true, has none)"
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
     PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"

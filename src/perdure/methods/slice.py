@@ -73,7 +73,9 @@ class Slice(GradientInit):
         batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.OLD_EXAMPLES, Need.TRAINING_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset(
+        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.OLD_EXAMPLES, Need.TRAINING_DATA}
+    )
 
     operator: Operator = "pcgrad"
     scope: Literal["global", "per-module"] = "global"

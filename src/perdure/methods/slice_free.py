@@ -45,7 +45,9 @@ class SliceFree(GradientInit):
         batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`; inputs are measured on as many.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset(
+        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA, Need.PAST_DATA}
+    )
 
     kappa: float = Field(default=1.0, ge=0)
     ridge: float = Field(default=1e-3, gt=0)

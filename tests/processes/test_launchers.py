@@ -1,0 +1,51 @@
+"""The launchers people use: accelerate's and torchrun, two processes on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from perdure.scores import read_scores
+from perdure.store import Store
+from tests.backbones.tiny import tiny_causal
+
+CONFIG = """\
+tasks:
+  - {name: fruit, train: fruit.jsonl, test: fruit.jsonl}
+  - {name: sky, train: sky.jsonl, test: sky.jsonl}
+backbone: {kind: causal, model: MODEL, max_length: 32}
+lora: {rank: 2}
+training: {epochs: 1, batch_size: 4}
+precision: fp32
+threads: 1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+      "--dynamo_backend", "no", "--main_process_port", "0"],
+     ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]],
+    ids=["accelerate", "torchrun"],
+)  # fmt: skip
+def test_a_run_is_launched(launcher, tmp_path):
+    for name, words in (("fruit", ("apples", "pears")), ("sky", ("sun", "moon"))):
+        rows = [{"text": f"{word} {n}", "label": word} for n in range(5) for word in words]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_causal(tmp_path / "model")
+    (tmp_path / "run.yaml").write_text(CONFIG.replace("MODEL", str(model)))
+    command = [sys.executable, "-m", *launcher, "-m", "perdure", "run", "run.yaml", "--out", "run", "method=ps-lora"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Store(tmp_path / "run").stages() == ["fruit", "sky"]
+    assert Store(tmp_path / "run").about["processes"] == 2
+    assert len(read_scores(tmp_path / "run").score_matrix) == 3
+    assert done.stdout.count("Deployed model:") == 1  # one of the two speaks
