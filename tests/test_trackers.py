@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,10 @@ def log_records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def test_wandb_offline(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def wandb_records(written: Path) -> tuple[Points, dict[str, Any]]:
+    """What an offline run's file holds so far: points by name, and settings."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    run = tracked("wandb")
-    (written,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
     found, settings = {}, {}
     for record in map(Record.FromString, log_records(written.read_bytes())):
         row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
@@ -122,6 +120,19 @@ def test_wandb_offline(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             found.setdefault(name, []).append((row["_step"], row[name]))
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         settings |= {item.key: json.loads(item.value_json) for item in record.config.update}
+    return found, settings
+
+
+def test_wandb_offline(tracked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tracked("wandb")
+    (written,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
+    found, settings = wandb_records(written)
+    deadline = time.monotonic() + 60
+    while "metric/forgetting" not in found and time.monotonic() < deadline:  # W&B's own process may still be writing
+        time.sleep(0.5)
+        found, settings = wandb_records(written)
     same(found, run)
     assert settings["lora.rank"] == 2
 
