@@ -4,7 +4,7 @@ Every process holds the same adapter and walks through the same loop; what diffe
 step it computes (`share`, `reduce`), which tasks it scores (`spread`), and that one of them writes (`once`). `Processes` is
 the single process: it does nothing, so that nothing changes for it. `Group` is torch.distributed, over gloo on CPUs.
 
-    accelerate launch --cpu --num_processes 2 -m perdure run ...        or: torchrun --nproc-per-node 2 -m perdure run ...
+    accelerate launch --multi_gpu --num_processes 2 -m perdure run ...        or: torchrun --nproc-per-node 2 -m perdure run ...
 """
 
 from __future__ import annotations
