@@ -11,7 +11,7 @@ import torch
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config import RunConfig, load_config, validate
-from perdure.errors import RunMismatch, StoreError, UnmetNeed
+from perdure.errors import RunMismatch, StoreError
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Method, Need
@@ -146,21 +146,10 @@ def _check_data(store: Store, about: dict[str, Any], task: Task) -> None:
 
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
-    """The configured model with its adapter, and the backbone that knows `tasks`.
-
-    Raises:
-        UnmetNeed: the base is stored quantised, so that nothing learnt can be folded into it.
-    """
+    """The configured model with its adapter, and the backbone that knows `tasks`."""
     learner = load_backbone(config.backbone)
     learner.prepare(tasks)
-    model = AdaptedModel(learner.model, config.lora, learner.default_targets)
-    if not model.dense_base:
-        raise UnmetNeed(
-            "The base's weights are stored quantised (backbone.quantization), but a run folds what it has learnt into them. Load "
-            "the base dense, in bf16 or fp32. On a quantised base, train one adapter a task in a Trainer of your own "
-            "(perdure.integrations)."
-        )
-    return model, learner
+    return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
 
 
 def load_configured_suite(config: RunConfig) -> Suite:
