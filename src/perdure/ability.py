@@ -18,7 +18,6 @@ from typing import Any
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.language import LanguageModel
-from perdure.checkpoint import load_checkpoint
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.evaluation import score
@@ -27,6 +26,7 @@ from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
+from perdure.record import load_past
 from perdure.run import load_learner
 from perdure.store import Store
 from perdure.tasks.few_shot import with_shots
@@ -138,8 +138,7 @@ def open_finished(
             f"'{folder}' learnt with a {type(backbone).__name__.lower()}; general ability is asked of language models."
         )
     backbone.precision = about["precision"]
-    state = store.stage_folder(len(stages)) / "state.safetensors"
-    deployed = load_checkpoint(state, build_method(config.method), lambda _: {}).deployed
+    deployed = load_past(store, build_method(config.method)).deployed
     if isinstance(deployed, PerTask):
         if task is None or task not in deployed.updates:
             raise ConfigError(

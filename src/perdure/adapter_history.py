@@ -16,17 +16,15 @@ from pathlib import Path
 from perdure.adapters import Adapter, open_adapter
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
-from perdure.checkpoint import load_checkpoint
 from perdure.config import RunConfig
 from perdure.context import StageContext
 from perdure.errors import AdapterError, UnmetNeed
-from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, Part, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.progress import Reporter
-from perdure.record import StageRecord, load_stage_update, save_stage, save_untrained, score_tasks
+from perdure.record import StageRecord, load_past, save_stage, save_untrained, score_tasks
 from perdure.store import Store, sha256
 from perdure.tasks.task import Stage, Task
 
@@ -86,7 +84,7 @@ def learn_history(
     if not store.manifest["stages"]:
         save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
     for index in range(len(store.stages()), len(stages)):
-        past, stage, place = _past(store, method), stages[index], config.history[index]
+        past, stage, place = load_past(store, method), stages[index], config.history[index]
         update = updates[place]
         ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
         for part in method.parts().values():
@@ -101,15 +99,6 @@ def learn_history(
         past = past.after(stage.name, update, folded, _factors(open_adapter(place), method, model))
         record = StageRecord(report, stage.name)
         save_stage(store, stage.name, past, method, update, record, {}, {}, public_name(config.backbone["model"]))
-
-
-def _past(store: Store, method: Method) -> Past:
-    def load(index: int) -> dict[str, LowRank]:
-        return load_stage_update(store, index)
-
-    if not store.stages():
-        return Past(load_update=load)
-    return load_checkpoint(store.stage_folder(len(store.stages())) / "state.safetensors", method, load)
 
 
 def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[str, LowRank]:

@@ -25,7 +25,7 @@ from perdure.merging.state import ABOUT, State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
 from perdure.scores import read_scores
-from perdure.store import Store
+from perdure.store import STATE, Store
 
 Form = Literal["adapter", "model"]
 
@@ -97,7 +97,7 @@ class _Deployed:
         stages = store.stages() if store.exists else []
         if not stages:
             raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")
-        self.file = store.stage_folder(len(stages)) / "state.safetensors"
+        self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:
             deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]
             self.group = _group(deployed, task)

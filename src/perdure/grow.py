@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.backbones.models import public_name
-from perdure.checkpoint import load_checkpoint
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.evaluation import check_metric
 from perdure.gate import forgetting_gate
 from perdure.processes import started
 from perdure.progress import Quiet, Reporter
-from perdure.record import load_stage_update, save_deployed
+from perdure.record import load_past, save_deployed
 from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
 from perdure.run import ending, told
 from perdure.scores import Scores, read_scores
@@ -113,8 +112,7 @@ def _deploy(store: Store, stage: int, kept: Sequence[str], given: Sequence[Task]
     given = [task for task in given if task.name in kept]
     # a tokenizer is saved as it was last used
     opened.backbone.prepare(known_tasks(store, opened.backbone, kept, given))
-    state = store.stage_folder(stage) / "state.safetensors"
-    past = load_checkpoint(state, opened.method, lambda index: load_stage_update(store, index))
+    past = load_past(store, opened.method, stage)
     base = public_name(about["config"]["backbone"]["model"])
     save_deployed(store, past.deployed, opened.model, opened.backbone, base)
 

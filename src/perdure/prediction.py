@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Prediction
-from perdure.checkpoint import load_checkpoint
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
-from perdure.record import load_stage_update
+from perdure.record import load_past
 from perdure.reopen import known_tasks, reopen
 from perdure.store import Store
 from perdure.tasks.formats import input_reader
@@ -59,11 +58,7 @@ def predict(
     store.verify()
     opened = reopen(store, ())
     opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
-    past = load_checkpoint(
-        store.stage_folder(len(store.stages())) / "state.safetensors",
-        opened.method,
-        lambda index: load_stage_update(store, index),
-    )
+    past = load_past(store, opened.method)
     if isinstance(past.deployed, PerTask) and len(names) > 1:
         raise UnknownName("task", "", names)
     examples = [Example(text, "", names[0] if len(names) == 1 else "") for text, _ in rows]

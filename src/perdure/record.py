@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
-from perdure.checkpoint import save_checkpoint
+from perdure.checkpoint import load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
 from perdure.evaluation import answer, label_sets, own_task, score
 from perdure.history import Past
@@ -20,7 +20,7 @@ from perdure.methods.parts import Method, PerTask
 from perdure.ops.lowrank import LowRank, Update
 from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
-from perdure.store import Store, write_json, write_lines
+from perdure.store import STATE, Store, write_json, write_lines
 from perdure.tasks.task import Example, Task
 from perdure.training import Step
 
@@ -92,7 +92,7 @@ def save_stage(
     """Write everything about a finished stage; it counts as finished when this returns."""
     with store.stage(name) as folder:
         _write_adapter(folder / "adapter", update, base)
-        save_checkpoint(folder / "state.safetensors", past, method)
+        save_checkpoint(folder / STATE, past, method)
         write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
         write_json(folder / "notes.json", dict(notes))
         _write_scores(folder, scored)
@@ -113,6 +113,18 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
             for e, p in zip(cell.examples, cell.predictions, strict=True)
         )
         write_lines(folder / "predictions" / f"{name}.jsonl", rows)
+
+
+def load_past(store: Store, method: Method, stages: int | None = None) -> Past:
+    """What the first `stages` finished stages left behind (default: all of them); the parts of `method` remember it too."""
+
+    def load(index: int) -> dict[str, LowRank]:
+        return load_stage_update(store, index)
+
+    count = len(store.stages()) if stages is None else stages
+    if count == 0:
+        return Past(load_update=load)
+    return load_checkpoint(store.stage_folder(count) / STATE, method, load)
 
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:

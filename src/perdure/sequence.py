@@ -11,7 +11,6 @@ from perdure.adapter_history import history_stages
 from perdure.backbones.base import Backbone
 from perdure.backbones.memory import memory_explained
 from perdure.backbones.models import public_name
-from perdure.checkpoint import load_checkpoint
 from perdure.config import RunConfig
 from perdure.context import StageContext, derived_seed
 from perdure.history import Past
@@ -19,7 +18,7 @@ from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method
 from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
-from perdure.record import StageRecord, load_stage_update, save_deployed, save_stage, save_untrained, score_tasks
+from perdure.record import StageRecord, load_past, save_deployed, save_stage, save_untrained, score_tasks
 from perdure.store import Store
 from perdure.tasks.task import Task, stages
 from perdure.training import train
@@ -40,7 +39,7 @@ def run_sequence(
 
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
-    past, base = _restore(store, method), public_name(config.backbone["model"])
+    past, base = load_past(store, method), public_name(config.backbone["model"])
     sequence = (*history_stages(config.history), *stages(tasks, method.stream))
     report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
@@ -62,9 +61,8 @@ def run_sequence(
         model.start(unfinished.start() or method.init.start(ctx))  # 2. its adapter starts
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
         with memory_explained(f"training task '{stage.name}'"), unfinished.minding_sigterm():
-            train(
-                model, backbone, method, ctx, config.training, record.step, unfinished, processes
-            )  # 3. loss + penalties
+            # 3. loss + penalties -> step
+            train(model, backbone, method, ctx, config.training, record.step, unfinished, processes)
 
         factors = {name: pair.copied() for name, pair in model.factors().items()}
         update = {name: pair.update() for name, pair in factors.items()}
@@ -75,9 +73,10 @@ def run_sequence(
             method.replay.remember(ctx, stage.train)
         past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
-        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes)  # 5.
+        # 5. evaluate
+        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes)
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, base)
-        past = _restore(store, method)  # go on from what was written: a resumed run then cannot differ
+        past = load_past(store, method)  # go on from what was written: a resumed run then cannot differ
 
     save_deployed(store, past.deployed, model, backbone, base, processes)
     return past
@@ -87,11 +86,3 @@ def _minutes(config: RunConfig, processes: Processes) -> float | None:
     """How often this process writes down where a stage stands: the main one alone, and with dropout none of several."""
     own_randomness = processes.count > 1 and config.lora.dropout > 0  # one process's random state is not the others'
     return config.training.checkpoint_minutes if processes.main and not own_randomness else None
-
-
-def _restore(store: Store, method: Method) -> Past:
-    """What the last finished stage left behind; an empty past before the first."""
-    if not store.stages():
-        return Past(load_update=lambda index: load_stage_update(store, index))
-    state = store.stage_folder(len(store.stages())) / "state.safetensors"
-    return load_checkpoint(state, method, lambda index: load_stage_update(store, index))

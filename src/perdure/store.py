@@ -39,6 +39,7 @@ from perdure.config import load_config
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
+STATE = "state.safetensors"
 ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
@@ -279,9 +280,8 @@ class Store:
         os.replace(partial, ready)
         sync_folder(self.folder)
         self._commit({**self.manifest, "deployed": files})
-        shutil.rmtree(
-            self.folder / UNFINISHED, ignore_errors=True
-        )  # after a kill between the last stage and its removal
+        # still there after a kill between the last stage and its removal
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         if self._pending is None:
             self._settle()
 

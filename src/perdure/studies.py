@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.checkpoint import load_checkpoint
 from perdure.config import EvaluationSettings, load_config
 from perdure.context import derived_seed
 from perdure.errors import ConfigError, StoreError
@@ -31,7 +30,7 @@ from perdure.methods.build import build_method
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.selection import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
 from perdure.progress import Quiet
-from perdure.record import load_stage_update, score_tasks
+from perdure.record import load_past, load_stage_update, score_tasks
 from perdure.report.pictures import line_chart_svg
 from perdure.store import Store
 from perdure.tasks.task import Task
@@ -114,11 +113,7 @@ class OpenRun:
 
     def past(self, stages: int) -> Past:
         """What the first `stages` stages left behind."""
-        if stages == 0:
-            return Past()
-        method = build_method(load_config(self.store.about["config"]).method)
-        state = self.store.stage_folder(stages) / "state.safetensors"
-        return load_checkpoint(state, method, lambda index: load_stage_update(self.store, index))
+        return load_past(self.store, build_method(load_config(self.store.about["config"]).method), stages)
 
     def score(self, deployed: Update, task: Task, learnt: Sequence[str]) -> float:
         """Score of one task's examples (the run's split and label sets) under a deployed update."""
