@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, AutoTokenizer
 
-from perdure.store import Store, read_lines
+from perdure.durable import read_lines
+from perdure.store import Store
 from tests.contract.runs import short_run
 
 

@@ -10,11 +10,12 @@ import pytest
 
 import perdure
 from perdure.config import load_config
+from perdure.durable import sync_tree
 from perdure.errors import ConfigError, DataError, QualityGate, RunBusy, RunMismatch, StoreError, UnknownName
 from perdure.methods.table import PRESETS
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
-from perdure.store import Store, sync_tree
+from perdure.store import Store
 from perdure.tasks.files import read_task_spec
 from tests.contract.runs import SETTINGS, bits, bits_learnt, short_run
 from tests.months import write_config, write_task

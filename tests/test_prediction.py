@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 import perdure
 from perdure.cli import app
 from perdure.config import load_config
+from perdure.durable import read_lines
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.run import run_config
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, short_run
 from tests.months import write_config, write_task

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from perdure.durable import read_lines
 from perdure.progress import Live, Plain, Quiet, Several, reporter
 from perdure.scores import read_scores
-from perdure.store import read_lines
 from perdure.training import Step
 from tests.own_files import perdure, write_own_files
 

@@ -8,8 +8,9 @@ import json
 import pytest
 from filelock import FileLock
 
+from perdure.durable import read_lines, write_json, write_lines
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
-from perdure.store import Store, read_lines, write_json, write_lines
+from perdure.store import Store
 from tests.contract.runs import bits, short_run
 
 

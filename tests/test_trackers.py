@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from perdure.durable import read_lines
 from perdure.errors import ConfigError, UnknownName
 from perdure.metrics import FORMULAS
 from perdure.progress import Quiet, Several
 from perdure.scores import read_scores
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from perdure.trackers import Trackers, flat
 from tests.contract.runs import bits, short_run
 

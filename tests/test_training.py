@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from perdure.config import TrainingSettings
+from perdure.durable import read_lines
 from perdure.errors import Diverged
 from perdure.methods.build import check_needs
 from perdure.methods.l2 import SquaredNorm
 from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from perdure.tasks.task import Example
 from perdure.training import cut_batches
 from perdure.training_state import schedule

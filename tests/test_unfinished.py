@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.durable import read_lines
 from perdure.progress import Quiet
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from tests.contract.runs import bits, short_run
 
 TRAINING = {

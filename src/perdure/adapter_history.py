@@ -18,6 +18,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
 from perdure.config import RunConfig
 from perdure.context import StageContext
+from perdure.durable import sha256
 from perdure.errors import AdapterError, UnmetNeed
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, Part, PerTask
@@ -25,7 +26,7 @@ from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_past, save_stage, save_untrained, score_tasks
-from perdure.store import Store, sha256
+from perdure.store import Store
 from perdure.tasks.task import Stage, Task
 
 

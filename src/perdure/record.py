@@ -13,6 +13,7 @@ from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
+from perdure.durable import write_json, write_lines
 from perdure.evaluation import answer, label_sets, own_task, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
@@ -20,7 +21,7 @@ from perdure.methods.parts import Method, PerTask
 from perdure.ops.lowrank import LowRank, Update
 from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
-from perdure.store import STATE, Store, write_json, write_lines
+from perdure.store import STATE, Store
 from perdure.tasks.task import Example, Task
 from perdure.training import Step
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.durable import read_json
 from perdure.errors import StoreError
 from perdure.metrics import summary
-from perdure.store import Store, read_json
+from perdure.store import Store
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -36,6 +35,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from perdure.config import load_config
+from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
@@ -298,101 +298,12 @@ class Store:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those it lies in, where there is none.
-
-    Raises:
-        StoreError: there is a file in the way, or no leave to write.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write atomically: a reader sees the old content or the new, never a part."""
-    make_folder(path.parent)
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows `write_lines` wrote.
-
-    Raises:
-        CorruptFile: a line is no JSON; says which.
-    """
-    rows = []
-    # not splitlines: an answer may hold a character that Unicode calls a line separator
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            rows += [json.loads(line)] if line else []
-        except ValueError as error:
-            raise CorruptFile(
-                f"'{path}', line {number}: no JSON ({error}). Restore it from a copy, or run again."
-            ) from error
-    return rows
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_tree(folder: Path) -> dict[str, str]:
-    """Force every file below `folder` to the disk; relative path -> sha256."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(folder).as_posix()] = sha256(path)
-    sync_folder(folder)
-    return files
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries (a rename) to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _object(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object in a file, which has at least these keys."""
     found = read_json(path)
     if not isinstance(found, dict) or not found.keys() >= set(keys):
         raise CorruptFile(f"'{path}' is not what a run writes there. Restore it from a copy, or run again.")
     return found
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        CorruptFile: it is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error
 
 
 def _first_difference(old: Any, new: Any, where: str) -> str | None:

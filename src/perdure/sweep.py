@@ -35,9 +35,10 @@ import yaml
 from pydantic import Field
 
 from perdure.config import RunConfig, Settings, load_config, parse_overrides
+from perdure.durable import write_json
 from perdure.errors import ConfigError
 from perdure.processes import started
-from perdure.store import Store, write_json
+from perdure.store import Store
 
 
 class SweepConfig(Settings):

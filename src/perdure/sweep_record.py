@@ -13,9 +13,10 @@ import numpy as np
 
 from perdure.comparison import Values
 from perdure.diagnostics.report import diagnose
+from perdure.durable import read_lines
 from perdure.record import load_stage_update
 from perdure.scores import Scores
-from perdure.store import Store, read_lines
+from perdure.store import Store
 
 FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
 

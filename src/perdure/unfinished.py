@@ -29,9 +29,10 @@ from torch import Tensor
 
 from perdure.checkpoint import load_groups, memory, put_factors, remember, save_groups, take_factors
 from perdure.context import StageContext
+from perdure.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, Start
-from perdure.store import UNFINISHED, Store, read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
+from perdure.store import UNFINISHED, Store
 from perdure.training import Step
 from perdure.training_state import Training
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.run import learn
 from perdure.scores import Scores
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_images, tiny_seq2seq, tiny_vision
 from tests.contract.runs import bits, bits_learnt

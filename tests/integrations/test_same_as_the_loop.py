@@ -15,12 +15,13 @@ from perdure.backbones import load_backbone
 from perdure.checkpoint import load_checkpoint
 from perdure.config import resolve_method
 from perdure.context import derived_seed
+from perdure.durable import read_lines
 from perdure.history import Past
 from perdure.integrations import Continual
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.run import learn
-from perdure.store import Store, read_lines
+from perdure.store import Store
 from perdure.training import cut_batches
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer, row

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.store import Store, read_lines
+from perdure.durable import read_lines
+from perdure.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.processes.cases import STRONG, all_gradients, exact_run, trained
 from tests.processes.group import last_error, together

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.config import load_config
-from perdure.store import Store, write_json, write_lines
+from perdure.durable import write_json, write_lines
+from perdure.store import Store
 
 Answers = Sequence[str]
 """What was predicted for each example of a task; the labels are LABELS[task]."""

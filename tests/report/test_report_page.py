@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from perdure.durable import write_json, write_lines
 from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.metrics import FORMULAS
 from perdure.report import notes, settings, steps
@@ -22,7 +23,6 @@ from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
 from perdure.report.words import METRICS, points
 from perdure.scores import read_scores
-from perdure.store import write_json, write_lines
 from tests.report.run_folders import HOSTILE, HOSTILE_TASK, LABELS, ROWS, write_hostile_run, write_joint_run, write_run
 
 

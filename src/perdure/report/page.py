@@ -16,13 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from perdure.durable import write_json
 from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
 from perdure.report import sections
 from perdure.report.html import Html, join, tag
 from perdure.report.runs import Run, finite, read_runs
 from perdure.report.summary import summary
-from perdure.store import write_json
 
 
 def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str, Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure.comparison import Comparison, Interval, Outcome, Study, study
+from perdure.durable import write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
-from perdure.store import write_json
 from perdure.sweep_record import outcome_values
 
 Record = Mapping[str, Any]
