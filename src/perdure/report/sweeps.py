@@ -16,6 +16,8 @@ from perdure.report.text import escaped, markdown_table
 from perdure.sweep_record import outcome_values
 
 Record = Mapping[str, Any]
+METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
+ABOUT_PAIRED = "In points; bootstrap over orders, seeds and test examples, the same draws for both."
 
 
 def is_sweep(folder: Path) -> bool:
@@ -103,10 +105,6 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Stu
     if failed:
         lines += ["", "## Failed", "", *(f"- {escaped(name)}: {escaped(error)}" for name, error in failed.items())]
     return "\n".join(lines) + "\n"
-
-
-METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
-ABOUT_PAIRED = "In points; bootstrap over orders, seeds and test examples, the same draws for both."
 
 
 def interval(value: Interval) -> str:
