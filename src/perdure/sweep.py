@@ -64,8 +64,11 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Readable and unique: method, order, seed, and a hash of the whole configuration."""
-        text = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        """Readable and unique: method, order, seed, and a hash of what the configuration says beside defaults.
+
+        A setting that perdure learns later, at its default, therefore does not orphan the records made before.
+        """
+        text = json.dumps(self.config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         order = self.config.order or "default"
         return f"{self.method}-{order}-{self.config.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

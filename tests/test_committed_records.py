@@ -1,0 +1,27 @@
+"""Records that are committed are those of their sweeps: a sweep goes on where they end, and never does them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.sweep import cells, load_sweep
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SWEEPS = {
+    "all_presets/sweep.yaml": "all_presets",
+    "conflict/final.yaml": "conflict/final",
+    "conflict/tune.yaml": "conflict/tuning",
+    "first_table/final.yaml": "first_table/final",
+    "first_table/tune.yaml": "first_table/tuning",
+    "language/sweep.yaml": "language",
+    "vision/sweep.yaml": "vision",
+}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_record_is_of_a_run_of_its_sweep(sweep):
+    ids = {cell.id for cell in cells(load_sweep(BENCHMARKS / sweep))}
+    recorded = {path.stem for path in (BENCHMARKS / SWEEPS[sweep] / "records").glob("*.json")}
+    assert recorded and recorded <= ids
