@@ -24,4 +24,5 @@ SWEEPS = {
 def test_every_record_is_of_a_run_of_its_sweep(sweep):
     ids = {cell.id for cell in cells(load_sweep(BENCHMARKS / sweep))}
     recorded = {path.stem for path in (BENCHMARKS / SWEEPS[sweep] / "records").glob("*.json")}
-    assert recorded and recorded <= ids
+    assert recorded
+    assert recorded <= ids
