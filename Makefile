@@ -60,7 +60,7 @@ check-tables: $(READY) ## fail if a table is not what the records say
 
 # Each step is planned from the records of the one before; records are committed, so an interrupted leaderboard goes on.
 leaderboard: $(READY) ## go on with the leaderboard's missing runs (hours; needs PERDURE_CL_BENCHMARK)
-	for step in tune screen finals; do $(BIN)/python benchmarks/leaderboard/plan.py $$step || exit 1; \
+	for step in tune runoff screen finals; do $(BIN)/python benchmarks/leaderboard/plan.py $$step || exit 1; \
 	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py

@@ -46,7 +46,7 @@ def test_every_preset_has_the_same_number_of_trials_that_all_are_methods():
     sweep = load_sweep(ROOT / "benchmarks" / "leaderboard" / "tune.yaml")
     assert {name: len(own["trials"]) for name, own in sweep.methods.items()} == dict.fromkeys(PRESETS, 8)
     found = list(cells(sweep))
-    assert len({cell.id for cell in found}) == len(found) == 8 * 2 * len(PRESETS)
+    assert len({cell.id for cell in found}) == len(found) == 8 * len(PRESETS)
     for cell in found:
         assert cell.config.evaluation.split == "validation"
         build_method(cell.config.method)
@@ -70,10 +70,23 @@ def test_the_best_trial_is_that_of_both_sequences(monkeypatch):
         {"method": "m", "varied": trial, "scores": {"average_accuracy": score}}
         for trial, score in ((one, 0.9), (one, 0.1), (two, 0.6), (two, 0.6))
     ]
-    assert plan.best_trials(rows) == {"m": two}
+    assert plan.best_trials(rows, 1) == {"m": [two]}
+    assert plan.best_trials(rows, 2) == {"m": [two, one]}
+
+
+def test_only_the_runoff_chooses(monkeypatch):
+    one, two = ({"training.learning_rate": rate} for rate in (0.1, 0.2))
+    steps = {"tune": ((one, 0.9), (two, 0.8)), "runoff": ((two, 0.5),)}
+    rows = {
+        step: [{"method": "m", "varied": trial, "scores": {"average_accuracy": score}} for trial, score in scored]
+        for step, scored in steps.items()
+    }
+    monkeypatch.setattr(plan, "trials", lambda _: {"m": [one, two]})
+    monkeypatch.setattr(plan, "_complete", rows.__getitem__)
+    assert plan.chosen_trials() == {"m": two}
 
 
 def test_an_unfinished_step_is_not_built_on(monkeypatch):
     monkeypatch.setattr(plan, "records", lambda _: [])
-    with pytest.raises(SystemExit, match="480 of 480 runs have no record"):
-        next(plan.screen())
+    with pytest.raises(SystemExit, match=f"{8 * len(PRESETS)} of {8 * len(PRESETS)} runs have no record"):
+        next(plan.runoff())

@@ -1,7 +1,8 @@
 """The sweeps of the leaderboard, written from sequences.yaml, spaces.yaml and the records so far.
 
-    python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the tuning sequences
-    python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial again, another seed
+    python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the first tuning sequence
+    python benchmarks/leaderboard/plan.py runoff        -> runoff.yaml: each method's best 3 of them on the second
+    python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial on both, another seed
     python benchmarks/leaderboard/plan.py finals        -> finals.yaml and long.yaml: finalists and bounds, held-back sequences
 
 Each step refuses to run on an incomplete step before it. What a step chose is in the file it wrote; no number is typed.
@@ -62,28 +63,33 @@ def trials(spaces: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def tune() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every trial of every method on the tuning sequences."""
+    """Every trial of every method on the first tuning sequence."""
     chosen = {method: {"trials": own} for method, own in trials(read("spaces.yaml")).items()}
-    yield (
-        "tune",
-        "Every method's trials on the tuning sequences, scored on validation examples.",
-        _tuning(chosen, "tuning"),
-    )
+    about = "Every method's trials on the first tuning sequence, scored on validation examples."
+    yield "tune", about, _choosing("tune", chosen, slice(0, 1))
+
+
+def runoff() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The best trials of every method on the second."""
+    kept = {
+        method: {"trials": own} for method, own in best_trials(_complete("tune"), read("spaces.yaml")["runoff"]).items()
+    }
+    about = "Each method's best trials on the second tuning sequence, scored on validation examples."
+    yield "runoff", about, _choosing("runoff", kept, slice(1, None))
 
 
 def screen() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The best trial of every method, with the screening's seed."""
-    chosen = best_trials(_complete("tune"))
-    yield (
-        "screen",
-        "Each method's best trial again, with another seed, on validation examples.",
-        _tuning(chosen, "screening"),
-    )
+    """The best trial of every method on all tuning sequences, with the screening's seed."""
+    sequences = read("sequences.yaml")
+    plan = {"seeds": sequences["screening"]["seeds"], "sequences": sequences["tuning"]["sequences"]}
+    settings = {**sequences["settings"], "evaluation.split": "validation"}
+    about = "Each method's best trial again, with another seed, on validation examples."
+    yield "screen", about, {"name": "screen", "settings": settings, **plan, "methods": chosen_trials()}
 
 
 def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The finalists and the bounds on the held-back sequences."""
-    rows, chosen = _complete("screen"), best_trials(_complete("tune"))
+    rows, chosen = _complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
     rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
     methods = {method: chosen[method] for method in (*rivals, *BOUNDS)}
@@ -95,22 +101,38 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}
 
 
-def best_trials(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Method -> the settings whose average accuracy over the tuning sequences is best; a tie goes to the earlier trial."""
-    best: dict[str, tuple[float, dict[str, Any]]] = {}
+def chosen_trials() -> dict[str, dict[str, Any]]:
+    """Method -> of the trials in the runoff the one that is best over all tuning sequences."""
+    runoff = _complete("runoff")
+    again = [(row["method"], row["varied"]) for row in runoff]
+    rows = [*runoff, *(row for row in _complete("tune") if (row["method"], row["varied"]) in again)]
+    return {method: own[0] for method, own in best_trials(rows, 1).items()}
+
+
+def best_trials(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[dict[str, Any]]]:
+    """Method -> its `count` trials of the best average accuracy over the rows' sequences; a tie goes to the earlier trial."""
+    best = {}
     for method, own in trials(read("spaces.yaml")).items():
+        means = []
         for trial in own:
             scores = [r["scores"]["average_accuracy"] for r in rows if r["method"] == method and r["varied"] == trial]
-            if scores and (method not in best or statistics.mean(scores) > best[method][0]):
-                best[method] = (statistics.mean(scores), trial)
-    return {method: trial for method, (_, trial) in best.items()}
+            means += [(statistics.mean(scores), trial)] if scores else []
+        best[method] = [trial for _, trial in sorted(means, key=lambda scored: -scored[0])[:count]]
+    return {method: own for method, own in best.items() if own}
 
 
-def _tuning(methods: Mapping[str, Any], step: str) -> dict[str, Any]:
+def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, Any]:
+    """A sweep on some of the tuning sequences, of which only the final average accuracy counts."""
     sequences = read("sequences.yaml")
-    settings = {**sequences["settings"], "evaluation.split": "validation"}
-    plan = {"seeds": sequences[step]["seeds"], "sequences": sequences["tuning"]["sequences"]}
-    return {"name": step, "settings": settings, **plan, "methods": dict(methods)}
+    settings = {**sequences["settings"], "evaluation.split": "validation", "evaluation.every_stage": False}
+    tuning = sequences["tuning"]
+    return {
+        "name": step,
+        "settings": settings,
+        "seeds": tuning["seeds"],
+        "sequences": tuning["sequences"][which],
+        "methods": dict(methods),
+    }
 
 
 def _complete(step: str) -> list[dict[str, Any]]:
@@ -133,7 +155,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], method: str) -> float:
 
 
 def main() -> None:
-    for name, about, sweep in {"tune": tune, "screen": screen, "finals": finals}[sys.argv[1]]():
+    for name, about, sweep in {"tune": tune, "runoff": runoff, "screen": screen, "finals": finals}[sys.argv[1]]():
         head = f"# {about} Written by plan.py; do not edit.\n"
         (HERE / f"{name}.yaml").write_text(head + yaml.safe_dump(sweep, sort_keys=False, width=120), encoding="utf-8")
 

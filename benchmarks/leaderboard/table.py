@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from benchmarks.records import HERE, records
 
-STEPS = ("tune", "screen", "finals", "long")
+STEPS = ("tune", "runoff", "screen", "finals", "long")
 
 
 def progress() -> str:

@@ -111,11 +111,14 @@ class EvaluationSettings(Settings):
         split: 'validation' while choosing settings, 'test' for results.
         labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
         future: also score tasks not learnt yet; forward transfer needs it.
+        every_stage: false = only after the last stage; enough for choosing settings by average accuracy, and a long sequence
+            is scored T times instead of T^2 / 2. Learning accuracy and forgetting are then unknown.
     """
 
     split: Literal["validation", "test"] = "test"
     labels: Literal["task", "seen"] = "task"
     future: bool = True
+    every_stage: bool = True
 
 
 class RunConfig(Settings):

@@ -58,11 +58,13 @@ def score_tasks(
     settings: EvaluationSettings,
     report: Reporter,
     processes: Processes = ALONE,
+    last: bool = False,
 ) -> dict[str, TaskScore]:
-    """One row of the score matrix: the deployed model on the chosen split of every task."""
+    """One row of the score matrix: the deployed model on the chosen split of every task; `last` of the sequence or not."""
 
     def scored(task: Task) -> TaskScore:
-        if learnt and not settings.future and task.name not in learnt:
+        too_early = not last and not settings.every_stage
+        if too_early or (learnt and not settings.future and task.name not in learnt):
             return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))

@@ -74,7 +74,8 @@ def run_sequence(
         past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         # 5. evaluate
-        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes)
+        last = len(past) == len(sequence)
+        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, base)
         past = load_past(store, method)  # go on from what was written: a resumed run then cannot differ
 

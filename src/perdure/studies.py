@@ -121,7 +121,7 @@ class OpenRun:
         if self.examples is not None and len(examples) > self.examples:
             spread = [examples[i * len(examples) // self.examples] for i in range(self.examples)]
             task = dataclasses.replace(task, **{self.evaluation.split: spread})
-        cells = score_tasks([task], learnt, deployed, self.model, self.backbone, self.evaluation, Quiet())
+        cells = score_tasks([task], learnt, deployed, self.model, self.backbone, self.evaluation, Quiet(), last=True)
         found = cells[task.name].score
         if found is None:
             raise ConfigError(
