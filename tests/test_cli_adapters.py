@@ -124,7 +124,7 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
         (("--rule", "covariance-gain", "--out", "x"), "input second moments of every adapter"),
         (("--rule", "sum", "--out", "x", "--moments", "y"), "--moments is for covariance-gain or guarded"),
         (("--rule", "sum", "--out", "x", "--tasks", "y"), "--tasks is for covariance-gain or guarded"),
-        (("--rule", "sum", "--out", "x", "--tolerance", "0.1"), "--tolerance and --margin are for --rule guarded"),
+        (("--rule", "sum", "--out", "x", "--tolerance", "0.1"), "--tolerance and --confidence are for --rule guarded"),
         (("--rule", "sum", "--out", "x", "--weight", "2"), "--weight and --again are for --into"),
         (("--rule", "sum", "--out", "x", "--set", "weights"), "is not a setting"),
         (("--rule", "max-magnitude", "--out", "x"), "is not low rank"),
@@ -187,13 +187,14 @@ def test_guarded(tmp_path, encoder_folder, small_tasks, monkeypatch):
         write_adapter(tmp_path / name, {module: factors}, rank=2)
     suite = Suite("small", 1, "first", tuple(small_tasks[:2]), ())
     monkeypatch.setattr("perdure.tasks.suites.load_suite", lambda *_args, **_kwargs: suite)
-    options = ("--tasks", "small", "--backbone", encoder_folder, "--kind", "encoder", "--tolerance", 0.0)
+    options = ("--tasks", "small", "--backbone", encoder_folder, "--kind", "encoder", "--tolerance", 0.2)
     said = perdure(
         "merge", tmp_path / "one", tmp_path / "two", "--rule", "guarded", *options, "--out", tmp_path / "out"
     )
     assert "on validation (" in said
+    assert "validation examples cannot show with confidence 0.95" in said or "of the unguarded gain" in said
     assert list(Adapter(tmp_path / "out")) == [module]
-    text = f"rule: guarded\ntolerance: 0.0\nadapters: [one, two]\ntasks: small\nbackbone: {encoder_folder}\nkind: encoder\n"
+    text = f"rule: guarded\ntolerance: 0.2\nadapters: [one, two]\ntasks: small\nbackbone: {encoder_folder}\nkind: encoder\n"
     (tmp_path / "merge.yaml").write_text(text)
     again = perdure("merge", "--file", tmp_path / "merge.yaml", "--out", tmp_path / "same")
     steps = [next(line for line in text.splitlines() if "on validation (" in line) for text in (said, again)]

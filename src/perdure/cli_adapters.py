@@ -94,8 +94,8 @@ def merge(
     tolerance: Annotated[
         float | None, typer.Option(help="guarded: what an earlier task may lose; default 0.01.")
     ] = None,
-    margin: Annotated[
-        float | None, typer.Option(help="guarded: how much less it may lose on validation; default 0.")
+    confidence: Annotated[
+        float | None, typer.Option(help="guarded: that it loses no more, as validation shows; default 0.95.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -121,7 +121,7 @@ def merge(
         backbone=backbone,
         kind=kind,
         tolerance=tolerance,
-        margin=margin,
+        confidence=confidence,
         overwrite=overwrite,
     )
     outcome = run_merge(request)

@@ -35,14 +35,6 @@ def answer(
         return backbone.predict(examples, labels)
 
 
-def accuracy(examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
-    """Share of examples whose label (and, among several label sets, whose task in any version) was predicted; or None."""
-    if not examples:
-        return None
-    right = (p.label == e.label and own_task(p, e) for e, p in zip(examples, predictions, strict=True))
-    return sum(right) / len(examples)
-
-
 def own_task(prediction: Prediction, example: Example) -> bool:
     """Whether the label was chosen among those of the example's own task (in any version)."""
     return not prediction.task or same_task(prediction.task, example.task)
@@ -63,13 +55,25 @@ def score(task: Task, examples: Sequence[Example], predictions: Sequence[Predict
     """The task's metric, a mean over its examples (or their tokens) and a fraction of 1; None without examples."""
     if not examples:
         return None
-    if task.metric == "accuracy":
-        return accuracy(examples, predictions)
     if task.learns_text:
         return 1 / perplexity(predictions)
-    measure = TEXT_METRICS[task.metric]
-    values = [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
+    values = outcomes(task, examples, predictions)
     return sum(values) / len(values)
+
+
+def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[float]:
+    """One value an example, whose mean is the task's score: what two states of a model are compared by, pair by pair.
+
+    Of texts that are learnt, the inverse perplexity is no mean; it is linearised about itself (its influence function), so that
+    the values' mean is the score and their spread its uncertainty.
+    """
+    if task.metric == "accuracy":
+        return [float(p.label == e.label and own_task(p, e)) for e, p in zip(examples, predictions, strict=True)]
+    if task.learns_text:
+        found, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
+        return [found * (1 - ((p.nats or 0.0) + math.log(found) * p.tokens) / length) for p in predictions]
+    measure = TEXT_METRICS[task.metric]
+    return [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
 
 
 def perplexity(predictions: Sequence[Prediction]) -> float:

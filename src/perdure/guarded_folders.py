@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from perdure.errors import ConfigError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, write_result
 from perdure.merging.guarded import Guard, Guarded, guarded
+from perdure.merging.paired_loss import PairedLoss
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import Delta, Update, add_updates
 from perdure.ops.tiling import tile
@@ -33,14 +35,18 @@ class Step:
         task: what it learnt.
         scales: group of modules -> how much of it was taken.
         validation, test: 'before', 'after' and 'unguarded' -> task -> score; the unguarded one is the plain sum's.
+        losses: 'validation' and 'test' -> earlier task -> what it lost between 'before' and 'after'.
         evaluations: how many scores the search computed.
+        needed: the fewest validation examples that would show a larger part to hold; None: more would not help.
     """
 
     task: str
     scales: Mapping[str, float]
     validation: Mapping[str, Mapping[str, float]]
     test: Mapping[str, Mapping[str, float]]
+    losses: Mapping[str, Mapping[str, PairedLoss]]
     evaluations: int
+    needed: int | None
 
     def kept_gain(self, split: str = "test") -> float | None:
         """Share of the new task's unguarded gain that the guarded merge keeps; None where there was no gain."""
@@ -48,10 +54,23 @@ class Step:
         gain = scores["unguarded"][self.task] - scores["before"][self.task]
         return (scores["after"][self.task] - scores["before"][self.task]) / gain if gain > 0 else None
 
-    def largest_loss(self, split: str = "test") -> float:
+    def largest_loss(self, split: str = "test") -> PairedLoss:
         """What the earlier task that lost most lost (negative: all gained)."""
-        scores = self.test if split == "test" else self.validation
-        return max(scores["before"][task] - scores["after"][task] for task in scores["before"] if task != self.task)
+        return max(self.losses[split].values(), key=lambda loss: loss.mean)
+
+    def refusal(self, guard: Guard) -> str | None:
+        """Why nothing of the adapter was taken, and what would help; None where something was."""
+        if any(self.scales.values()):
+            return None
+        if self.needed is None:
+            why = f"every part that was tried costs an earlier task more than {guard.tolerance:g} on validation."
+        else:
+            examples = min(loss.examples for loss in self.losses["validation"].values())
+            why = (
+                f"{examples} validation examples cannot show with confidence {guard.confidence:g} that any part costs the "
+                f"earlier tasks at most {guard.tolerance:g}; about {self.needed} could. Give more, or a larger tolerance."
+            )
+        return f"Nothing of '{self.task}' was taken: {why}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ def guarded_folders(
     steps = []
     for index in range(1, len(updates)):
         update = dict(updates[index])
-        found = guarded(deployed, update, names[:index], names[index], bench.score, guard)
+        found = guarded(deployed, update, names[:index], names[index], bench.outcomes, guard)
         steps.append(_step(bench, deployed, update, found, names[: index + 1]))
         deployed = found.update
     record = {
@@ -119,12 +138,20 @@ def guarded_folders(
 
 def _step(bench: Workbench, deployed: Update, update: Update, found: Guarded, names: Sequence[str]) -> Step:
     states = {"before": deployed, "after": found.update, "unguarded": add_updates(deployed, update)}
+    seen = {
+        "validation": {"before": found.before, "after": found.after, "unguarded": found.unguarded},
+        "test": {at: {name: bench.outcomes(value, name, "test") for name in names} for at, value in states.items()},
+    }
+    scores = {
+        split: {at: {name: fmean(values) for name, values in by_task.items()} for at, by_task in by_state.items()}
+        for split, by_state in seen.items()
+    }
+    losses = {
+        split: {name: PairedLoss.of(at["before"][name], at["after"][name]) for name in names[:-1]}
+        for split, at in seen.items()
+    }
     return Step(
-        task=names[-1],
-        scales=dict(found.scales),
-        validation={"before": found.before, "after": found.after, "unguarded": found.unguarded},
-        test={state: {name: bench.score(value, name, "test") for name in names} for state, value in states.items()},
-        evaluations=found.evaluations,
+        names[-1], dict(found.scales), **scores, losses=losses, evaluations=found.evaluations, needed=found.needed
     )
 
 

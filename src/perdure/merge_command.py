@@ -46,7 +46,8 @@ class Request:
     backbone: str | None = None
     kind: str | None = None
     tolerance: float | None = None
-    margin: float | None = None
+    confidence: float | None = None
+    guard: Guard = field(default_factory=Guard)
     overwrite: bool = False
     overrides: tuple[Override, ...] = field(default=())
 
@@ -78,8 +79,8 @@ def run_merge(request: Request) -> Outcome:
     if request.weight != 1.0 or request.again:
         raise ConfigError("--weight and --again are for --into; else give weights with --set weights=[...].")
     request, rule = _with_file(request)
-    if rule is not None and (request.tolerance is not None or request.margin is not None):
-        raise ConfigError("--tolerance and --margin are for --rule guarded.")
+    if rule is not None and (request.tolerance is not None or request.confidence is not None):
+        raise ConfigError("--tolerance and --confidence are for --rule guarded.")
     if request.out is None:
         raise ConfigError("Say where to write with --out.")
     if rule is None:
@@ -173,13 +174,13 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
 
 def _with_guard(request: Request, settings: Mapping[str, Any]) -> Request:
     """The request with guarded's settings; those of the command line come first."""
-    if unknown := sorted(set(settings) - {"tolerance", "margin"}):
-        raise ConfigError(f"guarded takes a tolerance and a margin; it has no setting '{unknown[0]}'.")
-    numbers = {key: value for key, value in settings.items() if getattr(request, key) is None}
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+    if unknown := sorted(set(settings) - {"tolerance", "confidence"}):
+        raise ConfigError(f"guarded takes a tolerance and a confidence; it has no setting '{unknown[0]}'.")
+    for key, value in settings.items():
+        if isinstance(value, bool) or not (isinstance(value, int | float) or (key == "confidence" and value is None)):
             raise ConfigError(f"guarded's {key} is a number, not {value!r}.")
-    return replace(request, **numbers)
+    given = {key: value for key in ("tolerance", "confidence") if (value := getattr(request, key)) is not None}
+    return replace(request, guard=Guard(**{**settings, **given}))
 
 
 def _one_more(request: Request) -> Outcome:
@@ -195,7 +196,7 @@ def _one_more(request: Request) -> Outcome:
         "tasks",
         "backbone",
         "tolerance",
-        "margin",
+        "confidence",
         "overwrite",
     )
     if given := [f"--{name}" for name in useless if getattr(request, name) not in (None, (), False)]:
@@ -222,14 +223,12 @@ def _guarded(request: Request) -> Outcome:
     from perdure.guarded_folders import guarded_folders
 
     assert request.out is not None
-    numbers = {key: value for key in ("tolerance", "margin") if (value := getattr(request, key)) is not None}
-    guard = replace(Guard(), **numbers)
     report = guarded_folders(
         request.adapters,
         _tasks(request),
         _backbone(request),
         request.out,
-        guard,
+        request.guard,
         base=base_folder(request.base) if request.base else None,
         rank=request.rank,
         dtype=request.dtype,
@@ -240,10 +239,13 @@ def _guarded(request: Request) -> Outcome:
         kept = step.kept_gain()
         share = "" if kept is None else f", {100 * kept:.0f} % of the unguarded gain"
         gain = step.test["after"][step.task] - step.test["before"][step.task]
+        test, validation = (step.largest_loss(split) for split in ("test", "validation"))
         said.append(
-            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most lost {step.largest_loss():+.3f} on test "
-            f"and {step.largest_loss('validation'):+.3f} on validation ({step.evaluations} evaluations)."
+            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most lost "
+            f"{test.mean:+.3f} (standard error {test.standard_error:.3f}) on test and {validation.mean:+.3f} "
+            f"({validation.standard_error:.3f}) on validation ({step.evaluations} evaluations)."
         )
+        said += [refusal] if (refusal := step.refusal(request.guard)) else []
     return Outcome(tuple(said), report.as_json())
 
 

@@ -15,7 +15,7 @@ from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone, Batch
 from perdure.config import LoraSettings
 from perdure.errors import AdapterError, ConfigError
-from perdure.evaluation import accuracy, answer
+from perdure.evaluation import answer, outcomes
 from perdure.lora import AdaptedModel
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Split, Task
@@ -46,17 +46,16 @@ class Workbench:
             )
         self.model = AdaptedModel(self.backbone.model, LoraSettings(rank=1, targets=names), ())
 
-    def score(self, update: Update, task: str, split: Split = "validation") -> float:
-        """Accuracy (or the task's metric) of the base with `update` on a split of a task.
+    def outcomes(self, update: Update, task: str, split: Split = "validation") -> list[float]:
+        """One value an example of a split of a task, for the base with `update`; their mean is the task's score.
 
         Raises:
             ConfigError: the task has no such examples.
         """
         examples: Sequence[Example] = getattr(self.tasks[task], split)
-        found = accuracy(examples, answer(self.model, self.backbone, update, examples, [task]))
-        if found is None:
+        if not examples:
             raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
-        return found
+        return outcomes(self.tasks[task], examples, answer(self.model, self.backbone, update, examples, [task]))
 
     @torch.no_grad()
     def moments(self, task: str, update: Update, examples: int = 256) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from perdure.backbones import load_backbone
 from perdure.backbones.encoder import Encoder
 from perdure.config import EvaluationSettings
 from perdure.errors import UnknownName
-from perdure.evaluation import accuracy, label_sets
+from perdure.evaluation import label_sets, outcomes
 from perdure.tasks.task import Task
 from tests.conftest import small_task
 
@@ -79,7 +79,7 @@ def test_labels_of_all_tasks_seen_compete_on_request(encoder):
     assert all(len(p.probabilities) == 4 for p in found)
     # 'a' of another task is not 'a' of this one
     right = [p.label == e.label and p.task == "fruit" for e, p in zip(FRUIT.test, found, strict=True)]
-    assert accuracy(FRUIT.test, found) == sum(right) / len(right)
+    assert outcomes(FRUIT, FRUIT.test, found) == right
 
 
 def test_a_text_with_choices_of_its_own_is_matched_to_those(encoder_folder):

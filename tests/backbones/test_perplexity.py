@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import perdure
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Prediction
 from perdure.errors import DataError
-from perdure.evaluation import perplexity, score
+from perdure.evaluation import outcomes, perplexity, score
 from perdure.tasks.task import Example, Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 
@@ -28,6 +30,18 @@ def test_perplexity_by_hand() -> None:
     uneven = [Prediction("", nats=0.0, tokens=1), Prediction("", nats=4 * math.log(3), tokens=3)]
     assert perplexity(uneven) == pytest.approx(3)
     assert score(PETS, [], []) is None
+
+
+def test_outcomes_of_texts_average_to_the_score_and_spread_as_the_jackknife_says() -> None:
+    draw = random.Random(0)
+    tokens = [draw.randint(5, 40) for _ in range(60)]
+    known = [Prediction("", nats=count * draw.uniform(1, 3), tokens=count) for count in tokens]
+    examples = PETS.test * 30
+    found = outcomes(PETS, examples, known)
+    assert fmean(found) == pytest.approx(score(PETS, examples, known))
+    without = [1 / perplexity(known[:i] + known[i + 1 :]) for i in range(60)]
+    jackknife = math.sqrt(59 / 60 * sum((each - fmean(without)) ** 2 for each in without))
+    assert stdev(found) / math.sqrt(60) == pytest.approx(jackknife, rel=0.02)
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -13,8 +13,9 @@ Source: PS-LoRA's open question 3 (arXiv 2512.08960), answered here by a search 
     4. groups in the order of gain minus cost, each raised to 1 and kept there if everything still holds.
 Tasks are checked in the order of their losses so far, so that most failing candidates cost a single evaluation.
 
-Scores on validation are estimates: what holds there may be violated a little on test data. `margin` tightens the tolerance
-of the search; one standard error of a score's difference is a sensible value.
+Scores on validation are estimates, so the tolerance is asked of a one-sided confidence bound on the loss over paired examples
+(perdure.merging.paired_loss), not of the difference itself. What too few examples cannot show is not taken; `needed` says
+how many would do.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from perdure.errors import ConfigError
+from perdure.merging.paired_loss import PairedLoss
 from perdure.ops.lowrank import Delta, Update, add, scale
 
-Score = Callable[[Update, str], float]
-"""(update, task) -> validation score, higher is better."""
+Outcomes = Sequence[float]
+"""One value of 0 to 1 an example, always in the same order; their mean is the score, higher is better."""
+Score = Callable[[Update, str], Outcomes]
+"""(update, task) -> outcomes on validation examples."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +42,23 @@ class Guarded:
     Args:
         update: W + sum_g s_g D_g.
         scales: group -> s_g.
-        before, after, unguarded: task -> validation score of W, of `update`, and of W + D.
+        before, after, unguarded: task -> outcomes on validation of W, of `update`, and of W + D.
         evaluations: how many scores were computed.
+        needed: the fewest validation examples that would show a larger part to hold, if what was seen is true; None: what was
+            not taken loses more than the tolerance as it is.
     """
 
     update: Update
     scales: Mapping[str, float]
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    unguarded: Mapping[str, float]
+    before: Mapping[str, Outcomes]
+    after: Mapping[str, Outcomes]
+    unguarded: Mapping[str, Outcomes]
     evaluations: int
+    needed: int | None
 
     def changes(self) -> dict[str, float]:
         """Task -> gain (or loss, if negative) on validation."""
-        return {task: self.after[task] - self.before[task] for task in self.before}
+        return {task: fmean(self.after[task]) - fmean(self.before[task]) for task in self.before}
 
 
 @dataclass(frozen=True)
@@ -59,19 +67,21 @@ class Guard:
 
     Args:
         tolerance: what an earlier task may lose, in units of its score.
-        margin: how much less it may lose on validation, so that the tolerance holds on test data too.
+        confidence: that it does not lose more, for every candidate by itself; None: what it loses on validation decides.
         bisections: of the common scale; 5 find it to 1/32.
         refine: also search group by group (steps 3 and 4).
     """
 
     tolerance: float = 0.01
-    margin: float = 0.0
+    confidence: float | None = 0.95
     bisections: int = 5
     refine: bool = True
 
     def __post_init__(self) -> None:
-        if self.tolerance < 0 or not self.margin >= 0 or self.bisections < 0:
-            raise ConfigError("tolerance, margin and bisections of a guarded merge are 0 or more.")
+        if not self.tolerance >= 0 or self.bisections < 0:
+            raise ConfigError("tolerance and bisections of a guarded merge are 0 or more.")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise ConfigError(f"confidence is at least 0.5 and below 1 (or null), not {self.confidence}.")
 
 
 def guarded(
@@ -124,22 +134,18 @@ class _Search:
     guard: Guard
     groups: Mapping[str, str]
     evaluations: int = 0
-    known: dict[tuple[tuple[float, ...] | None, str], float] = field(default_factory=dict)
-    before: dict[str, float] = field(default_factory=dict)
+    known: dict[tuple[tuple[float, ...] | None, str], Outcomes] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
+    needed: list[int] = field(default_factory=list)
 
     def run(self) -> Guarded:
         names = sorted({self.groups[module] for module in self.step})
-        self.before = {task: self._score(None, task) for task in [*self.earlier, self.new]}
         whole = dict.fromkeys(names, 1.0)
-        unguarded = {task: self._score(whole, task) for task in self.before}
-        self.worst = {task: self.before[task] - unguarded[task] for task in self.earlier}
-        if all(self._held(task, unguarded[task]) for task in self.earlier):
-            return self._found(whole, unguarded, unguarded)
+        self.worst = {task: self._loss(whole, task).mean for task in self.earlier}
+        if self._holds(whole):
+            return self._found(whole)
         scales = dict.fromkeys(names, self._common_scale(names))
-        if self.guard.refine:
-            scales = self._refined(scales)
-        return self._found(scales, {task: self._score(scales, task) for task in self.before}, unguarded)
+        return self._found(self._refined(scales) if self.guard.refine else scales)
 
     def _common_scale(self, names: Sequence[str]) -> float:
         """The largest tried scale of all groups that holds."""
@@ -170,18 +176,24 @@ class _Search:
 
     def _holds(self, scales: Mapping[str, float]) -> bool:
         """Whether every earlier task stays within the tolerance; the ones that lost most so far are asked first."""
-        for task in sorted(self.earlier, key=lambda task: -self.worst[task]):
-            found = self._score(scales, task)
-            self.worst[task] = max(self.worst[task], self.before[task] - found)
-            if not self._held(task, found):
-                return False
-        return True
+        return all(self._held(scales, task) for task in sorted(self.earlier, key=lambda task: -self.worst[task]))
 
-    def _held(self, task: str, found: float) -> bool:
-        return found >= self.before[task] - max(0.0, self.guard.tolerance - self.guard.margin)
+    def _held(self, scales: Mapping[str, float], task: str) -> bool:
+        loss, guard = self._loss(scales, task), self.guard
+        self.worst[task] = max(self.worst[task], loss.mean)
+        held = loss.bound(guard.confidence) <= guard.tolerance
+        if not held and (needed := loss.needed(guard.tolerance, guard.confidence)):
+            self.needed.append(needed)
+        return held
 
-    def _score(self, scales: Mapping[str, float] | None, task: str) -> float:
-        """The score of W + sum_g s_g D_g (None: of W alone) on a task, computed once."""
+    def _loss(self, scales: Mapping[str, float], task: str) -> PairedLoss:
+        return PairedLoss.of(self._outcomes(None, task), self._outcomes(scales, task))
+
+    def _score(self, scales: Mapping[str, float], task: str) -> float:
+        return fmean(self._outcomes(scales, task))
+
+    def _outcomes(self, scales: Mapping[str, float] | None, task: str) -> Outcomes:
+        """Those of W + sum_g s_g D_g (None: of W alone) on a task, computed once."""
         scales = scales or {}
         key = (tuple(scales.values()) if any(scales.values()) else None, task)
         if key not in self.known:
@@ -192,5 +204,9 @@ class _Search:
     def _candidate(self, scales: Mapping[str, float]) -> dict[str, Delta]:
         return blend(self.deployed, self.step, scales, self.groups)
 
-    def _found(self, scales: dict[str, float], after: dict[str, float], unguarded: dict[str, float]) -> Guarded:
-        return Guarded(self._candidate(scales), scales, self.before, after, unguarded, self.evaluations)
+    def _found(self, scales: dict[str, float]) -> Guarded:
+        whole, needed = dict.fromkeys(scales, 1.0), min(self.needed, default=None)
+        before, after, unguarded = (
+            {task: self._outcomes(at, task) for task in (*self.earlier, self.new)} for at in (None, scales, whole)
+        )
+        return Guarded(self._candidate(scales), scales, before, after, unguarded, self.evaluations, needed)

@@ -9,7 +9,7 @@ overrides:
   - {modules: "*.v_proj", rule: max-magnitude}
   - {modules: "*.layers.[01].*", density: 0.5}    # the same rule, one setting changed
 
-With `rule: guarded` (tolerance, margin) and `covariance-gain`: `tasks`, `order`, `backbone`, `kind` as on the command line.
+With `rule: guarded` (tolerance, confidence) and `covariance-gain`: `tasks`, `order`, `backbone`, `kind` as on the command line.
 """
 
 from __future__ import annotations
