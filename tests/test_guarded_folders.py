@@ -90,11 +90,13 @@ def test_a_guarded_merge_from_end_to_end(places, backbone, small_tasks, tmp_path
     assert record["tasks"] == ["fruit", "sky"]
 
 
-def test_the_metric_is_the_tasks_own(backbone, small_tasks):
+def test_the_metric_is_the_tasks_own(backbone, small_tasks, monkeypatch):
     """Half of an answer right: ROUGE-L counts it, accuracy would not."""
     task = replace(small_tasks[0], metric="rouge-l")
     bench = Workbench(backbone, [task], ["encoder.layer.0.attention.self.query"])
-    bench.backbone.predict = lambda examples, _labels: [Prediction(f"{e.label} more") for e in examples]
+    monkeypatch.setattr(
+        bench.backbone, "predict", lambda found, _labels: [Prediction(f"{e.label} more") for e in found]
+    )
     assert bench.outcomes({}, "fruit") == pytest.approx([2 / 3] * 8)
 
 

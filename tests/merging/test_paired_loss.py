@@ -45,6 +45,7 @@ def test_examples_needed_are_the_fewest_that_hold():
         PairedLoss(0.019, 0.1, 9),
     ):
         needed = loss.needed(0.02, 0.95)
+        assert needed is not None
         assert loss.bound(0.95, needed) <= 0.02 < loss.bound(0.95, needed - 1)
     assert PairedLoss(0.02, 0.1, 9).needed(0.02, 0.95) is None, "no number shows what is not so"
     assert PairedLoss(0.01, 0.1, 9).needed(0.02, None) == 1
