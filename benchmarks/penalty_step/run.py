@@ -7,12 +7,13 @@
 `training.add_weight_penalties`, clip, step. Steps take turns: in every round one without and one with each penalty, in each of
 their two pasts. Times are processor seconds of this process on one thread, so that other work on the machine hardly counts.
 A ratio is the median over rounds of (step + penalty) / step, where the step is the mean of the round's steps without their
-penalty's part: a penalty takes milliseconds, and two steps alone differ by more than that.
+penalty's part: a penalty takes milliseconds, and two steps alone differ by more than that. Memory: memory.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -32,7 +33,7 @@ from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import Method, Start, WeightPenalty
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import LowRank, Update
+from perdure.ops.lowrank import LowRank, Update, add_updates
 from perdure.tasks.suites import load_suite
 from perdure.training import add_weight_penalties
 
@@ -72,13 +73,15 @@ def update(model: AdaptedModel, seed: int) -> dict[str, LowRank]:
     }
 
 
-def make_case(model: AdaptedModel, penalties: dict[str, Any], task: int) -> Case:
+def sum_of(model: AdaptedModel, finished: int) -> Update:
+    """The sum of the first updates, kept as a run keeps it: low rank until dense is smaller."""
+    return functools.reduce(add_updates, (update(model, seed) for seed in range(finished)), {})
+
+
+def make_case(model: AdaptedModel, penalties: dict[str, Any], task: int, total: Update) -> Case:
     """The penalty as it is when `task` (from 1) is being learnt; statistics are random, of the right shape."""
     method = build_method(resolve_method({"preset": "inc-lora", "penalties": penalties}))
     finished = task - 1
-    total: Update = (
-        update(model, 0) if finished == 1 else {n: torch.randn(p.shape) * 1e-3 for n, p in model.factors().items()}
-    )
     past = Past(tuple(map(str, range(finished))), total, total, total)
     weight = lambda module: torch.randn(model.factors()[module].shape)  # noqa: E731
     for kind, penalty in method.penalties.items():
@@ -109,12 +112,9 @@ def step(backbone: Any, model: AdaptedModel, optimiser: Any, batch: Any, case: C
     return time.process_time() - started - spent, spent
 
 
-def measure(precision: str, targets: str, rounds: int) -> dict[str, Any]:
-    """Penalty -> ratio of a step with it to one without, at task 2 and at task 100."""
+def adapted(targets: str) -> tuple[Any, AdaptedModel]:
+    """MiniLM with an adapter on these layers, its A drawn and its B zero."""
     backbone: Any = load_backbone({"model": "minilm", "max_length": 48})
-    task = load_suite("quickstart", train=256, validation=0, test=1).tasks[0]
-    backbone.prepare([task])
-    backbone.precision = precision
     model = AdaptedModel(backbone.model, LoraSettings(rank=8, targets=TARGETS[targets]), backbone.default_targets)
     draw = torch.Generator().manual_seed(0)
     model.start(
@@ -125,11 +125,25 @@ def measure(precision: str, targets: str, rounds: int) -> dict[str, Any]:
             }
         )
     )
+    return backbone, model
+
+
+def penalties_for(targets: str) -> dict[str, dict[str, Any]]:
+    """The released form of N-LoRA exists for square layers only."""
+    return {n: p for n, p in PENALTIES.items() if targets == "query-value" or "released" not in n}
+
+
+def measure(precision: str, targets: str, rounds: int) -> dict[str, Any]:
+    """Penalty -> ratio of a step with it to one without, at task 2 and at task 100."""
+    backbone, model = adapted(targets)
+    task = load_suite("quickstart", train=256, validation=0, test=1).tasks[0]
+    backbone.prepare([task])
+    backbone.precision = precision
     long = sorted(task.train, key=backbone.length, reverse=True)[:BATCH]
     batch = backbone.collate(long)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    fits = {n: p for n, p in PENALTIES.items() if targets == "query-value" or "released" not in n}
-    cases = {(name, at): make_case(model, penalties, at) for name, penalties in fits.items() for at in PASTS}
+    fits, totals = penalties_for(targets), {at: sum_of(model, at - 1) for at in PASTS}
+    cases = {(n, at): make_case(model, penalties, at, totals[at]) for n, penalties in fits.items() for at in PASTS}
     for case in cases.values():  # signs and energies of the past are computed once a task
         step(backbone, model, optimiser, batch, case)
 
@@ -158,6 +172,18 @@ def measure(precision: str, targets: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def about() -> dict[str, Any]:
+    """Commit, versions and machine, for a record."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": platform.machine(),
+        "threads": 1,
+    }
+
+
 def main() -> None:
     """Parse, measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,13 +202,7 @@ def main() -> None:
                 print(f"  {name:24}" + "".join(f"  {at}: {ratio:.3f} x" for at, ratio in ratios.items()), flush=True)
     record = {
         "question": "an optimiser step with a weight penalty against one without",
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": platform.machine(),
-        "threads": 1,
+        **about(),
         "rounds": given.rounds,
         "wall_seconds": time.time() - started,
         "results": results,

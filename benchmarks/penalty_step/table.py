@@ -1,12 +1,14 @@
-"""The table of README.md, from record.json."""
+"""The tables of README.md, from record.json (time) and memory.json."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from benchmarks.records import record
 
 
 def table() -> str:
-    """The record as a Markdown table."""
+    """Time, as a Markdown table."""
     found = record("penalty_step/record.json")
     columns = list(found["results"])
     names = list(dict.fromkeys(name for case in found["results"].values() for name in case["ratios"]))
@@ -30,3 +32,35 @@ def table() -> str:
             f"{notes} A step without penalty: {steps}. {about}.",
         ]
     )
+
+
+def memory() -> str:
+    """Memory, as a Markdown table."""
+    found = record("penalty_step/memory.json")
+    columns = list(found["results"])
+    lines = ["| penalty | " + " | ".join(f"{column}: held | temporary" for column in columns) + " |"]
+    lines.append("|---" * (2 * len(columns) + 1) + "|")
+    for name in found["results"][columns[0]]:
+        cases = [found["results"][column].get(name) for column in columns]
+        cells = [_growth(case, what) if case else "-" for case in cases for what in ("held", "temporary")]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    pasts = [f"{column} {_growth(found['results'][column]['sign-magnitude'], 'past')}" for column in columns]
+    notes = (
+        "One size where tasks 2, 3 and 100 agree to the byte; else that of task 2, what task 3 adds, and that of task 100. "
+        "`sign-magnitude` and `past-energy` also read the sum of the updates, which a run keeps whatever its method: "
+        f"{'; '.join(pasts)}."
+    )
+    return "\n".join([*lines, "", f"{notes} torch {found['torch']}, commit {found['commit']}."])
+
+
+def _growth(case: dict[str, Any], what: str) -> str:
+    """Bytes in MB; with its slope where it is not the same at every task."""
+    second, third, last = (case[f"task {task}"][what] for task in (2, 3, 100))
+    if second == third == last:
+        return _size(second)
+    linear = last - second == 98 * (third - second)
+    return f"{_size(second)}, {_size(third - second, '+')} a task, " + ("" if linear else "bounded: ") + _size(last)
+
+
+def _size(count: int, sign: str = "") -> str:
+    return f"{count / 1e6:{sign}.2f} MB" if abs(count) >= 1e4 else f"{count / 1e3:{sign}.1f} kB" if count else "0"
