@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 
-.PHONY: help env check test test-slow quantized harness browser chromium demo tables check-tables leaderboard format clean
+.PHONY: help env check test test-slow quantized harness browser chromium demo tables check-tables leaderboard recheck format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,10 @@ leaderboard: $(READY) ## go on with the leaderboard's missing runs (hours; needs
 	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
+
+SEED := 0
+recheck: $(READY) ## run two recorded quickstart runs anew, drawn by SEED, and compare
+	$(BIN)/python benchmarks/recheck.py --seed $(SEED)
 
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff format .

@@ -77,16 +77,29 @@ def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
 
 
 def interference(store: Store) -> dict[str, float | None]:
-    """How much the stages' updates fight: sign opposition to the sum of the past, and N-LoRA's average collision rate."""
+    """How much the stages' updates fight, by the definitions of `perdure diagnose`, means over stages or pairs of stages.
+
+    Against the sum of the past: `opposite_signs` plain, among the largest, weighted by |product|, and sign `flips` of the sum.
+    Between two updates: `collision_rate` (N-LoRA's ACR), O-LoRA's `overlap` of A, N-LoRA's `awom`. Of one: its sparsity and size.
+    """
     count = len(store.stages())
     if count < 2:
-        return {"opposite_signs": None, "opposite_signs_weighted": None, "collision_rate": None}
+        return {}
     updates = {f"{i}": load_stage_update(store, i) for i in range(count)}
     past, pairs = diagnose(updates, history=True), diagnose(updates)
+    against, between = [pair.overall for pair in past.pairs], [pair.overall for pair in pairs.pairs]
+    own = [update.overall for update in pairs.updates]
     return {
-        "opposite_signs": _mean([pair.overall.opposite.value for pair in past.pairs]),
-        "opposite_signs_weighted": _mean([pair.overall.opposite_weighted.value for pair in past.pairs]),
+        "opposite_signs": _mean([pair.opposite.value for pair in against]),
+        "opposite_signs_top": _mean([pair.opposite_top.value for pair in against]),
+        "opposite_signs_weighted": _mean([pair.opposite_weighted.value for pair in against]),
+        "flips": _mean([pair.flip.value for pair in against]),
         "collision_rate": pairs.average_collision_rate,
+        "overlap": _mean([pair.oo for pair in between]),
+        "awom": _mean([pair.awom for pair in between]),
+        "awom_normalised": _mean([pair.awom_normalised for pair in between]),
+        "generalised_sparsity": _mean([update.generalised_sparsity for update in own]),
+        "root_mean_square": _mean([update.root_mean_square for update in own]),
     }
 
 
