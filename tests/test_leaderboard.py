@@ -34,7 +34,7 @@ def test_tuning_and_results_share_no_order_and_no_seed():
         orders = {str(name): order for name, order in describe(sequence["suite"])["orders"].items()}
         return tuple(orders.get(sequence["order"], sequence["order"].split(",")))
 
-    tuned = {tasks(s) for s in sequences["tuning"]["sequences"]}
+    tuned = {tasks(s) for step in ("tuning", "screening") for s in sequences[step]["sequences"]}
     held = [tasks(s) for part in ("finals", "long") for s in sequences["held_back"][part]["sequences"]]
     assert len(set(held)) == len(held) == 11
     assert not tuned & set(held)

@@ -79,12 +79,15 @@ def runoff() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def screen() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The best trial of every method on all tuning sequences, with the screening's seed."""
+    """The best trial of every method on whole sequences, with the screening's seeds."""
     sequences = read("sequences.yaml")
-    plan = {"seeds": sequences["screening"]["seeds"], "sequences": sequences["tuning"]["sequences"]}
     settings = {**sequences["settings"], "evaluation.split": "validation"}
-    about = "Each method's best trial again, with another seed, on validation examples."
-    yield "screen", about, {"name": "screen", "settings": settings, **plan, "methods": chosen_trials()}
+    about = "Each method's best trial again, with other seeds, on validation examples."
+    yield (
+        "screen",
+        about,
+        {"name": "screen", "settings": settings, **sequences["screening"], "methods": chosen_trials()},
+    )
 
 
 def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -1,0 +1,95 @@
+"""The claims' plan and outcomes: rows are methods, and every verdict can come out."""
+
+from __future__ import annotations
+
+import base64
+import random
+
+import numpy as np
+import pytest
+from benchmarks.claims import plan, table
+from benchmarks.leaderboard import plan as leaderboard
+
+from perdure.config import load_config
+from perdure.methods.build import build_method
+from perdure.methods.table import PRESETS
+from perdure.sweep import SweepConfig, cells
+
+
+@pytest.fixture(scope="module")
+def sweeps():
+    trials = leaderboard.trials(leaderboard.read("spaces.yaml"))
+    return plan.sweeps({method: own[0] for method, own in trials.items()})
+
+
+def test_every_row_is_a_method_with_its_presets_tuned_settings(sweeps):
+    for sweep in sweeps.values():
+        found = list(cells(SweepConfig(**sweep)))
+        assert {cell.method for cell in found} == set(sweep["methods"])
+        assert len({cell.id for cell in found}) == len(found)
+        for cell in found:
+            build_method(cell.config.method)
+    rates = {cell.config.training.learning_rate for cell in cells(SweepConfig(**sweeps["compare"]))}
+    assert rates == {leaderboard.trials(leaderboard.read("spaces.yaml"))["inc-lora"][0]["training.learning_rate"]}
+
+
+def test_what_a_row_changes(sweeps):
+    found = {cell.method: cell.config.method for cell in cells(SweepConfig(**sweeps["compare"]))}
+    assert found["ps-lora, merge only"]["penalties"] == {}
+    assert found["ps-lora, loss only"]["consolidate"] == {"kind": "sum"}
+    assert found["ps-lora, L2 part only"]["penalties"]["sign-magnitude"]["terms"] == "magnitude-only"
+
+
+def test_grids_multiply_the_tuned_setting(sweeps):
+    methods = sweeps["grids"]["methods"]
+    key = "method.penalties.sparsity.weight"
+    tuned = sweeps["compare"]["methods"]["n-lora"][key]
+    assert [methods[f"n-lora, weight x {f:g}"][key] / tuned for f in (0.01, 0.1, 10)] == pytest.approx([0.01, 0.1, 10])
+
+
+def test_every_claim_is_about_rows():
+    claims = plan.read()
+    assert {about["preset"] for about in claims["rows"].values()} <= PRESETS.keys()
+    for claim in claims["claims"]:
+        assert set(claim.get("better") or claim["smaller"]) <= claims["rows"].keys()
+
+
+def recorded(method: str, seed: int, share: float, size: float) -> dict:
+    """A record of a run that gets `share` of 400 answers right."""
+    right = np.array([random.Random(f"{seed} {i}").random() < share for i in range(400)])
+    packed = f"400:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
+    scores = {
+        "tasks": ["a"],
+        "score_matrix": [[float(right.mean())]],
+        "average_accuracy": right.mean(),
+        "forgetting": 0.0,
+    }
+    names = ("opposite_signs", "opposite_signs_top", "opposite_signs_weighted", "flips", "collision_rate", "overlap")
+    config = load_config({"suite": "quickstart", "seed": seed}).model_dump(mode="json")
+    diagnostics = dict.fromkeys(names, size)
+    return {
+        "method": method,
+        "varied": {},
+        "scores": scores,
+        "right": {"a": packed},
+        "diagnostics": diagnostics,
+        "config": config,
+    }
+
+
+def test_outcomes():
+    shares = {
+        "ps-lora": (0.9, 0.02),
+        "inc-lora": (0.6, 0.5),
+        "o-lora": (0.9, 1.0),
+        "n-lora": (0.6, 0.5),
+        "slice": (0.6, 1.0),
+    }
+    rows = [recorded(name, seed, *shares.get(name, (0.6, 1.0))) for name in plan.read()["rows"] for seed in (0, 1)]
+    outcome = {tuple(line.split(" | ")[:2]): line.split(" | ")[-1] for line in table.table(rows).splitlines()[2:]}
+    assert outcome["| PS-LoRA", "better than incremental LoRA"] == "holds |"
+    assert outcome["| N-LoRA", "better than O-LoRA"] == "the opposite |"
+    assert outcome["| SLICE", "better than LoRA"] == "not shown |"
+    assert outcome["| PS-LoRA", "opposite signs fall tenfold (plain)"] == "holds |"
+    assert outcome["| N-LoRA", "fewer collisions than O-LoRA"] == "smaller, but less |"
+    assert table.rows(rows).count("\n") == 1 + len(plan.read()["rows"])
