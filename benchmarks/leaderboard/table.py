@@ -1,11 +1,23 @@
-"""How far the leaderboard is, and what tuning has found so far, from the records."""
+"""The leaderboard from its records: how far it is, what tuning chose, the screening, the results on the held-back sequences."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 from benchmarks.records import HERE, records
 
+from perdure.comparison import Study, study
+from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome
+from perdure.report.text import markdown_table
+
+Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")
+SCORES = ("average accuracy", "learning accuracy", "forgetting", "backward transfer")
+COST = ("processor s", "kept, MB", "deployed, MB", "opposite signs", "collisions")
+BEST = "perdure"
+"""Whom the others are compared with, where it is among them; else the one with the best mean."""
 
 
 def progress() -> str:
@@ -27,3 +39,74 @@ def planned(step: str) -> str:
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings = sum(len(own.get("trials", [{}])) for own in sweep["methods"].values())
     return str(settings * len(sweep["seeds"]) * len(sweep["sequences"]))
+
+
+def chosen() -> str:
+    """Every preset's settings after tuning, and what they reached on the way."""
+    path = HERE / "leaderboard" / "screen.yaml"
+    if not path.is_file():
+        return "Tuning is not complete."
+    lines = ["| method | settings |", "|---|---|"]
+    for method, settings in yaml.safe_load(path.read_text(encoding="utf-8"))["methods"].items():
+        told = "; ".join(
+            f"{key.removeprefix('method.').removeprefix('training.')} {value}" for key, value in settings.items()
+        )
+        lines.append(f"| {method} | {told} |")
+    return "\n".join(lines)
+
+
+def screening() -> str:
+    """Every preset, best first, on validation examples."""
+    return listing(records("leaderboard/screen/records"), "The screening has no record yet.")
+
+
+def finals() -> str:
+    """Finalists and bounds on the held-back sequences, all suites together and each alone."""
+    rows = records("leaderboard/finals/records")
+    if not rows:
+        return "The finals have no record yet."
+    parts = [listing(rows, "")]
+    for suite in dict.fromkeys(row["config"]["suite"] for row in rows):
+        own = [row for row in rows if row["config"]["suite"] == suite]
+        parts += [f"**{suite}**", compared(own)]
+    return "\n\n".join(parts)
+
+
+def long() -> str:
+    """The same on sequences of 15 tasks."""
+    rows = records("leaderboard/long/records")
+    return "\n\n".join([listing(rows, ""), compared(rows)]) if rows else "The long sequences have no record yet."
+
+
+def listing(rows: Sequence[Record], nothing: str) -> str:
+    """Scores, interference and cost of every method, best first."""
+    if not rows:
+        return nothing
+    found = studied(rows)
+    own = {name: [row for row in rows if row["method"] == name] for name in found.intervals}
+    ranked = sorted(own, key=lambda name: -found.intervals[name].mean)
+    cells = (
+        [name, interval(found.intervals[name]), *(mean(own[name], m) for m in METRICS), *cost_cells(own[name])]
+        for name in ranked
+    )
+    note = f"{len(found.cells)} cells (order and seed) that every method has; points, 95 % intervals."
+    return "\n".join([*markdown_table(["method", *SCORES, *COST], cells), "", note])
+
+
+def compared(rows: Sequence[Record]) -> str:
+    """Every method against the first of them: paired differences, corrected after Holm."""
+    found = studied(rows)
+    first = found.comparisons[0].first
+    cells = (
+        [c.second, interval(found.intervals[c.second]), interval(c.difference), f"{c.p_corrected:.3f}"]
+        for c in sorted(found.comparisons, key=lambda c: c.difference.mean)
+    )
+    head = [first, interval(found.intervals[first]), "", ""]
+    columns = ["method", "average accuracy", f"{first} is ahead by", "p (Holm)"]
+    return "\n".join(markdown_table(columns, [head, *cells]))
+
+
+def studied(rows: Sequence[Record]) -> Study:
+    """The comparison with `BEST`; a tuned method is one row, whatever its settings."""
+    outcomes = [outcome({**row, "varied": {}}) for row in rows]
+    return study(outcomes, BEST if any(o.method == BEST for o in outcomes) else None)

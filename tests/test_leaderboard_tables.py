@@ -1,0 +1,41 @@
+"""The leaderboard's tables, on records made up in the form of real ones."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.leaderboard import table
+
+from tests.test_claims import recorded
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    made = []
+    for method, share in (("perdure", 0.9), ("joint", 0.88), ("inc-lora", 0.6)):
+        for seed in (10, 11):
+            row = recorded(method, seed, share, 0.5)
+            row["scores"] |= {"learning_accuracy": share, "backward_transfer": None}
+            made.append({**row, "processor_seconds": 60.0, "bytes": {"state": 2e6, "deployed": 1e6}})
+    monkeypatch.setattr(table, "records", lambda folder: made)
+    return made
+
+
+def test_the_best_comes_first(rows):
+    lines = table.screening().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| perdure", "| joint", "| inc-lora"]
+    assert lines[4].endswith("| - | 60 | 2.00 | 1.00 | 50.0% | 50.0% |")
+    assert lines[-1].startswith("2 cells")
+
+
+def test_all_are_compared_with_the_preset_of_the_house(rows):
+    lines = table.long().split("\n\n")[-1].splitlines()
+    assert lines[0].split(" | ")[2] == "perdure is ahead by"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| perdure", "| joint", "| inc-lora"]
+    assert "**quickstart**" in table.finals()
+
+
+def test_nothing_yet(monkeypatch):
+    monkeypatch.setattr(table, "records", lambda folder: [])
+    assert "no record yet" in table.screening()
+    assert "no record yet" in table.finals()
+    assert "no record yet" in table.long()
