@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.02)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
-    for split, size in (("train", 256), ("validation", 900), ("test", 1000)):
+    for split, size in (("train", 256), ("validation", 500), ("test", 500)):
         parser.add_argument(f"--{split}", type=int, default=size)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("records"))
     chosen = parser.parse_args()
@@ -95,7 +95,7 @@ def main() -> None:
                     "processor": platform.machine(),
                 },
             }
-            name = f"{pair.replace(':', '-')}-{seed}.json"
+            name = f"{pair.replace(':', '-')}-{100 * chosen.tolerance:g}-points-{seed}.json"
             (chosen.out / name).write_text(json.dumps(record, indent=1) + "\n")
             print(name, {key: row[key] for key in ("old_loss_guarded", "share_of_gain_kept")}, flush=True)
 
