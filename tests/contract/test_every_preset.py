@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import perdure
 from perdure.adapters import open_adapter
+from perdure.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.progress import Quiet
 from perdure.store import Store
@@ -91,6 +93,16 @@ def test_resumed_inside_a_task_equals_uninterrupted(method, finished, tmp_path, 
     assert watch.steps[0] in Watch.stops
     assert bits(tmp_path / "run") == bits(finished(method))
     assert not (tmp_path / "run" / "unfinished").exists()
+
+
+def test_saved_and_loaded_gives_the_same_answers(method, finished, small_tasks):
+    """From its files onto a fresh base: the answers and probabilities that the run was scored by, to the bit."""
+    out, last = finished(method), len(Store(finished(method)).stages())
+    for task in small_tasks:
+        found = perdure.predict(out, [example.text for example in task.test], task=task.name)
+        known = read_lines(Store(out).stage_folder(last) / "predictions" / f"{task.name}.jsonl")
+        assert [row["label"] for row in found] == [row["predicted"] for row in known]
+        assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
 
 
 def test_training_changes_what_is_answered(method, finished):

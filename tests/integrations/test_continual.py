@@ -16,6 +16,11 @@ from perdure.adapters import open_adapter
 from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
 from perdure.integrations import Continual
 from perdure.integrations.earlier import MEMORY_FILE
+from perdure.merging.linear import average_updates, sum_updates
+from perdure.merging.magmax import magmax_updates
+from perdure.merging.max_magnitude import max_magnitude_updates
+from perdure.merging.ties import ties_updates
+from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer
@@ -137,6 +142,59 @@ def test_what_answers_queries_is_written(method, tmp_path, model_folder):
     ]
     merged = torch.where(old.abs() >= new.abs(), old, new)
     torch.testing.assert_close(weights[0] - weights[1], merged, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def march(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """An earlier adapter that brings no memory."""
+    folder = tmp_path_factory.mktemp("earlier") / "march"
+    learn(Continual("inc-lora"), folder, model_folder, 0)
+    return folder
+
+
+ELSEWHERE = {
+    "joint", "lwf", "replay", "slice+replay",  # refused, below
+    "ewc", "output-drift", "slice-free", "inf-lora", "covariance-gain", "slice", "inc-lora", "ps-lora", "per-task",  # above
+    "n-lora-proximal", "o-lora+n-lora", "seq-lora", "slao", "loram",  # test_same_as_the_loop.py
+}  # fmt: skip
+DEPLOYED: dict[str, Any] = {
+    "average": average_updates,
+    "ties": lambda updates: ties_updates(updates, 0.2, "model"),
+    "magmax": lambda updates: magmax_updates(updates),
+    "dare": None,  # drawn: what it keeps is told by tests/merging/test_dare.py
+    "slice+ps-lora": lambda updates: max_magnitude_updates(*updates),
+}
+"""What answers after two tasks; the sum where nothing stands here."""
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ELSEWHERE])
+def test_every_other_preset_trains_on_and_writes_what_answers(name, march, tmp_path, model_folder):
+    """Any weight penalty, init and consolidation: those that no other test here takes through a trainer."""
+    old = {"march": rows(0)} if PRESETS[name].replay else None
+    reads = PRESETS[name].init["kind"] in ("slice", "lora-ga")
+    method: Any = {"preset": name, **({"init": {"batches": 2, "batch_size": 4}} if reads else {})}
+    continual = Continual(method, history=[march], old_examples=old)
+    learn(continual, tmp_path / "april", model_folder, 1)
+    continual.save_deployed(tmp_path / "deployed")
+    updates = [open_adapter(folder) for folder in (march, tmp_path / "april")]
+    for penalty in PRESETS[name].penalties:
+        assert continual.penalties[f"penalty/{penalty}"] > 0
+    for module, delta in updates[1].items():
+        assert dense(delta).abs().max() > 0, module
+    answers = DEPLOYED.get(name, sum_updates)
+    if answers is None:
+        return
+    found = deployed_change(tmp_path / "deployed", model_folder, list(updates[1]))
+    for module, expected in answers(updates).items():
+        torch.testing.assert_close(found[module], dense(expected).double(), rtol=1e-4, atol=1e-6)
+
+
+def deployed_change(folder: Path, base: Path, modules: list[str]) -> dict[str, torch.Tensor]:
+    """What a deployed folder, adapter or merged model, changes in the base."""
+    if (folder / "adapter_config.json").is_file():
+        return {module: dense(delta).double() for module, delta in open_adapter(folder).items()}
+    after, before = (AutoModelForCausalLM.from_pretrained(place, dtype=torch.float64) for place in (folder, base))
+    return {m: after.get_submodule(m).weight.detach() - before.get_submodule(m).weight.detach() for m in modules}
 
 
 def test_penalties_are_logged_and_the_adapter_is_plain_peft(tmp_path, model_folder):

@@ -180,9 +180,12 @@ class ProximalRows(StepRule):
 
 
 def shrink_rows(matrix: Tensor, threshold: float) -> None:
-    """The proximal step of threshold * sum of row norms, in place: rows shorter than `threshold` become exactly 0."""
+    """The proximal step of threshold * sum of row norms, in place: rows no longer than `threshold` become exactly 0.
+
+    As (norm - threshold) / norm, because 1 - threshold / norm can round to something above 0 where both are equal.
+    """
     norms = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
-    matrix.mul_((1 - threshold / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_min_(0))
+    matrix.mul_(((norms - threshold) / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_min_(0))
 
 
 def norm_quantile(matrix: Tensor, share: float) -> float:

@@ -1,0 +1,57 @@
+"""`perdure suites show`: tasks, labels and licences of a suite; with its data also sizes, and what is odd about the files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from perdure.cli import app
+from perdure.tasks.suites import describe
+from tests.tasks.test_benchmarks import write_cl
+
+
+def shown(*arguments: str) -> list[str]:
+    ended = CliRunner().invoke(app, ["suites", "show", *arguments])
+    assert ended.exit_code == 0, ended.output
+    return ended.stdout.splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The 15 tasks in their layout, yahoo missing, one unlabelled row in MNLI."""
+    for about in describe("long")["tasks"].values():
+        write_cl(tmp_path, about["source"]["path"], about["labels"])
+    shutil.rmtree(tmp_path / "TC/yahoo")
+    for split in ("test", "dev"):
+        file = tmp_path / f"NLI/MNLI/{split}.json"
+        file.write_text(json.dumps([*json.loads(file.read_text()), {"label": "-", "sentence": "undecided"}]))
+    return tmp_path
+
+
+def test_with_data_sizes_and_what_is_odd(folder: Path) -> None:
+    lines = shown("long", "--data", str(folder))
+    place = lines.index(next(line for line in lines if line.startswith("agnews:")))
+    assert lines[place + 1] == f"  licence: {describe('long')['tasks']['agnews']['licence']}"
+    assert lines[place + 2] == "  labels (4): World, Sports, Business, Science or Technology"
+    assert lines[place + 3] == "  examples: 39 train, 9 validation, 48 test"
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert any("agnews" in note and "dev.json is identical to test.json" in note for note in notes)
+    assert any("MNLI" in note and "1 unlabelled rows ('-') of test.json removed" in note for note in notes)
+    assert any("yahoo: left out, there is no folder TC/yahoo" in note for note in notes)
+    assert not any("MNLI" in note and "left out" in note for note in notes)
+
+
+def test_without_data_what_is_known_and_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
+    lines = shown("standard-cl")
+    assert lines[0].startswith("standard-cl, version ")
+    assert "  order 2: dbpedia amazon agnews yahoo" in lines
+    assert "  labels (4): World, Sports, Business, Science or Technology" in lines
+    assert lines[-1].startswith(
+        "Give --data (or $PERDURE_CL_BENCHMARK) for sizes and warnings. Layout: <TYPE>/<dataset>/"
+    )
+    assert not any(line.startswith("  examples:") for line in lines)
