@@ -47,5 +47,12 @@ def test_examples_needed_are_the_fewest_that_hold():
         needed = loss.needed(0.02, 0.95)
         assert needed is not None
         assert loss.bound(0.95, needed) <= 0.02 < loss.bound(0.95, needed - 1)
+    stated = {
+        (0.01, 0.0): 260,
+        (0.02, 0.0): 130,
+        (0.02, 0.1): 800,
+    }  # docs/merging.md: tolerance, share of answers changed
+    for (tolerance, changed), examples in stated.items():
+        assert PairedLoss(0, math.sqrt(changed), 1).needed(tolerance, 0.95) == pytest.approx(examples, rel=0.03)
     assert PairedLoss(0.02, 0.1, 9).needed(0.02, 0.95) is None, "no number shows what is not so"
     assert PairedLoss(0.01, 0.1, 9).needed(0.02, None) == 1
