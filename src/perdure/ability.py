@@ -21,7 +21,7 @@ from perdure.backbones.language import LanguageModel
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.evaluation import score
-from perdure.harness import HarnessScore, harness_scores
+from perdure.harness import Harness, HarnessScore
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import PerTask
@@ -176,12 +176,12 @@ def harness_rows(
     run: Finished, names: Sequence[str], shots: Sequence[int], examples: int | None, include: str | Path | None
 ) -> list[Row]:
     """The same for tasks of lm-evaluation-harness (`perdure.harness`)."""
-    rows: list[Row] = []
+    asked, rows = Harness.open(names, include), list[Row]()
     for k in shots:
         found: list[Mapping[str, HarnessScore]] = []
         for after in (False, True):
             with run.holding(after):
-                found.append(harness_scores(run.backbone, names, k, examples, include))
+                found.append(asked.scores(run.backbone, k, examples))
         before, later = found
         rows += [Row(n, k, one.metric, one.value, later[n].value, one.examples) for n, one in before.items()]
     return rows
@@ -210,7 +210,7 @@ def general_ability(
         include: a folder with harness tasks of your own.
 
     Raises:
-        StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `harness_scores`.
+        StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `perdure.harness`.
     """
     if harness:
         run = open_finished(Path(folder), [], task)
