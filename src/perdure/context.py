@@ -14,7 +14,7 @@ from perdure.errors import ConfigError, UnmetNeed
 from perdure.evaluation import answer, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
-from perdure.methods.parts import Gradients, PerTask, Sink, Streamed
+from perdure.methods.parts import Gradients, PairSink, PerTask, Sink, Streamed
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
@@ -112,6 +112,34 @@ class StageContext:
             for hook in hooks:
                 hook.remove()
 
+    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: PairSink) -> None:
+        signs = self.generator("signs of scores")
+
+        def hand_over(name: str):
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                def take(grad: Tensor) -> None:
+                    reached = (grad != 0).any(dim=-1)
+                    sink(name, args[0].detach()[reached].float(), grad[reached].float())
+
+                if output.requires_grad:
+                    output.register_hook(take)
+
+            return hook
+
+        hooks = [module.layer.register_forward_hook(hand_over(name)) for name, module in self.model.modules.items()]
+        try:
+            for examples in batches:
+                for task in dict.fromkeys(example.task for example in examples):
+                    own = [example for example in examples if example.task == task]
+                    score_NL = self.backbone.scores(self.backbone.collate(own), None, task)
+                    sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
+                    centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
+                    combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+                    torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         loss = self.backbone.forward(self.backbone.collate(examples)).loss
         parameters = self.model.parameters()
@@ -121,9 +149,11 @@ class StageContext:
     def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
         return self.backbone.scores(batch, outputs, task)
 
-    def teacher(self, batch: Batch, task: str) -> Tensor:
+    def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
         with torch.no_grad(), self.model.holding(self.started):
-            return self.backbone.scores(batch, None, task)
+            batch = self.backbone.collate(examples)
+            outputs = self.backbone.forward(batch)
+            return [self.backbone.scores(batch, outputs, task) for task in tasks]
 
     def note(self, name: str, value: float) -> None:
         self.notes[name] = float(value)

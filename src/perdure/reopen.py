@@ -179,6 +179,8 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
             found.add(Need.OLD_EXAMPLES)
     if all(task.validation for task in tasks):
         found.add(Need.VALIDATION)
+    if all(task.labels for task in tasks):
+        found.add(Need.LABELS)
     return found
 
 

@@ -153,7 +153,7 @@ def march(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 
 
 ELSEWHERE = {
-    "joint", "lwf", "replay", "slice+replay",  # refused, below
+    "joint", "lwf", "perdure", "replay", "slice+replay",  # refused, below
     "ewc", "output-drift", "slice-free", "inf-lora", "covariance-gain", "slice", "inc-lora", "ps-lora", "per-task",  # above
     "n-lora-proximal", "o-lora+n-lora", "seq-lora", "slao", "loram",  # test_same_as_the_loop.py
 }  # fmt: skip
@@ -233,7 +233,8 @@ def test_a_resumed_trainer_gives_the_same_adapter(tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     "method,message",
-    [("lwf", "reads each batch's labels and scores"), ("replay", "concatenate old and new data"),
+    [("lwf", "reads each batch's labels and scores"), ("perdure", "each batch's labels and scores"),
+     ("replay", "concatenate old and new data"),
      ("joint", "trains all tasks at once"), ("pslora", "Did you mean 'ps-lora'")],
 )  # fmt: skip
 def test_methods_that_need_the_loop_are_refused(method, message):

@@ -34,7 +34,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     # penalties on the past, without a past
     *[
         ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: \w+ has no meaning here: .*{reason}")
-        for name in ("sign-magnitude", "past-energy", "overlap", "fisher", "output-drift", "distillation")
+        for name in ("sign-magnitude", "past-energy", "overlap", "fisher", "output-drift", "score-drift", "distillation")
         for rest, reason in (
             ({"stream": "joint"}, "single stage, which has no past"),
             ({"consolidate": "per-task"}, "answered by an update of its own"),
@@ -44,7 +44,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     # ... or where the update holds the past already
     *[
         ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: .*goes on from the last adapter")
-        for name in ("sign-magnitude", "past-energy", "overlap", "output-drift")
+        for name in ("sign-magnitude", "past-energy", "overlap", "output-drift", "score-drift")
         for rest in (SEQ, SLAO)
     ],
     ({"preset": "seq-lora", "penalties": {"fisher": W}}, "carries nothing into the base"),

@@ -18,6 +18,7 @@ from perdure.methods.o_lora import FactorNorm, InputOverlap
 from perdure.methods.output_drift import OutputDrift
 from perdure.methods.parts import WeightPenalty
 from perdure.methods.ps_lora import SignMagnitude
+from perdure.methods.score_drift import ScoreDrift
 from perdure.methods.table import PARTS
 from perdure.ops.factors import Factors
 
@@ -35,7 +36,7 @@ def psd(size: int) -> Tensor:
 
 
 PAST = Past(stages=("one",), total={"m": 0.3 * drawn(O, I)}, deployed={"m": 0.3 * drawn(O, I)})
-FISHER, OLD_A, MOMENT = drawn(O, I).square(), drawn(3 * R, I), psd(I)
+FISHER, OLD_A, MOMENT, METRIC = drawn(O, I).square(), drawn(3 * R, I), psd(I), psd(O)
 PENALTIES: dict[str, Callable[[], WeightPenalty]] = {
     "l2": lambda: SquaredNorm(weight=1.0),
     "l2 mean": lambda: SquaredNorm(weight=1.0, reduction="mean"),
@@ -58,10 +59,12 @@ PENALTIES: dict[str, Callable[[], WeightPenalty]] = {
     "fisher": lambda: FisherPenalty(weight=1.0),
     "output-drift": lambda: OutputDrift(weight=1.0),
     "output-drift plain": lambda: OutputDrift(weight=1.0, normalised=False),
+    "score-drift": lambda: ScoreDrift(weight=1.0),
 }  # fmt: skip
 MEMORY = {
     FisherPenalty: {"m": FISHER},
     InputOverlap: {"m": OLD_A},
+    ScoreDrift: {"inputs.m": MOMENT, "outputs.m": METRIC},
     OutputDrift: {"moment.m": MOMENT, "energy.m": torch.tensor(3.0, dtype=torch.float64)},
 }
 FACTORS_ONLY = ("sparsity factors", "sparsity released_code")

@@ -50,6 +50,22 @@ def test_loss_is_zero_at_the_start_and_grows_as_old_answers_move() -> None:
     assert ctx.model.modules["first"].B.grad.norm() > 0
 
 
+def test_the_teacher_answers_once_a_stage_and_others_when_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = context(2)
+    ctx.model.start(Kaiming().start(ctx))
+    ctx.started = {m: Factors(f.A.clone(), f.B.clone(), f.scaling) for m, f in ctx.model.factors().items()}
+    part, asked, teacher = LwF(weight=1.0), [], ctx.teacher
+    monkeypatch.setattr(ctx, "teacher", lambda examples, tasks: asked.append(len(examples)) or teacher(examples, tasks))
+    own, other = ctx.stage.train[3:7], toy_task(1).train[:2]
+    for _ in range(2):
+        found = part._teacher(ctx, own)
+        for scores, wanted in zip(found, teacher(own, ctx.past.stages), strict=True):
+            torch.testing.assert_close(scores, wanted)
+    assert sum(asked) == len(ctx.stage.train)
+    part._teacher(ctx, [*own, *other])
+    assert asked[-1] == len(own) + len(other)
+
+
 def test_first_task_has_no_old_answers() -> None:
     ctx = context(0)
     batch = ctx.backbone.collate(ctx.stage.train[:4])

@@ -136,7 +136,7 @@ class TrainerContext(StageContext):
         with evaluating(self.backbone.model):
             return super().task_gradients(examples)
 
-    def teacher(self, batch: Batch, task: str) -> Tensor:
+    def teacher(self, examples: Sequence[Any], tasks: Sequence[str]) -> list[Tensor]:
         _refuse("scores of labels")
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:

@@ -8,15 +8,17 @@
 KL and the paper's cross-entropy differ by the teacher's entropy, a constant: same gradient, but 0 means "nothing changed".
 
 Settings: `temperature` (2 in the paper), `reduction` over old tasks (the paper sums). Deviations: no T^2 factor (nor in the
-paper), no separate warm-up of the new head (there is no head). Cost: one scoring per old task by teacher and student.
+paper), no separate warm-up of the new head (there is no head). Cost: the teacher answers once a stage; the student scores
+its batch under every old task's labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -25,6 +27,10 @@ from perdure.methods.parts import BatchPenalty, Need
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
     from perdure.methods.parts import Context, Method
+    from perdure.tasks.task import Example
+
+TEACHER_BATCH = 32
+"""Examples the teacher answers at a time."""
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -47,6 +53,9 @@ class LwF(BatchPenalty):
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"
 
+    _answers: dict[str, list[Tensor]] = PrivateAttr(default_factory=dict)
+    _stage: int | None = PrivateAttr(default=None)
+
     def conflicts(self, method: Method) -> str | None:
         """The model a task starts from must know the old tasks: it is the teacher."""
         if reason := method.out_of_reach():
@@ -63,9 +72,27 @@ class LwF(BatchPenalty):
         tasks = ctx.past.stages
         if not tasks:
             return torch.zeros((), device=outputs.loss.device)
+        answers = self._teacher(ctx, batch.examples)
         terms = [
-            distillation(ctx.scores(batch, outputs, task), ctx.teacher(batch, task).detach(), self.temperature)
-            for task in tasks
+            distillation(ctx.scores(batch, outputs, task), answer, self.temperature)
+            for task, answer in zip(tasks, answers, strict=True)
         ]
         summed = torch.stack(terms).sum()
         return summed / len(terms) if self.reduction == "mean" else summed
+
+    def _teacher(self, ctx: Context, examples: Sequence[Example]) -> list[Tensor]:
+        """The teacher's scores [n, labels] under every old task's labels.
+
+        The stage's own examples are answered once, all of them in an order of their own: a resumed stage then has the same
+        bits. Others (of a replay part) are answered when they come.
+        """
+        if self._stage != ctx.index:
+            self._stage, self._answers = ctx.index, {}
+            for some in ctx.batches(ctx.stage.train, TEACHER_BATCH, "teacher"):
+                per_task = ctx.teacher(some, ctx.past.stages)
+                for i, example in enumerate(some):
+                    self._answers[example.text] = [scores[i] for scores in per_task]
+        if any(example.text not in self._answers for example in examples):
+            return ctx.teacher(examples, ctx.past.stages)
+        rows = [self._answers[example.text] for example in examples]
+        return [torch.stack(of_task) for of_task in zip(*rows, strict=True)]

@@ -45,6 +45,7 @@ class Need(Enum):
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
     PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"
+    LABELS = "labels for every task (scores are measured under them)"
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
 
 
@@ -90,6 +91,7 @@ Keeps = Literal["carried", "merged", "newest", "per-task"]
 next task starts from the pretrained weights; the newest update alone; or every task's own."""
 Streamed = Literal["gradients", "inputs"]
 Sink = Callable[[str, Tensor], None]
+PairSink = Callable[[str, Tensor, Tensor], None]
 
 
 class Context(Protocol):
@@ -143,6 +145,16 @@ class Context(Protocol):
         """
         ...
 
+    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: PairSink) -> None:
+        """Run the model over `batches` and hand `sink(module, inputs [n, I], gradients [n, O])`, batch by batch.
+
+        Gradients are those of a random combination of each example's scores under its own task's labels, with respect to
+        the module's outputs; given are the positions on which the scores depend, in texts and labels alike. The combination
+        is such that over many draws gradients g of an example give E[g g^T] = the mean over labels of J^T J, J the
+        derivative of its centred scores.
+        """
+        ...
+
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         """Gradient of the mean task loss over `examples` with respect to the adapter's trainable factors."""
         ...
@@ -151,8 +163,8 @@ class Context(Protocol):
         """Differentiable scores [n, labels] of the current model for the batch's inputs under the labels of `task`."""
         ...
 
-    def teacher(self, batch: Batch, task: str) -> Tensor:
-        """The same scores by the model as it was when this stage began; no gradient."""
+    def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
+        """The scores [n, labels] of the examples under each task's labels by the model as it was when this stage began."""
         ...
 
     def note(self, name: str, value: float) -> None:

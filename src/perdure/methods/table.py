@@ -33,6 +33,7 @@ PARTS: Mapping[Role, Mapping[str, str]] = {
         "past-energy": "perdure.methods.ella:PastEnergy",
         "fisher": "perdure.methods.ewc:FisherPenalty",
         "output-drift": "perdure.methods.output_drift:OutputDrift",
+        "score-drift": "perdure.methods.score_drift:ScoreDrift",
         "distillation": "perdure.methods.lwf:LwF",
     },
     "step_rule": {
@@ -100,6 +101,12 @@ OFFSET: Settings = {"lora.alpha": 2.0}
 """Inits that offset the base want s = .25, SLICE's own, which is alpha 2 at rank 8 (docs/methods/slice.md)."""
 
 PRESETS: Mapping[str, Preset] = {
+    "perdure": Preset(
+        "keep old tasks' scores, by statistics of their inputs and on the new ones; no examples",
+        "this project",
+        penalties={"score-drift": {"weight": 3.0}, "distillation": {"weight": 1.0}},
+        settings={"training.average": "last-half", "training.later_learning_rate_factor": 0.5},
+    ),
     "seq-lora": Preset(
         "one adapter, trained on and on; the usual lower bound",
         "folklore",

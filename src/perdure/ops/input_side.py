@@ -1,9 +1,10 @@
-"""Penalties on the input side of the update: overlap with old A, and drift of the outputs on old inputs.
+"""Penalties that know the inputs: overlap with old A, and drift of the outputs on old inputs.
 
 Legend: O output features, I input features, R adapter rank, K stacked rank. dW effective update [O, I].
 
     overlap   sum_i ||A_i A^T||_F^2 = tr(A M A^T), M = sum_i A_i^T A_i                  gA = 2 A M
-    drift     tr(dW C dW^T) = E ||dW x||^2 over inputs x with C = E[x x^T]              gA = 2 s B^T dW C,  gB = 2 s dW C A^T
+    drift     tr(F dW C dW^T) = E x^T dW^T F dW x over inputs x with C = E[x x^T]       gA = 2 s B^T F dW C,  gB = 2 s F dW C A^T
+              F [O, O] weighs the outputs' directions; the identity where none is given: E ||dW x||^2
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(shared_KR, 1), shared_KR.sign().mT @ old_KI
 
 
-def drift(factors: Factors, moment_II: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """tr(dW C dW^T) (scalar, float64), and its gradients of A [R, I] and B [O, R]; never forms [O, I].
+def drift(factors: Factors, moment_II: Tensor, metric_OO: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """tr(F dW C dW^T) (scalar, float64), and its gradients of A [R, I] and B [O, R]; never forms [O, I].
 
     The value is summed in float64 because under an offset it is a small difference of large numbers.
     """
     delta = factors.update()
     read_KI = delta.A @ moment_II
-    seen_KK, written_KK = read_KI.double() @ delta.A.double().mT, delta.B.double().mT @ delta.B.double()
-    grad_A = 2 * factors.scaling * ((factors.B.mT @ delta.B) @ read_KI)
-    grad_B = 2 * factors.scaling * (delta.B @ (read_KI @ factors.A.mT))
+    weighed_OK = delta.B if metric_OO is None else metric_OO @ delta.B
+    seen_KK, written_KK = read_KI.double() @ delta.A.double().mT, delta.B.double().mT @ weighed_OK.double()
+    grad_A = 2 * factors.scaling * ((factors.B.mT @ weighed_OK) @ read_KI)
+    grad_B = 2 * factors.scaling * (weighed_OK @ (read_KI @ factors.A.mT))
     return (written_KK * seen_KK.mT).sum(), grad_A, grad_B
