@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from perdure.errors import ConfigError, UnmetNeed
 from perdure.evaluation import answer, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
-from perdure.methods.parts import Gradients, PairSink, PerTask, Sink, Streamed
+from perdure.methods.parts import Gradients, PerTask, ScoreSink, Sink, Streamed
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
@@ -112,14 +113,17 @@ class StageContext:
             for hook in hooks:
                 hook.remove()
 
-    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: PairSink) -> None:
-        signs = self.generator("signs of scores")
+    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
+        signs, uses = self.generator("signs of scores"), Counter[str]()
 
         def hand_over(name: str):
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                use = uses[name]
+                uses[name] += 1
+
                 def take(grad: Tensor) -> None:
                     reached = (grad != 0).any(dim=-1)
-                    sink(name, args[0].detach()[reached].float(), grad[reached].float())
+                    sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
 
                 if output.requires_grad:
                     output.register_hook(take)
@@ -130,6 +134,7 @@ class StageContext:
         try:
             for examples in batches:
                 for task in dict.fromkeys(example.task for example in examples):
+                    uses.clear()
                     own = [example for example in examples if example.task == task]
                     score_NL = self.backbone.scores(self.backbone.collate(own), None, task)
                     sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1

@@ -64,7 +64,9 @@ PENALTIES: dict[str, Callable[[], WeightPenalty]] = {
 MEMORY = {
     FisherPenalty: {"m": FISHER},
     InputOverlap: {"m": OLD_A},
-    ScoreDrift: {"inputs.m": MOMENT, "outputs.m": METRIC},
+    ScoreDrift: {
+        f"{name}.{use}.m": matrix for use in (0, 1) for name, matrix in (("inputs", MOMENT), ("outputs", METRIC))
+    },
     OutputDrift: {"moment.m": MOMENT, "energy.m": torch.tensor(3.0, dtype=torch.float64)},
 }
 FACTORS_ONLY = ("sparsity factors", "sparsity released_code")

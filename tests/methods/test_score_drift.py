@@ -36,7 +36,7 @@ def test_the_last_layer_by_hand() -> None:
     """
     part, ctx = ScoreDrift(weight=1.0), begun(0)
     part.after_task(ctx, {})
-    found = part.state()["outputs.second"]
+    found = part.state()["outputs.0.second"]
     share = 2 * float(found[0, 0])
     assert 0.25 < share < 0.75
     wanted = torch.zeros_like(found)
@@ -44,7 +44,7 @@ def test_the_last_layer_by_hand() -> None:
     torch.testing.assert_close(found, wanted)
 
     update = pair((8, 10))
-    delta, C = dense(update.update()), part.state()["inputs.second"]
+    delta, C = dense(update.update()), part.state()["inputs.0.second"]
     difference = delta[0] - delta[1]
     value, _, _ = part.value_and_grad("second", update, PAST)
     assert float(value) == pytest.approx(float(share / 2 * difference @ C @ difference), rel=1e-5)

@@ -91,7 +91,7 @@ Keeps = Literal["carried", "merged", "newest", "per-task"]
 next task starts from the pretrained weights; the newest update alone; or every task's own."""
 Streamed = Literal["gradients", "inputs"]
 Sink = Callable[[str, Tensor], None]
-PairSink = Callable[[str, Tensor, Tensor], None]
+ScoreSink = Callable[[str, int, Tensor, Tensor], None]
 
 
 class Context(Protocol):
@@ -145,13 +145,13 @@ class Context(Protocol):
         """
         ...
 
-    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: PairSink) -> None:
-        """Run the model over `batches` and hand `sink(module, inputs [n, I], gradients [n, O])`, batch by batch.
+    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
+        """Run the model over `batches` and hand `sink(module, use, inputs [n, I], gradients [n, O])`, batch by batch.
 
         Gradients are those of a random combination of each example's scores under its own task's labels, with respect to
-        the module's outputs; given are the positions on which the scores depend, in texts and labels alike. The combination
-        is such that over many draws gradients g of an example give E[g g^T] = the mean over labels of J^T J, J the
-        derivative of its centred scores.
+        the module's outputs, at the positions on which the scores depend. The combination is such that over many draws
+        gradients g of an example give E[g g^T] = the mean over labels of J^T J, J the derivative of its centred scores.
+        `use` counts how often the module ran before for the same scores: an encoder reads texts, and then labels.
         """
         ...
 

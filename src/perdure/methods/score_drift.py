@@ -4,22 +4,23 @@
 
 Symbols                                                                            [O, I] = the module's weight
     dW     effective update of the task being trained (scaling and offset included)
-    x, g   a module's input at a position, and the gradient of the example's scores with respect to its output there
-    C_i    mean of x x^T over the positions that task i's scores depend on, of texts and of labels alike [I, I]
-    F_i    sum of g g^T over an example's positions, mean over task i's training examples [O, O]
-    C, F   sum_{i<t} C_i and sum_{i<t} F_i: statistics, of a size that does not depend on the number of tasks
+    u      a use of the module on the way to the scores: an encoder reads texts, and labels' texts; most models have one
+    x, g   the module's input at a position, and the gradient of an example's scores with respect to its output there
+    C_ui   mean of x x^T over the positions of use u that task i's scores depend on [I, I]
+    F_ui   sum of g g^T over these positions, mean over task i's training examples [O, O]
+    C, F   sums over the tasks before: statistics, of a size that does not depend on the number of tasks
 
 Equation
-    L    = lambda sum_modules tr(F dW C dW^T) / (t - 1)             ops.input_side.drift
+    L    = lambda / (t - 1) sum_modules sum_u tr(F_u dW C_u dW^T)             ops.input_side.drift
 
-To first order an update changes an example's scores by sum g^T dW x over modules and positions. Its mean square, with positions,
-modules, inputs and gradients taken as independent, is sum tr(F_i dW C_i dW^T): the Gauss-Newton matrix of the scores in
-Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are summed apart, which
-takes sum_i F_i (x) C_i for (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+To first order an update changes an example's scores by the sum of g^T dW x over modules, uses and positions. Its mean
+square, with all of these, inputs and gradients taken as independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of
+the scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are
+summed apart, which takes sum_i F_i (x) C_i for (sum_i F_i) (x) (sum_i C_i) / (t - 1).
 
-It is `output_drift` with two things more: directions of the output that no score depends on are free, and modules and tasks are
-weighed by what their change does to the scores, so that one lambda serves all. Labels count because their texts are embedded by
-the same model. Related: Kronecker-factored Laplace approximations (Ritter et al., arXiv 1805.07810), of the Fisher matrix.
+It is `output_drift` with three things more: directions of the output that no score depends on are free; modules and tasks are
+weighed by what their change does to the scores, so that one lambda serves all; and an encoder's labels stay where they are.
+Related: Kronecker-factored Laplace approximations (Ritter et al., arXiv 1805.07810), of the Fisher matrix.
 
 Settings: see `ScoreDrift`. There is no published version to deviate from.
 """
@@ -52,7 +53,7 @@ class ScoreDrift(WeightPenalty):
         batches: on how many batches of a task's training examples C and F are measured; None = all.
         batch_size: examples in each.
 
-    Memory: [I, I] and [O, O] in fp32 for each module.
+    Memory: [I, I] and [O, O] in fp32 for each module, twice for an encoder.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
@@ -76,44 +77,45 @@ class ScoreDrift(WeightPenalty):
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
-        exact = precise(factors)
-        if module not in self._inputs:
-            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
-            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
-        inputs, outputs = self._inputs[module].to(exact.A), self._outputs[module].to(exact.A)
-        value, grad_A, grad_B = drift(exact, inputs, outputs)
-        tasks = max(1, len(past))
+        exact, tasks = precise(factors), max(1, len(past))
+        value = torch.zeros((), dtype=torch.float64, device=exact.A.device)
+        grad_A, grad_B = torch.zeros_like(exact.A), torch.zeros_like(exact.B)
+        for use in (f"0.{module}", f"1.{module}"):
+            if use in self._inputs:
+                found = drift(exact, self._inputs[use].to(exact.A), self._outputs[use].to(exact.A))
+                value, grad_A, grad_B = value + found[0], grad_A + found[1], grad_B + found[2]
         return value / tasks, (grad_A / tasks).to(factors.A.dtype), (grad_B / tasks).to(factors.B.dtype)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure the task on the model as trained, and add it to the past."""
         inputs, outputs, positions = {}, {}, {}
 
-        def sink(module: str, x: Tensor, g: Tensor) -> None:
-            inputs[module] = inputs.get(module, 0) + (x.mT @ x).double()
-            outputs[module] = outputs.get(module, 0) + (g.mT @ g).double()
-            positions[module] = positions.get(module, 0) + len(x)
+        def sink(module: str, use: int, x: Tensor, g: Tensor) -> None:
+            key = f"{min(use, 1)}.{module}"  # what comes after the texts are labels, in one piece or several
+            inputs[key] = inputs.get(key, 0) + (x.mT @ x).double()
+            outputs[key] = outputs.get(key, 0) + (g.mT @ g).double()
+            positions[key] = positions.get(key, 0) + len(x)
 
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "score-drift"))[: self.batches]
         ctx.stream_scores(batches, sink)
         examples = sum(map(len, batches))
-        for module, count in positions.items():
-            _add(self._inputs, module, inputs[module] / max(1, count))
-            _add(self._outputs, module, outputs[module] / examples)
+        for key, count in positions.items():
+            _add(self._inputs, key, inputs[key] / max(1, count))
+            _add(self._outputs, key, outputs[key] / examples)
 
     def state(self) -> dict[str, Tensor]:
-        """C [I, I] and F [O, O] by module."""
-        inputs = {f"inputs.{module}": moment for module, moment in self._inputs.items()}
-        return inputs | {f"outputs.{module}": moment for module, moment in self._outputs.items()}
+        """C [I, I] and F [O, O] by use and module."""
+        inputs = {f"inputs.{use}": moment for use, moment in self._inputs.items()}
+        return inputs | {f"outputs.{use}": moment for use, moment in self._outputs.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         groups: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}}
         for key, tensor in state.items():
-            group, _, module = key.partition(".")
-            groups[group][module] = tensor
+            group, _, use = key.partition(".")
+            groups[group][use] = tensor
         self._inputs, self._outputs = groups["inputs"], groups["outputs"]
 
 
-def _add(sums: dict[str, Tensor], module: str, new: Tensor) -> None:
-    sums[module] = sums[module] + new.float() if module in sums else new.float()
+def _add(sums: dict[str, Tensor], key: str, new: Tensor) -> None:
+    sums[key] = sums[key] + new.float() if key in sums else new.float()
