@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -132,18 +132,22 @@ class StageContext:
 
         hooks = [module.layer.register_forward_hook(hand_over(name)) for name, module in self.model.modules.items()]
         try:
-            for examples in batches:
-                for task in dict.fromkeys(example.task for example in examples):
-                    uses.clear()
-                    own = [example for example in examples if example.task == task]
-                    score_NL = self.backbone.scores(self.backbone.collate(own), None, task)
-                    sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
-                    centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
-                    combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
-                    torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+            for score_NL in self._scored(batches):
+                sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
+                centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
+                combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+                torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+                uses.clear()
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _scored(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor]:
+        """Differentiable scores [n, labels] of examples under their own task's labels, a forward pass each."""
+        for examples in batches:
+            for task in dict.fromkeys(example.task for example in examples):
+                own = [example for example in examples if example.task == task]
+                yield self.backbone.scores(self.backbone.collate(own), None, task)
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         loss = self.backbone.forward(self.backbone.collate(examples)).loss

@@ -71,7 +71,7 @@ def measuring(name: str) -> dict[str, Any]:
     return {"preset": name, **composed.get(name, {})}
 
 
-@pytest.mark.parametrize("name", ["ewc", "output-drift", "slice-free", "inf-lora", "covariance-gain"])
+@pytest.mark.parametrize("name", ["ewc", "output-drift", "perdure", "slice-free", "inf-lora", "covariance-gain"])
 def test_what_is_measured_goes_on_from_folder_to_folder(name, tmp_path, model_folder):
     learn(Continual(measuring(name)), tmp_path / "march", model_folder, 0)
     assert (tmp_path / "march" / MEMORY_FILE).is_file()
@@ -153,8 +153,9 @@ def march(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 
 
 ELSEWHERE = {
-    "joint", "lwf", "perdure", "replay", "slice+replay",  # refused, below
-    "ewc", "output-drift", "slice-free", "inf-lora", "covariance-gain", "slice", "inc-lora", "ps-lora", "per-task",  # above
+    "joint", "lwf", "replay", "slice+replay",  # refused, below
+    "ewc", "output-drift", "perdure", "slice-free", "inf-lora", "covariance-gain",  # above
+    "slice", "inc-lora", "ps-lora", "per-task",  # above
     "n-lora-proximal", "o-lora+n-lora", "seq-lora", "slao", "loram",  # test_same_as_the_loop.py
 }  # fmt: skip
 DEPLOYED: dict[str, Any] = {
@@ -233,8 +234,7 @@ def test_a_resumed_trainer_gives_the_same_adapter(tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     "method,message",
-    [("lwf", "reads each batch's labels and scores"), ("perdure", "each batch's labels and scores"),
-     ("replay", "concatenate old and new data"),
+    [("lwf", "reads each batch's labels and scores"), ("replay", "concatenate old and new data"),
      ("joint", "trains all tasks at once"), ("pslora", "Did you mean 'ps-lora'")],
 )  # fmt: skip
 def test_methods_that_need_the_loop_are_refused(method, message):

@@ -148,6 +148,7 @@ class Continual:
         offered = {
             Need.PAST_DATA,
             Need.FULL_GRADIENTS,
+            Need.LABELS,
         }  # the former as the memory beside the last adapter; `earlier_past` asks for it
         if self.model.dense_base:
             offered.add(Need.DENSE_BASE)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.context import StageContext
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.parts import Gradients, PerTask, Sink, Streamed
+from perdure.methods.parts import Gradients, PerTask, ScoreSink, Sink, Streamed
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
 
@@ -131,6 +131,21 @@ class TrainerContext(StageContext):
     def stream(self, batches: Iterable[Sequence[Any]], what: Streamed, sink: Sink) -> None:
         with evaluating(self.backbone.model):
             super().stream(batches, what, sink)
+
+    def stream_scores(self, batches: Iterable[Sequence[Any]], sink: ScoreSink) -> None:
+        with evaluating(self.backbone.model):
+            super().stream_scores(batches, sink)
+
+    def _scored(self, batches: Iterable[Sequence[Any]]) -> Iterator[Tensor]:
+        """Logits [positions, vocabulary or classes] where the trainer's labels are; a model's next word is one position on."""
+        for rows in batches:
+            batch = self.backbone.collate(rows)
+            logits, labels = self.backbone.features(batch).logits, batch.inputs.get("labels")
+            if logits.ndim == 3 and labels is not None:
+                if not self.backbone.model.config.is_encoder_decoder:  # pyright: ignore[reportAttributeAccessIssue]
+                    logits, labels = logits[:, :-1], labels[:, 1:]
+                logits = logits[labels != -100]
+            yield logits
 
     def task_gradients(self, examples: Sequence[Any]) -> Gradients:
         with evaluating(self.backbone.model):

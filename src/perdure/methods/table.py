@@ -102,9 +102,9 @@ OFFSET: Settings = {"lora.alpha": 2.0}
 
 PRESETS: Mapping[str, Preset] = {
     "perdure": Preset(
-        "keep old tasks' scores, by statistics of their inputs and on the new ones; no examples",
+        "change old tasks' scores little on old tasks' inputs; statistics, no examples",
         "this project",
-        penalties={"score-drift": {"weight": 3.0}, "distillation": {"weight": 1.0}},
+        penalties={"score-drift": {"weight": 10.0}},
         settings={"training.average": "last-half", "training.later_learning_rate_factor": 0.5},
     ),
     "seq-lora": Preset(
