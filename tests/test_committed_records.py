@@ -11,6 +11,7 @@ from perdure.sweep import cells, load_sweep
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SWEEPS = {
     "all_presets/sweep.yaml": "all_presets",
+    "recipe/sweep.yaml": "recipe",
     "conflict/final.yaml": "conflict/final",
     "conflict/tune.yaml": "conflict/tuning",
     "first_table/final.yaml": "first_table/final",
