@@ -1,11 +1,14 @@
 """LwF: the distillation loss by hand, what it keeps, and weight 0 equal to no penalty bit for bit."""
 
+import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from perdure.context import StageContext
 from perdure.history import Past
 from perdure.methods.lwf import LwF, distillation
 from perdure.methods.parts import Method
@@ -54,16 +57,23 @@ def test_the_teacher_answers_once_a_stage_and_others_when_they_come(monkeypatch:
     ctx = context(2)
     ctx.model.start(Kaiming().start(ctx))
     ctx.started = {m: Factors(f.A.clone(), f.B.clone(), f.scaling) for m, f in ctx.model.factors().items()}
-    part, asked, teacher = LwF(weight=1.0), [], ctx.teacher
-    monkeypatch.setattr(ctx, "teacher", lambda examples, tasks: asked.append(len(examples)) or teacher(examples, tasks))
+    part, asked, teacher = LwF(weight=1.0), [], context(2).teacher
+
+    def counted(_: StageContext, examples: Any, tasks: Any) -> list[torch.Tensor]:
+        asked.append(len(examples))
+        return teacher(examples, tasks)
+
+    monkeypatch.setattr(StageContext, "teacher", counted)
     own, other = ctx.stage.train[3:7], toy_task(1).train[:2]
+    replayed = dataclasses.replace(ctx, buffer={"task1": other})
     for _ in range(2):
         found = part._teacher(ctx, own)
         for scores, wanted in zip(found, teacher(own, ctx.past.stages), strict=True):
             torch.testing.assert_close(scores, wanted)
     assert sum(asked) == len(ctx.stage.train)
-    part._teacher(ctx, [*own, *other])
-    assert asked[-1] == len(own) + len(other)
+    part._teacher(replayed, own)  # as every batch beside a buffer: another process's may hold old examples
+    part._teacher(replayed, [*own, *other])
+    assert asked[-2:] == [len(own), len(own) + len(other)]
 
 
 def test_first_task_has_no_old_answers() -> None:

@@ -84,15 +84,16 @@ class LwF(BatchPenalty):
         """The teacher's scores [n, labels] under every old task's labels.
 
         The stage's own examples are answered once, all of them in an order of their own: a resumed stage then has the same
-        bits. Others (of a replay part) are answered when they come.
+        bits. Where old examples may be among the batch's, every batch is answered when it comes, by every process alike: a
+        sharded base is gathered by all of them together.
         """
+        if ctx.buffer:
+            return ctx.teacher(examples, ctx.past.stages)
         if self._stage != ctx.index:
             self._stage, self._answers = ctx.index, {}
             for some in ctx.batches(ctx.stage.train, TEACHER_BATCH, "teacher"):
                 per_task = ctx.teacher(some, ctx.past.stages)
                 for i, example in enumerate(some):
                     self._answers[example.text] = [scores[i] for scores in per_task]
-        if any(example.text not in self._answers for example in examples):
-            return ctx.teacher(examples, ctx.past.stages)
         rows = [self._answers[example.text] for example in examples]
         return [torch.stack(of_task) for of_task in zip(*rows, strict=True)]
