@@ -60,7 +60,10 @@ def main() -> None:
         wrong = differs(record, found, chosen.tolerance)
         failed |= wrong is not None
         before, now = (100 * row["average_accuracy"] for row in (record["scores"], found))
-        print(f"{path.relative_to(HERE)}: recorded {before:.2f}, now {now:.2f}; {wrong or 'the same'}", flush=True)
+        print(
+            f"{path.relative_to(HERE)}: recorded {before:.2f}, now {now:.2f}; {wrong or f'within {chosen.tolerance:g} points'}",
+            flush=True,
+        )
     sys.exit(failed)
 
 
