@@ -17,6 +17,7 @@ SWEEPS = {
     "first_table/final.yaml": "first_table/final",
     "first_table/tune.yaml": "first_table/tuning",
     "language/sweep.yaml": "language",
+    "leaderboard/tune.yaml": "leaderboard/tune",
     "vision/sweep.yaml": "vision",
 }
 
