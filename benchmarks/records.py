@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ def records(folder: str) -> list[dict[str, Any]]:
 def record(file: str) -> dict[str, Any]:
     """One record below benchmarks/."""
     return json.loads((HERE / file).read_text(encoding="utf-8"))
+
+
+def row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def spread(values: list[float | None]) -> str:

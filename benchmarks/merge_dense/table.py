@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.records import record
+from benchmarks.records import record, row
 
 TARGETS = {"average": 1.5, "max-magnitude": 1.5, "ties": 2.5}
 
@@ -19,7 +19,7 @@ def table() -> str:
         target = f"{TARGETS[name]}" if name in TARGETS else ""
         memory = f"{case['extra_bytes'] / 1e6:.0f} MB"
         cells = (name, f"{case['seconds']:.1f}", spread, target, f"{case['processor_seconds']:.1f}", memory)
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(row(cells))
     return "\n".join([*lines, "", about()])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.records import record
+from benchmarks.records import record, row
 
 SHARES = {"opposite": "opposite signs", "opposite_weighted": "by size", "flip": "flips", "collision": "collisions"}
 
@@ -25,7 +25,7 @@ def table() -> str:
             f"{case['extra_bytes'] / 1e6:.0f} MB",
             *(_percent(case["shares"][share]) for share in SHARES),
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(row(cells))
     about = (
         f"{found['positions'] / 1e9:.1f} billion positions, adapters of {found['adapter_bytes'] / 1e6:.0f} MB; torch "
         f"{found['versions']['torch']}, {found['machine']['processor']}, threads: {found['machine']['threads']}, load average "

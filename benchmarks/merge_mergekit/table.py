@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.records import record
+from benchmarks.records import record, row
 
 TITLES = {
     "perdure": "perdure",
@@ -28,7 +28,7 @@ def table() -> str:
             f"{case['peak_bytes'] / 1e6:.0f} MB",
             f"{case['positions_that_differ_by_1e-5']}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(row(cells))
     about = (
         f"{found['parameters'] / 1e6:.0f} million parameters in fp32; mergekit {found['versions']['mergekit']}, torch "
         f"{found['versions']['torch']}, {found['machine']['processor']}, {found['machine']['cpus']} cores, "

@@ -145,11 +145,8 @@ class Continual:
         return self._trainer
 
     def _offered(self, trainer: Any) -> set[Need]:
-        offered = {
-            Need.PAST_DATA,
-            Need.FULL_GRADIENTS,
-            Need.LABELS,
-        }  # the former as the memory beside the last adapter; `earlier_past` asks for it
+        # The past's data as the memory beside the last adapter: `earlier_past` asks for it. Labels as the trainer's own targets.
+        offered = {Need.PAST_DATA, Need.LABELS, Need.FULL_GRADIENTS}
         if self.model.dense_base:
             offered.add(Need.DENSE_BASE)
         if trainer.train_dataset is not None:

@@ -29,13 +29,13 @@ def history_update(past: Past, kind: HistoryKind) -> Update:
     return past.deployed
 
 
-def no_history(method: Method) -> str | None:
-    """Why a penalty has nothing to compare a task's update with in `method`; None where it has."""
+def no_history(method: Method, doing: str = "it compares a task's update with those before it") -> str | None:
+    """Why a penalty that does something (`doing`) about a past apart from the update has nothing to do in `method`, or None."""
     if reason := method.out_of_reach():
-        return f"it compares an update with the past, but {reason}"
+        return f"{doing}, but {reason}"
     if method.init.continues:
         return (
-            "it compares a task's update with those before it, but this init goes on from the last adapter, so that its update "
-            "holds the past already. Use the init `kaiming` with a consolidation that carries, like `sum`"
+            f"{doing}, but this init goes on from the last adapter, so that its update holds the past already. Use the init "
+            "`kaiming` with a consolidation that carries, like `sum`"
         )
     return None

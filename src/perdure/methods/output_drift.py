@@ -28,6 +28,7 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
+from perdure.methods.history_update import no_history
 from perdure.methods.input_moments import input_moments
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
@@ -62,14 +63,7 @@ class OutputDrift(WeightPenalty):
 
     def conflicts(self, method: Method) -> str | None:
         """Without a past, or where the update holds what the old tasks learnt."""
-        if reason := method.out_of_reach():
-            return f"it protects outputs on old inputs, but {reason}"
-        if method.init.continues:
-            return (
-                "this init goes on from the last adapter, so its update holds what the old tasks learnt about those inputs, and "
-                "the penalty would undo it. Use the init `kaiming` with a consolidation that carries, like `sum`"
-            )
-        return None
+        return no_history(method, "it protects outputs on old inputs")
 
     def before_task(self, ctx: Context) -> None:
         """Energy of the outputs on old inputs, tr(W C W^T), for the weights this task trains on."""

@@ -34,6 +34,7 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
+from perdure.methods.history_update import no_history
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
 from perdure.ops.precision import precise
@@ -66,14 +67,7 @@ class ScoreDrift(WeightPenalty):
 
     def conflicts(self, method: Method) -> str | None:
         """Without a past, or where the update holds what the old tasks learnt."""
-        if reason := method.out_of_reach():
-            return f"it protects old tasks' scores, but {reason}"
-        if method.init.continues:
-            return (
-                "this init goes on from the last adapter, so its update holds what the old tasks learnt, and the penalty would "
-                "undo it. Use the init `kaiming` with a consolidation that carries, like `sum`"
-            )
-        return None
+        return no_history(method, "it protects old tasks' scores")
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
