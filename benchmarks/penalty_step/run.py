@@ -49,6 +49,7 @@ PENALTIES: dict[str, dict[str, Any]] = {
     "past-energy": {"past-energy": {"weight": 1000.0}},
     "fisher": {"fisher": {"weight": 100.0}},
     "output-drift": {"output-drift": {"weight": 100.0}},
+    "score-drift": {"score-drift": {"weight": 10.0}},
 }
 TARGETS = {"query-value": ("query", "value"), "all-linear": ("query", "key", "value", "dense")}
 HERE = Path(__file__).parent
@@ -93,6 +94,12 @@ def make_case(model: AdaptedModel, penalties: dict[str, Any], task: int, total: 
             penalty.load({name: torch.rand(shape) for name, shape in shapes.items()})
         if kind == "output-drift":
             penalty.load({f"moment.{name}": torch.eye(shape[1]) for name, shape in shapes.items()})
+        if kind == "score-drift":  # texts and labels
+            sizes = {"outputs": 0, "inputs": 1}
+            squares = {
+                f"{s}.{use}.{n}": torch.eye(shapes[n][i]) for n in shapes for s, i in sizes.items() for use in (0, 1)
+            }
+            penalty.load(squares)
         penalty.before_task(SimpleNamespace(past=past, factors=model.factors(), weight=weight))  # type: ignore[arg-type]
         assert isinstance(penalty, WeightPenalty)
     return Case(method, past)

@@ -27,6 +27,7 @@ METHODS: dict[str, Any] = {
     "lwf": {"preset": "lwf", "replay": {"kind": "buffer", "use": "mixed"}},
     "a-gem": "a-gem",
     "output-drift": "output-drift",
+    "perdure": "perdure",
 }
 
 
