@@ -88,8 +88,9 @@ def run_config(
     tasks: Sequence[Task] | None = None,
     max_forgetting: float | None = None,
     report: Reporter | None = None,
+    shared: Path | None = None,
 ) -> Scores:
-    """The same from a validated configuration."""
+    """The same from a validated configuration; `shared`: a folder of stages that runs have in common (perdure.shared)."""
     processes = join()
     report = report if report and processes.main else Quiet()
     given = [tasks is not None, config.suite is not None, bool(config.tasks)]
@@ -130,7 +131,7 @@ def run_config(
             processes.once(learn_history, config, chosen, method, model, learner, store, report)
             if config.shard:
                 model.shard(processes)
-            run_sequence(chosen, method, model, learner, config, store, report, processes)
+            run_sequence(chosen, method, model, learner, config, store, report, processes, shared)
     return told(report, store)
 
 

@@ -5,6 +5,8 @@ This is the whole loop. No method is named here: what a method does, its parts d
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from perdure.adapter_history import history_stages
@@ -19,6 +21,7 @@ from perdure.methods.parts import Method
 from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_past, save_deployed, save_stage, save_untrained, score_tasks
+from perdure.shared import sharing
 from perdure.store import Store
 from perdure.tasks.task import Task, stages
 from perdure.training import train
@@ -34,9 +37,11 @@ def run_sequence(
     store: Store,
     report: Reporter,
     processes: Processes = ALONE,
+    shared: Path | None = None,
 ) -> Past:
     """Learn `tasks` with `method`, going on where the store's last checkpoint stands; return what is left behind.
 
+    `shared` is a folder of trainings that runs have in common (perdure.shared); None = everything is trained here.
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
     past, base = load_past(store, method), public_name(config.backbone["model"])
@@ -62,7 +67,8 @@ def run_sequence(
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
         with memory_explained(f"training task '{stage.name}'"), unfinished.minding_sigterm():
             # 3. loss + penalties -> step
-            train(model, backbone, method, ctx, config.training, record.step, unfinished, processes)
+            checkpoints = sharing(shared, config, method, ctx, unfinished, record.steps)
+            train(model, backbone, method, ctx, config.training, record.step, checkpoints, processes)
 
         factors = {name: pair.copied() for name, pair in model.factors().items()}
         update = {name: pair.update() for name, pair in factors.items()}

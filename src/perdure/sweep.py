@@ -13,7 +13,8 @@
 A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
 
 Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
-not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest.
+not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest. What several runs train alike, often their
+first task, is trained once (perdure.shared; `share: false` trains it every time, with the same results).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from perdure.config import RunConfig, Settings, load_config, parse_overrides
 from perdure.durable import write_json
 from perdure.errors import ConfigError
 from perdure.processes import started
+from perdure.shared import SECONDS
 from perdure.store import Store
+from perdure.sweep_record import code_hash, run_record
 
 
 class SweepConfig(Settings):
@@ -52,6 +55,7 @@ class SweepConfig(Settings):
     sequences: tuple[dict[str, Any], ...] = ({},)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     keep_runs: bool = False
+    share: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,14 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     todo = [cell for cell in every if not _record_path(out, cell).is_file()]
     tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them done before")
     began = time.monotonic()
+    shared = out / "shared" / code_hash() if sweep.share else None
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = {pool.submit(_run_cell, cell, out, sweep.keep_runs): cell for cell in todo}
+        futures = {pool.submit(_run_cell, cell, out, sweep.keep_runs, shared): cell for cell in todo}
         for done, future in enumerate(as_completed(futures), start=1):
             left = (time.monotonic() - began) / done * (len(todo) - done)
             tell(f"[{done}/{len(todo)}] {futures[future].id}: {future.result()} (about {left / 60:.0f} min left)")
+    shutil.rmtree(out / "shared", ignore_errors=True)
     return [path for cell in every if (path := _record_path(out, cell)).is_file()]
 
 
@@ -152,26 +158,27 @@ def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
 
-def _run_cell(cell: Cell, out: Path, keep: bool) -> str:
+def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     """Run one cell in this process; write its record or its failure; say how it ended."""
     from perdure.run import run_config
-    from perdure.sweep_record import run_record
 
     folder = out / "runs" / cell.id
     began, worked = time.monotonic(), time.process_time()
     try:
-        scores = run_config(cell.config, folder)
+        scores = run_config(cell.config, folder, shared=shared)
     except Exception as error:  # one failed run must not stop the others; what happened is kept
         failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         write_json(out / "failed" / f"{cell.id}.json", failure)
         return f"FAILED, {type(error).__name__}: {error}"
+    worked, kept = time.process_time() - worked, run_record(Store(folder), scores)
+    elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
     record = {
         "id": cell.id,
         "method": cell.method,
         "varied": dict(cell.varied),
         "seconds": round(time.monotonic() - began, 1),
-        "processor_seconds": round(time.process_time() - worked, 1),
-        **run_record(Store(folder), scores),
+        "processor_seconds": round(worked + elsewhere, 1),  # what the run would have taken alone
+        **kept,
     }
     write_json(_record_path(out, cell), record)
     if not keep:

@@ -26,9 +26,12 @@ def short_run(
     return learn(out=out, tasks=tasks, method=method, backbone=backbone, **{**SETTINGS, **settings})
 
 
-def bits(out: Path) -> dict[str, Any]:
+def bits(out: Path, without: Sequence[str] = ()) -> dict[str, Any]:
     """The sha256 of every file of every finished stage and of the deployed model."""
-    return Store(out).manifest
+    manifest = Store(out).manifest
+    for entry in manifest["stages"]:
+        entry["files"] = {path: digest for path, digest in entry["files"].items() if path not in without}
+    return manifest
 
 
 def bits_learnt(out: Path) -> tuple[Any, ...]:

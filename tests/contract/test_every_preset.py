@@ -9,9 +9,12 @@ import torch
 
 import perdure
 from perdure.adapters import open_adapter
+from perdure.config import load_config
 from perdure.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.progress import Quiet
+from perdure.run import run_config
+from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.tasks.task import Task
 from perdure.training import Step
@@ -34,6 +37,11 @@ class Watch(Quiet):
 
 
 pytestmark = pytest.mark.parametrize("method", PRESETS)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +118,19 @@ def test_training_changes_what_is_answered(method, finished):
     update = open_adapter(Store(finished(method)).stage_folder(1) / "adapter")
     assert update
     assert all((delta.B @ delta.A).abs().max() > 0 for delta in update.values())
+
+
+def test_what_other_runs_trained_gives_the_same_bits(method, finished, shared, tmp_path, small_tasks, encoder_folder):
+    """All presets, one after another, share one folder; the second run of each trains nothing that may be shared."""
+    backbone = {"kind": "encoder", "model": str(encoder_folder), "max_length": 32}
+    config = load_config({"method": method, "backbone": backbone, **SETTINGS})
+    for out in ("first", "second"):
+        run_config(config, tmp_path / out, tasks=small_tasks, shared=shared)
+        assert bits(tmp_path / out, without=("notes.json",)) == bits(finished(method), without=("notes.json",))
+    read = [SECONDS in path.read_text() for path in sorted((tmp_path / "second").rglob("notes.json"))]
+    if method in ("inc-lora", "ties", "magmax", "per-task"):
+        assert all(read), "nothing acts on any of its steps"
+    if method in ("ewc", "o-lora", "replay", "a-gem", "lwf", "slice", "slice-free"):
+        assert read[0], "nothing acts before there is a past"
+    if method in ("l2", "ps-lora", "n-lora", "n-lora-proximal"):
+        assert not any(read), "a part acts on every step"

@@ -67,6 +67,10 @@ class AGem(StepRule):
         reason = method.out_of_reach()
         return reason and f"it keeps steps from hurting old tasks, but {reason}"
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def before_task(self, ctx: Context) -> None:
         """Steps are counted within a stage, so that each draws its own examples, also after a resume."""
         self._step = self._fired = 0

@@ -65,6 +65,10 @@ class PastEnergy(WeightPenalty):
         self._seen, self._energy = ctx.past, {}
         history_update(ctx.past, self.history)
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact = precise(factors)

@@ -77,6 +77,10 @@ class FisherPenalty(WeightPenalty):
             )
         return None
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, fisher = precise(factors), self._fisher.get(module)

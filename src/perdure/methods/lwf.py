@@ -67,6 +67,10 @@ class LwF(BatchPenalty):
             )
         return None
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """See `BatchPenalty`; 0 on the first task."""
         tasks = ctx.past.stages

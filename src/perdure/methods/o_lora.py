@@ -60,6 +60,10 @@ class InputOverlap(WeightPenalty):
             return "it turns A away from the earlier ones, but this init keeps A frozen. Leave the penalty out"
         return reason
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`; B has no part in it."""
         exact, old = precise(factors), self._old.get(module)

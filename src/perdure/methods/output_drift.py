@@ -73,6 +73,10 @@ class OutputDrift(WeightPenalty):
             W = ctx.weight(module)
             self._energies[module] = torch.linalg.vecdot(W @ moment.to(W), W).double().sum()
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, moment = precise(factors), self._moments.get(module)

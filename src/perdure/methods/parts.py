@@ -203,6 +203,13 @@ class Part(BaseModel):
         Asked before anything is loaded: what a part cannot stand it knows itself."""
         return None
 
+    def acts(self, ctx: Context) -> bool:
+        """Whether this penalty, step rule or replay changes anything in the steps of the stage that begins.
+
+        False is a promise (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
+        may share a stage's training (perdure.shared)."""
+        return True
+
     def before_task(self, ctx: Context) -> None:
         """Called when a stage begins, with the carry folded in and before the adapter starts."""
 

@@ -101,6 +101,10 @@ class ExampleBuffer(Replay):
             return "use: init-only keeps examples for other parts, and none here reads them. Take use: mixed, or leave it out"
         return None
 
+    def acts(self, ctx: Context) -> bool:
+        """Where old examples are mixed in."""
+        return self.use == "mixed" and bool(self._kept)
+
     def before_task(self, ctx: Context) -> None:
         """Count batches from 0; refuse a buffer that belongs to other tasks.
 

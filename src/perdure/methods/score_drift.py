@@ -69,6 +69,10 @@ class ScoreDrift(WeightPenalty):
         """Without a past, or where the update holds what the old tasks learnt."""
         return no_history(method, "it protects old tasks' scores")
 
+    def acts(self, ctx: Context) -> bool:
+        """Not before there is a past."""
+        return len(ctx.past) > 0
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, tasks = precise(factors), max(1, len(past))
