@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import yaml
 
 from perdure.errors import ConfigError, StoreError
 from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
-from perdure.sweep import SweepConfig, cells, load_sweep, run_sweep
+from perdure.shared import SECONDS
+from perdure.store import Store
+from perdure.sweep import SweepConfig, _run_cell, cells, load_sweep, run_sweep
 from perdure.sweep_record import outcome_values
 
 
@@ -110,3 +116,37 @@ def test_a_sweep_without_records_says_how_to_go_on(tmp_path):
     assert is_sweep(tmp_path)
     with pytest.raises(StoreError, match="perdure sweep FILE"):
         write_sweep_report(tmp_path, tmp_path / "report")
+
+
+@pytest.mark.slow
+def test_a_shared_first_task_changes_nothing_but_is_trained_once(sweep_file, tmp_path):
+    sweep = load_sweep(sweep_file).model_copy(update={"methods": {"inc-lora": {}, "o-lora": {}}, "seeds": (0,)})
+    apart = sweep.model_copy(update={"share": False})
+    rows = [
+        [json.loads(path.read_text()) for path in run_sweep(which, tmp_path / name, 1, lambda _: None)]
+        for name, which in (("together", sweep), ("apart", apart))
+    ]
+    assert [row["notes"]["sky"] for row in rows[0]] == [{}, {SECONDS: pytest.approx(0, abs=60)}]
+    for together, alone in zip(*rows, strict=True):
+        assert together["scores"] == alone["scores"]
+        assert together["diagnostics"] == alone["diagnostics"]
+    assert not (tmp_path / "together" / "shared").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_process_behind(sweep_file, tmp_path):
+    sweep = subprocess.Popen([sys.executable, "-m", "perdure", "sweep", sweep_file, "--out", tmp_path / "out"])
+    while not (tmp_path / "out" / "runs").is_dir():
+        time.sleep(0.05)
+    workers = psutil.Process(sweep.pid).children(recursive=True)
+    sweep.kill()
+    sweep.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(sweep_file, tmp_path):
+    sweep = load_sweep(sweep_file)
+    cell = next(iter(cells(sweep)))
+    with Store(tmp_path / "runs" / cell.id).writing():
+        assert _run_cell(cell, tmp_path, False, None).startswith("left alone")
+    assert not (tmp_path / "failed").exists()

@@ -13,8 +13,9 @@
 A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
 
 Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
-not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest. What several runs train alike, often their
-first task, is trained once (perdure.shared; `share: false` trains it every time, with the same results).
+not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest; one that another sweep is at is left to
+it. What several runs train alike, often their first task, is trained once (perdure.shared; `share: false` trains it every time,
+with the same results).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +40,7 @@ from pydantic import Field
 
 from perdure.config import RunConfig, Settings, load_config, parse_overrides
 from perdure.durable import write_json
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, RunBusy
 from perdure.processes import started
 from perdure.shared import SECONDS
 from perdure.store import Store
@@ -145,13 +148,25 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     began = time.monotonic()
     shared = out / "shared" / code_hash() if sweep.share else None
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_run_cell, cell, out, sweep.keep_runs, shared): cell for cell in todo}
         for done, future in enumerate(as_completed(futures), start=1):
             left = (time.monotonic() - began) / done * (len(todo) - done)
             tell(f"[{done}/{len(todo)}] {futures[future].id}: {future.result()} (about {left / 60:.0f} min left)")
     shutil.rmtree(out / "shared", ignore_errors=True)
     return [path for cell in every if (path := _record_path(out, cell)).is_file()]
+
+
+def _end_with_parent() -> None:
+    """A sweep that is killed leaves no process behind that goes on with its runs."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _record_path(out: Path, cell: Cell) -> Path:
@@ -166,6 +181,8 @@ def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     began, worked = time.monotonic(), time.process_time()
     try:
         scores = run_config(cell.config, folder, shared=shared)
+    except RunBusy as error:
+        return f"left alone: {error}"
     except Exception as error:  # one failed run must not stop the others; what happened is kept
         failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         write_json(out / "failed" / f"{cell.id}.json", failure)
