@@ -19,6 +19,17 @@ def test_scored_after_the_last_stage_only(tmp_path, small_tasks, encoder_folder)
     write_report([tmp_path / "once"], tmp_path / "report")
 
 
+def test_scored_after_its_own_stage_and_the_last(tmp_path, small_tasks, encoder_folder):
+    always = short_run(tmp_path / "always", small_tasks, encoder_folder, "inc-lora")
+    own = short_run(tmp_path / "own", small_tasks, encoder_folder, "inc-lora", evaluation={"every_stage": "own"})
+    (first, *_), (_, second, _), last = always.score_matrix
+    assert own.score_matrix == [[first, None, None], [None, second, None], last]
+    assert own.untrained_scores == [None] * 3
+    assert own.learning_accuracy == always.learning_accuracy
+    assert own.forgetting == -own.backward_transfer
+    write_report([tmp_path / "own"], tmp_path / "report")
+
+
 def test_a_gate_needs_every_stage(tmp_path, small_tasks, encoder_folder):
     with pytest.raises(ConfigError, match="every_stage"):
         short_run(

@@ -14,7 +14,7 @@ from benchmarks.leaderboard import plan
 
 from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
-from perdure.sweep import cells, load_sweep
+from perdure.sweep import SweepConfig, cells, load_sweep
 from perdure.tasks.suites import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,3 +90,21 @@ def test_an_unfinished_step_is_not_built_on(monkeypatch):
     monkeypatch.setattr(plan, "records", lambda _: [])
     with pytest.raises(SystemExit, match=f"{8 * len(PRESETS)} of {8 * len(PRESETS)} runs have no record"):
         next(plan.runoff())
+
+
+def test_finalists_bounds_and_variants(monkeypatch):
+    chosen = {name: {"training.learning_rate": 1e-3} for name in PRESETS}
+    best = ["lwf", "ella", "joint", "ewc", "l2", "o-lora", "inc-lora"]
+    rows = [{"method": m, "scores": {"average_accuracy": 0.9 - i / 100}} for i, m in enumerate(best)]
+    monkeypatch.setattr(plan, "_complete", lambda _: rows)
+    monkeypatch.setattr(plan, "chosen_trials", lambda: chosen)
+    variant = "perdure, 16 examples a task kept"
+    for _, _, sweep in plan.finals():
+        found = SweepConfig.model_validate(sweep)
+        rivals = ["lwf", "ella", "ewc", "l2", "o-lora", "perdure"]
+        assert list(found.methods) == [*rivals, "joint", "per-task", "seq-lora", variant]
+        for cell in cells(found):
+            build_method(cell.config.method)
+            assert (cell.config.evaluation.split, cell.config.evaluation.every_stage) == ("test", "own")
+        replay = next(cell for cell in cells(found) if cell.method == variant).config.method["replay"]
+        assert (replay["per_task"], replay["use"]) == (16, "mixed")

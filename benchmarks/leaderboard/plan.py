@@ -95,10 +95,13 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     rows, chosen = _complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
     rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
-    methods = {method: chosen[method] for method in (*rivals, *BOUNDS)}
     sequences = read("sequences.yaml")
     held = sequences["held_back"]
-    fixed = {**sequences["settings"], "data_seed": held["data_seed"], "budget.test": held["budget_test"]}
+    methods = {method: chosen[method] for method in dict.fromkeys((*rivals, *held["always"], *BOUNDS))}
+    for name, own in held["variants"].items():
+        methods[name] = {"method": own["preset"], **chosen[own["preset"]], **own["change"]}
+    own = {"data_seed": "data_seed", "budget.test": "budget_test", "evaluation.every_stage": "every_stage"}
+    fixed = {**sequences["settings"], **{setting: held[key] for setting, key in own.items()}}
     for name in ("finals", "long"):
         about = "Finalists and bounds on the held-back sequences, scored on test examples."
         yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}

@@ -111,14 +111,15 @@ class EvaluationSettings(Settings):
         split: 'validation' while choosing settings, 'test' for results.
         labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
         future: also score tasks not learnt yet; forward transfer needs it.
-        every_stage: false = only after the last stage; enough for choosing settings by average accuracy, and a long sequence
-            is scored T times instead of T^2 / 2. Learning accuracy and forgetting are then unknown.
+        every_stage: true = all tasks learnt so far after every stage, T^2 / 2 times a task in all. own = a task after its own
+            stage, and all after the last: 2 T; forgetting is then from right after learning, not from the best in between.
+            false = after the last stage only, T: enough for choosing settings by average accuracy.
     """
 
     split: Literal["validation", "test"] = "test"
     labels: Literal["task", "seen"] = "task"
     future: bool = True
-    every_stage: bool = True
+    every_stage: bool | Literal["own"] = True
 
 
 class RunConfig(Settings):

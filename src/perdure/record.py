@@ -63,8 +63,8 @@ def score_tasks(
     """One row of the score matrix: the deployed model on the chosen split of every task; `last` of the sequence or not."""
 
     def scored(task: Task) -> TaskScore:
-        too_early = not last and not settings.every_stage
-        if too_early or (learnt and not settings.future and task.name not in learnt):
+        due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
+        if not (due or last) or (learnt and not settings.future and task.name not in learnt):
             return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))

@@ -99,7 +99,7 @@ def run_config(
     method = build_method(config.method)
     if method.stream == "joint" and max_forgetting is not None:
         raise ConfigError(f"Method '{method.name}' learns everything at once, so there is no forgetting to limit.")
-    if max_forgetting is not None and not config.evaluation.every_stage:
+    if max_forgetting is not None and config.evaluation.every_stage is not True:
         raise ConfigError("max_forgetting compares scores after every stage; leave evaluation.every_stage at true.")
     store = Store(Path(out), accept=forgetting_gate(max_forgetting))
     with _writing(store, processes):
