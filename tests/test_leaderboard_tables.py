@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.leaderboard import table
+from benchmarks.leaderboard.choosing import CASES, fitting
 
+from perdure.methods.table import PRESETS
 from tests.test_claims import recorded
 
 
@@ -39,3 +41,22 @@ def test_nothing_yet(monkeypatch):
     assert "no record yet" in table.screening()
     assert "no record yet" in table.finals()
     assert "no record yet" in table.long()
+
+
+def test_a_case_leaves_the_methods_whose_parts_allow_it():
+    assert fitting("no old example may be kept", ["replay", "a-gem", "slice", "ewc", "joint", "per-task"]) == ["ewc"]
+    assert fitting("old tasks are there as adapters only, without data", ["ewc", "perdure", "ps-lora"]) == ["ps-lora"]
+    assert fitting("adapters are trained apart, and merged", ["ties", "magmax", "inc-lora"]) == ["ties"]
+    assert fitting("every query says its task", list(PRESETS)) == ["per-task"]
+    assert fitting("one adapter, trained on and on", list(PRESETS)) == ["seq-lora", "slao"]
+    assert all(fitting(case, list(PRESETS)) for case in CASES)
+
+
+def test_which_method_when(rows):
+    lines = table.choosing().splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| all data at once can be had", "joint"],
+        ["| tasks come one by one, anything may be kept", "perdure"],
+        ["| no old example may be kept", "perdure"],
+        ["| old tasks are there as adapters only, without data", "inc-lora"],
+    ]

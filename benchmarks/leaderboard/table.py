@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from benchmarks.leaderboard.choosing import as_table
 from benchmarks.records import HERE, records
 
 from perdure.comparison import Study, study
@@ -58,6 +59,12 @@ def chosen() -> str:
 def screening() -> str:
     """Every preset, best first, on validation examples."""
     return listing(records("leaderboard/screen/records"), "The screening has no record yet.")
+
+
+def choosing() -> str:
+    """Which method when, from the screening."""
+    rows = records("leaderboard/screen/records")
+    return as_table(rows, studied(rows).intervals) if rows else "The screening has no record yet."
 
 
 def finals() -> str:

@@ -1,0 +1,93 @@
+"""Which method when: for each thing that may be ruled out, the best of what is left, from the screening's records.
+
+A case rules methods out by what their parts need and do, not by name; who is left is ranked by average accuracy.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from perdure.config import resolve_method
+from perdure.methods.build import build_method
+from perdure.methods.parts import Method, Need
+from perdure.report.sweeps import interval, mean
+from perdure.report.text import markdown_table
+
+Record = Mapping[str, Any]
+
+
+def keeps_examples(method: Method) -> bool:
+    """Old examples are stored."""
+    return method.replay is not None
+
+
+def measures_data(method: Method) -> bool:
+    """Statistics of a task's examples are taken when it is learnt, so its data must be at hand then."""
+    return any(part.needs & {Need.TRAINING_DATA, Need.PAST_DATA} for part in method.parts().values())
+
+
+def is_incremental(method: Method) -> bool:
+    """Tasks come one after another, and a query does not say which one it belongs to."""
+    return method.stream == "one-by-one" and method.consolidate.keeps != "per-task"
+
+
+CASES: Mapping[str, Callable[[Method], bool]] = {
+    "all data at once can be had": lambda m: m.stream == "joint",
+    "every query says its task": lambda m: m.consolidate.keeps == "per-task",
+    "tasks come one by one, anything may be kept": is_incremental,
+    "no old example may be kept": lambda m: is_incremental(m) and not keeps_examples(m),
+    "old tasks are there as adapters only, without data": lambda m: (
+        is_incremental(m) and not keeps_examples(m) and not measures_data(m)
+    ),
+    "adapters are trained apart, and merged": lambda m: is_incremental(m) and m.consolidate.keeps == "merged",
+    "one adapter, trained on and on": lambda m: m.init.continues and not keeps_examples(m),
+}
+
+
+def fitting(case: str, names: Sequence[str]) -> list[str]:
+    """The presets among `names` that a case leaves."""
+    return [name for name in names if CASES[case](build_method(resolve_method(name)))]
+
+
+def rows(records: Sequence[Record], intervals: Mapping[str, Any]) -> list[list[str]]:
+    """A row a case: the best, who comes close (half a point) in the least time, and what the best costs."""
+    own = {name: [row for row in records if row["method"] == name] for name in intervals}
+    seconds = {name: statistics.mean(row["processor_seconds"] for row in rows) for name, rows in own.items()}
+    found = []
+    for case in CASES:
+        left = sorted(fitting(case, list(intervals)), key=lambda name: -intervals[name].mean)
+        if not left:
+            continue
+        best = left[0]
+        close = min((n for n in left if intervals[n].mean > intervals[best].mean - 0.005), key=seconds.__getitem__)
+        kept = statistics.mean(row["bytes"]["state"] for row in own[best]) / 1e6
+        found.append(
+            [
+                case,
+                best,
+                interval(intervals[best]),
+                mean(own[best], "forgetting"),
+                f"{seconds[best]:.0f}",
+                f"{kept:.1f}",
+                "-" if close == best else f"{close} ({100 * intervals[close].mean:.1f}, {seconds[close]:.0f} s)",
+            ]
+        )
+    return found
+
+
+COLUMNS = (
+    "if",
+    "take",
+    "average accuracy",
+    "forgetting",
+    "processor s",
+    "kept, MB",
+    "as good within half a point, quicker",
+)
+
+
+def as_table(records: Sequence[Record], intervals: Mapping[str, Any]) -> str:
+    """The rows as markdown."""
+    return "\n".join(markdown_table(list(COLUMNS), rows(records, intervals)))
