@@ -1,6 +1,7 @@
 """The claims' sweeps, from claims.yaml and what the leaderboard's tuning chose.
 
-python benchmarks/claims/plan.py          -> compare.yaml (rows x seeds x sequences) and grids.yaml (one setting varied)
+python benchmarks/claims/plan.py          -> compare.yaml (rows x seeds x sequences), many.yaml (more than fifteen tasks)
+                                             and grids.yaml (one setting varied)
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def sweeps(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """File name -> sweep."""
     claims, common = read(), leaderboard.read("sequences.yaml")
     budget = common["held_back"]["budget_test"]
-    settings = {**common["settings"], "data_seed": claims["cells"]["data_seed"], "budget.test": budget}
-    cells = {key: claims["cells"][key] for key in ("seeds", "sequences")}
+    own = {"data_seed": claims["cells"]["data_seed"], "budget.test": budget, "evaluation.every_stage": "own"}
+    settings = {**common["settings"], **own}
+    cells, many = ({key: claims[part][key] for key in ("seeds", "sequences")} for part in ("cells", "many"))
     rows = {name: row(about, chosen) for name, about in claims["rows"].items()}
     varied = {
         f"{name}, {key.rpartition('.')[2]} x {factor:g}": {**rows[name], key: factor * setting(name, key, rows[name])}
@@ -55,6 +57,12 @@ def sweeps(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     }
     return {
         "compare": {"name": "claims", "settings": settings, **cells, "methods": rows},
+        "many": {
+            "name": "many",
+            "settings": settings,
+            **many,
+            "methods": {name: rows[name] for name in claims["many"]["rows"]},
+        },
         "grids": {"name": "grids", "settings": settings, **cells, "seeds": cells["seeds"][:1], "methods": varied},
     }
 

@@ -21,17 +21,21 @@ def claims() -> dict[str, Any]:
     return yaml.safe_load((HERE / "claims" / "claims.yaml").read_text(encoding="utf-8"))
 
 
-def table(rows: Sequence[Record] | None = None) -> str:
-    """Each claim, what came out, and whether it holds here."""
-    rows = records("claims/compare/records") if rows is None else rows
+def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
+    """Each claim, what came out, and whether it holds here; `rows`: the records of each sweep."""
+    rows = rows or {name: records(f"claims/{name}/records") for name in ("compare", "many")}
     stated = claims()["claims"]
-    if not rows:
+    if not any(rows.values()):
         return NOTHING
-    compared = {i: compare(rows, claim["better"]) for i, claim in enumerate(stated) if "better" in claim}
+    own = [rows[claim.get("sweep", "compare")] for claim in stated]
+    compared = {i: compare(own[i], claim["better"]) for i, claim in enumerate(stated) if "better" in claim and own[i]}
     corrected = dict(zip(compared, holm([found.p for found in compared.values()]), strict=True))
     lines = ["| paper | says | here | outcome |", "|---|---|---|---|"]
     for i, claim in enumerate(stated):
-        here, verdict = judged(compared[i], corrected[i]) if i in compared else measured(rows, claim)
+        if not own[i]:
+            here, verdict = "-", "not run yet"
+        else:
+            here, verdict = judged(compared[i], corrected[i]) if i in compared else measured(own[i], claim)
         lines.append(f"| {claim['paper']} | {claim['says']} | {here} | {verdict} |")
     return "\n".join(lines)
 
@@ -67,6 +71,11 @@ def mean(rows: Sequence[Record], row: str, metric: str) -> float:
 def rows(found: Sequence[Record] | None = None) -> str:
     """The rows compared: accuracy, forgetting, interference."""
     return _listing(records("claims/compare/records") if found is None else found, list(claims()["rows"]))
+
+
+def many(found: Sequence[Record] | None = None) -> str:
+    """The rows on more than fifteen tasks."""
+    return _listing(records("claims/many/records") if found is None else found, claims()["many"]["rows"])
 
 
 def grids(found: Sequence[Record] | None = None) -> str:

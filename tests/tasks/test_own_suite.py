@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import ConfigError, DataError
+from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.suites import describe, load_suite
 
 SUITE = """
@@ -39,6 +39,27 @@ def test_orders_and_sizes(folder: Path) -> None:
     (folder / "mine.yaml").write_text(SUITE + extra)
     [first, _] = load_suite(str(folder / "mine.yaml")).tasks
     assert (first.name, len(first.train), len(first.validation), len(first.test)) == ("numbers", 10, 2, 5)
+
+
+def test_tasks_of_another_suite_may_be_used(folder: Path) -> None:
+    taken = "tasks_of: {quickstart: [bbc]}\n"
+    (folder / "mine.yaml").write_text(SUITE + taken)
+    about = describe(str(folder / "mine.yaml"))
+    assert about["orders"] == {"default": ["letters", "numbers", "bbc"]}
+    assert about["tasks"]["bbc"] == describe("quickstart")["tasks"]["bbc"]
+    for wrong, message in (("[bcc]", "bcc.*bbc"), ("[letters]", "letters.*quickstart|task of suite 'quickstart'")):
+        (folder / "mine.yaml").write_text(SUITE.replace("letters:", "other:") + taken.replace("[bbc]", wrong))
+        with pytest.raises(UnknownName, match=f"(?s){message}"):
+            describe(str(folder / "mine.yaml"))
+    (folder / "mine.yaml").write_text(SUITE.replace("letters:", "bbc:") + taken)
+    with pytest.raises(ConfigError, match="bbc is in tasks or tasks_of more than once"):
+        describe(str(folder / "mine.yaml"))
+
+
+def test_more_than_fifteen_tasks() -> None:
+    about = describe("text-24")
+    assert about["data"]["variable"] == "PERDURE_CL_BENCHMARK"
+    assert all(sorted(order) == sorted(about["tasks"]) and len(order) == 24 for order in about["orders"].values())
 
 
 def test_readers_of_the_package_may_be_used(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class SuiteSpec(BaseModel):
         orders: name -> names of tasks; not given: all tasks as they stand, called 'default'.
         tasks: name -> the settings of a `TaskSpec` without its name, or `source`, `labels`, `metric` ... as in the
             package's own suites.
+        tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from.
         without_near_repeats: also leave out texts that nearly repeat another one.
     """
 
@@ -60,12 +62,22 @@ class SuiteSpec(BaseModel):
     data: DataFolder | None = None
     without_near_repeats: bool = False
     orders: dict[str | int, list[str]] = Field(default_factory=dict)
-    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    tasks_of: dict[str, list[str]] = Field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tasks, its own and those taken from other suites."""
+        return [*self.tasks, *(name for names in self.tasks_of.values() for name in names)]
 
     @model_validator(mode="after")
     def _known_tasks(self) -> SuiteSpec:
+        if not self.names:
+            raise ValueError("a suite needs tasks, or tasks_of another one")
+        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise ValueError(f"{', '.join(twice)} is in tasks or tasks_of more than once")
         for order, names in self.orders.items():
-            unknown = [name for name in names if name not in self.tasks]
+            unknown = [name for name in names if name not in self.names]
             if unknown:
                 raise ValueError(f"order {order} names {', '.join(unknown)}, which is not among the tasks")
         return self
@@ -84,10 +96,11 @@ def read_own_suite(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not valid YAML: {error}") from error
     try:
-        about = validate(SuiteSpec, content).model_dump(exclude_none=True)
+        suite = validate(SuiteSpec, content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    about["orders"] = about["orders"] or {"default": list(about["tasks"])}
+    about = suite.model_dump(exclude_none=True)
+    about["orders"] = about["orders"] or {"default": suite.names}
     for task in about["tasks"].values():
         if "source" not in task:
             task["folder"] = str(path.parent)

@@ -55,7 +55,7 @@ def suite_names() -> tuple[str, ...]:
 
 @cache
 def _description(name: str) -> dict[str, Any]:
-    return with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    return _with_tasks_of(with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -69,10 +69,23 @@ def describe(name: str) -> dict[str, Any]:
     if name.endswith((".yaml", ".yml")):
         from perdure.tasks.own_suite import read_own_suite
 
-        return read_own_suite(Path(name))
+        return _with_tasks_of(read_own_suite(Path(name)))
     if name not in suite_names():
         raise UnknownName("suite", name, suite_names())
     return _description(name)
+
+
+def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
+    """A description with the tasks, and the data folder, of those suites it takes tasks of."""
+    tasks = dict(about.get("tasks", {}))
+    for suite, names in about.get("tasks_of", {}).items():
+        theirs = describe(suite)
+        for name in names:
+            if name not in theirs["tasks"]:
+                raise UnknownName(f"task of suite '{suite}'", name, theirs["tasks"])
+            tasks[name] = theirs["tasks"][name]
+        about = {**({"data": theirs["data"]} if "data" in theirs else {}), **about}
+    return {**about, "tasks": tasks}
 
 
 def load_suite(
