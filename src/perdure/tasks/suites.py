@@ -120,21 +120,22 @@ def load_suite(
     }
     _check_sizes(sizes)
     folder = _data_folder(about, data)
-    tasks: list[Task] = []
+    made: dict[str, Task] = {}
     notes: dict[str, list[str]] = {}
-    for task in names:
-        try:
-            made = _load_task(task, about, folder, sizes, seed, progress)
-        except MissingTask as error:
-            notes.setdefault(f"left out, {error}", []).append(task)
-            continue
-        tasks.append(made)
-        for note in made.notes:
-            notes.setdefault(note, []).append(task)
-    if not tasks:
-        raise DataError(f"{folder} holds none of the tasks of suite '{name}'. {_layout(about)}")
+    packaged = [task for task in names if "asset" in about["tasks"][task].get("source", {})]
+    for some in ([task for task in names if task not in packaged], packaged):
+        for task in some:
+            try:
+                made[task] = _load_task(task, about, folder, sizes, seed, progress)
+            except MissingTask as error:
+                notes.setdefault(f"left out, {error}", []).append(task)
+                continue
+            for note in made[task].notes:
+                notes.setdefault(note, []).append(task)
+        if some and not made:
+            raise DataError(f"{folder} holds none of the tasks of suite '{name}'. {_layout(about)}")
     warnings = tuple(f"{', '.join(affected)}: {note}" for note, affected in notes.items())
-    return Suite(name, about["version"], label, tuple(tasks), warnings)
+    return Suite(name, about["version"], label, tuple(made[task] for task in names if task in made), warnings)
 
 
 def _load_task(
