@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError, PerdureError, UnknownName
 from perdure.methods.table import PARTS, PRESETS, Role, Stream
 from perdure.tasks.spec import TaskSpec
 
@@ -259,7 +259,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     if isinstance(source, Mapping):
         data: dict[str, Any] = dict(source)
     else:
-        data = _read_yaml(Path(source))
+        data = read_yaml(Path(source), "configuration")
         if isinstance(tasks := data.get("tasks"), list):
             data["tasks"] = [_resolved(task, Path(source).parent) for task in tasks]
         if isinstance(history := data.get("history"), list):
@@ -293,22 +293,27 @@ def located(place: str, folder: Path = Path()) -> str:
 def _resolved(task: Any, folder: Path) -> Any:
     """A task of a configuration file with absolute file names; a name of a YAML file stands for what is in it."""
     if isinstance(task, str):
-        return _resolved(_read_yaml(folder / task), (folder / task).parent)
+        return _resolved(read_yaml(folder / task, "configuration"), (folder / task).parent)
     if not isinstance(task, dict) or task.get("dataset") or task.get("package"):
         return task
     files = {s: str((folder / Path(task[s]).expanduser()).resolve()) for s in SPLITS if isinstance(task.get(s), str)}
     return {**task, **files}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
+    """The settings in a YAML file; `what` it is (a sweep, a task) is said where there is none.
+
+    Raises:
+        error: no such file, no YAML, or no settings in it.
+    """
     if not path.is_file():
-        raise ConfigError(f"There is no configuration file '{path}'.")
+        raise error(f"There is no {what} file '{path}'.")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as broken:
+        raise error(f"'{path}' is not valid YAML: {broken}") from broken
     if not isinstance(data, dict):
-        raise ConfigError(f"'{path}' must hold settings as `key: value` lines.")
+        raise error(f"'{path}' must hold settings as `key: value` lines.")
     return data
 
 

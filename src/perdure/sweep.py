@@ -35,10 +35,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
-from perdure.config import RunConfig, Settings, load_config, parse_overrides
+from perdure.config import RunConfig, Settings, load_config, parse_overrides, read_yaml, validate, with_override
 from perdure.durable import write_json
 from perdure.errors import ConfigError, RunBusy
 from perdure.processes import started
@@ -86,15 +85,7 @@ def load_sweep(path: Path) -> SweepConfig:
     Raises:
         ConfigError: no such file, or not a sweep.
     """
-    from perdure.config import validate
-
-    if not path.is_file():
-        raise ConfigError(f"There is no sweep file '{path}'.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
-    return validate(SweepConfig, content, str(path))
+    return validate(SweepConfig, read_yaml(path, "sweep"), str(path))
 
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
@@ -121,8 +112,6 @@ def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, 
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    from perdure.config import with_override
-
     data: dict[str, Any] = {}
     for key, value in settings.items():
         data = with_override(data, key, value)

@@ -19,10 +19,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from perdure.config import Settings, validate
+from perdure.config import Settings, read_yaml, validate
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
 
@@ -133,13 +132,7 @@ def read_merge_file(path: Path) -> MergeFile:
     Raises:
         ConfigError: no such file, no YAML, or a bad value; each with its place.
     """
-    if not path.is_file():
-        raise ConfigError(f"There is no merge file '{path}'.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
-    found = validate(MergeFile, raw, str(path))
+    found = validate(MergeFile, read_yaml(path, "merge"), str(path))
     here = path.parent
 
     def placed(place: str) -> str:

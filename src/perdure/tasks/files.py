@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import yaml
-
-from perdure.config import validate
+from perdure.config import read_yaml, validate
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.formats import choose_format
 from perdure.tasks.hub import dataset_rows
@@ -24,16 +22,8 @@ def read_task_spec(path: str | Path) -> TaskSpec:
         DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value, all of them at once.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no task file '{path}'.")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not valid YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"'{path}' should hold settings as `key: value` lines.")
-    try:
-        return validate(TaskSpec, settings)
+        return validate(TaskSpec, read_yaml(path, "task", DataError))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -6,10 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from perdure.config import validate
+from perdure.config import read_yaml, validate
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Size
@@ -89,14 +88,8 @@ def read_own_suite(path: Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value.
     """
-    if not path.is_file():
-        raise DataError(f"There is no suite file '{path}'.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not valid YAML: {error}") from error
-    try:
-        suite = validate(SuiteSpec, content)
+        suite = validate(SuiteSpec, read_yaml(path, "suite", DataError))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     about = suite.model_dump(exclude_none=True)
