@@ -36,11 +36,28 @@ def test_all_are_compared_with_the_preset_of_the_house(rows):
     assert "**quickstart**" in table.finals()
 
 
+def test_the_target_is_held_to_the_records(rows):
+    for row in rows:
+        row["scores"]["forgetting"] = 0.03 if row["method"] == "perdure" else 0.0
+    for seed in (10, 11):
+        per_task = recorded("per-task", seed, 0.95, 0.5)
+        per_task["scores"] |= {"learning_accuracy": 0.95}
+        rows.append(per_task)
+        rows.append(recorded("perdure, 16 examples a task kept", seed, 0.99, 0.5))
+    average, lost, learnt, above = table.target().splitlines()[2:6]
+    assert average.endswith("| yes |")
+    assert lost.endswith("| 3.0 | no |")
+    assert learnt.endswith("| 94.7% | no |")
+    assert above.endswith("| 1 of 1 | yes |"), "the variant and the bounds are no finalists"
+
+
 def test_nothing_yet(monkeypatch):
     monkeypatch.setattr(table, "records", lambda folder: [])
     assert "no record yet" in table.screening()
     assert "no record yet" in table.finals()
     assert "no record yet" in table.long()
+    assert "no record yet" in table.target()
+    assert "no record yet" in table.choosing()
 
 
 def test_a_case_leaves_the_methods_whose_parts_allow_it():

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from benchmarks.leaderboard.choosing import as_table
+from benchmarks.leaderboard.choosing import as_table as choosing_table
+from benchmarks.leaderboard.target import as_table as target_table
 from benchmarks.records import HERE, records
 
 from perdure.comparison import Study, study
@@ -64,7 +65,7 @@ def screening() -> str:
 def choosing() -> str:
     """Which method when, from the screening."""
     rows = records("leaderboard/screen/records")
-    return as_table(rows, studied(rows).intervals) if rows else "The screening has no record yet."
+    return choosing_table(rows, studied(rows).intervals) if rows else "The screening has no record yet."
 
 
 def finals() -> str:
@@ -77,6 +78,12 @@ def finals() -> str:
         own = [row for row in rows if row["config"]["suite"] == suite]
         parts += [f"**{suite}**", compared(own)]
     return "\n\n".join(parts)
+
+
+def target() -> str:
+    """What the preset perdure was to reach, and what it reached."""
+    rows = records("leaderboard/finals/records")
+    return target_table(rows) if rows else "The finals have no record yet."
 
 
 def long() -> str:
