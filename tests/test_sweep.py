@@ -16,7 +16,7 @@ from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_
 from perdure.report.text import escaped
 from perdure.shared import SECONDS
 from perdure.store import Store
-from perdure.sweep import SweepConfig, _run_cell, cells, load_sweep, run_sweep
+from perdure.sweep import SweepConfig, _read_suite, _run_cell, cells, load_sweep, run_sweep
 from perdure.sweep_record import outcome_values
 
 
@@ -150,3 +150,15 @@ def test_a_run_that_another_process_is_at_is_left_to_it(sweep_file, tmp_path):
     with Store(tmp_path / "runs" / cell.id).writing():
         assert _run_cell(cell, tmp_path, False, None).startswith("left alone")
     assert not (tmp_path / "failed").exists()
+
+
+def test_neighbouring_cells_read_their_suite_once(sweep_file, tmp_path):
+    sweep = load_sweep(sweep_file)
+    tasks = {task["name"]: {"train": task["train"]} for task in sweep.settings["tasks"]}
+    (tmp_path / "sky.yaml").write_text(yaml.safe_dump({"name": "sky", "tasks": tasks}))
+    settings = {key: value for key, value in sweep.settings.items() if key != "tasks"}
+    update = {"settings": {**settings, "suite": str(tmp_path / "sky.yaml")}, "methods": {"inc-lora": {}, "l2": {}}}
+    _read_suite.cache_clear()
+    for cell in list(cells(sweep.model_copy(update=update)))[:2]:
+        assert _run_cell(cell, tmp_path / "out", False, None).startswith("average")
+    assert (_read_suite.cache_info().misses, _read_suite.cache_info().hits) == (1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,10 +152,10 @@ def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel
     return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
 
 
-def load_configured_suite(config: RunConfig) -> Suite:
-    """The configured suite, in the configured order and sizes."""
+def load_configured_suite(config: RunConfig, load: Callable[..., Suite] = load_suite) -> Suite:
+    """The configured suite, in the configured order and sizes; `load`: `load_suite`, or one that remembers."""
     budget = config.budget
-    return load_suite(
+    return load(
         config.suite or "",
         order=config.order,
         data=config.data,

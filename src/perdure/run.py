@@ -38,6 +38,7 @@ from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, stages
 
 VERSIONS = ("perdure", "torch", "transformers", "peft")
@@ -89,8 +90,14 @@ def run_config(
     max_forgetting: float | None = None,
     report: Reporter | None = None,
     shared: Path | None = None,
+    suite: Suite | None = None,
 ) -> Scores:
-    """The same from a validated configuration; `shared`: a folder of stages that runs have in common (perdure.shared)."""
+    """The same from a validated configuration.
+
+    Args:
+        shared: a folder of stages that runs have in common (perdure.shared).
+        suite: the configured suite, where it has been read before.
+    """
     processes = join()
     report = report if report and processes.main else Quiet()
     given = [tasks is not None, config.suite is not None, bool(config.tasks)]
@@ -107,7 +114,8 @@ def run_config(
         if store.exists and store.changed:
             _check_grown(store, config)
             return told(report, store)
-        suite = processes.main_first(lambda: load_configured_suite(config)) if config.suite else None
+        if config.suite and suite is None:
+            suite = processes.main_first(lambda: load_configured_suite(config))
         chosen = (
             suite.tasks if suite else tuple(tasks or processes.main_first(lambda: [s.load() for s in config.tasks]))
         )

@@ -20,6 +20,7 @@ with the same results).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -44,6 +45,7 @@ from perdure.processes import started
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweep_record import code_hash, run_record
+from perdure.tasks.suites import load_suite
 
 
 class SweepConfig(Settings):
@@ -162,14 +164,20 @@ def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
 
+_read_suite = functools.lru_cache(maxsize=1)(load_suite)
+"""Neighbouring cells learn the same tasks; a process reads them once."""
+
+
 def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     """Run one cell in this process; write its record or its failure; say how it ended."""
+    from perdure.reopen import load_configured_suite
     from perdure.run import run_config
 
     folder = out / "runs" / cell.id
     began, worked = time.monotonic(), time.process_time()
     try:
-        scores = run_config(cell.config, folder, shared=shared)
+        suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
+        scores = run_config(cell.config, folder, shared=shared, suite=suite)
     except RunBusy as error:
         return f"left alone: {error}"
     except Exception as error:  # one failed run must not stop the others; what happened is kept
