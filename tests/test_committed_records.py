@@ -18,6 +18,7 @@ SWEEPS = {
     "first_table/tune.yaml": "first_table/tuning",
     "language/sweep.yaml": "language",
     "leaderboard/tune.yaml": "leaderboard/tune",
+    "leaderboard/runoff.yaml": "leaderboard/runoff",
     "vision/sweep.yaml": "vision",
 }
 

@@ -52,9 +52,14 @@ def test_every_preset_has_the_same_number_of_trials_that_all_are_methods():
         build_method(cell.config.method)
 
 
-def test_tune_yaml_is_what_plan_writes():
-    ((_, _, made),) = plan.tune()
-    assert yaml.safe_load((ROOT / "benchmarks" / "leaderboard" / "tune.yaml").read_text()) == made
+@pytest.mark.parametrize("step", [plan.tune, plan.runoff, plan.screen, plan.finals], ids=lambda step: step.__name__)
+def test_a_steps_file_is_what_the_records_before_it_say(step):
+    """No file of a step is there before the records it is made from, and none says anything else than they do."""
+    folder = ROOT / "benchmarks" / "leaderboard"
+    if not (folder / f"{step.__name__}.yaml").is_file():
+        return
+    for name, _, made in step():
+        assert yaml.safe_load((folder / f"{name}.yaml").read_text()) == made
 
 
 def test_points_are_stratified():
