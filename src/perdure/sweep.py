@@ -144,8 +144,10 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
         for done, future in enumerate(as_completed(futures), start=1):
             left = (time.monotonic() - began) / done * (len(todo) - done)
             tell(f"[{done}/{len(todo)}] {futures[future].id}: {future.result()} (about {left / 60:.0f} min left)")
-    shutil.rmtree(out / "shared", ignore_errors=True)
-    return [path for cell in every if (path := _record_path(out, cell)).is_file()]
+    found = [path for cell in every if (path := _record_path(out, cell)).is_file()]
+    if len(found) == len(every):  # else another sweep may be at the rest, and need it
+        shutil.rmtree(out / "shared", ignore_errors=True)
+    return found
 
 
 def _end_with_parent() -> None:
