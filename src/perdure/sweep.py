@@ -176,6 +176,7 @@ def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     from perdure.run import run_config
 
     folder = out / "runs" / cell.id
+    resumed = (folder / "manifest.json").is_file()
     began, worked = time.monotonic(), time.process_time()
     try:
         suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
@@ -192,10 +193,11 @@ def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
         "id": cell.id,
         "method": cell.method,
         "varied": dict(cell.varied),
-        "seconds": round(time.monotonic() - began, 1),
-        "processor_seconds": round(worked + elsewhere, 1),  # what the run would have taken alone
         **kept,
     }
+    if not resumed:  # else a part of the time was spent elsewhere, and nobody counted it
+        record["seconds"] = round(time.monotonic() - began, 1)
+        record["processor_seconds"] = round(worked + elsewhere, 1)  # what the run would have taken alone
     write_json(_record_path(out, cell), record)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 from perdure.comparison import Values
 from perdure.diagnostics.report import diagnose
 from perdure.durable import read_lines
+from perdure.methods.build import build_method
 from perdure.record import load_stage_update
 from perdure.scores import Scores
 from perdure.store import Store
@@ -79,12 +80,13 @@ def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
 def interference(store: Store) -> dict[str, float | None]:
     """How much the stages' updates fight, by the definitions of `perdure diagnose`, means over stages or pairs of stages.
 
-    Against the sum of the past: `opposite_signs` plain, among the largest, weighted by |product|, and sign `flips` of the sum.
+    Empty for one stage, and for one adapter that is trained on and on. Against the sum of the past: `opposite_signs` plain,
+    among the largest, weighted by |product|, and sign `flips` of the sum.
     Between two updates: `collision_rate` (N-LoRA's ACR), O-LoRA's `overlap` of A, N-LoRA's `awom`. Of one: its sparsity and size.
     """
     count = len(store.stages())
-    if count < 2:
-        return {}
+    if count < 2 or build_method(store.about["config"]["method"]).init.continues:
+        return {}  # one adapter trained on: its updates are the whole change so far, each contains the last
     updates = {f"{i}": load_stage_update(store, i) for i in range(count)}
     past, pairs = diagnose(updates, history=True), diagnose(updates)
     against, between = [pair.overall for pair in past.pairs], [pair.overall for pair in pairs.pairs]

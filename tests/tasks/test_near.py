@@ -1,6 +1,5 @@
 """Near repetitions, with texts whose likeness one can count."""
 
-import random
 
 from perdure.tasks.near import near_repeats
 from perdure.tasks.splits import Pool, draw
@@ -36,6 +35,6 @@ def test_training_loses_before_test_and_validation() -> None:
         test=[(f"{long} test", "x")],
         validation=[("Other!", "x")],
     )
-    drawn = draw(pool, train="all", validation="all", test="all", rng=random.Random(0), near=True)
+    drawn = draw(pool, train="all", validation="all", test="all", name="x", near=True)
     assert (drawn.train, drawn.validation, drawn.test) == ([("more", "y")], [("Other!", "x")], [(f"{long} test", "x")])
     assert drawn.notes == ("2 texts removed that nearly repeat another one",)

@@ -50,7 +50,7 @@ def test_any_draw_has_its_size_and_loses_nothing(labels: list[str], size: int, s
 
 
 def test_draw_cuts_disjoint_splits_and_says_what_is_short() -> None:
-    drawn = draw(Pool(numbered("x", 40)), train=100, validation=5, test=20, rng=random.Random(0))
+    drawn = draw(Pool(numbered("x", 40)), train=100, validation=5, test=20, name="x")
     sizes = [len(split) for split in (drawn.train, drawn.validation, drawn.test)]
     assert sizes == [25, 5, 10]  # at most a quarter to test
     assert len({text for split in (drawn.train, drawn.validation, drawn.test) for text, _ in split}) == 40
@@ -62,7 +62,7 @@ def test_draw_cuts_disjoint_splits_and_says_what_is_short() -> None:
 
 def test_draw_keeps_the_given_test_split_and_cleans_training() -> None:
     pool = Pool(train=[*numbered("x", 20), ("X  3", "x")], test=numbered("x", 5))
-    drawn = draw(pool, train="all", validation=3, test="all", rng=random.Random(0))
+    drawn = draw(pool, train="all", validation=3, test="all", name="x")
     assert sorted(drawn.test) == sorted(numbered("x", 5))
     assert (len(drawn.train), len(drawn.validation)) == (12, 3)
     assert drawn.notes == (
@@ -73,13 +73,21 @@ def test_draw_keeps_the_given_test_split_and_cleans_training() -> None:
 
 def test_test_examples_do_not_depend_on_the_training_size() -> None:
     pool = Pool(numbered("x", 50) + numbered("y", 50))
-    first, second = (draw(pool, train=n, validation=5, test=10, rng=random.Random("s")) for n in (5, 60))
+    first, second = (draw(pool, train=n, validation=5, test=10, name="s") for n in (5, 60))
     assert first.test == second.test
     assert first.validation == second.validation
 
 
+def test_another_seed_draws_other_training_examples_and_the_same_test_examples() -> None:
+    pool = Pool(numbered("x", 50) + numbered("y", 50))
+    first, second = (draw(pool, train=20, validation=5, test=10, name="s", seed=seed) for seed in (0, 1))
+    assert first.test == second.test
+    assert first.train != second.train
+    assert not {*second.train, *second.validation} & {*first.test}
+
+
 def test_a_given_validation_split_is_kept_apart() -> None:
     pool = Pool(numbered("x", 10), test=numbered("x", 2, 10), validation=[*numbered("x", 3, 11), ("x 0", "x")])
-    drawn = draw(pool, train="all", validation="all", test="all", rng=random.Random(0))
+    drawn = draw(pool, train="all", validation="all", test="all", name="x")
     assert sorted(text for text, _ in drawn.validation) == ["x 0", "x 12", "x 13"]
     assert "x 0" not in {text for text, _ in drawn.train}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 from perdure.config import read_yaml, validate
@@ -152,9 +151,9 @@ def _check_same(spec: TaskSpec, pool: Pool) -> bool:
 
 
 def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
-    rng = random.Random(f"{spec.seed}/{version(spec.name)[0]}")
+    name = version(spec.name)[0]
     validation = 0 if same else spec.validation_size
-    drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, rng=rng)
+    drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, name=name, seed=spec.seed)
     if not drawn.train or not drawn.test:
         raise DataError(
             f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "

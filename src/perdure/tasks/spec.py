@@ -33,7 +33,7 @@ class TaskSpec(BaseModel):
         metric: of the score; None = accuracy, or rouge-l for free texts.
         train_size, validation_size, test_size: examples at most; 'all' there are, and of a split that is cut: a fifth
             for validation, a quarter for test.
-        seed: which examples are drawn.
+        seed: which training and validation examples are drawn; the test examples are the same for every seed.
         encoding: of text files.
         same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
             are then chosen on the test split.

@@ -121,13 +121,15 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
     return quota
 
 
-def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.Random, near: bool = False) -> Drawn:
+def draw(
+    pool: Pool, *, train: Size, validation: Size, test: Size, name: str, seed: int = 0, near: bool = False
+) -> Drawn:
     """Three disjoint splits of at most these sizes.
 
-    Order of drawing: test, validation, train, so that the same seed gives the same test examples whatever the size
-    of the training split. A given test split stays as it is and the training rows that repeat it are removed;
-    without one, it is cut from the rest (at most a quarter). The same holds for validation (at most a fifth). With
-    `near`, texts that nearly repeat another one go too (`perdure.tasks.near`), from training first.
+    Order of drawing: test, validation, train. The test examples are the same whatever the size of the training split, and
+    whatever the seed: what settings were chosen on with one seed is never tested on with another. A given test split stays as
+    it is and the training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same
+    holds for validation (at most a fifth). With `near`, texts that nearly repeat another one go too (`perdure.tasks.near`), from training first.
     """
     notes, free = list(pool.notes), pool.free
     rest = _unique(pool.train, "training", notes, free)
@@ -142,7 +144,9 @@ def draw(pool: Pool, *, train: Size, validation: Size, test: Size, rng: random.R
     if given_validation is not None:
         rest = _without(rest, given_validation, "training", "validation", notes)
 
+    rng = random.Random(f"0/{name}")
     chosen_test, rest = _take(given_test, rest, test, 4, rng, free)
+    rng = random.Random(f"{seed}/{name}") if seed else rng
     chosen_validation, rest = _take(given_validation, rest, validation, 5, rng, free)
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
     chosen = {"training": chosen_train, "validation": chosen_validation, "test": chosen_test}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -104,8 +103,9 @@ def load_suite(
     Args:
         order: name of one of the suite's orders, or names of its tasks; None: its first order.
         data: folder of the data where a suite needs one, or 'hub'; None: the environment variable it names.
-        train, validation, test: examples a task, or "all"; None: the suite's own sizes. Drawn by `seed`, with the
-            classes in proportion (`perdure.tasks.splits.draw`).
+        train, validation, test: examples a task, or "all"; None: the suite's own sizes. The classes are in proportion.
+        seed: which training and validation examples are drawn; the test examples are always the same
+            (`perdure.tasks.splits.draw`).
 
     Raises:
         UnknownName: no such suite, order or task.
@@ -155,8 +155,8 @@ def _load_task(
 
     pool = read_pool(about, data=data, progress=progress)
     near = suite.get("without_near_repeats", False)
-    rng = random.Random(f"{seed}/{name}")
-    drawn = draw(pool, train=sizes["train"], validation=sizes["validation"], test=sizes["test"], rng=rng, near=near)
+    train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
+    drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
     train, validation, test = (
         [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
     )
