@@ -1,6 +1,5 @@
 """Near repetitions, with texts whose likeness one can count."""
 
-
 from perdure.tasks.near import near_repeats
 from perdure.tasks.splits import Pool, draw
 

@@ -129,7 +129,8 @@ def draw(
     Order of drawing: test, validation, train. The test examples are the same whatever the size of the training split, and
     whatever the seed: what settings were chosen on with one seed is never tested on with another. A given test split stays as
     it is and the training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same
-    holds for validation (at most a fifth). With `near`, texts that nearly repeat another one go too (`perdure.tasks.near`), from training first.
+    holds for validation (at most a fifth). With `near`, texts that nearly repeat another one go too (`perdure.tasks.near`),
+    from training first.
     """
     notes, free = list(pool.notes), pool.free
     rest = _unique(pool.train, "training", notes, free)
