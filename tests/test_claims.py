@@ -96,3 +96,25 @@ def test_outcomes():
     assert outcome["| PS-LoRA", "opposite signs fall tenfold (plain)"] == "holds |"
     assert outcome["| N-LoRA", "fewer collisions than O-LoRA"] == "smaller, but less |"
     assert table.rows(rows).count("\n") == 1 + len(plan.read()["rows"])
+    assert "quickstart: average accuracy" in table.rows(rows)
+
+
+def test_a_row_without_a_run_and_a_sweep_of_one_seed():
+    rows = [recorded(name, 0, share, 1.0) for name, share in (("ps-lora", 0.9), ("inc-lora", 0.6), ("n-lora", 0.6))]
+    lines = table.table({"compare": [], "many": rows}).splitlines()[2:]
+    outcome = {tuple(line.split(" | ")[:2]): line.split(" | ")[-1] for line in lines}
+    assert outcome["| PS-LoRA", "better than incremental LoRA at 24 tasks"] == "holds (one seed) |"
+    assert outcome["| N-LoRA", "better than O-LoRA at 24 tasks"] == "not run yet |", "o-lora has no run"
+
+
+def test_larger_by_far_is_the_opposite():
+    rows = [recorded("n-lora", 0, 0.5, 1.0), recorded("o-lora", 0, 0.5, 0.5)]
+    claim = {"smaller": ["n-lora", "o-lora"], "metric": "collision_rate", "times": 58.1}
+    assert table.measured(rows, claim)[1] == "the opposite"
+
+
+def test_a_grid_stands_below_the_row_as_tuned(monkeypatch):
+    monkeypatch.setattr(table, "records", lambda _: [recorded("ps-lora", seed, 0.9, 0.5) for seed in (0, 1)])
+    lines = table.grids([recorded("ps-lora, alpha x 0.1", 0, 0.6, 0.5)]).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| ps-lora", "| ps-lora, alpha x 0.1"]
+    assert "±" not in lines[0], "of the tuned row only the grid's seed"

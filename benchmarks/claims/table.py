@@ -11,9 +11,15 @@ from benchmarks.records import HERE, records, spread
 
 from perdure.comparison import Comparison, holm, study
 from perdure.report.sweeps import outcome
+from perdure.report.text import markdown_table
 
 Record = Mapping[str, Any]
 NOTHING = "No run is recorded yet."
+INTERFERENCE = {
+    "opposite signs, weighted": "opposite_signs_weighted",
+    "collisions": "collision_rate",
+    "overlap of A": "overlap",
+}
 
 
 def claims() -> dict[str, Any]:
@@ -27,7 +33,7 @@ def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
     stated = claims()["claims"]
     if not any(rows.values()):
         return NOTHING
-    own = [rows[claim.get("sweep", "compare")] for claim in stated]
+    own = [about(claim, rows) for claim in stated]
     compared = {i: compare(own[i], claim["better"]) for i, claim in enumerate(stated) if "better" in claim and own[i]}
     corrected = dict(zip(compared, holm([found.p for found in compared.values()]), strict=True))
     lines = ["| paper | says | here | outcome |", "|---|---|---|---|"]
@@ -36,14 +42,24 @@ def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
             here, verdict = "-", "not run yet"
         else:
             here, verdict = judged(compared[i], corrected[i]) if i in compared else measured(own[i], claim)
+            verdict += " (one seed)" if i in compared and len({row["config"]["seed"] for row in own[i]}) == 1 else ""
         lines.append(f"| {claim['paper']} | {claim['says']} | {here} | {verdict} |")
     return "\n".join(lines)
 
 
+def about(claim: Mapping[str, Any], rows: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """The records of the claim's two rows, in the cells that both have; none where one of them has no run."""
+    pair = claim.get("better") or claim["smaller"]
+    found = [row for row in rows[claim.get("sweep", "compare")] if row["method"] in pair]
+    have = {
+        cell: {row["method"] for row in found if outcome(row).cell == cell} for cell in {outcome(r).cell for r in found}
+    }
+    return [row for row in found if len(have[outcome(row).cell]) == len(pair)]
+
+
 def compare(rows: Sequence[Record], pair: Sequence[str]) -> Comparison:
-    """The first row minus the second, on the cells both have."""
-    chosen = [outcome(row) for row in rows if row["method"] in pair]
-    return study(chosen, pair[0]).comparisons[0]
+    """The first row minus the second."""
+    return study([outcome(row) for row in rows], pair[0]).comparisons[0]
 
 
 def judged(found: Comparison, p: float) -> tuple[str, str]:
@@ -59,7 +75,8 @@ def measured(rows: Sequence[Record], claim: Mapping[str, Any]) -> tuple[str, str
     """Means of a metric in both rows, how many times smaller it is, and the verdict."""
     small, large = (mean(rows, row, claim["metric"]) for row in claim["smaller"])
     times = large / small if small else float("inf")
-    verdict = "holds" if times >= claim["times"] else "smaller, but less" if times > 1.05 else "not shown"
+    told = {"holds": claim["times"], "smaller, but less": 1.05, "not shown": 1 / 1.05}
+    verdict = next((verdict for verdict, least in told.items() if times >= least), "the opposite")
     return f"{large:.3g} to {small:.3g}: {times:.2f} x", verdict
 
 
@@ -79,26 +96,30 @@ def many(found: Sequence[Record] | None = None) -> str:
 
 
 def grids(found: Sequence[Record] | None = None) -> str:
-    """The rows with one setting varied."""
+    """The rows with one setting varied, below the same row as tuned, with the same seed."""
     found = records("claims/grids/records") if found is None else found
-    return _listing(found, list(dict.fromkeys(row["method"] for row in found)))
+    seeds = {row["config"]["seed"] for row in found}
+    tuned = [row for row in records("claims/compare/records") if row["config"]["seed"] in seeds]
+    names = list(dict.fromkeys(row["method"] for row in found))
+    listed = [(name, [row for row in tuned if row["method"] == name]) for name in claims()["grids"]]
+    ranked = [name for base, _ in listed for name in (base, *(n for n in names if n.startswith(f"{base}, ")))]
+    return _listing([*found, *(row for _, own in listed for row in own)], ranked) if found else NOTHING
 
 
 def _listing(found: Sequence[Record], names: Sequence[str]) -> str:
+    """A row a line: scores on every suite (mean ± standard deviation over orders and seeds), interference."""
     if not found:
         return NOTHING
-    lines = [
-        "| | average accuracy | forgetting | opposite signs, weighted | collisions | overlap of A |",
-        "|---|---|---|---|---|---|",
-    ]
+    suites = sorted({row["config"]["suite"] for row in found})
+    head = ["", *(f"{suite}: {what}" for suite in suites for what in ("average accuracy", "forgetting")), *INTERFERENCE]
+    lines = []
     for name in names:
         own = [row for row in found if row["method"] == name]
         if own:
-            scores = [spread([row["scores"][metric] for row in own]) for metric in ("average_accuracy", "forgetting")]
-            found_here = [
-                mean(own, name, metric) for metric in ("opposite_signs_weighted", "collision_rate", "overlap")
+            scores = [
+                spread([row["scores"][metric] for row in own if row["config"]["suite"] == suite])
+                for suite in suites
+                for metric in ("average_accuracy", "forgetting")
             ]
-            lines.append(
-                f"| {name} | {scores[0]} | {scores[1]} | " + " | ".join(f"{value:.3g}" for value in found_here) + " |"
-            )
-    return "\n".join(lines)
+            lines.append([name, *scores, *(f"{mean(own, name, metric):.3g}" for metric in INTERFERENCE.values())])
+    return "\n".join(markdown_table(head, lines))

@@ -54,7 +54,12 @@ def fitting(case: str, names: Sequence[str]) -> list[str]:
 def rows(records: Sequence[Record], intervals: Mapping[str, Any]) -> list[list[str]]:
     """A row a case: the best, who comes close (half a point) in the least time, and what the best costs."""
     own = {name: [row for row in records if row["method"] == name] for name in intervals}
-    seconds = {name: statistics.mean(row["processor_seconds"] for row in rows) for name, rows in own.items()}
+    seconds = {
+        name: statistics.mean(
+            [row["processor_seconds"] for row in rows if "processor_seconds" in row] or [float("inf")]
+        )
+        for name, rows in own.items()
+    }
     found = []
     for case in CASES:
         left = sorted(fitting(case, list(intervals)), key=lambda name: -intervals[name].mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from benchmarks.leaderboard.choosing import as_table as choosing_table
 from benchmarks.leaderboard.target import as_table as target_table
 from benchmarks.records import HERE, records
 
-from perdure.comparison import Study, study
+from perdure.comparison import Cell, Study, study
 from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome
 from perdure.report.text import markdown_table
+from perdure.sweep import cells, load_sweep
 
 Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")
@@ -20,6 +22,7 @@ SCORES = ("average accuracy", "learning accuracy", "forgetting", "backward trans
 COST = ("processor s", "kept, MB", "deployed, MB", "opposite signs", "collisions")
 BEST = "perdure"
 """Whom the others are compared with, where it is among them; else the one with the best mean."""
+ONE_SEED = "One seed: intervals and p do not contain the noise of training."
 
 
 def progress() -> str:
@@ -59,21 +62,22 @@ def chosen() -> str:
 
 def screening() -> str:
     """Every preset, best first, on validation examples."""
-    return listing(records("leaderboard/screen/records"), "The screening has no record yet.")
+    rows, left_out = comparable("screen")
+    return "\n\n".join([listing(rows), *left_out]) if rows else "The screening has no record yet."
 
 
 def choosing() -> str:
     """Which method when, from the screening."""
-    rows = records("leaderboard/screen/records")
+    rows, _ = comparable("screen")
     return choosing_table(rows, studied(rows).intervals) if rows else "The screening has no record yet."
 
 
 def finals() -> str:
     """Finalists and bounds on the held-back sequences, all suites together and each alone."""
-    rows = records("leaderboard/finals/records")
+    rows, left_out = comparable("finals")
     if not rows:
         return "The finals have no record yet."
-    parts = [listing(rows, "")]
+    parts = [listing(rows), *left_out, compared(rows)]
     for suite in dict.fromkeys(row["config"]["suite"] for row in rows):
         own = [row for row in rows if row["config"]["suite"] == suite]
         parts += [f"**{suite}**", compared(own)]
@@ -82,42 +86,70 @@ def finals() -> str:
 
 def target() -> str:
     """What the preset perdure was to reach, and what it reached."""
-    rows = records("leaderboard/finals/records")
+    rows, _ = comparable("finals")
     return target_table(rows) if rows else "The finals have no record yet."
 
 
 def long() -> str:
     """The same on sequences of 15 tasks."""
-    rows = records("leaderboard/long/records")
-    return "\n\n".join([listing(rows, ""), compared(rows)]) if rows else "The long sequences have no record yet."
+    rows, left_out = comparable("long")
+    return "\n\n".join([listing(rows), *left_out, compared(rows)]) if rows else "The long sequences have no record yet."
 
 
-def listing(rows: Sequence[Record], nothing: str) -> str:
+def comparable(step: str) -> tuple[list[Record], list[str]]:
+    """The records of a step in the cells that every method has, without methods of which a run failed, and who these are.
+
+    Nothing before every method of the sweep has a cell.
+    """
+    rows, runs = records(f"leaderboard/{step}/records"), runs_of(step)
+    done = {row["id"] for row in rows}
+    failed = Counter(runs[row["id"]] for row in records(f"leaderboard/{step}/failed") if row["id"] not in done)
+    kept = [row for row in rows if row["method"] not in failed]
+    wanted = {*runs.values()} - failed.keys()
+    have = {cell: {row["method"] for row in kept if cell_of(row) == cell} for cell in map(cell_of, kept)}
+    told = ", ".join(f"{method} ({count})" for method, count in sorted(failed.items()))
+    note = [f"Left out, because runs failed: {told}."] if failed else []
+    return [row for row in kept if have[cell_of(row)] == wanted], note
+
+
+def runs_of(step: str) -> dict[str, str]:
+    """Id -> method of every run a step is to have."""
+    path = HERE / "leaderboard" / f"{step}.yaml"
+    return {cell.id: cell.method for cell in cells(load_sweep(path))} if path.is_file() else {}
+
+
+def cell_of(row: Record) -> Cell:
+    """The row's order and seed."""
+    return outcome(row).cell
+
+
+def listing(rows: Sequence[Record]) -> str:
     """Scores, interference and cost of every method, best first."""
-    if not rows:
-        return nothing
     found = studied(rows)
     own = {name: [row for row in rows if row["method"] == name] for name in found.intervals}
     ranked = sorted(own, key=lambda name: -found.intervals[name].mean)
-    cells = (
+    lines = (
         [name, interval(found.intervals[name]), *(mean(own[name], m) for m in METRICS), *cost_cells(own[name])]
         for name in ranked
     )
-    note = f"{len(found.cells)} cells (order and seed) that every method has; points, 95 % intervals."
-    return "\n".join([*markdown_table(["method", *SCORES, *COST], cells), "", note])
+    states = len({row["code"] for row in rows})
+    about = f"{len(found.cells)} cells (order and seed) that every method has, {len(rows)} runs"
+    note = f"{about}, by {states} state{'s' * (states > 1)} of the source; points, 95 % intervals."
+    return "\n".join([*markdown_table(["method", *SCORES, *COST], lines), "", note])
 
 
 def compared(rows: Sequence[Record]) -> str:
     """Every method against the first of them: paired differences, corrected after Holm."""
     found = studied(rows)
     first = found.comparisons[0].first
-    cells = (
+    lines = (
         [c.second, interval(found.intervals[c.second]), interval(c.difference), f"{c.p_corrected:.3f}"]
         for c in sorted(found.comparisons, key=lambda c: c.difference.mean)
     )
     head = [first, interval(found.intervals[first]), "", ""]
     columns = ["method", "average accuracy", f"{first} is ahead by", "p (Holm)"]
-    return "\n".join(markdown_table(columns, [head, *cells]))
+    few = [] if len({seed for _, seed in found.cells}) > 1 else ["", ONE_SEED]
+    return "\n".join([*markdown_table(columns, [head, *lines]), *few])
 
 
 def studied(rows: Sequence[Record]) -> Study:

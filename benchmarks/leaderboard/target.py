@@ -12,6 +12,10 @@ from perdure.report.text import markdown_table
 
 Record = Mapping[str, Any]
 OURS, BOUNDS = "perdure", ("joint", "per-task", "seq-lora")
+ABOUT = (
+    "Forgetting is from right after learning. A sequence has one order and two seeds: at 5 %, such a comparison finds a "
+    "difference in 7 to 9 of 100 cases where there is none."
+)
 LOST, LEARNT, SURE = 0.02, 0.97, 0.05
 
 
@@ -33,7 +37,7 @@ def as_table(rows: Sequence[Record]) -> str:
         ),
     ]
     lines = markdown_table(["target of perdure", "reached", "met"], ([a, b, "yes" if c else "no"] for a, b, c in parts))
-    return "\n".join([*lines, "", *_sequence_table(by_sequence)])
+    return "\n".join([*lines, "", ABOUT, "", *_sequence_table(by_sequence)])
 
 
 def _sequence_table(by_sequence: Mapping[str, tuple[int, Sequence[str]]]) -> list[str]:

@@ -23,8 +23,8 @@ def table() -> str:
     for name in names:
         own = [found.get((name, suite)) for suite in suites]
         cells = [shown(row["scores"][metric] if row else None) for row in own for metric in METRICS]
-        seconds = [row["processor_seconds"] for row in own if row]
-        lines.append(f"| {name} | {' | '.join(cells)} | {sum(seconds) / len(seconds):.0f} |")
+        seconds = [row["processor_seconds"] for row in own if row and "processor_seconds" in row]
+        lines.append(f"| {name} | {' | '.join(cells)} | {f'{sum(seconds) / len(seconds):.0f}' if seconds else '-'} |")
     return "\n".join(lines)
 
 
