@@ -98,7 +98,7 @@ class AdaptedModel:
             use_rslora=settings.rslora,
             target_modules=list(targets),
         )
-        self._hold(inject_adapter_in_model(config, model, ADAPTER), ADAPTER)
+        self._hold(_with_adapter(config, model), ADAPTER)
         self.enable(False)
 
     @classmethod
@@ -295,6 +295,15 @@ class AdaptedModel:
         else:
             with self.deployed(deployed):
                 yield self.plain_state_dict()
+
+
+def _with_adapter(config: LoraConfig, model: nn.Module) -> nn.Module:
+    """The model with an adapter whose factors are in fp32 or better, whatever the base is stored in (PEFT takes the base's dtype)."""
+    adapted = inject_adapter_in_model(config, model, ADAPTER)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def _adapted_modules(model: nn.Module, adapter: str) -> dict[str, AdaptedModule]:
