@@ -143,6 +143,11 @@ class AdaptedModel:
         """Whether every target's weight is stored dense, so that updates can be folded into it."""
         return all(module.pretrained_OI is not None for module in self.modules.values())
 
+    @property
+    def smallest_rank(self) -> int:
+        """Of the adapter's modules."""
+        return min(module.A.shape[0] for module in self.modules.values())
+
     def enable(self, on: bool) -> None:
         """Switch the adapter on (training) or off (the base alone answers)."""
         for module in self.modules.values():
@@ -298,7 +303,7 @@ class AdaptedModel:
 
 
 def _with_adapter(config: LoraConfig, model: nn.Module) -> nn.Module:
-    """The model with an adapter whose factors are in fp32 or better, whatever the base is stored in (PEFT takes the base's dtype)."""
+    """The model with an adapter, its factors in fp32 or better whatever the base is stored in (PEFT takes the base's dtype)."""
     adapted = inject_adapter_in_model(config, model, ADAPTER)
     for name, parameter in adapted.named_parameters():
         if ".lora_" in name and parameter.dtype in (torch.float16, torch.bfloat16):
