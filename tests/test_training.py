@@ -9,9 +9,10 @@ import torch
 
 from perdure.config import TrainingSettings
 from perdure.durable import read_lines
-from perdure.errors import Diverged
+from perdure.errors import Diverged, UnmetNeed
 from perdure.methods.build import check_needs
 from perdure.methods.l2 import SquaredNorm
+from perdure.methods.output_drift import OutputDrift
 from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
 from perdure.store import Store
@@ -100,5 +101,23 @@ def test_needs_are_checked_before_training():
         needs = frozenset({Need.OLD_EXAMPLES})
 
     method = Method("m", Wants(), Sum(), {"l2": SquaredNorm(weight=1.0)})
-    with pytest.raises(Exception, match="init: Wants requires examples of earlier tasks: choose a replay part"):
+    with pytest.raises(UnmetNeed, match="init: Wants requires examples of earlier tasks: choose a replay part"):
         check_needs(method, [Need.DENSE_BASE])
+
+
+def test_a_setting_may_need_what_the_part_does_not():
+    """Output drift takes the weights themselves only where it is a share of their outputs' energy."""
+    given = [Need.TRAINING_DATA, Need.PAST_DATA]
+    plain, share = (
+        Method("m", Kaiming(), Sum(), {"drift": OutputDrift(weight=1.0, normalised=on)}) for on in (False, True)
+    )
+    check_needs(plain, given)
+    with pytest.raises(UnmetNeed, match="OutputDrift requires a base whose weights are stored dense"):
+        check_needs(share, given)
+
+
+@pytest.mark.parametrize("method", ["slice", "slice-free", "loram"])
+def test_rank_1_is_refused_before_anything_is_learnt(method, tmp_path, small_tasks, encoder_folder):
+    with pytest.raises(UnmetNeed, match=r"requires lora\.rank 2 or more"):
+        short_run(tmp_path / "run", small_tasks[:2], encoder_folder, method, lora={"rank": 1})
+    assert not Store(tmp_path / "run").exists

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, Batch, Outputs
+from perdure.backbones.dropout import without_dropout
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.evaluation import answer, score
 from perdure.history import Past
@@ -30,7 +31,10 @@ def derived_seed(seed: int, stage: int, purpose: str) -> int:
 
 @dataclass
 class StageContext:
-    """See `Context` for what each member means; `tasks` are all tasks of the sequence by name."""
+    """See `Context` for what each member means; `tasks` are all tasks of the sequence by name.
+
+    What is measured is measured without dropout; `scores` alone belongs to a training step and keeps it.
+    """
 
     stage: Stage
     index: int
@@ -57,10 +61,11 @@ class StageContext:
         return cut_batches(examples, size, self.generator(purpose), self.backbone.length)
 
     def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
-        if what == "gradients":
-            self._stream_gradients(batches, sink)
-        else:
-            self._stream_inputs(batches, sink)
+        with without_dropout(self.backbone.model):
+            if what == "gradients":
+                self._stream_gradients(batches, sink)
+            else:
+                self._stream_inputs(batches, sink)
 
     def _stream_gradients(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
         """Each weight's gradient goes to the sink as soon as backward has it, and is dropped."""
@@ -118,6 +123,8 @@ class StageContext:
 
         def hand_over(name: str):
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                if not output.requires_grad:
+                    return  # no score depends on this run: the backbone tries something out
                 use = uses[name]
                 uses[name] += 1
 
@@ -125,19 +132,19 @@ class StageContext:
                     reached = (grad != 0).any(dim=-1)
                     sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
 
-                if output.requires_grad:
-                    output.register_hook(take)
+                output.register_hook(take)
 
             return hook
 
         hooks = [module.layer.register_forward_hook(hand_over(name)) for name, module in self.model.modules.items()]
         try:
-            for score_NL in self._scored(batches):
-                sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
-                centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
-                combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
-                torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
-                uses.clear()
+            with without_dropout(self.backbone.model):
+                for score_NL in self._scored(batches):
+                    sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
+                    centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
+                    combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+                    torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+                    uses.clear()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -150,16 +157,18 @@ class StageContext:
                 yield self.backbone.scores(self.backbone.collate(own), None, task)
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
-        loss = self.backbone.forward(self.backbone.collate(examples)).loss
         parameters = self.model.parameters()
-        found = {id(p): g for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True)}
+        with without_dropout(self.backbone.model):
+            loss = self.backbone.forward(self.backbone.collate(examples)).loss
+            grads = torch.autograd.grad(loss, parameters)
+        found = {id(p): g for p, g in zip(parameters, grads, strict=True)}
         return {name: (found.get(id(m.A)), found.get(id(m.B))) for name, m in self.model.modules.items()}
 
     def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
         return self.backbone.scores(batch, outputs, task)
 
     def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
-        with torch.no_grad(), self.model.holding(self.started):
+        with torch.no_grad(), without_dropout(self.backbone.model), self.model.holding(self.started):
             batch = self.backbone.collate(examples)
             outputs = self.backbone.forward(batch)
             return [self.backbone.scores(batch, outputs, task) for task in tasks]

@@ -98,7 +98,7 @@ class AdaptedModel:
             use_rslora=settings.rslora,
             target_modules=list(targets),
         )
-        self._hold(inject_adapter_in_model(config, model, ADAPTER), ADAPTER)
+        self._hold(_with_adapter(config, model), ADAPTER)
         self.enable(False)
 
     @classmethod
@@ -142,6 +142,11 @@ class AdaptedModel:
     def dense_base(self) -> bool:
         """Whether every target's weight is stored dense, so that updates can be folded into it."""
         return all(module.pretrained_OI is not None for module in self.modules.values())
+
+    @property
+    def smallest_rank(self) -> int:
+        """Of the adapter's modules."""
+        return min(module.A.shape[0] for module in self.modules.values())
 
     def enable(self, on: bool) -> None:
         """Switch the adapter on (training) or off (the base alone answers)."""
@@ -295,6 +300,15 @@ class AdaptedModel:
         else:
             with self.deployed(deployed):
                 yield self.plain_state_dict()
+
+
+def _with_adapter(config: LoraConfig, model: nn.Module) -> nn.Module:
+    """The model with an adapter, its factors in fp32 or better whatever the base is stored in (PEFT takes the base's dtype)."""
+    adapted = inject_adapter_in_model(config, model, ADAPTER)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def _adapted_modules(model: nn.Module, adapter: str) -> dict[str, AdaptedModule]:

@@ -171,6 +171,8 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
     found = {Need.TRAINING_DATA}
     if model.dense_base:
         found.add(Need.DENSE_BASE)
+    if model.smallest_rank > 1:
+        found.add(Need.RANK_OF_TWO)
     if not config.shard:
         found.add(Need.FULL_GRADIENTS)
     if not config.history:

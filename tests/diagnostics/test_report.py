@@ -90,6 +90,12 @@ def test_the_sentences_name_where_they_fight():
     assert not any("fight" in line for line in unrelated)
 
 
+def test_the_sentence_on_flips_says_that_a_zero_written_to_counts():
+    diagnosis = diagnose({"one": {"q": torch.tensor([[1.0, 0.0]])}, "two": {"q": torch.tensor([[1.0, 1.0]])}})
+    (line,) = (line for line in sentences(diagnosis) if line.startswith("Adding two"))
+    assert line.startswith("Adding two gives 50.0 % of the entries of one another sign, where 0 is a sign of its own")
+
+
 def test_the_sentences_on_size_and_on_nothing_in_common():
     assert any(
         "10 times as large" in line

@@ -60,12 +60,39 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ],
     ({"init": "loram", "penalties": {"sparsity": {**W, "target": "factors"}}}, "target: factors .*offsets the base"),
     ({"init": "lora-ga", "penalties": {"sparsity": {**W, "target": "released_code"}}}, "target: released_code"),
+    *[
+        ({"init": init, "penalties": {"factor-norm": W}}, r"penalties\.factor-norm: FactorNorm .*towards -s B0 A0")
+        for init in ("lora-ga", "loram", "slice-free")
+    ],
+    # inits and consolidations that protect a past, without one
+    *[
+        ({"init": init, **rest}, rf"init: {name} has no meaning here: .*{reason}")
+        for init, name in (("slice-free", "SliceFree"), ("inf-lora", "InfLora"))
+        for rest, reason in (
+            ({"stream": "joint"}, "single stage, which has no past"),
+            ({"consolidate": "per-task"}, "answered by an update of its own"),
+            ({"consolidate": "latest"}, "nothing of the past is left"),
+        )
+    ],
+    ({"preset": "slice", "consolidate": "per-task"}, "init: Slice .*answered by an update of its own"),
+    ({"preset": "slice", "consolidate": "latest"}, "init: Slice .*nothing of the past is left"),
+    *[
+        ({"consolidate": kind, "stream": "joint"}, f"consolidate: {name} .*single stage, which has no past")
+        for kind, name in (
+            ("covariance-gain", "CovarianceGain"), ("max-magnitude", "MaxMagnitude"), ("average", "Average")
+        )
+    ],
+    # less kept than a batch
+    ({"preset": "slice", "replay": {"per_task": 8}}, "init: Slice .*batches of 16 examples.*keeps 8"),
+    ({"preset": "slice", "replay": {"in_all": 15}}, "keeps 15. Raise its budget"),
+    ({"preset": "slice", "init": {"batch_size": 256}}, "keeps 128"),
     # step rules and replay
     ({"preset": "a-gem", "consolidate": "per-task"}, "step_rule: AGem .*an update of its own"),
     ({"preset": "a-gem", "stream": "joint"}, "step_rule: AGem .*single stage"),
     ({"preset": "replay", "stream": "joint"}, "replay: ExampleBuffer .*no earlier task to replay"),
     ({"preset": "slice+ps-lora", "stream": "joint"}, "no past"),
     ({"replay": {"kind": "buffer", "use": "init-only"}}, "none here reads them"),
+    ({"preset": "replay", "consolidate": "per-task"}, "replay: ExampleBuffer .*an update of its own"),
 ]  # fmt: skip
 
 ALLOWED: list[dict[str, Any]] = [
@@ -79,6 +106,11 @@ ALLOWED: list[dict[str, Any]] = [
     {"consolidate": "per-task", "penalties": {"l2": W, "sparsity": W}},
     {"init": "inf-lora", "step_rule": {"kind": "proximal-rows", "on": "rows"}},
     {"init": "inf-lora", "penalties": {"output-drift": W}},
+    {"init": "inf-lora", "consolidate": "ties"},
+    {"preset": "slice", "replay": {"per_task": 8}, "init": {"batch_size": 8}},
+    {"preset": "slice", "replay": {"in_all": 16}},
+    {"init": "inf-lora", "penalties": {"factor-norm": W}},
+    {"consolidate": "ties", "stream": "joint"},
     {"init": "lora-ga", "penalties": {"overlap": W, "sparsity": W, "fisher": W}},
     {"consolidate": "per-task", "penalties": {"fisher": {"weight": 0.0}}},  # switched off
 ]

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from perdure.config import validate
 from perdure.context import StageContext
-from perdure.errors import DataError, TrainingError, UnmetNeed
+from perdure.errors import ConfigError, DataError, TrainingError, UnmetNeed
 from perdure.methods.full_gradients import DenseGradients, FullGradients, add_mean
 from perdure.methods.lora_ga import LoraGa
 from perdure.methods.parts import Need
@@ -56,7 +57,8 @@ def test_first_task_is_lora_ga() -> None:
 def test_function_is_unchanged_at_step_0(operator: str, scope: str) -> None:
     ctx = context(2, buffer=buffer(2))
     inputs = ctx.backbone.collate(ctx.stage.train)
-    part = Slice(**SMALL, operator=operator, scope=scope, null_directions=2)  # type: ignore[arg-type]
+    few = {"null_directions": 2} if operator == "null-space" else {}
+    part = Slice(**SMALL, operator=operator, scope=scope, **few)  # type: ignore[arg-type]
     with torch.no_grad():
         before = ctx.backbone.forward(inputs).features
     ctx.model.start(part.start(ctx))
@@ -153,11 +155,47 @@ def test_gradvac_moves_its_average_and_remembers_it() -> None:
     assert surgery.gram(surgery.combine(c, r, (a, b)), r).cosine == pytest.approx(0.4, abs=1e-5)
 
 
-def test_keep_magnitude_keeps_the_gradients_length() -> None:
-    part = Slice(**SMALL, keep_magnitude=True)
-    gram = surgery.Gram(4.0, -1.0, 1.0)
-    coefficients = part._operate(context(1), {"first": gram, "second": gram})["first"]
-    assert gram.length(coefficients) == pytest.approx(2.0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"operator": "none", "c": 0.5}, "operator none does not read c .pcgrad and cagrad do."),
+        ({"operator": "gradvac", "c": 0.5}, "does not read c"),
+        ({"operator": "cagrad", "tau": 0.0}, "operator cagrad does not read tau .pcgrad and gradvac do."),
+        ({"operator": "null-space", "tau_below_median": 0.1}, "does not read tau_below_median"),
+        ({"beta": 0.1}, "operator pcgrad does not read beta"),
+        ({"null_directions": 2}, "does not read null_directions"),
+        ({"operator": "cagrad", "c": 1.0}, r"in \[0, 1\)"),
+        ({"tau_below_median": 0.1}, "set scope: per-module"),
+        ({"tau_below_median": 0.1, "scope": "per-module", "tau": 0.0}, "and no tau"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(Slice, settings)
+
+
+@pytest.mark.parametrize("operator", ["pcgrad", "gradvac", "cagrad", "null-space", "none"])
+def test_the_defaults_may_be_written_out(operator: str) -> None:
+    part = validate(Slice, {"operator": operator})
+    assert validate(Slice, part.model_dump()) == part
+
+
+def test_operators_have_the_published_defaults() -> None:
+    """GradVac acts wherever the cosine is below its average, .4 here, conflict or not; CAGrad's radius is .5."""
+    ctx, gram = context(1), surgery.Gram(1.0, 0.1, 1.0)
+    vaccine = Slice(**SMALL, operator="gradvac")
+    vaccine.load({"target.all": torch.tensor(0.4)})
+    a, b = vaccine._operate(ctx, {"first": gram})["first"]
+    c, r = torch.tensor([1.0, 0.0]), torch.tensor([0.1, math.sqrt(0.99)])
+    assert surgery.gram(surgery.combine(c, r, (a, b)), r).cosine == pytest.approx(0.4, abs=1e-5)
+    assert Slice(**SMALL, operator="cagrad")._operate(ctx, {"first": gram})["first"] == surgery.cagrad(gram, 0.5)
+
+
+def test_the_null_space_always_fires() -> None:
+    ctx = context(1)
+    Slice(**SMALL, operator="null-space")._operate(ctx, {"first": surgery.Gram(1.0, 0.5, 1.0)})
+    assert ctx.notes["slice/fired"] == 1.0
+    assert ctx.notes["slice/gamma/first"] == 0.0
 
 
 def test_bad_input_is_named() -> None:
@@ -174,7 +212,8 @@ def test_bad_input_is_named() -> None:
 
 
 def test_needs() -> None:
-    assert {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.OLD_EXAMPLES, Need.TRAINING_DATA} == Slice.needs
+    data = {Need.OLD_EXAMPLES, Need.TRAINING_DATA}
+    assert {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.RANK_OF_TWO, *data} == Slice.needs
 
 
 @pytest.mark.parametrize("operator", ["none", "pcgrad", "cagrad", "null-space"])
@@ -183,7 +222,9 @@ def test_sketched_start_equals_the_dense_one(operator: str) -> None:
     narrower (8 of 10), B's two directions turn by a sine of at most .2. (A takes the third and fourth, which the gap to the
     fifth hardly determines; of the second layer's rank-1 gradient they are noise in any form.)
     """
-    settings = {**SMALL, "operator": operator, "null_directions": 2, "buckets": 1 << 18}
+    settings = {**SMALL, "operator": operator, "buckets": 1 << 18}
+    if operator == "null-space":
+        settings["null_directions"] = 2
     dense = Slice(**settings).start(context(2, buffer=buffer(2))).factors["first"]
     wide = Slice(**settings, storage="sketched", sketch_width=12).start(context(2, buffer=buffer(2))).factors["first"]
     narrow = Slice(**settings, storage="sketched", sketch_width=8).start(context(2, buffer=buffer(2))).factors["first"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from perdure.methods.full_gradients import Sketcher
 from perdure.ops.randomized_svd import fixed_signs
 from perdure.ops.sketch import CHUNK, CountSketch, LowRankSketch, TestMatrices, error_factor
 
@@ -130,3 +131,13 @@ def test_equal_sketches_give_equal_bits_whatever_the_memory_held_before() -> Non
         junk = [torch.full((size,), fill % 5 - 2, dtype=torch.int32) for size in (8, 10, 12) for _ in range(20)]
         del junk
         assert all(torch.equal(a, b) for a, b in zip(first, sketch.svd(tests, 4), strict=True))
+
+
+def test_a_sketch_is_made_where_its_matrix_is() -> None:
+    """On the device without memory, as on any other: test matrices drawn on the CPU come along."""
+    sketcher = Sketcher(4, 16, lambda what: generator(0))
+    matrix = torch.empty(6, 5, device="meta")
+    sketch = LowRankSketch.of(matrix, sketcher.tests((6, 5), matrix.device))
+    assert {part.device.type for part in (sketch.Y, sketch.X, sketch.Z)} == {"meta"}
+    here = sketcher.tests((6, 5), torch.device("cpu"))
+    assert torch.equal(here.omega, TestMatrices.draw((6, 5), 4, generator(0)).omega)

@@ -15,7 +15,6 @@ from perdure.ops.surgery import (
     combine,
     gradvac,
     gram,
-    keep_magnitude,
     moved_target,
     null_space,
     pcgrad,
@@ -109,16 +108,6 @@ def test_cagrad_is_the_best_point_of_the_ball(seed: int) -> None:
     result = combine(c, r, cagrad(gram(c, r), c=0.4))
     assert float((result - mean).norm()) <= radius * (1 + 1e-5)
     assert float(torch.minimum(result @ c, result @ r)) == pytest.approx(float(best), abs=1e-4)
-
-
-def test_keep_magnitude_keeps_the_length_of_c() -> None:
-    c, r = pair(3)
-    g = gram(c, r)
-    changed = pcgrad(g)
-    result = combine(c, r, keep_magnitude(g, changed))
-    assert float(result.norm()) == pytest.approx(float(c.norm()), rel=1e-5)
-    assert cosine(result, combine(c, r, changed)) == pytest.approx(1.0)
-    assert keep_magnitude(Gram(0.0, 0.0, 0.0), UNCHANGED) == UNCHANGED
 
 
 def test_null_space_by_hand() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.dropout import without_dropout
 from perdure.backbones.generation import answers_per_batch, choose
 from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
 from perdure.backbones.text_metrics import normalise
@@ -227,7 +228,7 @@ class LanguageModel(ABC):
         from perdure.backbones.ranking import agree
 
         tried, labels = [prompts[0][:9], prompts[-1][:5]], completions[:4]
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(self.model):  # which of the two it would tell apart
             try:
                 packed = self._packed(tried, labels)
             except (TypeError, ValueError, RuntimeError):

@@ -11,7 +11,7 @@ Legend: O output features, I input features, N rows looked at. X the earlier upd
 
 The published opposite-sign ratio (PS-LoRA, arXiv 2512.08960) has no published definition; all four are stated. Nor has
 N-LoRA's collision a published threshold; relative to the root mean square it does not depend on the update's scale.
-A position where either is exactly 0 opposes nothing.
+A position where either is exactly 0 opposes nothing; in a flip 0 is a sign of its own, so that a zero of X written to counts.
 """
 
 from __future__ import annotations

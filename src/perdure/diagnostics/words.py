@@ -72,9 +72,9 @@ def _about(pair: Pair, sizes: Mapping[str, Single], diagnosis: Diagnosis) -> lis
     ]
     lines += _located(pair)
     lines.append(
-        f"Adding {two} turns the sign of {percent(overall.flip)} of the entries of {one} (equal in size and unrelated: 25 %); "
-        f"both write to {percent(overall.collision)} of the positions (above {diagnosis.looking.threshold:g} x their "
-        "root mean square)."
+        f"Adding {two} gives {percent(overall.flip)} of the entries of {one} another sign, where 0 is a sign of its own "
+        f"(equal in size and unrelated: 25 %); both write to {percent(overall.collision)} of the positions (above "
+        f"{diagnosis.looking.threshold:g} x their root mean square)."
     )
     if one in sizes and two in sizes and sizes[one].overall.frobenius > 0:
         ratio = sizes[two].overall.frobenius / sizes[one].overall.frobenius

@@ -149,6 +149,8 @@ class Continual:
         offered = {Need.PAST_DATA, Need.LABELS, Need.FULL_GRADIENTS}
         if self.model.dense_base:
             offered.add(Need.DENSE_BASE)
+        if self.model.smallest_rank > 1:
+            offered.add(Need.RANK_OF_TWO)
         if trainer.train_dataset is not None:
             offered.add(Need.TRAINING_DATA)
         return offered | ({Need.OLD_EXAMPLES} if self._old or not self.history else set())

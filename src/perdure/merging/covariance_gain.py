@@ -44,7 +44,7 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
     """
     if others is None or kappa == 0:
         return delta
-    own, mixed = own.double(), own.double() + kappa * others.double()
+    own, mixed = own.double(), own.double() + kappa * others.to(own.device, torch.float64)
     mean_diagonal = mixed.diagonal().mean()
     if mean_diagonal <= 0:
         return delta  # no input ever reached this module: nothing to weigh

@@ -90,5 +90,5 @@ def check_needs(method: Method, offered: Iterable[Need]) -> None:
     """
     have = set(offered)
     for name, part in method.parts().items():
-        for need in sorted(part.needs - have, key=lambda n: n.name):
+        for need in sorted(part.requires() - have, key=lambda n: n.name):
             raise UnmetNeed(f"Method '{method.name}', {name}: {type(part).__name__} requires {need.value}.")

@@ -29,7 +29,7 @@ from perdure.ops.lowrank import add_updates
 
 if TYPE_CHECKING:
     from perdure.history import Past
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
 
 
@@ -52,6 +52,11 @@ class CovarianceGain(Consolidate):
 
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past to spare."""
+        reason = method.out_of_reach()
+        return reason and f"it turns updates away from old tasks' inputs, but {reason}"
+
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """See `Consolidate`; measures the new task's inputs and adds them to the past's."""
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "covariance-gain"))[: self.batches]
@@ -62,7 +67,7 @@ class CovarianceGain(Consolidate):
         }
         for module, moment in own.items():
             new = moment.float()
-            self._past[module] = self._past[module] + new if module in self._past else new
+            self._past[module] = self._past[module].to(new) + new if module in self._past else new
         total = add_updates(past.carry, kept)
         return Folded(carry=total, deployed=total)
 

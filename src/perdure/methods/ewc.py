@@ -94,7 +94,7 @@ class FisherPenalty(WeightPenalty):
         """Measure F on the model as trained, and add it to what is left of the past's."""
         for module, fisher in self._measured(ctx).items():
             old = self._fisher.get(module)
-            self._fisher[module] = fisher if old is None else old * self.decay + fisher
+            self._fisher[module] = fisher if old is None else old.to(fisher) * self.decay + fisher
 
     def _measured(self, ctx: Context) -> dict[str, Tensor]:
         """Module -> mean over batches of the squared gradient of the mean loss [O, I], fp32."""

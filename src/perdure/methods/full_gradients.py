@@ -115,13 +115,14 @@ class Sketcher:
     def __init__(self, width: int, buckets: int, generator: Callable[[str], torch.Generator]) -> None:
         self.hash = CountSketch(buckets, seed=int(torch.randint(1 << 30, (), generator=generator("hash"))))
         self._width, self._generator = width, generator
-        self._tests: dict[tuple[int, int], TestMatrices] = {}
+        self._tests: dict[tuple[tuple[int, int], torch.device], TestMatrices] = {}
 
-    def tests(self, shape: tuple[int, int]) -> TestMatrices:
-        """The test matrices for weights of this shape."""
-        if shape not in self._tests:
-            self._tests[shape] = TestMatrices.draw(shape, self._width, self._generator(f"tests.{shape}"))
-        return self._tests[shape]
+    def tests(self, shape: tuple[int, int], device: torch.device) -> TestMatrices:
+        """The test matrices for weights of this shape on this device."""
+        if (shape, device) not in self._tests:
+            drawn = TestMatrices.draw(shape, self._width, self._generator(f"tests.{shape}"))
+            self._tests[shape, device] = drawn.to(device)
+        return self._tests[shape, device]
 
 
 class SketchedGradients:
@@ -133,7 +134,8 @@ class SketchedGradients:
         self._hashed: dict[str, Tensor] = {}
 
     def add(self, module: str, grad_OI: Tensor, factor: float) -> None:
-        sketch = LowRankSketch.of(grad_OI, self._sketcher.tests((grad_OI.shape[0], grad_OI.shape[1])), factor)
+        tests = self._sketcher.tests((grad_OI.shape[0], grad_OI.shape[1]), grad_OI.device)
+        sketch = LowRankSketch.of(grad_OI, tests, factor)
         if module in self._sketches:
             self._sketches[module].add_(sketch)
         else:
@@ -152,7 +154,7 @@ class SketchedGradients:
         self, module: str, count: int, old: FullGradients | None = None, mix: Coefficients = UNCHANGED, remove: int = 0
     ) -> Triplets:
         own = self._sketches[module]
-        tests = self._sketcher.tests((own.Y.shape[0], own.X.shape[1]))
+        tests = self._tests_of(own)
         if old is None:
             return own.svd(tests, count)
         assert isinstance(old, SketchedGradients)
@@ -165,8 +167,11 @@ class SketchedGradients:
 
     def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
         own = self._sketches[module]
-        U, S, Vh = own.svd(self._sketcher.tests((own.Y.shape[0], own.X.shape[1])), own.Y.shape[1])
+        U, S, Vh = own.svd(self._tests_of(own), own.Y.shape[1])
         return product_svd(U * S, weigh(Vh), count)
+
+    def _tests_of(self, sketch: LowRankSketch) -> TestMatrices:
+        return self._sketcher.tests((sketch.Y.shape[0], sketch.X.shape[1]), sketch.Y.device)
 
     def drop(self, module: str) -> None:
         del self._sketches[module], self._hashed[module]

@@ -34,7 +34,7 @@ from perdure.methods.parts import Init, Need, Start, Trainable
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
 
 Energy = Literal["inputs", "released-code"]
@@ -134,6 +134,11 @@ class InfLora(Init):
 
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past it could reach."""
+        reason = method.out_of_reach()
+        return reason and f"it keeps A off old tasks' inputs, but {reason}"
+
     def start(self, ctx: Context) -> Start:
         """See `Init`; only B is trained.
 
@@ -143,7 +148,7 @@ class InfLora(Init):
         factors: dict[str, Factors] = {}
         for module, moment in self._moments(ctx, "inf-lora.before").items():
             pair = ctx.factors[module]
-            memory = self._memory.get(module, empty_memory(moment.shape[0], moment))
+            memory = self._remembered(module, moment)
             A = frozen_directions(memory, moment, pair.A.shape[0])
             if not A.any():
                 raise TrainingError(
@@ -158,8 +163,13 @@ class InfLora(Init):
         progress = min(1.0, len(ctx.past) / self.over_tasks)
         threshold = self.threshold + (self.threshold_end - self.threshold) * progress
         for module, moment in self._moments(ctx, "inf-lora.after").items():
-            memory = self._memory.get(module, empty_memory(moment.shape[0], moment))
+            memory = self._remembered(module, moment)
             self._memory[module] = updated_memory(memory, moment, threshold, self.energy)
+
+    def _remembered(self, module: str, like: Tensor) -> Memory:
+        """The module's memory where `like` is (one that was read back is on the CPU)."""
+        memory = self._memory.get(module, empty_memory(like.shape[0], like))
+        return Memory(memory.basis_IK.to(like), memory.left)
 
     def _moments(self, ctx: Context, purpose: str) -> dict[str, Tensor]:
         return input_moments(ctx, list(ctx.batches(ctx.stage.train, self.batch_size, purpose))[: self.batches])

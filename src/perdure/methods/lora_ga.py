@@ -5,7 +5,8 @@
 
     A0 = O^(1/4) / sqrt(gamma) V^T[:r]        B0 = O^(1/4) / sqrt(gamma) U[:, r:2r]        W <- W - s B0 A0
 
-Settings: the authors' released defaults (direction "ArB2r", scale "stable", gamma 16).
+Settings: direction "ArB2r", scale "stable" and gamma 16 are the authors' released defaults. Not theirs is s: the preset `lora-ga`
+sets lora.alpha 2, which at rank 8 is SLICE's s = .25.
 Deviations: the number of batches (8 of 16 examples, as SLICE uses; theirs vary by task). PEFT's `lora_ga` multiplies B by
 the singular values and scales only B; compare with `perdure.methods.lora_ga.stable_factors`, which follows the authors.
 """

@@ -65,7 +65,7 @@ def rescaled(A: Tensor, B: Tensor, weight_OI: Tensor, module: str) -> tuple[Tens
 class Loram(Init):
     """The adapter starts from deterministic sine bases at the weight's magnitude; the base is offset."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.RANK_OF_TWO})
     offsets: ClassVar[bool] = True
 
     def start(self, ctx: Context) -> Start:

@@ -68,6 +68,11 @@ class MergeRule(Consolidate):
 class Average(MergeRule):
     """The mean of all updates."""
 
+    def conflicts(self, method: Method) -> str | None:
+        """Without a second update."""
+        reason = method.out_of_reach()
+        return reason and f"it is the mean of several tasks' updates, but {reason}"
+
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         return average_updates(updates)
 

@@ -83,7 +83,7 @@ class InputOverlap(WeightPenalty):
             if self.form == "square":
                 self._old[module] = remembered(old, A)
             else:
-                self._old[module] = A if old is None else torch.cat([old, A])
+                self._old[module] = A if old is None else torch.cat([old, A.to(old)])
 
     def state(self) -> dict[str, Tensor]:
         """All old A stacked, or their M once that is smaller (square only), by module."""
@@ -97,8 +97,17 @@ class InputOverlap(WeightPenalty):
 class FactorNorm(WeightPenalty):
     """||A||_F + ||B||_F, summed over modules: the released code's second term. At 0 its gradient is taken as 0."""
 
+    def conflicts(self, method: Method) -> str | None:
+        """Where the base is offset, small factors are no small update."""
+        if not method.init.offsets:
+            return None
+        return (
+            "the init offsets the base, so the update is s (B A - B0 A0), and small A and B pull it towards -s B0 A0. Use the "
+            "penalty `l2`, or an init that starts at zero, like `kaiming`"
+        )
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """See `WeightPenalty`; acts on the factors as they are, with or without an offset."""
+        """See `WeightPenalty`."""
         exact = precise(factors)
         norms = [torch.linalg.matrix_norm(matrix) for matrix in (exact.A, exact.B)]
         grads = [

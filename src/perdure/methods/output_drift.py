@@ -47,7 +47,7 @@ class OutputDrift(WeightPenalty):
     Args:
         weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
         normalised: as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
-            size. Otherwise the plain sum over modules.
+            size. Otherwise the plain sum over modules, which a quantised base has too.
         batches: on how many batches of a task's training examples its inputs are measured; None = all.
         batch_size: examples in each.
     """
@@ -60,6 +60,10 @@ class OutputDrift(WeightPenalty):
 
     _moments: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _energies: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def requires(self) -> frozenset[Need]:
+        """A share of the outputs' energy takes the weights themselves."""
+        return self.needs | {Need.DENSE_BASE} if self.normalised else self.needs
 
     def conflicts(self, method: Method) -> str | None:
         """Without a past, or where the update holds what the old tasks learnt."""
@@ -94,7 +98,7 @@ class OutputDrift(WeightPenalty):
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "output-drift"))[: self.batches]
         for module, moment in input_moments(ctx, batches).items():
             new = moment.float()
-            self._moments[module] = self._moments[module] + new if module in self._moments else new
+            self._moments[module] = self._moments[module].to(new) + new if module in self._moments else new
 
     def state(self) -> dict[str, Tensor]:
         """C [I, I] by module, and the energies of the stage."""

@@ -45,6 +45,7 @@ class Need(Enum):
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
     PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"
+    RANK_OF_TWO = "lora.rank 2 or more (a start scaled by rho = log r / log min(O, I) is 0 at rank 1 and never trains)"
     LABELS = "labels for every task (scores are measured under them)"
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
 
@@ -182,6 +183,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it requires whatever its settings are."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -196,6 +198,10 @@ class Part(BaseModel):
                 raise TypeError(
                     f"{cls.__name__}.{name} is no point of the part contract{hint} (helpers start with '_')."
                 )
+
+    def requires(self) -> frozenset[Need]:
+        """What this part requires of a run as it is set: `needs`, and more where a setting asks for it."""
+        return self.needs
 
     def conflicts(self, method: Method) -> str | None:
         """Why this part has no meaning beside the other parts of `method`, and what to use instead; None where it has one.
@@ -277,7 +283,7 @@ class WeightPenalty(Penalty):
         grads: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in factors.items():
             value, grad_A, grad_B = self.value_and_grad(module, pair, past)
-            total += value.double()
+            total = total + value.double().cpu()  # modules may be on a GPU, or on several
             grads[module] = (grad_A, grad_B)
         return total, grads
 

@@ -124,6 +124,11 @@ class MaxMagnitude(Consolidate):
 
     when: Literal["online", "end"] = "online"
 
+    def conflicts(self, method: Method) -> str | None:
+        """Without a second update."""
+        reason = method.out_of_reach()
+        return reason and f"it chooses between a task's update and those before it, but {reason}"
+
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """Merged incrementally in both cases, which is exact because max-magnitude is associative."""
         if isinstance(past.deployed, PerTask):

@@ -92,10 +92,17 @@ class ExampleBuffer(Replay):
             raise ValueError("give per_task or in_all, not both")
         return self
 
+    @property
+    def budget(self) -> int:
+        """How many examples the first task may keep; none keeps more."""
+        return self.in_all if self.in_all is not None else self.per_task or 128
+
     def conflicts(self, method: Method) -> str | None:
         """Nothing to replay, or nobody who reads the buffer."""
         if method.stream == "joint":
             return "the joint stream is a single stage, which has no earlier task to replay"
+        if self.use == "mixed" and method.consolidate.keeps == "per-task":
+            return f"it keeps old tasks learnt, but {method.out_of_reach()}"
         readers = [name for name, part in method.parts().items() if Need.OLD_EXAMPLES in part.needs]
         if self.use == "init-only" and not readers:
             return "use: init-only keeps examples for other parts, and none here reads them. Take use: mixed, or leave it out"
@@ -129,7 +136,7 @@ class ExampleBuffer(Replay):
         else:
             for task in dict.fromkeys(e.task for e in examples):
                 own = [e for e in examples if e.task == task]
-                self._kept += self._chosen([], 0, own, self.per_task or 128, generator)
+                self._kept += self._chosen([], 0, own, self.budget, generator)
         self._seen += len(examples)
 
     def _chosen(

@@ -116,4 +116,4 @@ class ScoreDrift(WeightPenalty):
 
 
 def _add(sums: dict[str, Tensor], key: str, new: Tensor) -> None:
-    sums[key] = sums[key] + new.float() if key in sums else new.float()
+    sums[key] = sums[key].to(new.device) + new.float() if key in sums else new.float()

@@ -18,6 +18,7 @@ Settings: see `Slice`. Deviations and what the released code does differently
     - The code re-reads the old tasks' training sets; the paper speaks of a replay buffer, and so does this file.
     - The code's GradVac never moves its average (it is per-module PCGrad), its CAGrad is PCGrad with c, its per-layer tau is
       median - delta. Here GradVac and CAGrad are the published ones, and `tau_below_median` is that delta.
+    - The code can give G~ the length of G_c. Only U and V of G~ are used, which have no length: there is no such setting.
     - Stage 1 in the code and here: LoRA-GA with its own directions and scale.
     - `replay_batches_in_all` bounds the cost for many tasks (step (1) otherwise grows with their number).
 """
@@ -28,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import UnmetNeed
@@ -36,15 +37,24 @@ from perdure.methods.full_gradients import FullGradients, add_mean, check_norms,
 from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start, singular_directions
 from perdure.methods.loram import rescaled
 from perdure.methods.parts import Need, Start
+from perdure.methods.replay import ExampleBuffer
 from perdure.ops import surgery
 from perdure.ops.surgery import Coefficients, Gram
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.tasks.task import Example
 
 Operator = Literal["pcgrad", "gradvac", "cagrad", "null-space", "none"]
 RightDirections = Literal["next", "top"]
+READ_BY: Mapping[str, tuple[Operator, ...]] = {
+    "c": ("pcgrad", "cagrad"),
+    "tau": ("pcgrad", "gradvac"),
+    "tau_below_median": ("pcgrad", "gradvac"),
+    "beta": ("gradvac",),
+    "null_directions": ("null-space",),
+}
+"""Setting -> the operators that read it."""
 
 
 def start_directions(U: Tensor, Vh: Tensor, rank: int, right: RightDirections = "next") -> tuple[Tensor, Tensor]:
@@ -61,28 +71,29 @@ class Slice(GradientInit):
         operator: pcgrad; gradvac (raises the cosine to a moving average of it); cagrad; null-space (removes the old
             gradient's top directions, per module, always); none (SLICE's factors without surgery).
         scope: inner products over all modules together (the paper's recipe), or each module for itself.
-        c: strength of pcgrad; radius of cagrad.
-        tau: surgery only where the cosine is below it (pcgrad, gradvac).
-        tau_below_median: per module instead: tau = median of the modules' cosines - this.
-        keep_magnitude: the result has the length of G_c (the factors' scale does not depend on it, mixtures do).
+        c: strength of pcgrad, 1 by default; radius of cagrad, in [0, 1), .5 by default.
+        tau: surgery only where the cosine is below it. By default 0 for pcgrad (above 0 it has nothing to take out), and 1 for
+            gradvac, which acts wherever the cosine is below its moving average, as published.
+        tau_below_median: instead, with scope per-module: tau = median of the modules' cosines - this.
         beta: how fast gradvac's average moves, once a task.
         null_directions: k of null-space.
         replay_batches: of every old task, `batch_size` examples each.
         replay_batches_in_all: instead, so many for all old tasks together, equally many examples of each.
         right: which right singular vectors A takes.
         batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
+
+    A setting that the operator does not read is refused where it is not at its default.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(
-        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.OLD_EXAMPLES, Need.TRAINING_DATA}
+        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.OLD_EXAMPLES, Need.TRAINING_DATA, Need.RANK_OF_TWO}
     )
 
     operator: Operator = "pcgrad"
     scope: Literal["global", "per-module"] = "global"
-    c: float = Field(default=1.0, ge=0)
-    tau: float = Field(default=0.0, ge=-1, le=1)
+    c: float | None = Field(default=None, ge=0)
+    tau: float | None = Field(default=None, ge=-1, le=1)
     tau_below_median: float | None = Field(default=None, ge=0)
-    keep_magnitude: bool = False
     beta: float = Field(default=0.5, ge=0, le=1)
     null_directions: int = Field(default=8, ge=1)
     replay_batches: int = Field(default=8, ge=1)
@@ -90,6 +101,32 @@ class Slice(GradientInit):
     right: RightDirections = "next"
 
     _targets: dict[str, float] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Slice:
+        for name, operators in READ_BY.items():
+            if self.operator not in operators and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"operator {self.operator} does not read {name} ({' and '.join(operators)} do); leave it out"
+                )
+        if self.operator == "cagrad" and self.c is not None and self.c >= 1:
+            raise ValueError("c is the radius of operator cagrad, which is in [0, 1); choose a smaller one")
+        if self.tau_below_median is not None and (self.tau is not None or self.scope == "global"):
+            raise ValueError(
+                "tau_below_median compares every module's cosine with their median; set scope: per-module, and no tau"
+            )
+        return self
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past it could hurt, or where less is kept of it than a batch."""
+        if reason := method.out_of_reach():
+            return f"it takes out of the start what opposes the old tasks, but {reason}"
+        if isinstance(method.replay, ExampleBuffer) and (kept := method.replay.budget) < self.batch_size:
+            return (
+                f"a gradient takes batches of {self.batch_size} examples, and the replay part keeps {kept}. Raise its budget, or "
+                "lower the init's batch_size"
+            )
+        return None
 
     def start(self, ctx: Context) -> Start:
         """Steps (1) to (6); LoRA-GA on the first task."""
@@ -155,7 +192,7 @@ class Slice(GradientInit):
             keys = dict.fromkeys(grams, "all")
         else:
             units, keys = dict(grams), {module: module for module in grams}
-        tau = self.tau
+        tau = (1.0 if self.operator == "gradvac" else 0.0) if self.tau is None else self.tau
         if self.tau_below_median is not None:
             tau = surgery.threshold_below_median(
                 {module: gram.cosine for module, gram in grams.items()}, self.tau_below_median
@@ -169,19 +206,22 @@ class Slice(GradientInit):
     def _coefficients(self, gram: Gram, key: str, tau: float) -> Coefficients:
         match self.operator:
             case "pcgrad":
-                result = surgery.pcgrad(gram, self.c, tau)
+                return surgery.pcgrad(gram, 1.0 if self.c is None else self.c, tau)
             case "gradvac":
-                result = surgery.gradvac(gram, self._targets.get(key, 0.0), tau)
+                return surgery.gradvac(gram, self._targets.get(key, 0.0), tau)
             case "cagrad":
-                result = surgery.cagrad(gram, self.c)
+                return surgery.cagrad(gram, 0.5 if self.c is None else self.c)
             case _:
-                result = surgery.UNCHANGED
-        return surgery.keep_magnitude(gram, result) if self.keep_magnitude else result
+                return surgery.UNCHANGED
 
     def _note(self, ctx: Context, grams: Mapping[str, Gram], coefficients: Mapping[str, Coefficients]) -> None:
-        """Cosine over all modules and of each, the weight c gamma of G_r, and the share of modules where surgery fired."""
+        """Cosine over all modules and of each, the weight of G_r (c gamma), and the share of modules where surgery fired.
+
+        The null space always fires, and no multiple of G_r is added.
+        """
         ctx.note("slice/cosine", surgery.total(grams.values()).cosine)
-        ctx.note("slice/fired", sum(b != 0 for _, b in coefficients.values()) / len(coefficients))
+        fired = [self.operator == "null-space" or b != 0 for _, b in coefficients.values()]
+        ctx.note("slice/fired", sum(fired) / len(fired))
         for module, (_, b) in coefficients.items():
             ctx.note(f"slice/cosine/{module}", grams[module].cosine)
             ctx.note(f"slice/gamma/{module}", b)

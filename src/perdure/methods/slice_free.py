@@ -31,7 +31,7 @@ from perdure.methods.slice import RightDirections, start_directions
 from perdure.ops.lowrank import dense
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
 
 
@@ -46,7 +46,7 @@ class SliceFree(GradientInit):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(
-        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA, Need.PAST_DATA}
+        {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA, Need.PAST_DATA, Need.RANK_OF_TWO}
     )
 
     kappa: float = Field(default=1.0, ge=0)
@@ -54,6 +54,11 @@ class SliceFree(GradientInit):
     right: RightDirections = "next"
 
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def conflicts(self, method: Method) -> str | None:
+        """Without a past it could reach."""
+        reason = method.out_of_reach()
+        return reason and f"it turns the start away from old tasks' inputs, but {reason}"
 
     def start(self, ctx: Context) -> Start:
         """See `Init`; LoRA-GA while nothing is learnt."""
@@ -76,7 +81,7 @@ class SliceFree(GradientInit):
     def after_task(self, ctx: Context, update: Update) -> None:
         """Add the learnt task's second moments."""
         for module, moment in self._moments(ctx, "slice-free.after").items():
-            self._past[module] = self._past[module] + moment if module in self._past else moment
+            self._past[module] = self._past[module].to(moment) + moment if module in self._past else moment
 
     def _moments(self, ctx: Context, purpose: str) -> dict[str, Tensor]:
         name = f"Task '{ctx.stage.name}'"

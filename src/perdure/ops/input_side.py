@@ -22,7 +22,7 @@ def remembered(old: Tensor | None, new_RI: Tensor) -> Tensor:
     """
     width = new_RI.shape[1]
     if old is not None and old.shape[0] == width:
-        return old + new_RI.mT @ new_RI
+        return old + (new_RI.mT @ new_RI).to(old)
     stacked = new_RI if old is None else torch.cat([old, new_RI.to(old)])
     return stacked if 2 * stacked.shape[0] <= width else stacked.mT @ stacked
 

@@ -102,6 +102,10 @@ class TestMatrices:
             gaussian(core_in, in_features),
         )
 
+    def to(self, device: torch.device) -> TestMatrices:
+        """The same matrices on a device: they are drawn on the CPU, so that every kind of device has the same ones."""
+        return TestMatrices(*(matrix.to(device) for matrix in (self.omega, self.upsilon, self.phi, self.psi)))
+
 
 @dataclass(frozen=True, eq=False)
 class LowRankSketch:

@@ -129,15 +129,6 @@ def _dual(gram: Gram, w: float, radius: float) -> float:
     return inner + radius * gram.length((w, 1 - w))
 
 
-def keep_magnitude(gram: Gram, coefficients: Coefficients) -> Coefficients:
-    """The same direction at the length of c; unchanged where the result is zero."""
-    length = gram.length(coefficients)
-    if length == 0:
-        return coefficients
-    factor = math.sqrt(gram.cc) / length
-    return coefficients[0] * factor, coefficients[1] * factor
-
-
 def null_space(c_OI: Tensor, r_OI: Tensor, k: int) -> Tensor:
     """c - U U^T c, U [O, k] the top-k left singular vectors of r: nothing is left in the old gradient's main directions."""
     U = torch.linalg.svd(r_OI, full_matrices=False).U[:, :k]

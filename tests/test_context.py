@@ -1,0 +1,92 @@
+"""What is measured on a model does not depend on dropout, and a trial of the backbone is no use of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from perdure.backbones.causal import CausalLM, CausalSettings
+from perdure.backbones.dropout import without_dropout
+from perdure.config import LoraSettings
+from perdure.context import StageContext
+from perdure.history import Past
+from perdure.lora import AdaptedModel
+from perdure.methods.plain import Kaiming
+from perdure.tasks.task import Stage, Task
+from tests.backbones.tiny import tiny_causal
+from tests.methods.two_layers import context
+
+
+def begun(**lora: Any) -> StageContext:
+    """The toy in the middle of a stage: an adapter that changes the function."""
+    ctx = context(**lora)
+    ctx.model.start(Kaiming().start(ctx))
+    generator = torch.Generator().manual_seed(1)
+    for module in ctx.model.modules.values():
+        module.B.data.copy_(torch.randn(module.B.shape, generator=generator))
+    ctx.started = {name: pair.copied() for name, pair in ctx.factors.items()}
+    return ctx
+
+
+def streamed(ctx: StageContext, what: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    ctx.stream([ctx.stage.train[:16]], what, lambda _module, tensor: found.append(tensor.clone()))
+    return found
+
+
+def scored(ctx: StageContext) -> list[Tensor]:
+    found: list[Tensor] = []
+    ctx.stream_scores([ctx.stage.train[:16]], lambda _module, _use, x, g: found.extend((x, g)))
+    return found
+
+
+def task_gradients(ctx: StageContext) -> list[Tensor]:
+    return [grad for pair in ctx.task_gradients(ctx.stage.train[:16]).values() for grad in pair if grad is not None]
+
+
+MEASURED: dict[str, Callable[[StageContext], list[Tensor]]] = {
+    "gradients": lambda ctx: streamed(ctx, "gradients"),
+    "inputs": lambda ctx: streamed(ctx, "inputs"),
+    "scores": scored,
+    "task gradients": task_gradients,
+    "teacher": lambda ctx: ctx.teacher(ctx.stage.train[:16], [ctx.stage.name]),
+}
+
+
+@pytest.mark.parametrize("measured", MEASURED)
+def test_nothing_is_measured_under_dropout(measured: str) -> None:
+    with_dropout, plain = begun(dropout=0.5), begun()
+    found, expected = MEASURED[measured](with_dropout), MEASURED[measured](plain)
+    assert expected
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    x = with_dropout.backbone.collate(with_dropout.stage.train)
+    assert not torch.equal(with_dropout.backbone.features(x), with_dropout.backbone.features(x))  # steps keep it
+
+
+def test_only_dropout_changes_its_mode() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(1, 1), torch.nn.Dropout().eval())
+    with without_dropout(model):
+        assert [module.training for module in model] == [False, True, False]
+        assert model.training
+    assert [module.training for module in model] == [True, True, False]
+
+
+@pytest.mark.parametrize("ranking", ["packed", "auto"])
+def test_a_trial_of_the_backbone_is_no_use_of_a_module(ranking: Any, tmp_path: Path) -> None:
+    """'auto' tries packing at the first scores: what follows is still the first use."""
+    backbone = CausalLM.load(CausalSettings(model=str(tiny_causal(tmp_path)), ranking=ranking))
+    task = Task("t", [("a", "x"), ("b", "y")], test=[("a", "x")], labels={"x": "good", "y": "bad"})
+    backbone.prepare([task])
+    model = AdaptedModel(backbone.model, LoraSettings(rank=2), backbone.default_targets)
+    ctx = StageContext(Stage("t", (task,)), 0, Past(), {}, model, backbone, {"t": task}, seed=0)
+    model.start(Kaiming().start(ctx))
+    uses: set[int] = set()
+    ctx.stream_scores([task.train], lambda _module, use, _x, _g: uses.add(use))
+    assert backbone._packs
+    assert uses == {0}
