@@ -50,7 +50,7 @@ class LoraSettings(Settings):
     """The adapter.
 
     Args:
-        rank: r.
+        rank: r, how many directions the update of a layer has.
         alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
         dropout: on the adapter's input while training.
         targets: names of the layers that get an adapter; empty = the backbone's usual ones (query and value).
@@ -101,7 +101,11 @@ class TrainingSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """At most how many examples of each split are used; None = all there are."""
+    """At most how many examples of a task are used, of a suite's; a suite of your own may state its sizes in its file.
+
+    Args:
+        train, validation, test: examples of that split; None = all there are.
+    """
 
     train: int | None = Field(default=256, ge=1)
     validation: int | None = Field(default=128, ge=0)
@@ -127,7 +131,26 @@ class EvaluationSettings(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that decides the outcome of a run."""
+    """Everything that decides the outcome of a run. What it names by a relative path lies beside the configuration's file.
+
+    Args:
+        method: a preset's name, or a composition of parts (docs/composition.md).
+        suite: tasks by the name of a suite (`perdure suites`), or a suite's YAML file. Either this or `tasks`.
+        tasks: tasks of your own, each a mapping as below or the name of a YAML file with one, in the order they are learnt.
+        history: folders (or hub ids) of PEFT adapters that were trained before, oldest first.
+        order: of a suite's tasks: the name of one of its orders, or names of tasks with commas between; None = its first.
+        data: folder with a suite's files, where it needs one; 'hub' = from there, where a suite has such a form.
+        budget: how many examples of a suite's tasks are used.
+        backbone: a model, or settings as below.
+        lora: the adapter.
+        training: how a stage is trained.
+        evaluation: how a deployed model is scored.
+        seed: of everything random in training.
+        data_seed: which training and validation examples are drawn of a suite; the test examples are the same for every seed.
+        precision: of computing; 'auto' = bf16 where this processor multiplies it at least 1.5 times as fast as fp32.
+        threads: of the processor; None = as PyTorch chooses.
+        shard: split the base's weights over the processes of a launcher. It decides nothing about the outcome.
+    """
 
     method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
     suite: str | None = None
