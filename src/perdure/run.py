@@ -109,7 +109,7 @@ def run_config(
     if max_forgetting is not None and config.evaluation.every_stage is not True:
         raise ConfigError("max_forgetting compares scores after every stage; leave evaluation.every_stage at true.")
     store = Store(Path(out), accept=forgetting_gate(max_forgetting))
-    _check_place(store, config)
+    processes.once(_check_place, store, config)
     with _writing(store, processes):
         processes.once(lambda: store.verify() if store.exists else None)
         if store.exists and store.changed:
