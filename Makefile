@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 
-.PHONY: help env check test test-slow quantized harness browser chromium demo tables check-tables leaderboard recheck format clean
+.PHONY: help env check test test-slow quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,7 @@ check: $(READY) ## format, lint, types, direction of imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python docs/reference.py --check
 
 test: $(READY) ## everything that is not slow
 	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness'
@@ -54,6 +55,9 @@ demo: $(READY) ## five real tasks, three methods, about five minutes
 
 tables: $(READY) ## every table in README and docs, from the records
 	$(BIN)/python benchmarks/tables.py
+
+docs: $(READY) ## what docs/ says from the code: keys of a configuration, what is deployed
+	$(BIN)/python docs/reference.py
 
 check-tables: $(READY) ## fail if a table is not what the records say
 	$(BIN)/python benchmarks/tables.py --check

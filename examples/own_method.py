@@ -3,7 +3,8 @@
     L = sum_ij |H_ij| |W_ij| sigmoid(-a W_ij sign(H_ij))        W the new update, H the sum of the earlier ones
 
 Run:  python examples/own_method.py        (on the quickstart, a small budget)
-Any configuration can use it as  method: {penalties: {"own_method:SignAlignment": {weight: 0.1}}}
+Any configuration can use it as  method: {penalties: {"own_method:SignAlignment": {weight: 0.1}}}  where `perdure` is started in
+this folder (or finds it by PYTHONPATH).
 """
 
 from __future__ import annotations

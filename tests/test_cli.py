@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from perdure.cli import app, main
+from perdure.cli import INTERRUPTED, app, main
 from perdure.methods.table import PRESETS
 from tests.contract.runs import short_run
 
@@ -55,6 +55,36 @@ def test_bad_input(argv, code, message, monkeypatch, capsys, tmp_path):
     assert (found, "Traceback" in error) == (code, False)
     assert message in error
     assert not (tmp_path / "runs" / "run" / "run.json").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    "command,says",
+    [
+        ("run", "perdure resume RUN"),
+        ("sweep", "the same command goes on"),
+        ("add", "what it held before"),
+        ("merge", "start it again"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(command, says, monkeypatch, capsys):
+    monkeypatch.setattr("perdure.cli.app", lambda standalone_mode: INTERRUPTED)
+    code, error = fails(monkeypatch, capsys, command)
+    assert code == INTERRUPTED
+    assert says in error
+
+
+def test_a_part_of_your_own_may_lie_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    """As with the installed script, whose first place to import from is its own folder; a sweep's processes inherit the list."""
+    (tmp_path / "own_part_here.py").write_text("from perdure.methods.l2 import SquaredNorm as Mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    error = fails(
+        monkeypatch, capsys, "run", "--suite", "no.yaml", "method.penalties={'own_part_here:Mine': {weight: 0.1}}"
+    )[1]
+    assert "no suite file 'no.yaml'" in error
+    from perdure.methods.build import part_class
+
+    assert part_class("penalty", "own_part_here:Mine").__name__ == "SquaredNorm"
 
 
 def test_methods_are_listed_one_a_line():

@@ -1,10 +1,10 @@
-"""What a preset wants of the run's settings, and that what the user says goes before it."""
+"""What a preset wants of the run's settings, what the user says before it; numbers, file names and a suite's sizes as read."""
 
 from __future__ import annotations
 
 import pytest
 
-from perdure.config import RunConfig, load_config
+from perdure.config import RunConfig, load_config, parse_overrides
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])
@@ -27,3 +27,50 @@ def test_other_methods_keep_the_usual_settings():
 def test_a_recorded_configuration_reads_back_as_itself():
     config = load_config({"method": "slice", "lora": {"alpha": 8.0}})
     assert load_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    "written,read",
+    [
+        ("1e-3", 1e-3),
+        ("2E5", 2e5),
+        ("4", 4),
+        ("'4'", "4"),
+        ('"1e-3"', "1e-3"),
+        ("'1234e56'", "1234e56"),
+        ("abc", "abc"),
+    ],
+)
+def test_only_what_is_not_in_quotes_is_a_number(written, read):
+    found = parse_overrides([f"x={written}"])["x"]
+    assert (found, type(found)) == (read, type(read))
+
+
+def test_a_power_of_ten_is_a_number_in_a_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("method: {preset: l2, penalties: {l2: {weight: 1e-3}}}\nsuite: quickstart\n")
+    assert load_config(tmp_path / "run.yaml").method["penalties"]["l2"]["weight"] == 1e-3
+
+
+def test_what_a_file_names_beside_it_is_found_from_anywhere(tmp_path):
+    for folder in ("model", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mine.yaml").write_text("name: mine\ntasks: {a: {train: a.jsonl}}\n")
+    (tmp_path / "run.yaml").write_text("suite: mine.yaml\ndata: data\nbackbone: {kind: encoder, model: ./model}\n")
+    config = load_config(tmp_path / "run.yaml")
+    assert config.suite == str(tmp_path / "mine.yaml")
+    assert config.data == str(tmp_path / "data")
+    assert config.backbone["model"] == str(tmp_path / "model")
+
+
+def test_a_suite_of_your_own_brings_its_sizes(tmp_path):
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("name: mine\nsizes: {train: 1000, test: all}\ntasks: {a: {train: a.jsonl}}\n")
+    usual = RunConfig().budget
+    found = load_config({"suite": str(suite)}).budget
+    assert (found.train, found.validation, found.test) == (1000, usual.validation, None)
+    found = load_config({"suite": str(suite)}, {"budget.train": 7}).budget
+    assert (found.train, found.validation, found.test) == (7, usual.validation, None)
+    recorded = load_config({"suite": str(suite)}).model_dump(mode="json")
+    suite.write_text(suite.read_text().replace("1000", "5"))
+    assert load_config(recorded).budget.train == 1000, "what a run was begun with stays"
+    assert load_config({"suite": "quickstart"}).budget == usual

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from perdure.config import load_config, parse_overrides
-from perdure.errors import ConfigError, RunMismatch
+from perdure.errors import ConfigError, RunMismatch, StoreError
+from perdure.prediction import predict
 from perdure.run import resume, run_config
 from perdure.template import write_template
 from tests.contract.runs import SETTINGS, bits
@@ -44,6 +45,25 @@ def test_own_files_are_learnt_and_resumed_from_anywhere(folder, monkeypatch, tmp
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert resume(folder / "run").score_matrix == scores.score_matrix
     assert bits(folder / "run") == before
+
+
+def test_a_model_beside_the_run_is_found_from_anywhere(folder, monkeypatch, tmp_path_factory, encoder_folder):
+    (folder / "tiny").symlink_to(encoder_folder)
+    monkeypatch.chdir(folder)
+    given = {"backbone": {"kind": "encoder", "model": "tiny"}}
+    scores = run_config(load_config(folder / "config.yaml", given), "run")
+    out = folder / "run"
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert resume(out).score_matrix == scores.score_matrix
+    assert len(predict(out, ["apples and 3"], task="fruit")) == 1
+
+
+def test_a_folder_of_something_else_is_refused_at_once(folder, monkeypatch):
+    monkeypatch.setattr("perdure.run.load_learner", None)
+    before = sorted((folder / "data").iterdir())
+    with pytest.raises(StoreError, match="exists and holds no run"):
+        run_config(load_config(folder / "config.yaml"), folder / "data")
+    assert sorted((folder / "data").iterdir()) == before, "not even a lock"
 
 
 def test_changed_data_is_noticed(folder):

@@ -81,7 +81,13 @@ def test_every_format_is_read_with_and_without_labels(name, run, tmp_path):
 
 
 BAD = [
-    ("missing.jsonl", None, "does not exist", DataError),
+    ("missing.jsonl", None, "does not exist.*relative to the current folder", DataError),
+    (
+        "cut.jsonl",
+        '{"text": "x"}\n{"text": "so good \\ud83d"}\n',
+        r"line 2: field 'text' holds half of a character",
+        DataError,
+    ),
     ("bad.jsonl", '{"text": "x"}\n{"text": \n', "line 2: not valid JSON", DataError),
     ("empty.jsonl", "", "is empty", DataError),
     ("other.jsonl", '{"body": "x"}\n', "found the fields 'body'.*`text_field`", DataError),
@@ -122,6 +128,18 @@ def test_versions_are_asked_by_name(tmp_path, encoder_folder):
     assert new == same != old
     assert old == before
     assert perdure.predict(tmp_path / "run", ["apples"]) == new
+    assert not any("other labels" in text for text in Store(tmp_path / "run").about["warnings"])
+
+
+def test_a_version_with_other_labels_is_noticed(tmp_path, encoder_folder):
+    run_config(load_config(write_config(tmp_path, encoder_folder, ["fruit"])), tmp_path / "run")
+    later = write_task(tmp_path / "later", "fruit", start=50, labels={"a": "about apples", "c": "about plums"})
+    data = later.with_suffix(".jsonl")
+    data.write_text(data.read_text().replace('"label": "b"', '"label": "c"'))
+    perdure.add(tmp_path / "run", later)
+    (warning,) = [text for text in Store(tmp_path / "run").about["warnings"] if "other labels" in text]
+    assert "fruit@2: other labels than fruit (new: 'c'; gone: 'b')" in warning
+    assert "`--task fruit@1` among the old ones" in warning
 
 
 def test_fields_are_named_as_in_the_task(tmp_path, encoder_folder):
@@ -152,7 +170,7 @@ def test_free_texts_are_written(tmp_path):
     assert isinstance(found[0]["text"], str)
 
 
-def test_the_command_writes_whole_files(run, tmp_path):
+def test_the_command_writes_whole_files(run, tmp_path, monkeypatch):
     rows = [{"text": "the sun", "label": "a"}, {"text": "a moon"}]
     file, out = lines(tmp_path / "in.jsonl", rows), tmp_path / "answers.jsonl"
     asked = ["predict", str(run), str(file), "--task", "sky"]
@@ -164,7 +182,9 @@ def test_the_command_writes_whole_files(run, tmp_path):
     assert told.stdout.strip().endswith("% of 1 as labelled")
     assert read_lines(out) == perdure.predict(run, file, task="sky")
     out.write_text("mine")
+    monkeypatch.setattr("perdure.prediction.answer", None)  # said before anything is answered
     refused = CliRunner().invoke(app, [*asked, "--out", str(out)])
+    monkeypatch.undo()
     assert isinstance(refused.exception, StoreError)
     assert out.read_text() == "mine"
     assert CliRunner().invoke(app, [*asked, "--out", str(out), "--overwrite"]).exit_code == 0

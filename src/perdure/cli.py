@@ -135,6 +135,8 @@ def report(
     from perdure.report.sweeps import is_sweep, write_sweep_report
 
     sweeps = len(runs) == 1 and is_sweep(runs[0])
+    if against is not None and not sweeps:
+        raise ConfigError("--against compares the methods of one sweep; leave it out for run folders.")
     for path in (write_sweep_report(runs[0], out, against) if sweeps else write_report(runs, out)).values():
         typer.echo(path)
 
@@ -181,6 +183,13 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+GOES_ON = {
+    **dict.fromkeys(("run", "resume"), "Finished tasks are kept; go on with `perdure resume RUN`."),
+    **dict.fromkeys(("sweep", "demo"), "Finished runs are kept; the same command goes on."),
+    "add": "The run holds what it held before; give the same command again.",
+}
+"""Command -> what was kept when it was interrupted, and how to go on."""
+STARTS_AGAIN = "Nothing was changed half; start it again."
 INTERRUPTED = 130
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What the parser raises for an unknown option or a wrong value; typer gives it no public name."""
@@ -193,6 +202,8 @@ def main() -> None:
     """
     # perdure shows its own progress; the bars transformers draws while loading would cut through it
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for a part of your own, `module:Class`; a sweep's processes inherit it
     try:
         code = app(standalone_mode=False)
     except PerdureError as error:
@@ -204,6 +215,6 @@ def main() -> None:
         error.show()
         sys.exit(ConfigError.exit_code)  # not the parser's 2, which says that a quality gate was not met
     if code == INTERRUPTED:
-        typer.echo("perdure: stopped. Finished tasks are kept; go on with `perdure resume`.", err=True)
+        typer.echo(f"perdure: stopped. {GOES_ON.get(sys.argv[1], STARTS_AGAIN)}", err=True)
     if code:
         sys.exit(code)

@@ -18,6 +18,7 @@ Settings are frozen; an unknown key is an error that names the nearest known one
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -27,11 +28,14 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from perdure.errors import ConfigError, PerdureError, UnknownName
+from perdure.errors import ConfigError, DataError, PerdureError, UnknownName
 from perdure.methods.table import PARTS, PRESETS, Role, Stream
 from perdure.tasks.spec import TaskSpec
 
 SPLITS = ("train", "validation", "test")
+SUITE_FILES = (".yaml", ".yml")
+OF_SUITES = ("order", "data", "data_seed", "budget")
+"""Settings that say which examples of a suite are learnt, and in which order; tasks of your own say it themselves."""
 Precision = Literal["auto", "fp32", "bf16"]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,7 +50,7 @@ class LoraSettings(Settings):
     """The adapter.
 
     Args:
-        rank: r.
+        rank: r, how many directions the update of a layer has.
         alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
         dropout: on the adapter's input while training.
         targets: names of the layers that get an adapter; empty = the backbone's usual ones (query and value).
@@ -97,7 +101,11 @@ class TrainingSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """At most how many examples of each split are used; None = all there are."""
+    """At most how many examples of a task are used, of a suite's; a suite of your own may state its sizes in its file.
+
+    Args:
+        train, validation, test: examples of that split; None = all there are.
+    """
 
     train: int | None = Field(default=256, ge=1)
     validation: int | None = Field(default=128, ge=0)
@@ -123,7 +131,26 @@ class EvaluationSettings(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that decides the outcome of a run."""
+    """Everything that decides the outcome of a run. What it names by a relative path lies beside the configuration's file.
+
+    Args:
+        method: a preset's name, or a composition of parts (docs/composition.md).
+        suite: tasks by the name of a suite (`perdure suites`), or a suite's YAML file. Either this or `tasks`.
+        tasks: tasks of your own, each a mapping as below or the name of a YAML file with one, in the order they are learnt.
+        history: folders (or hub ids) of PEFT adapters that were trained before, oldest first.
+        order: of a suite's tasks: the name of one of its orders, or names of tasks with commas between; None = its first.
+        data: folder with a suite's files, where it needs one; 'hub' = from there, where a suite has such a form.
+        budget: how many examples of a suite's tasks are used.
+        backbone: a model, or settings as below.
+        lora: the adapter.
+        training: how a stage is trained.
+        evaluation: how a deployed model is scored.
+        seed: of everything random in training.
+        data_seed: which training and validation examples are drawn of a suite; the test examples are the same for every seed.
+        precision: of computing; 'auto' = bf16 where this processor multiplies it at least 1.5 times as fast as fp32.
+        threads: of the processor; None = as PyTorch chooses.
+        shard: split the base's weights over the processes of a launcher. It decides nothing about the outcome.
+    """
 
     method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
     suite: str | None = None
@@ -259,17 +286,62 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     if isinstance(source, Mapping):
         data: dict[str, Any] = dict(source)
     else:
-        data = read_yaml(Path(source), "configuration")
-        if isinstance(tasks := data.get("tasks"), list):
-            data["tasks"] = [_resolved(task, Path(source).parent) for task in tasks]
-        if isinstance(history := data.get("history"), list):
-            data["history"] = [located(place, Path(source).parent) for place in history]
+        data = _from_file(Path(source))
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
+    data = _with_own_sizes(data)
     for key, value in _wanted(data.get("method")).items():
         if not _given(data, key):
             data = with_override(data, key, value)
     return validate(RunConfig, data)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The settings in a configuration file, what they name beside it as absolute names.
+
+    Raises:
+        ConfigError: no such file, no settings, or it describes a task.
+    """
+    data, folder = read_yaml(path, "configuration"), path.parent
+    if "name" in data and not data.keys() & {"tasks", "suite"} and data.keys() & {"train", "dataset", "package"}:
+        raise ConfigError(f"'{path}' describes a task, not a run; name it in a configuration: `tasks: [{path.name}]`.")
+    if isinstance(tasks := data.get("tasks"), list):
+        data["tasks"] = [_resolved(task, path) for task in tasks]
+    if isinstance(history := data.get("history"), list):
+        data["history"] = [located(place, folder) if isinstance(place, str) else place for place in history]
+    return located_sources(data, folder)
+
+
+def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
+    """Settings with absolute names for a suite's file, a data folder and a model's folder that are there.
+
+    A model's bare name is left as it is: it may be a known model's.
+    """
+    found = dict(data)
+    if isinstance(suite := data.get("suite"), str) and suite.endswith(SUITE_FILES):
+        found["suite"] = located(suite, folder)
+    if isinstance(place := data.get("data"), str) and place != "hub":
+        found["data"] = located(place, folder)
+    backbone = data.get("backbone")
+    model = backbone.get("model") if isinstance(backbone, Mapping) else backbone
+    if isinstance(model, str) and "/" in model:
+        place = located(model, folder)
+        found["backbone"] = {**backbone, "model": place} if isinstance(backbone, Mapping) else place
+    return found
+
+
+def _with_own_sizes(data: dict[str, Any]) -> dict[str, Any]:
+    """The sizes that a suite of your own states in its file, for the splits that `budget` says nothing about."""
+    suite, budget = data.get("suite"), data.get("budget", {})
+    if not (isinstance(suite, str) and suite.endswith(SUITE_FILES) and isinstance(budget, Mapping)):
+        return data
+    if budget.keys() >= set(SPLITS):
+        return data
+    sizes = read_yaml(Path(suite), "suite", DataError).get("sizes")
+    stated = sizes if isinstance(sizes, Mapping) else {}  # what is wrong with them is said when the suite is read
+    usable = {s: stated[s] for s in SPLITS if stated.get(s) == "all" or isinstance(stated.get(s), int)}
+    own = {split: None if size == "all" else size for split, size in usable.items()}
+    return {**data, "budget": {**own, **budget}} if own else data
 
 
 def _wanted(method: Any) -> Mapping[str, Any]:
@@ -290,14 +362,42 @@ def located(place: str, folder: Path = Path()) -> str:
     return str(path.resolve()) if path.exists() else place
 
 
-def _resolved(task: Any, folder: Path) -> Any:
-    """A task of a configuration file with absolute file names; a name of a YAML file stands for what is in it."""
+def _resolved(task: Any, named_in: Path) -> Any:
+    """A task of a configuration file with absolute file names; a name of a YAML file stands for what is in it.
+
+    Raises:
+        ConfigError: no such file, or a wrong setting in it; names the file.
+    """
+    folder = named_in.parent
     if isinstance(task, str):
-        return _resolved(read_yaml(folder / task, "configuration"), (folder / task).parent)
+        file = folder / Path(task).expanduser()
+        if not file.is_file():
+            raise ConfigError(f"There is no task file '{file}', which '{named_in}' names under `tasks`.")
+        settings = read_yaml(file, "task")
+        try:
+            validate(TaskSpec, settings)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+        return _resolved(settings, file)
     if not isinstance(task, dict) or task.get("dataset") or task.get("package"):
         return task
     files = {s: str((folder / Path(task[s]).expanduser()).resolve()) for s in SPLITS if isinstance(task.get(s), str)}
     return {**task, **files}
+
+
+POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""A number with a power of ten, which YAML 1.1 takes for text if it has no point or its power no sign."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number. 12e34 stays text: a label may be written so, or the hash of a commit."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+[eE][-+]\d+|(\d+\.\d*|\.\d+)[eE]\d+)$"),
+    list("-+.0123456789"),
+)
 
 
 def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
@@ -309,7 +409,7 @@ def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) ->
     if not path.is_file():
         raise error(f"There is no {what} file '{path}'.")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as broken:
         raise error(f"'{path}' is not valid YAML: {broken}") from broken
     if not isinstance(data, dict):
@@ -329,21 +429,12 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"'{pair}' is not a setting; write key=value, for example training.epochs=2.")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}.") from error
-        overrides[key] = _number(parsed)
+        # YAML 1.1 reads 1e-3 as text; a person means a number, unless it stands in quotes
+        overrides[key] = float(parsed) if parsed == value.strip() and POWER.fullmatch(parsed) else parsed
     return overrides
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a person means a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
@@ -374,7 +465,18 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
         inside = place.rpartition(".")[0]
         kind = f"setting of {inside}" if inside else "setting"
         return str(UnknownName(kind, str(error["loc"][-1]), [*owner.model_fields] if owner else []))
-    return f"{place}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.80})"
+    said = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{place}: {said} (got {error['input']!r:.80})"
+
+
+EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "expected settings, as in {key: value}"
+    ),
+    "missing": "is missing",
+}
+"""Kinds of mistakes -> what a person should have written, where the words of the validation are those of a programmer."""
 
 
 def _owner(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:

@@ -66,7 +66,7 @@ def add(
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),
-            "warnings": [*(f"{new.name}: {note}" for note in new.notes), *_repeated(every)],
+            "warnings": [*(f"{new.name}: {note}" for note in new.notes), *_repeated(every), *_other_labels(new, store)],
         }
         with ending(report), store.transaction() as more:
             more["added"] = record
@@ -154,6 +154,22 @@ def _named(task: Task, store: Store) -> Task:
             f"'{task.name}' is learnt already, from other data. Call the task '{plain}' to add a further version."
         )
     return dataclasses.replace(task, name=f"{plain}@{max(version(name)[1] for name in versions) + 1}")
+
+
+def _other_labels(new: Task, store: Store) -> list[str]:
+    """That a new version of a task has other labels than the one before it, by which `perdure predict` then answers."""
+    asked = store.about.get("asked", {})
+    before = max((name for name in asked if same_task(name, new.name)), key=lambda name: version(name)[1], default=None)
+    if before is None or set(asked[before]["labels"]) == set(new.labels):
+        return []
+    more = [repr(label) for label in new.labels if label not in asked[before]["labels"]]
+    fewer = [repr(label) for label in asked[before]["labels"] if label not in new.labels]
+    differs = [f"{what} {', '.join(labels)}" for what, labels in (("new:", more), ("gone:", fewer)) if labels]
+    plain = version(new.name)[0]
+    return [
+        f"{new.name}: other labels than {before} ({'; '.join(differs)}); `--task {plain}` chooses among those of {new.name}, "
+        f"`--task {plain}@{version(before)[1]}` among the old ones"
+    ]
 
 
 def _repeated(every: Sequence[Task]) -> list[str]:

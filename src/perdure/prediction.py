@@ -67,14 +67,23 @@ def predict(
     return [_row(text, expected, one, labels) for (text, expected), one in zip(rows, found, strict=True)]
 
 
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """Answers may be written to `path`; asked before anything is answered, too.
+
+    Raises:
+        StoreError: it exists and is not to be replaced.
+    """
+    if path.exists() and not overwrite:
+        raise StoreError(f"'{path}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+
+
 def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: bool = False) -> None:
     """One JSON object a line; the file appears whole or not at all.
 
     Raises:
         StoreError: it exists and is not to be replaced, or cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise StoreError(f"'{path}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+    check_free(path, overwrite)
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +137,7 @@ def _inputs(inputs: str | Path | Sequence[str], text: str | None, label: str | N
         if not inputs:
             raise DataError("There is nothing to answer: give at least one text.")
         return [(given, None) for given in inputs]
-    rows = read_rows(Path(inputs), encoding)
+    rows = read_rows(Path(inputs), encoding, "the current folder")
     read = input_reader(rows[0], text, label)
     return [read(row) for row in rows]
 

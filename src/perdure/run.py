@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 
 from perdure.adapter_history import history_record, history_warnings, learn_history
-from perdure.config import RunConfig, load_config
+from perdure.backbones.models import model_names
+from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.evaluation import check_metric
 from perdure.gate import forgetting_gate
@@ -100,15 +101,15 @@ def run_config(
     """
     processes = join()
     report = report if report and processes.main else Quiet()
-    given = [tasks is not None, config.suite is not None, bool(config.tasks)]
-    if sum(given) != 1:
-        raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
+    config = _absolute(config, Store(Path(out)))
+    _check_sources(config, tasks, begun=Store(Path(out)).exists)
     method = build_method(config.method)
     if method.stream == "joint" and max_forgetting is not None:
         raise ConfigError(f"Method '{method.name}' learns everything at once, so there is no forgetting to limit.")
     if max_forgetting is not None and config.evaluation.every_stage is not True:
         raise ConfigError("max_forgetting compares scores after every stage; leave evaluation.every_stage at true.")
     store = Store(Path(out), accept=forgetting_gate(max_forgetting))
+    processes.once(_check_place, store, config)
     with _writing(store, processes):
         processes.once(lambda: store.verify() if store.exists else None)
         if store.exists and store.changed:
@@ -141,6 +142,52 @@ def run_config(
                 model.shard(processes)
             run_sequence(chosen, method, model, learner, config, store, report, processes, shared)
     return told(report, store)
+
+
+def _absolute(config: RunConfig, store: Store) -> RunConfig:
+    """The configuration with absolute names of files and folders, so that the run goes on from anywhere.
+
+    One that the run in `store` was begun with is left as it is.
+    """
+    if store.exists and begun_config(store).model_dump() == config.model_dump():
+        return config
+    found = located_sources({"suite": config.suite, "data": config.data, "backbone": config.backbone})
+    model = found["backbone"]["model"]
+    if model not in model_names():
+        found["backbone"] = {**found["backbone"], "model": located(model)}
+    return config.model_copy(update=found)
+
+
+def _check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) -> None:
+    """It is said what to learn, once; and nothing is said about a suite where there is none.
+
+    Raises:
+        ConfigError: neither a suite nor tasks, both, or settings of a suite beside tasks.
+    """
+    sources = [tasks is not None, config.suite is not None, bool(config.tasks)]
+    if not any(sources):
+        raise ConfigError("Say what to learn: `suite` (see `perdure suites`), or `tasks` (see `perdure init`).")
+    if sum(sources) > 1:
+        raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
+    usual = RunConfig()
+    changed = [name for name in OF_SUITES if getattr(config, name) != getattr(usual, name)]
+    if changed and config.suite is None and not begun:
+        raise ConfigError(
+            f"{', '.join(f'`{name}`' for name in changed)}: of suites only. A task of your own says it itself, with train_size, "
+            "validation_size, test_size and seed; tasks are learnt in the order in which they are listed."
+        )
+
+
+def _check_place(store: Store, config: RunConfig) -> None:
+    """The folder can hold this run: asked before anything is loaded or written.
+
+    Raises:
+        RunMismatch: it holds a run of another configuration; StoreError: it holds something else.
+    """
+    if store.exists:
+        store.must_match({"config": config.model_dump(mode="json")})
+    elif store.folder.is_dir() and any(not p.name.startswith((".lock", ".partial-")) for p in store.folder.iterdir()):
+        raise StoreError(f"'{store.folder}' exists and holds no run; choose an empty or a new folder.")
 
 
 @contextmanager

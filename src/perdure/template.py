@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.errors import ConfigError
+from perdure.durable import make_folder
+from perdure.errors import ConfigError, StoreError
 
 TEMPLATE = """\
 # A run of perdure. Start it with:  perdure run {file} --out runs/mine
@@ -45,9 +46,12 @@ def write_template(file: Path) -> None:
     """Write it.
 
     Raises:
-        ConfigError: the file exists.
+        ConfigError: the file exists; StoreError: it cannot be written.
     """
     if file.exists():
         raise ConfigError(f"'{file}' exists; choose another name, or edit it.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(TEMPLATE.format(file=file), encoding="utf-8")
+    make_folder(file.parent)
+    try:
+        file.write_text(TEMPLATE.format(file=file), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"'{file}' cannot be written: {error.strerror or error}. Choose another place.") from error

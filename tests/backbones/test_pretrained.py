@@ -67,6 +67,8 @@ def test_offline_transformers_ends_in_the_same_words(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FetchError, match="hub cannot be reached"):
         load_model(AutoModelForCausalLM, ModelSettings(model="nobody/nothing"), "language model")
+    with pytest.raises(FetchError, match="hub cannot be reached"):
+        load_backbone({"kind": "encoder", "model": "nobody/nothing"})
 
 
 def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:

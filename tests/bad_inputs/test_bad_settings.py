@@ -66,8 +66,24 @@ CASES: dict[str, Bad] = {
     "length 0": setting("backbone.max_length=0", "backbone.max_length", "greater than or equal to 2"),
     "unknown suite": command("run", "--suite", "quickstar", says=("'quickstar'", "Did you mean 'quickstart'?")),
     "unknown order": command("run", "--suite", "quickstart", "--order", "zz", says=("'zz'", "default")),
+    "budget beside tasks": setting("budget.train=4", "`budget`: of suites only", "train_size"),
+    "order beside tasks": setting("order=nonsense", "`order`: of suites only"),
+    "data beside tasks": setting("data=data", "`data`: of suites only"),
+    "data seed beside tasks": setting("data_seed=1", "`data_seed`: of suites only", "seed"),
+    "task that is not there": Bad(
+        lambda p: p.config(tasks=["tickts.yaml"]), ("no task file 'tickts.yaml'", "'config.yaml' names under `tasks`"), 3
+    ),
+    "unknown key in a task's file": Bad(
+        text("name: sky\ntrian: sky.csv\n", "data/sky.yaml"), ("data/sky.yaml: ", "'trian'", "Did you mean 'train'?"), 3
+    ),
+    "a task for a run": command(
+        "run", "data/sky.yaml", says=("'data/sky.yaml' describes a task", "`tasks: [sky.yaml]`")
+    ),
+    "tasks that are no list": Bad(lambda p: p.config(tasks="sky.yaml"), ("tasks: expected a list", "'sky.yaml'"), 3),
+    "lora that is no settings": setting("lora=8", "lora: expected settings, as in {key: value} (got 8)"),
+    "against in a report of a run": command("report", "run", "--against", "l2", says=("--against", "sweep")),
     "suite and tasks": command(*RUN, "--suite", "quickstart", says=("`suite`", "`tasks`", "not both")),
-    "nothing to learn": command("run", says=("Say what to learn", "`perdure suites`")),
+    "nothing to learn": command("run", says=("Say what to learn", "`perdure suites`", "`perdure init`")),
     "suite's data missing": command("run", "--suite", "standard-cl", says=("'standard-cl' needs its data", "PERDURE_CL"), code=4),
     "suite's data elsewhere": command(
         "run", "--suite", "standard-cl", "--data", "nowhere", says=("no folder nowhere", "labels.json"), code=4
@@ -87,6 +103,8 @@ CASES: dict[str, Bad] = {
     "sweep of an unknown method": Bad(
         text("name: x\nmethods: {pslora: {}}\n", "s.yaml"), ("'pslora'", "Did you mean 'ps-lora'?"), 3, ("sweep", "s.yaml")
     ),
+    "init into a file": command("init", "config.yaml/perdure.yaml", says=("'config.yaml'", "cannot be made"), code=6),
+    "init into a device": command("init", "/dev/full/x.yaml", says=("'/dev/full'", "cannot be made"), code=6),
     "init over a file": command("init", "config.yaml", says=("'config.yaml' exists", "choose another name")),
     "unknown merge rule": command("merge", "run/stages/01-fruit/adapter", "--rule", "sums", "--out", "m", says=("'sums'",)),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.models import model_folder
+from perdure.backbones.pretrained import explained
 from perdure.config import Settings
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
@@ -63,10 +64,11 @@ class Encoder:
 
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
-        """The pretrained model in fp32 and its tokenizer."""
-        folder = model_folder(settings.model)
-        model = AutoModel.from_pretrained(folder, attn_implementation=settings.attention, dtype=torch.float32)
-        return cls(model, AutoTokenizer.from_pretrained(folder), settings)
+        """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
+        with explained(settings.model, "sentence encoder"):
+            folder = model_folder(settings.model)
+            model = AutoModel.from_pretrained(folder, attn_implementation=settings.attention, dtype=torch.float32)
+            return cls(model, AutoTokenizer.from_pretrained(folder), settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Know the tasks' labels; tokenise every text once.

@@ -102,6 +102,7 @@ def _instructed(row: Row) -> str:
     instruction, given = _text(row, "instruction"), row.fields.get("input") or ""
     if not isinstance(given, str):
         raise DataError(f"{row.where}: field 'input' should be a text, found {type(given).__name__}.")
+    _check_characters(row, "input", given)
     return f"{instruction}\n\n{given}" if given.strip() else instruction
 
 
@@ -112,6 +113,7 @@ def _messages(row: Row) -> Pair:
     for message in messages if isinstance(messages, list) else []:
         match message:
             case {"role": str(role), "content": str(content)}:
+                _check_characters(row, "messages", content)
                 turns.append((role, content))
             case _:
                 raise DataError(f"{row.where}: a message should be {{'role', 'content'}}, found {message!r:.80}.")
@@ -152,4 +154,22 @@ def _present(row: Row, field: str) -> Any:
         raise DataError(f"{row.where}: no field '{field}', found {', '.join(map(repr, row.fields))}.")
     if row.fields[field] is None:
         raise DataError(f"{row.where}: field '{field}' is missing; fill it in or remove the record.")
+    if isinstance(row.fields[field], str):
+        _check_characters(row, field, row.fields[field])
     return row.fields[field]
+
+
+def _check_characters(row: Row, field: str, text: str) -> None:
+    """Every character of the text is a whole one.
+
+    Raises:
+        DataError: one is half of a pair, such as an emoji that was cut; no tokenizer reads it, no file can hold it.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.start]
+        raise DataError(
+            f"{row.where}: field '{field}' holds half of a character (\\u{ord(text[error.start]):04x}, after {near!r}): "
+            "an emoji was cut there. Repair or remove the record."
+        ) from None

@@ -21,15 +21,18 @@ class Row:
     fields: dict[str, Any]
 
 
-def read_rows(path: Path, encoding: str = "utf-8") -> list[Row]:
+def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file") -> list[Row]:
     """All records of the file.
+
+    Args:
+        relative_to: what a relative path starts from, for the message about a missing file.
 
     Raises:
         DataError: missing, empty, of an unknown kind, or malformed; names the file and the line, and what to do.
     """
     if not path.is_file():
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {kind}; give the path of a data file, relative to the task's YAML file.")
+        raise DataError(f"{path} {kind}; give the path of a data file, relative to {relative_to}.")
     if path.suffix.lower() not in KINDS:
         raise DataError(f"{path}: unknown kind of file; known are {', '.join(KINDS)}.")
     if not path.stat().st_size:

@@ -22,7 +22,8 @@ class TaskSpec(BaseModel):
         name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
         train, validation, test: files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of
             splits with `dataset`. A split that is not given is cut from train, and the task's notes say so.
-        dataset: an id that `datasets` loads, instead of files; `config` is its configuration.
+        dataset: an id that `datasets` loads, instead of files.
+        config: which configuration of the `dataset`.
         package: a reader and an asset, as in the files of `suites/`, instead of files.
         format: what the records look like; 'auto' tells it from their fields.
         text_field, label_field: names of the fields, where they are not the usual ones.

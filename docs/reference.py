@@ -1,0 +1,173 @@
+"""Writes what docs/ says about the code from the code itself: every key of a configuration, and what each preset deploys.
+
+It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
+
+    python docs/reference.py            write the pages (make docs)
+    python docs/reference.py --check    fail if a page is not what the code says (make check)
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from perdure.backbones.causal import CausalSettings
+from perdure.backbones.encoder import EncoderSettings
+from perdure.backbones.seq2seq import Seq2SeqSettings
+from perdure.backbones.vision import VisionSettings
+from perdure.config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
+from perdure.methods.table import PRESETS
+from perdure.tasks.spec import TaskSpec
+
+DOCS = Path(__file__).parent
+MARK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
+    "": ("A configuration", RunConfig),
+    "budget": ("budget", BudgetSettings),
+    "lora": ("lora", LoraSettings),
+    "training": ("training", TrainingSettings),
+    "evaluation": ("evaluation", EvaluationSettings),
+    "tasks[]": ("One of tasks, and a task's file", TaskSpec),
+    "backbone, kind: encoder": ("backbone, kind: encoder", EncoderSettings),
+    "backbone, kind: causal": ("backbone, kind: causal", CausalSettings),
+    "backbone, kind: seq2seq": ("backbone, kind: seq2seq", Seq2SeqSettings),
+    "backbone, kind: vision": ("backbone, kind: vision", VisionSettings),
+}
+NAMED = ("method", "backbone")
+"""Keys of a configuration for which a name stands for settings."""
+DEPLOYS = {
+    "sum": ("a plain adapter", "tasks x rank"),
+    "latest": ("a plain adapter", "rank"),
+    "slao": ("a plain adapter", "rank"),
+    "average": ("a plain adapter", "tasks x rank"),
+    "covariance-gain": ("a plain adapter", "tasks x rank"),
+    "per-task": ("an adapter for each task", "rank"),
+    "max-magnitude": ("the whole model", "-"),
+    "ties": ("the whole model", "-"),
+    "dare": ("the whole model", "-"),
+    "magmax": ("the whole model", "-"),
+}
+"""Consolidation -> what `deployed/` holds, and the adapter's rank; tests/docs/test_reference.py holds it to real runs."""
+TWICE = ("slice", "slice-free", "lora-ga", "loram")
+"""Inits that move the base: their updates have up to twice the rank."""
+
+
+def configuration() -> str:
+    """Tables of every key of a configuration: kind of value, default, meaning."""
+    return "\n\n".join(f"## {title}\n\n{section(model)}" for title, model in SECTIONS.values())
+
+
+def section(model: type[BaseModel]) -> str:
+    """One settings class as a table."""
+    about = meanings(model)
+    rows = []
+    for name, field in model.model_fields.items():
+        if name not in about:
+            if name == "kind":
+                continue
+            raise SystemExit(f"{model.__name__}.{name} is not explained in the docstring's Args.")
+        what = "a name or a mapping" if model is RunConfig and name in NAMED else kind(field)
+        rows.append(f"| `{name}` | {what} | {default(field)} | {cell(about[name])} |")
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> its words in the `Args:` of the class or of a class above it."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        lines = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+        for entry in re.split(r"\n {4}(?! )", f"\n{lines}")[1:]:
+            names, _, words = entry.partition(": ")
+            found |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(words.split()))
+    return found
+
+
+def kind(field: FieldInfo) -> str:
+    """What may stand there, with its bounds."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(one, key)}" for one in field.metadata for key, sign in signs.items() if hasattr(one, key)
+    ]
+    first, *further = words(field.annotation).split(" or ") if bounds else [words(field.annotation)]
+    return cell(" or ".join([" ".join([first, *bounds]), *further]))
+
+
+def words(annotation: Any) -> str:
+    """A type as a reader of YAML knows it."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        bounds = [f" >= {one.ge}" for one in args[1].metadata if hasattr(one, "ge")] if args[1:] else []
+        return words(args[0]) + "".join(bounds)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(words(arg) for arg in args))
+    if origin is typing.Literal:
+        return " or ".join(f"`{arg}`" for arg in args)
+    if origin is tuple:
+        return f"list of {words(args[0])}s" if args[0] is str else "list of mappings or files"
+    names = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "`null`"}
+    return names.get(annotation, "mapping")
+
+
+def default(field: FieldInfo) -> str:
+    """The default as YAML has it."""
+    if field.is_required():
+        return "must be given"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, dict):
+        value = value.get("name") or value.get("model")
+    if isinstance(value, BaseModel):
+        return "see below"
+    if value is None or isinstance(value, bool):
+        return f"`{str(value).lower() if value is not None else 'null'}`"
+    return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`" if str(value).strip() else f"`'{value}'`"
+
+
+def cell(text: str) -> str:
+    """Words that may stand in a table."""
+    return text.replace("|", "\\|").replace("None =", "`null` =")
+
+
+def deployed() -> str:
+    """What each preset deploys, by its consolidation."""
+    forms: dict[tuple[str, str], list[str]] = {}
+    for name, preset in PRESETS.items():
+        form, rank = DEPLOYS[preset.consolidate["kind"]]
+        if preset.stream == "joint":
+            rank = "rank"
+        elif preset.init["kind"] in TWICE and rank != "-":
+            rank = f"up to 2 x {rank}"
+        forms.setdefault((form, rank), []).append(f"`{name}`")
+    rows = (f"| {form} | {rank} | {', '.join(names)} |" for (form, rank), names in sorted(forms.items()))
+    return "\n".join(["| `deployed/` holds | its rank | presets |", "|---|---|---|", *rows])
+
+
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """(page, what it says, what it should say) of every page with marks."""
+    makers = {"configuration": configuration, "deployed": deployed}
+    for path in sorted(DOCS.glob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        yield path, old, MARK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", old)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the pages, or say which are stale."""
+    stale = [(path, new) for path, old, new in pages() if old != new]
+    for path, new in stale:
+        if "--check" not in argv:
+            path.write_text(new, encoding="utf-8")
+        print(f"{'not what the code says, run make docs' if '--check' in argv else 'written'}: {path.name}")
+    if stale and "--check" in argv:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
