@@ -48,6 +48,36 @@ def test_changed_data_is_refused_and_named(copy, small_tasks, encoder_folder):
         short_run(copy, [small_tasks[1], small_tasks[2]], encoder_folder, "inc-lora")
 
 
+def test_the_same_tasks_in_another_order_are_refused(copy, small_tasks, encoder_folder):
+    before = bits(copy)
+    with pytest.raises(RunMismatch, match=r"order of its tasks was fruit, sky, now sky, fruit"):
+        short_run(copy, small_tasks[1::-1], encoder_folder, "inc-lora")
+    assert bits(copy) == before
+
+
+def test_every_difference_is_named(copy, small_tasks, encoder_folder):
+    with pytest.raises(
+        RunMismatch, match=r"config\.lora\.rank was 2, now 4; config\.seed was 0, now 1; tasks\.fruit was"
+    ):
+        short_run(copy, small_tasks[1:], encoder_folder, "inc-lora", seed=1, lora={"rank": 4, "alpha": 4})
+
+
+def test_going_on_with_another_version_is_noticed_once(copy):
+    store, about = Store(copy), Store(copy).begun
+    older = {**about, "versions": {**about["versions"], "torch": "2.0.0"}}
+    write_json(copy / "run.json", older)
+    store.create(about)
+    assert "warnings" not in store.manifest, "a finished run is not gone on with"
+    manifest = store.manifest
+    write_json(copy / "manifest.json", {**manifest, "stages": manifest["stages"][:2]})
+    for _ in range(2):
+        store.create(about)
+    (line,) = store.about["warnings"]
+    assert line.startswith(f"the run was begun with torch 2.0.0 (now {about['versions']['torch']}): ")
+    store.create(older)
+    assert store.about["warnings"] == [line]
+
+
 def test_a_base_whose_weights_changed_is_refused(copy, small_tasks, encoder_folder, monkeypatch):
     from perdure.backbones.encoder import Encoder
 
@@ -86,6 +116,15 @@ def test_a_manifest_that_is_no_json(copy):
 def test_a_folder_in_use_is_refused(copy, small_tasks, encoder_folder):
     with FileLock(copy / ".lock"), pytest.raises(RunBusy, match="Another process is writing"):
         short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
+
+
+def test_a_folder_without_leave_to_write(copy, monkeypatch):
+    def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", denied)
+    with pytest.raises(StoreError, match="cannot be written to: Permission denied"), Store(copy).writing():
+        pass
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, small_tasks, encoder_folder):
