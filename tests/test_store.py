@@ -8,7 +8,7 @@ import json
 import pytest
 from filelock import FileLock
 
-from perdure.durable import read_lines, write_json, write_lines
+from perdure.durable import read_lines, sync_tree, write_json, write_lines
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
@@ -155,6 +155,14 @@ def test_lines_hold_any_character(tmp_path):
     rows = [{"label": "a\u2028b\x85c\nd"}, {"label": "é"}]
     write_lines(tmp_path / "rows.jsonl", rows)
     assert read_lines(tmp_path / "rows.jsonl") == rows
+
+
+def test_folders_inside_are_forced_to_the_disk_before_those_around(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("perdure.durable.sync_folder", lambda folder: synced.append(folder.name))
+    write_lines(tmp_path / "out" / "inner" / "deep" / "rows.jsonl", [{"a": 1}])
+    assert [*sync_tree(tmp_path / "out")] == ["inner/deep/rows.jsonl"]
+    assert synced == ["deep", "inner", "out"]
 
 
 def test_json_is_replaced_whole(tmp_path):
