@@ -259,11 +259,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     if isinstance(source, Mapping):
         data: dict[str, Any] = dict(source)
     else:
-        data = read_yaml(Path(source), "configuration")
-        if isinstance(tasks := data.get("tasks"), list):
-            data["tasks"] = [_resolved(task, Path(source).parent) for task in tasks]
-        if isinstance(history := data.get("history"), list):
-            data["history"] = [located(place, Path(source).parent) for place in history]
+        data = located_settings(read_yaml(Path(source), "configuration"), Path(source).parent)
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
     for key, value in _wanted(data.get("method")).items():
@@ -288,6 +284,16 @@ def located(place: str, folder: Path = Path()) -> str:
     """The absolute name of an adapter's folder, looked for in `folder`; an id of a hub as it is."""
     path = folder / Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
+
+
+def located_settings(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings of a file in `folder`: its tasks' files and its adapters, which are relative to it, by their absolute names."""
+    data = dict(settings)
+    if isinstance(tasks := data.get("tasks"), list):
+        data["tasks"] = [_resolved(task, folder) for task in tasks]
+    if isinstance(history := data.get("history"), list):
+        data["history"] = [located(place, folder) for place in history]
+    return data
 
 
 def _resolved(task: Any, folder: Path) -> Any:
