@@ -1,16 +1,19 @@
 """What a run or a merge state deploys, exported: it loads in plain PEFT and transformers and answers the same."""
 
+import shutil
+
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModel
 
 from perdure.adapters import Adapter
-from perdure.errors import ConfigError, StoreError
+from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.export import export
 from perdure.merging.rules import rule_named
 from perdure.merging.state import merge_into
 from perdure.run import learn
+from perdure.store import Store
 from tests.adapter_cases import random_folder
 
 IDS = torch.arange(5, 25)[None]
@@ -45,6 +48,15 @@ def test_a_low_rank_run_as_adapter_and_as_model(runs, encoder_folder, tmp_path):
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(left, hidden(encoder_folder, runs / "inc-lora" / "deployed"), rtol=1e-4, atol=1e-4)
     assert (left - hidden(encoder_folder)).abs().max() > 0.001
+
+
+def test_a_damaged_run_is_not_exported(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    path = Store(run).stage_folder(2) / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptFile, match=r"state\.safetensors' is damaged"):
+        export(run, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize(("method", "rank"), [("lora-ga", 8), ("slice", 8), ("loram", 6)])

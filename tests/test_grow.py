@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -9,6 +10,9 @@ import shutil
 import pytest
 
 import perdure
+import perdure.grow
+import perdure.sequence
+import perdure.unfinished
 from perdure.config import load_config
 from perdure.durable import sync_tree
 from perdure.errors import ConfigError, DataError, QualityGate, RunBusy, RunMismatch, StoreError, UnknownName
@@ -76,6 +80,36 @@ def test_a_run_from_files_grows_from_a_file_and_goes_on_from_anywhere(begun, fol
     assert run_config(load_config(begun / "config.yaml"), run).tasks == scores.tasks
     with pytest.raises(RunMismatch, match=r"config\.seed"):
         run_config(load_config(begun / "config.yaml", {"seed": 1}), run)
+
+
+def test_an_add_that_fails_after_its_training_does_not_train_again(begun, folder, monkeypatch):
+    """What was written down inside the stage is kept until the stage counts for all."""
+    run = folder / "run"
+    before = bits(run)
+    real_write, real_save, made = perdure.unfinished.Unfinished._write, perdure.sequence.save_deployed, []
+    monkeypatch.setattr(
+        perdure.unfinished.Unfinished, "stepped", lambda self, training: (made.append(1), real_write(self, training))
+    )
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(perdure.sequence, "save_deployed", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        perdure.add(run, begun / "sea.yaml")
+    assert bits(run) == before
+    assert made
+    made.clear()
+    monkeypatch.setattr(perdure.sequence, "save_deployed", real_save)
+    assert perdure.add(run, begun / "sea.yaml").stages == ["fruit", "sky", "sea"]
+    assert not made
+    assert not (run / "unfinished").exists()
+
+
+def test_adding_with_another_version_is_noticed(begun, folder, monkeypatch):
+    monkeypatch.setattr(perdure.grow, "versions", lambda: {"torch": "99.0"})
+    perdure.add(folder / "run", begun / "sea.yaml")
+    assert any("sea: the run was begun with torch" in line for line in Store(folder / "run").about["warnings"])
 
 
 def test_rollback_then_add_equals_the_add(begun, folder):

@@ -8,7 +8,7 @@ import json
 import pytest
 from filelock import FileLock
 
-from perdure.durable import read_lines, write_json, write_lines
+from perdure.durable import read_lines, sync_tree, write_json, write_lines
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
@@ -46,6 +46,36 @@ def test_another_configuration_is_refused_and_named(copy, small_tasks, encoder_f
 def test_changed_data_is_refused_and_named(copy, small_tasks, encoder_folder):
     with pytest.raises(RunMismatch, match=r"tasks\.(fruit|sky)"):
         short_run(copy, [small_tasks[1], small_tasks[2]], encoder_folder, "inc-lora")
+
+
+def test_the_same_tasks_in_another_order_are_refused(copy, small_tasks, encoder_folder):
+    before = bits(copy)
+    with pytest.raises(RunMismatch, match=r"order of its tasks was fruit, sky, now sky, fruit"):
+        short_run(copy, small_tasks[1::-1], encoder_folder, "inc-lora")
+    assert bits(copy) == before
+
+
+def test_every_difference_is_named(copy, small_tasks, encoder_folder):
+    with pytest.raises(
+        RunMismatch, match=r"config\.lora\.rank was 2, now 4; config\.seed was 0, now 1; tasks\.fruit was"
+    ):
+        short_run(copy, small_tasks[1:], encoder_folder, "inc-lora", seed=1, lora={"rank": 4, "alpha": 4})
+
+
+def test_going_on_with_another_version_is_noticed_once(copy):
+    store, about = Store(copy), Store(copy).begun
+    older = {**about, "versions": {**about["versions"], "torch": "2.0.0"}}
+    write_json(copy / "run.json", older)
+    store.create(about)
+    assert "warnings" not in store.manifest, "a finished run is not gone on with"
+    manifest = store.manifest
+    write_json(copy / "manifest.json", {**manifest, "stages": manifest["stages"][:2]})
+    for _ in range(2):
+        store.create(about)
+    (line,) = store.about["warnings"]
+    assert line.startswith(f"the run was begun with torch 2.0.0 (now {about['versions']['torch']}): ")
+    store.create(older)
+    assert store.about["warnings"] == [line]
 
 
 def test_a_base_whose_weights_changed_is_refused(copy, small_tasks, encoder_folder, monkeypatch):
@@ -88,6 +118,15 @@ def test_a_folder_in_use_is_refused(copy, small_tasks, encoder_folder):
         short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
 
 
+def test_a_folder_without_leave_to_write(copy, monkeypatch):
+    def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", denied)
+    with pytest.raises(StoreError, match="cannot be written to: Permission denied"), Store(copy).writing():
+        pass
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path, small_tasks, encoder_folder):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="holds no run"):
@@ -116,6 +155,14 @@ def test_lines_hold_any_character(tmp_path):
     rows = [{"label": "a\u2028b\x85c\nd"}, {"label": "é"}]
     write_lines(tmp_path / "rows.jsonl", rows)
     assert read_lines(tmp_path / "rows.jsonl") == rows
+
+
+def test_folders_inside_are_forced_to_the_disk_before_those_around(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("perdure.durable.sync_folder", lambda folder: synced.append(folder.name))
+    write_lines(tmp_path / "out" / "inner" / "deep" / "rows.jsonl", [{"a": 1}])
+    assert [*sync_tree(tmp_path / "out")] == ["inner/deep/rows.jsonl"]
+    assert synced == ["deep", "inner", "out"]
 
 
 def test_json_is_replaced_whole(tmp_path):

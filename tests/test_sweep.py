@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 import yaml
+from typer.testing import CliRunner
 
+import perdure.run
+import perdure.sweep
+from perdure.cli import app
 from perdure.errors import ConfigError, StoreError
 from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
@@ -150,6 +158,156 @@ def test_a_run_that_another_process_is_at_is_left_to_it(sweep_file, tmp_path):
     with Store(tmp_path / "runs" / cell.id).writing():
         assert _run_cell(cell, tmp_path, False, None).startswith("left alone")
     assert not (tmp_path / "failed").exists()
+
+
+def test_what_another_sweep_did_meanwhile_is_not_done_again(sweep_file, tmp_path, monkeypatch):
+    """The run is locked until its record is written and its folder gone; then the record is found."""
+    cell, told = next(iter(cells(load_sweep(sweep_file)))), []
+
+    def another(*_):
+        told.append(_run_cell(cell, tmp_path, False, None))
+        return {"notes": {}}
+
+    monkeypatch.setattr(
+        perdure.run, "run_config", lambda *_, **__: SimpleNamespace(average_accuracy=0.5, forgetting=None)
+    )
+    monkeypatch.setattr(perdure.sweep, "run_record", another)
+    assert _run_cell(cell, tmp_path, False, None) == "average 50.0"
+    assert _run_cell(cell, tmp_path, False, None) == "left alone: another sweep has done it"
+    assert told == ["left alone: another sweep is at it"]
+    assert not [*(tmp_path / "runs").iterdir()]
+
+
+def test_a_run_without_threads_does_not_have_those_of_the_run_before(sweep_file, tmp_path, monkeypatch):
+    sweep, threads = load_sweep(sweep_file), []
+    own = torch.get_num_threads()
+
+    def fails(*_, **__):
+        threads.append(torch.get_num_threads())
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(perdure.run, "run_config", fails)
+    settings = {key: value for key, value in sweep.settings.items() if key != "threads"}
+    for given in ({"threads": own + 1}, {}):
+        cell = next(iter(cells(sweep.model_copy(update={"settings": {**settings, **given}}))))
+        assert _run_cell(cell, tmp_path, False, None) == "FAILED, ConfigError: enough"
+    assert threads == [own + 1, own]
+
+
+def test_a_sweep_of_which_runs_failed_ends_with_an_error(sweep_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(perdure.sweep, "run_all", lambda todo, processes, run, ended: ended(todo[0], None))
+    out = tmp_path / "out"
+    ended = CliRunner().invoke(app, ["sweep", str(sweep_file), "--out", str(out)])
+    assert ended.exit_code == 1
+    assert "FAILED, its process died, perhaps out of memory; run the sweep again" in ended.output
+    assert ended.output.splitlines()[-1] == f"1 failed, see {out / 'failed'}"
+    (failure,) = (out / "failed").iterdir()
+    assert "died" in json.loads(failure.read_text())["error"]
+
+
+WRONG = {
+    "methods: {inc-lora: {grid: {training.learning_rate: 1.0e-3}}}": r"methods\.inc-lora\.grid\.training\.learning_rate: .* list",
+    "methods: {inc-lora: {grid: [1, 2]}}": r"methods\.inc-lora\.grid: .* dictionary",
+    "methods: {inc-lora: {trials: {a: 1}}}": r"methods\.inc-lora\.trials: .* list",
+    "methods: {inc-lora: {trials: []}}": r"methods\.inc-lora\.trials: .* at least 1",
+    "methods: {inc-lora: 3}": r"methods\.inc-lora: .* dictionary",
+    "methods: {}": r"methods: .* at least 1",
+    "methods: [inc-lora]": r"methods: .* dictionary",
+    "methods: {inc/lora: {method: inc-lora}}": r"cannot be called 'inc/lora'.*`method` in the row",
+    "{seeds: [], methods: {inc-lora: {}}}": r"seeds: .* at least 1",
+    "{grid: {training.epochs: []}, methods: {inc-lora: {}}}": r"grid\.training\.epochs: .* at least 1",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_no_sweep_says_where(text, tmp_path):
+    data = {"name": "x", **yaml.safe_load(text)}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=WRONG[text]):
+        load_sweep(tmp_path / "sweep.yaml")
+
+
+def test_a_row_may_be_empty(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("name: x\nsettings: {suite: quickstart}\nmethods:\n  inc-lora:\n  l2:\n")
+    assert [cell.config.method_name for cell in cells(load_sweep(tmp_path / "sweep.yaml"))] == ["inc-lora", "l2"]
+
+
+CANNOT_RUN = [
+    ({"settings": {"suite": "quickstar"}}, "Did you mean 'quickstart'"),
+    ({"settings": {"suite": "quickstart"}, "orders": ["default", "revrsed"]}, "Did you mean 'reversed'"),
+    ({"settings": {"suite": "quickstart"}, "orders": ["no,such"]}, "No task of suite 'quickstart' is called 'no'"),
+    ({"settings": {}}, r"methods\.good: say what to learn"),
+    (
+        {"methods": {"bad": {"method": {"init": "nowhere:Init"}}}},
+        r"methods\.bad: 'nowhere:Init' is neither",
+    ),
+    (
+        {"methods": {"bad": {"method": "ps-lora", "method.penalties.sign-magnitude.weight": -1}}},
+        r"methods\.bad: .*weight",
+    ),
+    ({"methods": {"bad": {"method": {"preset": "o-lora", "init": "slao"}}}}, r"methods\.bad: .*has no meaning here"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CANNOT_RUN)
+def test_what_cannot_run_is_told_before_anything_does(change, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(perdure.sweep, "run_all", lambda *_: pytest.fail("begun"))
+    sweep = SweepConfig(
+        **{"name": "x", "settings": {"suite": "quickstart"}, "methods": {"good": {"method": "l2"}}, **change}
+    )
+    with pytest.raises(ConfigError, match=message):
+        run_sweep(sweep, tmp_path / "out", 1, print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_into_the_folder_of_a_run_or_without_processes(sweep_file, tmp_path):
+    with pytest.raises(ConfigError, match="at least one process, not 0"):
+        run_sweep(load_sweep(sweep_file), tmp_path / "out", 0, print)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match="holds a run"):
+        run_sweep(load_sweep(sweep_file), tmp_path, 1, print)
+
+
+def test_files_of_tasks_are_relative_to_the_sweep(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "tickets.yaml").write_text("name: tickets\ntrain: tickets.jsonl\n")
+    sweep = {
+        "name": "x",
+        "settings": {"tasks": ["sub/tickets.yaml", {"name": "own", "train": "own.csv"}]},
+        "sequences": [{}, {"tasks": ["sub/tickets.yaml"]}],
+        "methods": {"l2": {}, "inc-lora": {"tasks": ["sub/tickets.yaml"]}},
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    monkeypatch.chdir(tmp_path / "sub")
+    found = [[task.train for task in cell.config.tasks] for cell in cells(load_sweep(tmp_path / "sweep.yaml"))]
+    tickets, own = str(tmp_path / "sub" / "tickets.jsonl"), str(tmp_path / "own.csv")
+    assert sorted(found) == [[tickets], [tickets], [tickets], [tickets, own]]
+
+
+def test_file_names_of_runs_fit_on_a_disk():
+    order = ",".join(f"a-task-with-a-long-name-{i}" for i in range(17))
+    sweep = SweepConfig(name="x", settings={"suite": "own.yaml"}, methods={"l2": {}}, orders=(order, order[:-1], "a/b"))
+    ids = [cell.id for cell in cells(sweep)]
+    assert len({*ids}) == 3
+    assert all(len(f".partial-{one}.json") < 255 and "/" not in one for one in ids)
+    assert ids[0].startswith("l2-a-task-with-a-long-name-0,a-task-with-a-long-name-1,")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_that_can_be_gone_on_with(sweep_file, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "perdure", "sweep", str(sweep_file), "--out", str(out)]
+    sweep = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    while not [*out.glob("runs/*/stages/*")]:
+        time.sleep(0.05)
+    workers = psutil.Process(sweep.pid).children(recursive=True)
+    os.killpg(sweep.pid, signal.SIGINT)
+    told, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert "stopped; run the sweep again to go on" in told
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert not (out / "failed").exists()
+    assert len(run_sweep(load_sweep(sweep_file), out, 2, lambda _: None)) == 4
 
 
 def test_neighbouring_cells_read_their_suite_once(sweep_file, tmp_path):

@@ -112,11 +112,15 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Default: runs/<name of the sweep>.")] = None,
     processes: Annotated[int, typer.Option(help="Runs at once.")] = 2,
 ) -> None:
-    """Many runs from one file, on local processes, resumable; one JSON record each."""
-    from perdure.sweep import load_sweep, run_sweep
+    """Many runs from one file, on local processes, resumable; one JSON record each. Ends with 1 if a run failed."""
+    from perdure.sweep import failures, load_sweep, run_sweep
 
     chosen = load_sweep(file)
-    run_sweep(chosen, out or Path("runs") / chosen.name, processes, typer.echo)
+    out = out or Path("runs") / chosen.name
+    run_sweep(chosen, out, processes, typer.echo)
+    if failed := failures(chosen, out):
+        typer.echo(f"{len(failed)} failed, see {out / 'failed'}")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -302,11 +302,21 @@ def _from_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, no settings, or it describes a task.
     """
-    data, folder = read_yaml(path, "configuration"), path.parent
+    data = read_yaml(path, "configuration")
     if "name" in data and not data.keys() & {"tasks", "suite"} and data.keys() & {"train", "dataset", "package"}:
         raise ConfigError(f"'{path}' describes a task, not a run; name it in a configuration: `tasks: [{path.name}]`.")
+    return located_settings(data, path)
+
+
+def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Settings of a file with absolute names for what lies beside it: files of tasks, adapters, a suite, data, a model.
+
+    Raises:
+        ConfigError: a task's file is not there, or wrong.
+    """
+    data, folder = dict(settings), file.parent
     if isinstance(tasks := data.get("tasks"), list):
-        data["tasks"] = [_resolved(task, path) for task in tasks]
+        data["tasks"] = [_resolved(task, file) for task in tasks]
     if isinstance(history := data.get("history"), list):
         data["history"] = [located(place, folder) if isinstance(place, str) else place for place in history]
     return located_sources(data, folder)

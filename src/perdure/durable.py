@@ -70,14 +70,21 @@ def sha256(path: Path) -> str:
 
 
 def sync_tree(folder: Path) -> dict[str, str]:
-    """Force every file below `folder` to the disk; relative path -> sha256."""
+    """Force every file and folder below `folder` to the disk; relative path -> sha256."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    paths = sorted(folder.rglob("*"))
+    for path in (path for path in paths if path.is_file()):
+        sync_file(path)
         files[path.relative_to(folder).as_posix()] = sha256(path)
-    sync_folder(folder)
+    for path in (*(path for path in reversed(paths) if path.is_dir()), folder):  # the inner ones first
+        sync_folder(path)
     return files
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -50,7 +50,7 @@ def export(
         task: which adapter, of a run that deploys one for each task.
 
     Raises:
-        StoreError: `folder` holds neither a run nor a state, or `out` exists.
+        StoreError: `folder` holds neither a run nor a state, or `out` exists; CorruptFile: a file of the run is damaged.
         ConfigError: no rank for an update that is not low rank; no base for a model.
         AdapterError: the base does not fit.
     """
@@ -97,6 +97,7 @@ class _Deployed:
         stages = store.stages() if store.exists else []
         if not stages:
             raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")
+        store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:
             deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]

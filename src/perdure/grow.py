@@ -18,7 +18,7 @@ from perdure.processes import started
 from perdure.progress import Quiet, Reporter
 from perdure.record import load_past, save_deployed
 from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
-from perdure.run import ending, told
+from perdure.run import ending, told, versions
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
@@ -66,7 +66,12 @@ def add(
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),
-            "warnings": [*(f"{new.name}: {note}" for note in new.notes), *_repeated(every), *_other_labels(new, store)],
+            "warnings": [
+                *(f"{new.name}: {note}" for note in new.notes),
+                *_repeated(every),
+                *_other_labels(new, store),
+                *(f"{new.name}: {line}" for line in store.version_changes(versions())),
+            ],
         }
         with ending(report), store.transaction() as more:
             more["added"] = record

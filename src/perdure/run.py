@@ -311,8 +311,13 @@ def _about(
         "processes": processes.count,
         **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
         "machine": platform.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """The packages that a run's numbers depend on -> their versions here."""
+    return {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
 def choose_precision(wanted: str) -> Literal["fp32", "bf16"]:

@@ -3,7 +3,8 @@
 Two runs train a stage alike if its adapter starts with the same bits on the same weights, with the same examples, settings and
 random numbers, and no part of either method acts on the steps: task 1 of most methods, and every task of the merging rules
 that begin each task at the pretrained weights. What the last step leaves is kept in a folder, under a hash of all that, and
-comes back as a checkpoint of the last step: no bit of a run depends on whether it trained or read.
+comes back as a checkpoint of the last step: no bit of a run depends on whether it trained or read. A file that cannot be read
+counts as none, and is written anew.
 
     FOLDER/<hash>.safetensors       the state after the last step, its log, and the processor seconds it took
 """
@@ -16,12 +17,16 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from perdure.checkpoint import load_groups, save_groups
 from perdure.config import RunConfig
 from perdure.context import StageContext
+from perdure.durable import sync_file, sync_folder
 from perdure.methods.parts import Method, WeightPenalty
 from perdure.training import Checkpoints, Step
 from perdure.training_state import Training
@@ -45,26 +50,45 @@ class Shared:
 
     def restore(self, training: Training) -> None:
         """Bring the training to its end, if another run was there."""
-        if not self._path.is_file():
+        found = self._read()
+        if found is None:
             self._inner.restore(training)
             self._whole = training.done == 0  # else the seconds are not those of the whole stage
             return
-        about, groups = load_groups(self._path)
-        training.load(groups["training"])
-        self._steps[:] = [self._own(Step(**row)) for row in about["steps"]]
-        self._ctx.note(SECONDS, about["seconds"])
+        state, steps, seconds = found
+        training.load(state)
+        self._steps[:] = steps
+        self._ctx.note(SECONDS, seconds)
+
+    def _read(self) -> tuple[dict[str, Tensor], list[Step], float] | None:
+        """The state after the last step, its log and its processor seconds; None where there is none that can be read."""
+        try:
+            about, groups = load_groups(self._path)
+            return groups["training"], [self._own(Step(**row)) for row in about["steps"]], float(about["seconds"])
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError):
+            return None
 
     def stepped(self, training: Training) -> None:
         """Keep the training when its last step is done."""
         self._inner.stepped(training)
         if training.done < training.total or not self._whole:
             return
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        partial.parent.mkdir(parents=True, exist_ok=True)
         steps = [dataclasses.asdict(dataclasses.replace(step, penalties={}, shares={})) for step in self._steps]
         about = {"steps": steps, "seconds": round(time.process_time() - self._began, 1)}
-        save_groups(partial, {f"training/{key}": tensor for key, tensor in training.state().items()}, about)
+        try:
+            self._write({f"training/{key}": tensor for key, tensor in training.state().items()}, about)
+        except (OSError, SafetensorError):
+            if self._path.parent.is_dir():
+                raise
+            # else a sweep that ended has removed the folder: nobody needs the file
+
+    def _write(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        save_groups(partial, tensors, about)
+        sync_file(partial)
         os.replace(partial, self._path)
+        sync_folder(partial.parent)
 
     def _own(self, step: Step) -> Step:
         """The line as this method logs it: its penalties were there, and nothing."""

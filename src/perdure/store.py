@@ -80,7 +80,8 @@ class Store:
         for one in added:
             for key in BY_TASK:
                 about[key] = {**about.get(key, {}), **one[key]}
-        warnings = [*about.get("warnings", []), *(line for one in added for line in one["warnings"])]
+        further = (*manifest.get("warnings", ()), *(line for one in added for line in one["warnings"]))
+        warnings = [*about.get("warnings", []), *further]
         return {**about, "warnings": warnings, "added": {name: one["task"] for one in added for name in one["tasks"]}}
 
     @property
@@ -108,7 +109,7 @@ class Store:
         return _object(self.folder / RUN, "config", "tasks")
 
     def create(self, about: Mapping[str, Any]) -> None:
-        """Make the folder, or accept the run it holds if that is the same one.
+        """Make the folder, or accept the run it holds if that is the same one; that it goes on with other versions is noted.
 
         Raises:
             RunMismatch: it holds another run; names what differs.
@@ -116,6 +117,8 @@ class Store:
         """
         if self.exists:
             self.must_match(about)
+            if not self.finished:
+                self._note(self.version_changes(about.get("versions", {})))
             return
         own = (".lock", ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
@@ -126,21 +129,36 @@ class Store:
         """The run was begun as `about` says, in the parts that it has.
 
         Raises:
-            RunMismatch: names what differs.
+            RunMismatch: names everything that differs; the order of the tasks counts.
         """
-        known = self.begun
+        known, found = self.begun, []
         if "config" in known:  # a setting that did not exist yet has its default
             known["config"] = load_config(known["config"]).model_dump(mode="json")
         for part in ("config", "tasks", "base", "history"):
             if part not in known or part not in about:
                 continue  # written before this was recorded, or not asked
-            if (
-                differs := _first_difference(known.get(part), json.loads(json.dumps(about.get(part))), part)
-            ) is not None:
-                raise RunMismatch(
-                    f"'{self.folder}' holds a run of another configuration: {differs}. "
-                    "Choose another folder, or give the settings it was begun with."
-                )
+            found += _differences(known[part], json.loads(json.dumps(about[part])), part)
+        if not found and [*known["tasks"]] != (now := [*about.get("tasks", known["tasks"])]):
+            found = [f"the order of its tasks was {', '.join(known['tasks'])}, now {', '.join(now)}"]
+        if found:
+            raise RunMismatch(
+                f"'{self.folder}' holds a run of another configuration: {'; '.join(found)}. "
+                "Choose another folder, or give the settings it was begun with."
+            )
+
+    def version_changes(self, now: Mapping[str, str]) -> list[str]:
+        """What is to be said where the run goes on with other versions of packages than it was begun with: a line, or none."""
+        begun = self.begun.get("versions", {})
+        changed = [f"{name} {was} (now {now[name]})" for name, was in begun.items() if now.get(name, was) != was]
+        if not changed:
+            return []
+        return [f"the run was begun with {', '.join(changed)}: its numbers may differ from those made with one version"]
+
+    def _note(self, warnings: Iterable[str]) -> None:
+        """Enter lines among the run's warnings that are not there yet."""
+        known = self.about["warnings"]
+        if new := [line for line in warnings if line not in known]:
+            self._commit({**self.manifest, "warnings": [*self.manifest.get("warnings", []), *new]})
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -148,22 +166,31 @@ class Store:
 
         Raises:
             RunBusy: another process holds it.
+            StoreError: no space, or no leave to write.
         """
         make_folder(self.folder)
+        lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                self._settle()
-                yield
+            lock.acquire()
         except Timeout:
             raise RunBusy(
                 f"Another process is writing to '{self.folder}'; wait for it or choose another folder."
             ) from None
+        except OSError as error:
+            raise StoreError(
+                f"'{self.folder}' cannot be written to: {error.strerror or error}. Choose another folder, or get leave to write."
+            ) from error
+        try:
+            self._settle()
+            yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(
                     f"No space is left for '{self.folder}'. Finished stages are kept; free some space, then resume."
                 ) from error
             raise
+        finally:
+            lock.release()
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -172,6 +199,7 @@ class Store:
         stages: [{"name", "folder", "files": {path: sha256}, "added" where the stage was added later}, ...]
         deployed: {path: sha256}; absent until the run is finished.
         begun: names of the tasks in run.json that still count; absent while all do.
+        warnings: what was noticed since the run began; absent while nothing was.
         """
         if self._pending is not None:
             return self._pending
@@ -226,7 +254,7 @@ class Store:
         os.replace(partial, target)
         sync_folder(target.parent)
         self._commit({**manifest, "stages": [*manifest["stages"], entry]})
-        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+        self._forget_unfinished()
 
     def put_aside(self, folder: Path, name: str, why: str) -> Path:
         """Move a stage's folder to `aside/name`, in the place of an earlier one, with the reason in why.json."""
@@ -253,6 +281,7 @@ class Store:
         if "added" in more:
             pending["stages"][-1]["added"] = more["added"]
         self._commit(pending)
+        self._forget_unfinished()
         self._settle()
 
     def truncate(self, stages: int, tasks: Iterable[str]) -> None:
@@ -280,10 +309,14 @@ class Store:
         os.replace(partial, ready)
         sync_folder(self.folder)
         self._commit({**self.manifest, "deployed": files})
-        # still there after a kill between the last stage and its removal
-        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+        self._forget_unfinished()  # still there after a kill between the last stage and its removal
         if self._pending is None:
             self._settle()
+
+    def _forget_unfinished(self) -> None:
+        """The training that was written down inside a stage is of no use once the stage counts for all."""
+        if self._pending is None:
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     def _settle(self) -> None:
         """Put a `deployed/` that lies ready into place if the manifest names it; remove what a killed process left."""
@@ -306,10 +339,10 @@ def _object(path: Path, *keys: str) -> dict[str, Any]:
     return found
 
 
-def _first_difference(old: Any, new: Any, where: str) -> str | None:
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    """Every place where two values differ, in words; the order of a mapping's keys does not count."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if (found := _first_difference(old.get(key), new.get(key), f"{where}.{key}")) is not None:
-                return found
-        return None
-    return None if old == new else f"{where} was {old!r:.80}, now {new!r:.80}"
+        return [
+            line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{where}.{key}")
+        ]
+    return [] if old == new else [f"{where} was {old!r:.80}, now {new!r:.80}"]

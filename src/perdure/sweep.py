@@ -13,9 +13,9 @@
 A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
 
 Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
-not run again. A run that fails leaves `OUT/failed/<id>.json` and does not stop the rest; one that another sweep is at is left to
-it. What several runs train alike, often their first task, is trained once (perdure.shared; `share: false` trains it every time,
-with the same results).
+not run again. A run that fails, or whose process dies, leaves `OUT/failed/<id>.json` and does not stop the rest; one that another
+sweep is at is left to it. What cannot run at all is told before the first run starts. What several runs train alike, often their
+first task, is trained once (perdure.shared; `share: false` trains it every time, with the same results).
 """
 
 from __future__ import annotations
@@ -24,28 +24,57 @@ import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+import torch
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from perdure.config import RunConfig, Settings, load_config, parse_overrides, read_yaml, validate, with_override
-from perdure.durable import write_json
-from perdure.errors import ConfigError, RunBusy
+from perdure.config import (
+    RunConfig,
+    Settings,
+    load_config,
+    located_settings,
+    parse_overrides,
+    read_yaml,
+    validate,
+    with_override,
+)
+from perdure.durable import make_folder, write_json
+from perdure.errors import ConfigError, RunBusy, StoreError
+from perdure.methods.build import build_method
 from perdure.processes import started
+from perdure.scores import Scores
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweep_record import code_hash, run_record
-from perdure.tasks.suites import load_suite
+from perdure.sweep_workers import run_all
+from perdure.tasks.suites import chosen_order, describe, load_suite
+
+LONGEST = 100  # bytes of a row's name, and of an order's in a file name that would else be too long for a disk (255)
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+class Row(BaseModel):
+    """What a method's row may say beside any setting of a run, like `training.learning_rate`.
+
+    Args:
+        method: a preset or a composition of parts; None = the preset that the row is called.
+        grid, trials: see the file's head.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str | dict[str, Any] | None = None
+    grid: Grid = Field(default_factory=dict)
+    trials: list[dict[str, Any]] = Field(default=[{}], min_length=1)
 
 
 class SweepConfig(Settings):
@@ -53,13 +82,29 @@ class SweepConfig(Settings):
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
-    methods: dict[str, dict[str, Any]]
-    seeds: tuple[int, ...] = (0,)
-    orders: tuple[str | None, ...] = (None,)
-    sequences: tuple[dict[str, Any], ...] = ({},)
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    orders: tuple[str | None, ...] = Field(default=(None,), min_length=1)
+    sequences: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1)
+    grid: Grid = Field(default_factory=dict)
     keep_runs: bool = False
     share: bool = True
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _rows(cls, methods: Any) -> Any:
+        """Every row is one, and can be a part of file names; a row without settings may stay empty."""
+        if not isinstance(methods, Mapping):
+            return methods
+        rows = {str(name): {} if row is None else row for name, row in methods.items()}
+        for name, row in rows.items():
+            if not name.isprintable() or name[:1] in ("", ".") or {*"/\\"} & {*name} or len(name.encode()) > LONGEST:
+                raise ConfigError(
+                    f"A method's row cannot be called {name!r:.120}, because files are named after it. Use at most {LONGEST} "
+                    "letters, without '/' and '\\' and no '.' first; `method` in the row says which method it is."
+                )
+            validate(Row, row, f"methods.{name}")
+        return rows
 
 
 @dataclass(frozen=True)
@@ -77,17 +122,30 @@ class Cell:
         A setting that perdure learns later, at its default, therefore does not orphan the records made before.
         """
         text = json.dumps(self.config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-        order = self.config.order or "default"
+        order = (self.config.order or "default").replace("/", "_")
+        if len(f"{self.method}{order}".encode()) > 2 * LONGEST:  # many tasks by name; the hash is of all of them
+            order = f"{order.encode()[:LONGEST].decode(errors='ignore')}..."
         return f"{self.method}-{order}-{self.config.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def load_sweep(path: Path) -> SweepConfig:
-    """The sweep described in a YAML file.
+    """The sweep described in a YAML file; the files of its tasks are relative to it.
 
     Raises:
         ConfigError: no such file, or not a sweep.
     """
-    return validate(SweepConfig, read_yaml(path, "sweep"), str(path))
+    data = read_yaml(path, "sweep")
+
+    def located(settings: Any) -> Any:
+        return located_settings(settings, path) if isinstance(settings, dict) else settings
+
+    if "settings" in data:
+        data["settings"] = located(data["settings"])
+    if isinstance(sequences := data.get("sequences"), list):
+        data["sequences"] = [located(settings) for settings in sequences]
+    if isinstance(methods := data.get("methods"), dict):
+        data["methods"] = {name: located(row) for name, row in methods.items()}
+    return validate(SweepConfig, data, str(path))
 
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
@@ -120,6 +178,30 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
+def check_cells(every: Iterable[Cell]) -> None:
+    """Every run's method can be built, and its suite has the order: what is told without reading data or a model.
+
+    Raises:
+        ConfigError, DataError: names the row, or the suite.
+    """
+    known: set[str] = set()
+    for cell in every:
+        config, what = cell.config, json.dumps([cell.config.method, cell.config.suite, cell.config.order])
+        if (config.suite is None) == (not config.tasks):
+            raise ConfigError(
+                f"methods.{cell.method}: say what to learn, either `suite` (see `perdure suites`) or `tasks`."
+            )
+        if what in known:
+            continue
+        known.add(what)
+        try:
+            build_method(config.method)
+        except ConfigError as error:
+            raise ConfigError(f"methods.{cell.method}: {error}") from error
+        if config.suite is not None:
+            chosen_order(config.suite, describe(config.suite), config.order)
+
+
 def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str], None]) -> list[Path]:
     """Run what has no record yet; return the records' paths.
 
@@ -127,79 +209,127 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
         out: where `records/`, `failed/` and unfinished runs go.
         processes: how many runs at once; each uses `settings.threads` cores.
         tell: given a line of text whenever a run ends.
+
+    Raises:
+        ConfigError, DataError: a run of the sweep cannot be; none was started. StoreError: `out` holds a run.
     """
     if started() > 1:
         raise ConfigError(
             "A sweep makes processes of its own, one run in each: start it without a launcher. To share one run among several "
             "processes, launch `perdure run`."
         )
+    if processes < 1:
+        raise ConfigError(f"A sweep needs at least one process, not {processes}.")
+    if Store(out).exists:
+        raise StoreError(f"'{out}' holds a run; choose another folder for the sweep.")
     every = list(cells(sweep))
+    check_cells(every)
     todo = [cell for cell in every if not _record_path(out, cell).is_file()]
     tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them done before")
-    began = time.monotonic()
+    began, numbers = time.monotonic(), itertools.count(1)
+
+    def ended(cell: Cell, how: str | None) -> None:
+        done, how = next(numbers), how or _failed(out, cell, DIED)
+        left = (time.monotonic() - began) / done * (len(todo) - done)
+        tell(f"[{done}/{len(todo)}] {cell.id}: {how} (about {left / 60:.0f} min left)")
+
     shared = out / "shared" / code_hash() if sweep.share else None
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_run_cell, cell, out, sweep.keep_runs, shared): cell for cell in todo}
-        for done, future in enumerate(as_completed(futures), start=1):
-            left = (time.monotonic() - began) / done * (len(todo) - done)
-            tell(f"[{done}/{len(todo)}] {futures[future].id}: {future.result()} (about {left / 60:.0f} min left)")
+    try:
+        run_all(todo, processes, partial(_run_cell, out=out, keep=sweep.keep_runs, shared=shared), ended)
+    except KeyboardInterrupt:
+        tell("stopped; run the sweep again to go on")
+        raise
     found = [path for cell in every if (path := _record_path(out, cell)).is_file()]
     if len(found) == len(every):  # else another sweep may be at the rest, and need it
         shutil.rmtree(out / "shared", ignore_errors=True)
     return found
 
 
-def _end_with_parent() -> None:
-    """A sweep that is killed leaves no process behind that goes on with its runs."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def failures(sweep: SweepConfig, out: Path) -> list[Path]:
+    """The files about the sweep's runs that failed and have no record."""
+    return [
+        path
+        for cell in cells(sweep)
+        if (path := _failure_path(out, cell)).is_file() and not _record_path(out, cell).is_file()
+    ]
 
 
 def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
 
+DIED = "its process died, perhaps out of memory; run the sweep again to try it once more"
+
 _read_suite = functools.lru_cache(maxsize=1)(load_suite)
 """Neighbouring cells learn the same tasks; a process reads them once."""
 
 
-def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
-    """Run one cell in this process; write its record or its failure; say how it ended."""
-    from perdure.reopen import load_configured_suite
-    from perdure.run import run_config
+@functools.cache
+def _own_threads() -> int:
+    """How many threads torch uses in this process before any run changes it."""
+    return torch.get_num_threads()
 
-    folder = out / "runs" / cell.id
-    resumed = (folder / "manifest.json").is_file()
-    began, worked = time.monotonic(), time.process_time()
+
+def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
+    """Run one cell in this process, unless another sweep is at it or has done it; say how it ended.
+
+    The lock beside the run's folder is held until the record is written and the folder gone: nobody begins the run anew.
+    """
+    lock = out / "runs" / f".{cell.id}.lock"
+    make_folder(lock.parent)
     try:
-        suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
-        scores = run_config(cell.config, folder, shared=shared, suite=suite)
+        with FileLock(lock, timeout=0):
+            done = _record_path(out, cell).is_file()
+            how = "left alone: another sweep has done it" if done else _run_locked(cell, out, keep, shared)
+    except Timeout:
+        return "left alone: another sweep is at it"
+    if _record_path(out, cell).is_file():
+        lock.unlink(missing_ok=True)  # whoever still holds it finds the record
+    return how
+
+
+def _run_locked(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
+    """Write the cell's record and remove its run's folder, or write its failure."""
+    folder = out / "runs" / cell.id
+    _failure_path(out, cell).unlink(missing_ok=True)
+    try:
+        scores, record = _run_and_record(cell, folder, shared)
     except RunBusy as error:
         return f"left alone: {error}"
     except Exception as error:  # one failed run must not stop the others; what happened is kept
-        failure = {"id": cell.id, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        write_json(out / "failed" / f"{cell.id}.json", failure)
-        return f"FAILED, {type(error).__name__}: {error}"
-    worked, kept = time.process_time() - worked, run_record(Store(folder), scores)
-    elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
-    record = {
-        "id": cell.id,
-        "method": cell.method,
-        "varied": dict(cell.varied),
-        **kept,
-    }
-    if not resumed:  # else a part of the time was spent elsewhere, and nobody counted it
-        record["seconds"] = round(time.monotonic() - began, 1)
-        record["processor_seconds"] = round(worked + elsewhere, 1)  # what the run would have taken alone
+        return _failed(out, cell, f"{type(error).__name__}: {error}", traceback.format_exc())
     write_json(_record_path(out, cell), record)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     average, lost = scores.average_accuracy or 0.0, scores.forgetting
     return f"average {100 * average:.1f}" + ("" if lost is None else f", forgetting {100 * lost:.1f}")
+
+
+def _run_and_record(cell: Cell, folder: Path, shared: Path | None) -> tuple[Scores, dict[str, Any]]:
+    """The run's scores, and its record."""
+    from perdure.reopen import load_configured_suite
+    from perdure.run import run_config
+
+    resumed = (folder / "manifest.json").is_file()
+    began, worked = time.monotonic(), time.process_time()
+    own = _own_threads()
+    torch.set_num_threads(cell.config.threads or own)  # not the number of the run before
+    suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
+    scores = run_config(cell.config, folder, shared=shared, suite=suite)
+    worked, kept = time.process_time() - worked, run_record(Store(folder), scores)
+    record: dict[str, Any] = {"id": cell.id, "method": cell.method, "varied": dict(cell.varied), **kept}
+    if not resumed:  # else a part of the time was spent elsewhere, and nobody counted it
+        elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
+        record["seconds"] = round(time.monotonic() - began, 1)
+        record["processor_seconds"] = round(worked + elsewhere, 1)  # what the run would have taken alone
+    return scores, record
+
+
+def _failed(out: Path, cell: Cell, error: str, trace: str = "") -> str:
+    """Write why a cell has no record; say it."""
+    write_json(_failure_path(out, cell), {"id": cell.id, "error": error, "traceback": trace})
+    return f"FAILED, {error}"
+
+
+def _failure_path(out: Path, cell: Cell) -> Path:
+    return out / "failed" / f"{cell.id}.json"

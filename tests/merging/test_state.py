@@ -164,6 +164,20 @@ def test_a_process_that_dies_before_the_first_commit_can_begin_again(tmp_path, p
     assert merge_into(tmp_path / "state", places[0], rule_named("sum")).about.count == 1
 
 
+def test_what_another_process_merged_meanwhile_is_kept(tmp_path, places, monkeypatch):
+    import perdure.merging.state
+
+    real = perdure.merging.state.open_adapter
+
+    def meanwhile(place):
+        if place == places[0]:
+            merge_into(tmp_path / "state", places[1], rule_named("ties"))
+        return real(place)
+
+    monkeypatch.setattr(perdure.merging.state, "open_adapter", meanwhile)
+    assert merge_into(tmp_path / "state", places[0], rule_named("ties")).about.count == 2
+
+
 def test_one_writer_at_a_time(tmp_path, places):
     merge_into(tmp_path / "state", places[0], rule_named("sum"))
     with FileLock(tmp_path / "state" / ".lock"), pytest.raises(RunBusy, match="Another process"):

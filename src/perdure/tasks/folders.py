@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +63,12 @@ def is_whole(folder: Path) -> bool:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    fresh = folder.with_name(
+        f"{folder.name}.{os.getpid()}"
+    )  # not mkdtemp's, which others that share the cache cannot read
     try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
         fill(fresh)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
         listing = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}

@@ -114,7 +114,7 @@ def load_suite(
     from perdure.tasks.benchmarks import MissingTask
 
     about = describe(name)
-    label, names = _order(name, about, order)
+    label, names = chosen_order(name, about, order)
     sizes: dict[str, Size] = {
         s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)
     }
@@ -213,8 +213,12 @@ def _layout(about: dict[str, Any]) -> str:
     return f"Expected in it: {about['data']['layout']} ({about['data']['origin']})."
 
 
-def _order(name: str, about: dict[str, Any], wanted: str | int | Sequence[str] | None) -> tuple[str, list[str]]:
-    """(the order's name, the tasks' names)."""
+def chosen_order(name: str, about: dict[str, Any], wanted: str | int | Sequence[str] | None) -> tuple[str, list[str]]:
+    """(the order's name, the tasks' names) of a described suite; `wanted`: see `load_suite`.
+
+    Raises:
+        UnknownName: no such order or task.
+    """
     orders: dict[str, list[str]] = {str(key): tasks for key, tasks in about["orders"].items()}
     if wanted is None:
         wanted = next(iter(orders))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +16,8 @@ from perdure.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""A text that ends like this and names a file is an image: a vision backbone reads every text but a data URI as a path."""
 INVERSE_PERPLEXITY = "inverse-perplexity"
 """The metric of a task whose texts are learnt as they are: exp(-nats / tokens) over all of them; larger is better."""
 
@@ -140,13 +145,36 @@ class Task:
         return self.references.get(example.text) or (example.label,)
 
     def fingerprint(self) -> str:
-        """sha256 over every split, label text, prompt and the metric: two tasks with the same one train and score alike."""
-        content = {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}
+        """sha256 over every split, label text, prompt and the metric: two tasks with the same one train and score alike.
+
+        An image counts by the bytes of its file, wherever that lies.
+        """
+        content = {s: [(_content(e.text), e.label) for e in getattr(self, s)] for s in SPLITS}
         parts: list[object] = [self.name, content, list(self.labels.items()), self.metric]
         if self.template or self.choices or self.references:
-            parts += [self.template, list(self.choices.items()), list(self.references.items())]
+            by_text = (
+                [(_content(text), value) for text, value in each.items()] for each in (self.choices, self.references)
+            )
+            parts += [self.template, *by_text]
         payload = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def _content(text: str) -> str:
+    """What counts of an input: the text, or for the path of an image file the sha256 of what is in it."""
+    if not text.lower().endswith(IMAGE_SUFFIXES) or "\n" in text:
+        return text
+    try:
+        about = os.stat(text)
+        return _image_digest(text, about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else text
+    except (OSError, ValueError):  # no such file, or a text that cannot be the name of one
+        return text
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _image_digest(path: str, changed: int, size: int) -> str:  # noqa: ARG001  (a file that changed is read again)
+    with open(path, "rb") as file:
+        return f"image sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 @dataclass(frozen=True)
