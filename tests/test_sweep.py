@@ -207,12 +207,12 @@ def test_a_sweep_of_which_runs_failed_ends_with_an_error(sweep_file, tmp_path, m
 
 WRONG = {
     "methods: {inc-lora: {grid: {training.learning_rate: 1.0e-3}}}": r"methods\.inc-lora\.grid\.training\.learning_rate: .* list",
-    "methods: {inc-lora: {grid: [1, 2]}}": r"methods\.inc-lora\.grid: .* dictionary",
+    "methods: {inc-lora: {grid: [1, 2]}}": r"methods\.inc-lora\.grid: expected settings",
     "methods: {inc-lora: {trials: {a: 1}}}": r"methods\.inc-lora\.trials: .* list",
     "methods: {inc-lora: {trials: []}}": r"methods\.inc-lora\.trials: .* at least 1",
-    "methods: {inc-lora: 3}": r"methods\.inc-lora: .* dictionary",
+    "methods: {inc-lora: 3}": r"methods\.inc-lora: expected settings",
     "methods: {}": r"methods: .* at least 1",
-    "methods: [inc-lora]": r"methods: .* dictionary",
+    "methods: [inc-lora]": r"methods: expected settings",
     "methods: {inc/lora: {method: inc-lora}}": r"cannot be called 'inc/lora'.*`method` in the row",
     "{seeds: [], methods: {inc-lora: {}}}": r"seeds: .* at least 1",
     "{grid: {training.epochs: []}, methods: {inc-lora: {}}}": r"grid\.training\.epochs: .* at least 1",
@@ -286,7 +286,9 @@ def test_files_of_tasks_are_relative_to_the_sweep(tmp_path, monkeypatch):
 
 def test_file_names_of_runs_fit_on_a_disk():
     order = ",".join(f"a-task-with-a-long-name-{i}" for i in range(17))
-    sweep = SweepConfig(name="x", settings={"suite": "own.yaml"}, methods={"l2": {}}, orders=(order, order[:-1], "a/b"))
+    sweep = SweepConfig(
+        name="x", settings={"suite": "quickstart"}, methods={"l2": {}}, orders=(order, order[:-1], "a/b")
+    )
     ids = [cell.id for cell in cells(sweep)]
     assert len({*ids}) == 3
     assert all(len(f".partial-{one}.json") < 255 and "/" not in one for one in ids)
