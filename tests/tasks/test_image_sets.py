@@ -79,6 +79,13 @@ def test_idx_files_of_chosen_classes(tmp_path: Path) -> None:
         (gzip.compress(b"a"), "not an IDX file"),
         (gzip.compress(struct.pack(">2I", 0x801, 3) + b"abc"), "hold 2 images and 3 labels"),
     ],
+    ids=[
+        "missing",
+        "no-gzip",
+        "images-for-labels",
+        "cut",
+        "too-many",
+    ],  # packed bytes hold the time: each process has others
 )
 def test_wrong_idx_files_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     write_idx(tmp_path, "train", [0, 1])
