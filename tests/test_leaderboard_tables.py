@@ -48,6 +48,17 @@ def test_all_are_compared_with_the_preset_of_the_house(rows):
     assert "**quickstart**" in table.finals()
 
 
+def test_everything_at_a_glance(rows, monkeypatch):
+    finals = [*rows]
+    long = [{**row, "config": {**row["config"], "suite": "long"}} for row in rows]
+    monkeypatch.setattr(
+        table, "records", lambda folder: {"finals/records": finals, "long/records": long}.get(folder[12:], [])
+    )
+    lines = table.summary().splitlines()
+    assert lines[0] == "| method | average accuracy | quickstart | long | forgetting |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| perdure", "| joint", "| inc-lora"]
+
+
 def test_a_method_with_a_failed_run_is_left_out_and_named(rows):
     failed.append({"id": "inc-lora-11"})
     del rows[-1]
@@ -85,6 +96,7 @@ def test_nothing_yet(monkeypatch):
     assert "no record yet" in table.long()
     assert "no record yet" in table.target()
     assert "no record yet" in table.choosing()
+    assert "no record yet" in table.summary()
 
 
 def test_a_case_leaves_the_methods_whose_parts_allow_it():

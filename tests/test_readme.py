@@ -70,7 +70,7 @@ def test_month_after_month_runs_in_order(tmp_path, monkeypatch, encoder_folder):
 
 def test_every_extra_is_explained():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    table = README.split("| extra |")[1].split("\n\n")[0]
+    table = (ROOT / "docs" / "installation.md").read_text().split("| extra |")[1].split("\n\n")[0]
     explained = [name for line in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", line.split("|")[1])]
     assert sorted(explained) == sorted(extras)
 

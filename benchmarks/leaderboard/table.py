@@ -84,6 +84,23 @@ def finals() -> str:
     return "\n\n".join(parts)
 
 
+def summary() -> str:
+    """The finals and the long sequences at a glance: average accuracy by suite, best first."""
+    rows, _ = comparable("finals")
+    if not rows:
+        return "The finals have no record yet."
+    every = [*rows, *comparable("long")[0]]
+    suites = list(dict.fromkeys(row["config"]["suite"] for row in every))
+    intervals = studied(rows).intervals
+    lines = []
+    for name in sorted(intervals, key=lambda name: -intervals[name].mean):
+        own = [row for row in every if row["method"] == name]
+        by_suite = [[row for row in own if row["config"]["suite"] == suite] for suite in suites]
+        averages = [mean(some, "average_accuracy") for some in by_suite]
+        lines.append([name, interval(intervals[name]), *averages, mean(own, "forgetting")])
+    return "\n".join(markdown_table(["method", "average accuracy", *suites, "forgetting"], lines))
+
+
 def target() -> str:
     """What the preset perdure was to reach, and what it reached."""
     rows, _ = comparable("finals")
