@@ -119,6 +119,32 @@ def test_the_report_of_a_sweep(sweep_file, tmp_path):
         assert escaped(name) in text
 
 
+def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
+    """The second seed of one method only: it is in no mean of that row."""
+    (tmp_path / "records").mkdir()
+    for method, seed, forgetting in (("l2", 0, 0.1), ("l2", 1, 0.9), ("inc-lora", 0, 0.2)):
+        scores = {
+            "tasks": ["sky"],
+            "score_matrix": [[0.5]],
+            "learning_accuracy": forgetting,
+            "forgetting": forgetting,
+            "backward_transfer": -forgetting,
+        }
+        record = {
+            "method": method,
+            "varied": {},
+            "config": {"suite": "quickstart", "order": None, "seed": seed},
+            "scores": scores,
+            "right": {},
+            "processor_seconds": 1000 * forgetting,
+        }
+        (tmp_path / "records" / f"{method}-{seed}.json").write_text(json.dumps(record))
+    text = write_sweep_report(tmp_path, tmp_path)["md"].read_text()
+    assert "3 runs; 1 cells" in text
+    assert f"| l2 | {escaped('50.0 [50.0, 50.0]')} | 10.0 | 10.0 | -10.0 |" in text
+    assert "| l2 | 100 |" in text
+
+
 def test_a_sweep_without_records_says_how_to_go_on(tmp_path):
     (tmp_path / "records").mkdir()
     assert is_sweep(tmp_path)

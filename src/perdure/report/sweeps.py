@@ -77,10 +77,11 @@ def row_name(record: Record) -> str:
 
 
 def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Study) -> str:
-    """Scores with intervals, paired differences, cost, failures."""
-    rows: dict[str, list[Record]] = {}
+    """Scores with intervals, paired differences, cost, failures; every column is of the cells that every method has."""
+    cells, rows = {*found.cells}, dict[str, list[Record]]()
     for record in records:
-        rows.setdefault(row_name(record), []).append(record)
+        if outcome(record).cell in cells:
+            rows.setdefault(row_name(record), []).append(record)
     ranked = sorted(found.intervals, key=lambda name: -found.intervals[name].mean)
     lines = [
         "# Sweep",
