@@ -19,7 +19,7 @@ from perdure.ability import Ability, Row, general_ability, offline_rows, offline
 from perdure.cli import app
 from perdure.config import load_config
 from perdure.errors import ConfigError, StoreError
-from perdure.harness import main_score
+from perdure.harness import HarnessScore, counted_once, main_score
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal
 from tests.conftest import small_task
@@ -129,20 +129,49 @@ def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.Mo
     def evaluate(**given: Any) -> dict[str, Any]:
         calls.append(given)
         scores = {"alias": "made", "acc,none": 0.25 * len(calls), "acc_stderr,none": 0.1}
-        return {"results": {"made": scores}, "n-samples": {"made": {"original": 9, "effective": 3}}}
+        none = {"acc,none": 0.1}
+        return {
+            "results": {"made": scores, "bare": none},
+            "n-samples": {"made": {"original": 9, "effective": 3}, "bare": {"original": 9, "effective": 3}},
+            "n-shot": {"made": given["num_fewshot"], "bare": 0},
+        }
 
     modules = {name: types.ModuleType(name) for name in ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")}
     modules["lm_eval"].simple_evaluate = evaluate  # type: ignore[attr-defined]
     modules["lm_eval.models.huggingface"].HFLM = lambda **given: given  # type: ignore[attr-defined]
-    modules["lm_eval.tasks"].TaskManager = lambda include_path: types.SimpleNamespace(all_tasks=["made"])  # type: ignore[attr-defined]
+    modules["lm_eval.tasks"].TaskManager = lambda include_path: types.SimpleNamespace(all_tasks=["made", "bare"])  # type: ignore[attr-defined]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    found = general_ability(run, harness=["made"], shots=[0, 3], examples=3)
-    assert found.rows == [Row("made", 0, "acc", 0.25, 0.5, 3), Row("made", 3, "acc", 0.75, 1.0, 3)]
+    found = general_ability(run, harness=["made", "bare"], shots=[0, 3], examples=3)
+    assert found.rows == [
+        Row("made", 0, "acc", 0.25, 0.5, 3),
+        Row("bare", 0, "acc", 0.1, 0.1, 3),  # always asked without examples: one row, and as that
+        Row("made", 3, "acc", 0.75, 1.0, 3),
+    ]
     assert [call["num_fewshot"] for call in calls] == [0, 0, 3, 3]
     assert all(call["limit"] == 3 for call in calls)
     with pytest.raises(ConfigError, match="knows no task other"):
         general_ability(run, harness=["other"])
+
+
+def test_a_group_of_the_harness_counts_once() -> None:
+    """A group with a score, one within it, one without a score, one whose tasks were asked differently, and a task alone."""
+    scored = {name: {"acc,none": value} for name, value in (("all", 0.5), ("half", 0.4), ("a", 0.3), ("b", 0.6))}
+    bare = {"c": {"f1,none": 0.1}, "mixed": {"acc,none": 0.2}, "d": {"acc,none": 0.7}, "alone": {"acc,none": 0.8}}
+    found = {
+        "results": {**scored, "loose": {"alias": "loose", " ": " "}, **bare},
+        "group_subtasks": {"all": ["half", "b"], "half": ["a"], "loose": ["c"], "mixed": ["d", "c"], "d": []},
+        "n-samples": {name: {"effective": 2} for name in "abcd"},
+        "n-shot": {"a": 5, "b": 5, "c": 5, "d": 0},
+    }
+    rows = counted_once(found, ["all", "b", "loose", "mixed", "alone"], 5)
+    assert rows == {
+        "all": HarnessScore("acc", 0.5, 4, 5),
+        "b": HarnessScore("acc", 0.6, 2, 5),
+        "c": HarnessScore("f1", 0.1, 2, 5),
+        "d": HarnessScore("acc", 0.7, 2, 0),
+        "alone": HarnessScore("acc", 0.8, 0, 5),
+    }
 
 
 def test_which_score_counts() -> None:

@@ -175,16 +175,21 @@ def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> 
 def harness_rows(
     run: Finished, names: Sequence[str], shots: Sequence[int], examples: int | None, include: str | Path | None
 ) -> list[Row]:
-    """The same for tasks of lm-evaluation-harness (`perdure.harness`)."""
-    asked, rows = Harness.open(names, include), list[Row]()
+    """The same for tasks of lm-evaluation-harness (`perdure.harness`).
+
+    A row has the number of examples that the harness says were in the prompt; a task that is always asked alike is one row.
+    """
+    asked, rows = Harness.open(names, include), dict[tuple[str, int], Row]()
     for k in shots:
         found: list[Mapping[str, HarnessScore]] = []
         for after in (False, True):
             with run.holding(after):
                 found.append(asked.scores(run.backbone, k, examples))
         before, later = found
-        rows += [Row(n, k, one.metric, one.value, later[n].value, one.examples) for n, one in before.items()]
-    return rows
+        for name, one in before.items():
+            row = Row(name, one.shots, one.metric, one.value, later[name].value, one.examples)
+            rows.setdefault((name, one.shots), row)
+    return list(rows.values())
 
 
 def _score(backbone: Backbone, task: Task) -> float:

@@ -17,11 +17,12 @@ METRICS = ("acc_norm", "acc", "exact_match", "rougeL", "f1", "mcq_accuracy")
 
 
 class HarnessScore(NamedTuple):
-    """What one of its tasks scored, and on how many examples."""
+    """What one of its tasks scored, on how many examples, and with how many in the prompt (the harness' own word)."""
 
     metric: str
     value: float
     examples: int
+    shots: int
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Harness:
         """The harness, ready to ask these tasks.
 
         Args:
-            tasks: names that the harness knows, such as hellaswag, commonsense_qa, bbh_zeroshot_object_counting.
+            tasks: names that the harness knows, such as hellaswag, commonsense_qa, bbh_fewshot_object_counting.
             include: a folder with harness tasks of your own.
 
         Raises:
@@ -57,10 +58,10 @@ class Harness:
         return cls(tuple(tasks), manager)
 
     def scores(self, backbone: LanguageModel, shots: int, examples: int | None = None) -> dict[str, HarnessScore]:
-        """Each task's main score by the backbone's model as it stands now.
+        """Each task's main score by the backbone's model as it stands now; groups as `counted_once` tells them.
 
         Args:
-            shots: examples in the prompt.
+            shots: examples in the prompt; a task whose own file says 0 is asked without, whatever is given.
             examples: of each task at most, the first ones.
 
         Raises:
@@ -81,21 +82,59 @@ class Harness:
             )  # fmt: skip
         except (OSError, ConnectionError) as error:  # its data come from the hub
             raise ConfigError(f"lm-evaluation-harness could not get its data: {error}") from error
-        counts = found.get("n-samples", {})
-        return {
-            name: HarnessScore(*main_score(scores), int(counts.get(name, {}).get("effective", 0)))
-            for name, scores in found["results"].items()
-        }
+        return counted_once(found, self.tasks, shots)
+
+
+def counted_once(found: Mapping[str, Any], asked: Sequence[str], shots: int) -> dict[str, HarnessScore]:
+    """Name -> score of the rows of the harness' results, which hold a group beside its subtasks, that count once each.
+
+    A group is one row where it has a score of its own and its tasks were asked alike; else its subtasks are rows.
+
+    Args:
+        found: what `simple_evaluate` returns.
+        asked: the names given: tasks, groups or tags. A task that is asked by name is a row beside its group, too.
+        shots: examples in the prompt, of tasks of which the harness does not say it.
+
+    Raises:
+        ConfigError: a task without a score.
+    """
+    results, given, counts = found["results"], found.get("n-shot", {}), found.get("n-samples", {})
+    subtasks = {name: below for name, below in found.get("group_subtasks", {}).items() if below}
+    rows: dict[str, HarnessScore] = {}
+
+    def tasks_of(name: str) -> set[str]:
+        return set().union(*map(tasks_of, subtasks[name])) if name in subtasks else {name}
+
+    def tell(name: str) -> None:
+        tasks = tasks_of(name)
+        prompts = {int(given.get(task, shots)) for task in tasks}
+        if name in subtasks and (len(prompts) > 1 or not known_scores(results.get(name, {}))):
+            for below in subtasks[name]:
+                tell(below)
+            return
+        examples = sum(int(counts.get(task, {}).get("effective", 0)) for task in tasks)
+        rows[name] = HarnessScore(*main_score(results[name]), examples, prompts.pop())
+
+    inner = {below for some in subtasks.values() for below in some}
+    for name in dict.fromkeys([*results, *subtasks]):
+        if name in asked or name not in inner:
+            tell(name)
+    return rows
 
 
 def main_score(scores: Mapping[str, Any]) -> tuple[str, float]:
     """(metric, value) of one task's scores, which the harness calls 'metric,filter'."""
-    known = {
-        key.partition(",")[0]: value
-        for key, value in scores.items()
-        if isinstance(value, float) and "stderr" not in key
-    }
+    known = known_scores(scores)
     for metric in (*METRICS, *known):
         if metric in known:
             return metric, known[metric]
     raise ConfigError(f"lm-evaluation-harness gave no score among {', '.join(scores)}.")
+
+
+def known_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Metric -> value; empty for a group that has no score of its own."""
+    return {
+        key.partition(",")[0]: value
+        for key, value in scores.items()
+        if isinstance(value, float) and "stderr" not in key
+    }
