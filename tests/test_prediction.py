@@ -119,6 +119,12 @@ def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
     assert list(found[0]["probabilities"]) == ["fruit/a", "fruit/b", "sky/a", "sky/b"]
 
 
+def test_an_update_for_each_task_needs_a_task_even_where_all_labels_compete(tmp_path, small_tasks, encoder_folder):
+    short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "per-task", evaluation={"labels": "seen"})
+    with pytest.raises(StoreError, match=r"whose labels to choose from with --task: fruit, sky"):
+        perdure.predict(tmp_path / "seen", TEXTS)
+
+
 def test_versions_are_asked_by_name(tmp_path, encoder_folder):
     config = write_config(tmp_path, encoder_folder, ["fruit"], "per-task")
     run_config(load_config(config), tmp_path / "run")

@@ -40,7 +40,7 @@ def predict(
     Args:
         inputs: a data file as tasks are read from, labels optional; or texts.
         task: whose labels to choose from; 'reviews' means its newest version, 'reviews@1' the first. Not needed if the run
-            learnt one task, or was scored among the labels of all (`evaluation.labels: seen`).
+            learnt one task, or was scored among the labels of all (`evaluation.labels: seen`) and deploys one update.
         tasks: those given from Python; only models that answer from training examples (vision) need them.
         text_field: the name of the text's field, where it is not a usual one.
         encoding: of the file.
@@ -60,7 +60,7 @@ def predict(
     opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
     past = load_past(store, opened.method)
     if isinstance(past.deployed, PerTask) and len(names) > 1:
-        raise UnknownName("task", "", names)
+        raise _several(store, names)  # among the labels of all it was scored with each task's own update
     examples = [Example(text, "", names[0] if len(names) == 1 else "") for text, _ in rows]
     found = answer(opened.model, opened.backbone, past.deployed, examples, names)
     labels = {name: list(about["asked"][name]["labels"]) for name in names}
@@ -120,16 +120,20 @@ def _asked(store: Store, task: str | None) -> list[str]:
     if task is None:
         if len(newest) == 1 or about["config"]["evaluation"]["labels"] == "seen":
             return newest
-        raise StoreError(
-            f"The run in '{store.folder}' learnt several tasks; say whose labels to choose from with --task: "
-            f"{', '.join(newest)}."
-        )
+        raise _several(store, newest)
     exact = task.removesuffix("@1") if task.endswith("@1") else task
     if exact in learnt and (exact != task or version(task)[1] > 1):
         return [exact]
     if task in learnt:
         return [next(name for name in newest if same_task(name, task))]
     raise UnknownName("learnt task", task, learnt)
+
+
+def _several(store: Store, names: Sequence[str]) -> StoreError:
+    """What is said where one of these tasks must be chosen."""
+    return StoreError(
+        f"The run in '{store.folder}' learnt several tasks; say whose labels to choose from with --task: {', '.join(names)}."
+    )
 
 
 def _inputs(inputs: str | Path | Sequence[str], text: str | None, label: str | None, encoding: str) -> list[Input]:
