@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SwinConfig, SwinModel
 
 from perdure.backbones.images import read_image
 from perdure.backbones.vision import Vision, VisionSettings, class_means, ridge_head
@@ -110,6 +110,31 @@ def test_the_loss_is_cross_entropy_among_the_own_tasks_classes(folder: Path, col
         functional.cross_entropy(by_both[2:3, :3], torch.tensor([2])),
     ]
     torch.testing.assert_close(outputs.loss, sum(losses) / 3)
+
+
+def test_the_mean_is_over_patches_not_over_registers() -> None:
+    config = Dinov2WithRegistersConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8, num_register_tokens=3
+    )
+    model = Dinov2WithRegistersModel(config).eval()
+    backbone = Vision(model, None, VisionSettings(model="made", pooling="mean"))
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        hidden = model(pixel_values=pixels).last_hidden_state
+        assert hidden.shape[1] == 1 + 3 + 4
+        torch.testing.assert_close(backbone._encode(pixels), hidden[:, 4:].mean(dim=1))
+
+
+def test_a_model_without_a_class_token_has_a_mean_over_all_its_patches_only() -> None:
+    config = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1], num_heads=[2], window_size=2)
+    model = SwinModel(config).eval()
+    with pytest.raises(ConfigError, match=r"no class token.*Set backbone\.pooling to mean"):
+        Vision(model, None, VisionSettings(model="made"))
+    backbone = Vision(model, None, VisionSettings(model="made", pooling="mean"))
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model(pixel_values=pixels).last_hidden_state.mean(dim=1)
+        torch.testing.assert_close(backbone._encode(pixels), expected)
 
 
 def test_learning_lowers_the_loss(folder: Path, colours: Task) -> None:

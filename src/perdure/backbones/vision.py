@@ -49,7 +49,8 @@ class VisionSettings(ModelSettings):
 
     Args:
         image_size: images are resized to this many pixels a side; None = as the model's image processor does.
-        pooling: an image's feature is the class token's, or the mean over the patches'.
+        pooling: an image's feature is the class token's, or the mean over the patches' (of a model without a class token, such
+            as Swin, only that).
         classifier: 'class-mean' needs each task's training images when answering; 'linear' keeps a head instead.
         images_per_class: how many training images of a class its mean (or the head) is measured on, the first ones.
         temperature: cosines (or the head's outputs) are divided by it before the softmax.
@@ -88,6 +89,12 @@ class Vision:
         self.model: nn.Module = model if settings.gradient_checkpointing else model.eval()
         self.processor = processor
         self.settings = settings
+        self._before_patches = tokens_before_patches(model)
+        if settings.pooling == "cls" and not self._before_patches:
+            raise ConfigError(
+                f"'{settings.model}' ({type(model).__name__}) has no class token: its first token is a corner of the image. Set "
+                "backbone.pooling to mean."
+            )
         self.precision: Literal["fp32", "bf16"] = "fp32"
         self.default_targets = query_value_targets(model)
         self.truncated = 0
@@ -102,7 +109,7 @@ class Vision:
         """The pretrained model and its image processor; for errors see `perdure.backbones.pretrained`.
 
         Raises:
-            ConfigError: also an image size that is no multiple of the model's patches.
+            ConfigError: also an image size that is no multiple of the model's patches, or a class token it has not.
         """
         model = load_model(AutoModel, settings, "vision transformer")
         options: dict[str, Any] = {}
@@ -234,7 +241,8 @@ class Vision:
     def _encode(self, pixel_values: Tensor) -> Tensor:
         with self._autocast():
             hidden_NPD = self.model(pixel_values=pixel_values, **self._options).last_hidden_state
-        pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else hidden_NPD[:, 1:].mean(dim=1)
+        patches_NPD = hidden_NPD[:, self._before_patches :]
+        pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else patches_NPD.mean(dim=1)
         return pooled.float()
 
     def _pixels(self, examples: Sequence[Example]) -> Tensor:
@@ -247,6 +255,17 @@ class Vision:
     def _autocast(self) -> AbstractContextManager[Any]:
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def tokens_before_patches(model: PreTrainedModel) -> int:
+    """How many tokens stand before the patches: the class token and the registers; 0 for a model without a class token.
+
+    A class token is told by its parameter's name (cls_token, class_embedding): no configuration says it.
+    """
+    names = (name.rpartition(".")[2] for name, _ in model.named_parameters())
+    if not any(name.startswith(("cls_", "class_")) for name in names):
+        return 0
+    return 1 + getattr(model.config, "num_register_tokens", 0)
 
 
 def class_means(features: dict[Class, Tensor]) -> Classifier:
