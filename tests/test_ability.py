@@ -20,8 +20,9 @@ from perdure.cli import app
 from perdure.config import load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.harness import HarnessScore, counted_once, main_score
+from perdure.tasks.suites import describe
 from perdure.tasks.task import Task
-from tests.backbones.tiny import tiny_causal
+from tests.backbones.tiny import tiny_causal, tiny_images, tiny_vision
 from tests.conftest import small_task
 
 TOWN = Task("town", [("big", "")] * 2, test=[("big", ""), ("small", "")], metric="inverse-perplexity")
@@ -84,6 +85,16 @@ def test_what_the_run_learns_from_is_left_out() -> None:
     assert (tasks, left_out) == ([], ["news-text", "news-topic", "film-review"])
 
 
+def test_package_sets_among_own_and_added_tasks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ability, "load_suite", lambda name, order, test: types.SimpleNamespace(tasks=order))
+    sources = {name: task["source"] for name, task in describe("ability")["tasks"].items()}
+    own = load_config({"tasks": [{"name": "films", "package": sources["film-review"]}]})
+    assert offline_tasks(own) == (["news-text", "news-topic"], ["film-review"])
+    other = load_config({"tasks": [{"name": "mine", "train": "mine.jsonl"}]})
+    added = [{"name": "news", "package": sources["news-topic"]}, None]
+    assert offline_tasks(other, added=added) == (["film-review"], ["news-text", "news-topic"])
+
+
 @pytest.mark.package_data
 def test_the_command_on_the_offline_set(run: Path) -> None:
     shown = CliRunner().invoke(app, ["ability", str(run), "--examples", "4", "--shots", "0", "--shots", "1"])
@@ -104,6 +115,18 @@ def test_runs_it_cannot_be_asked_of(tmp_path: Path, encoder_folder: Path) -> Non
     perdure.learn(tasks=tasks, out=tmp_path / "encoder", method="inc-lora", backbone=backbone, **settings)
     with pytest.raises(ConfigError, match="asked of language models"):
         open_finished(tmp_path / "encoder", [FRUIT])
+
+
+def test_a_vision_run_is_refused_by_its_kind(tmp_path: Path) -> None:
+    """Its settings know no `max_length`: the refusal comes before a longer one is set."""
+    images = tiny_images(tmp_path / "images", {"red": (200, 30, 30), "blue": (30, 30, 200)}, each=2)
+    pairs = [(str(path), label) for label, paths in images.items() for path in paths]
+    task = Task("colours", pairs, test=pairs, labels={"red": "", "blue": ""})
+    backbone = {"kind": "vision", "model": str(tiny_vision(tmp_path / "model"))}
+    settings: dict[str, Any] = {"lora": {"rank": 2}, "training": {"epochs": 1}, "precision": "fp32"}
+    perdure.learn(tasks=[task], out=tmp_path / "run", method="inc-lora", backbone=backbone, **settings)
+    with pytest.raises(ConfigError, match="kind vision; general ability is asked of language models"):
+        open_finished(tmp_path / "run", [FRUIT])
 
 
 def test_a_run_with_an_update_for_each_task_must_say_which(tmp_path: Path) -> None:

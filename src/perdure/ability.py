@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.backbones import backbone_kind
 from perdure.backbones.base import Backbone
 from perdure.backbones.language import LanguageModel
 from perdure.config import RunConfig, load_config
@@ -35,6 +36,8 @@ from perdure.tasks.task import INVERSE_PERPLEXITY, Task
 
 LENGTH = 768
 """Prompts with examples are longer than a run's own: cut to this many tokens, whatever the run's `max_length`."""
+
+LANGUAGE_KINDS = ("causal", "seq2seq")
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,12 @@ def open_finished(
     if not stages:
         raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
     config = load_config(about["config"])
+    if (kind := backbone_kind(config.backbone)) not in LANGUAGE_KINDS:
+        raise _no_language(folder, kind)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
     model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
     if not isinstance(backbone, LanguageModel):
-        raise ConfigError(
-            f"'{folder}' learnt with a {type(backbone).__name__.lower()}; general ability is asked of language models."
-        )
+        raise _no_language(folder, type(backbone).__name__.lower())
     backbone.precision = about["precision"]
     deployed = load_past(store, build_method(config.method)).deployed
     if isinstance(deployed, PerTask):
@@ -148,10 +151,22 @@ def open_finished(
     return Finished(config, stages, model, backbone, deployed)
 
 
-def offline_tasks(config: RunConfig, examples: int | None = None) -> tuple[list[Task], list[str]]:
-    """The tasks of the suite `ability`, and the names of those left out since the run learns from the same data."""
+def _no_language(folder: Path, kind: str) -> ConfigError:
+    return ConfigError(f"'{folder}' learnt with a model of kind {kind}; general ability is asked of language models.")
+
+
+def offline_tasks(
+    config: RunConfig, examples: int | None = None, added: Iterable[Mapping[str, Any] | None] = ()
+) -> tuple[list[Task], list[str]]:
+    """The tasks of the suite `ability`, and the names of those left out since the run learns from the same data.
+
+    Told by the package file and what is read of it: in the run's suite, in tasks of its own, and in those `added` to it
+    (their settings, None for one given from Python). Data files of one's own say nothing about where they come from.
+    """
     about = describe("ability")
-    learnt = [task.get("source") for task in describe(config.suite)["tasks"].values()] if config.suite else []
+    suite = describe(config.suite)["tasks"].values() if config.suite else ()
+    own = [*(task.package for task in config.tasks), *(task.get("package") for task in added if task)]
+    learnt = [*(task.get("source") or task.get("package") for task in suite), *own]
     names = [name for name, task in about["tasks"].items() if task["source"] not in learnt]
     if not names:
         return [], list(about["tasks"])
@@ -220,7 +235,8 @@ def general_ability(
     if harness:
         run = open_finished(Path(folder), [], task)
         return run.ability(harness_rows(run, harness, shots, examples, include))
-    tasks, left_out = offline_tasks(load_config(Store(Path(folder)).about["config"]), examples)
+    about = Store(Path(folder)).about
+    tasks, left_out = offline_tasks(load_config(about["config"]), examples, about["added"].values())
     if not tasks:
         raise ConfigError(
             "The run has learnt from every set of the suite `ability`; ask lm-evaluation-harness (--harness)."

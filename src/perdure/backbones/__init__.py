@@ -27,6 +27,20 @@ def load_backbone(settings: Mapping[str, Any]) -> Backbone:
     Raises:
         ConfigError: an unknown kind or setting, or a model whose kind must be said.
     """
+    kind = backbone_kind(settings)
+    module_name, class_name, settings_name = KINDS[kind]
+    module = importlib.import_module(module_name)
+    return getattr(module, class_name).load(
+        validate(getattr(module, settings_name), {**settings, "kind": kind}, "backbone")
+    )
+
+
+def backbone_kind(settings: Mapping[str, Any]) -> str:
+    """The kind that `settings` say, or that their known model is of.
+
+    Raises:
+        ConfigError: an unknown kind or model, or a model whose kind must be said.
+    """
     model = str(settings.get("model", ""))
     kind = settings.get("kind") or model_kind(model)
     if kind is None and "/" not in model and not Path(model).exists():
@@ -35,8 +49,4 @@ def load_backbone(settings: Mapping[str, Any]) -> Backbone:
         raise ConfigError(f"backbone.kind: say what kind of model '{model}' is, one of {', '.join(KINDS)}.")
     if kind not in KINDS:
         raise UnknownName("kind of backbone", str(kind), KINDS)
-    module_name, class_name, settings_name = KINDS[kind]
-    module = importlib.import_module(module_name)
-    return getattr(module, class_name).load(
-        validate(getattr(module, settings_name), {**settings, "kind": kind}, "backbone")
-    )
+    return kind
