@@ -241,7 +241,7 @@ def _guarded(request: Request) -> Outcome:
         gain = step.test["after"][step.task] - step.test["before"][step.task]
         test, validation = (step.largest_loss(split) for split in ("test", "validation"))
         said.append(
-            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most lost "
+            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most since it was added lost "
             f"{test.mean:+.3f} (standard error {test.standard_error:.3f}) on test and {validation.mean:+.3f} "
             f"({validation.standard_error:.3f}) on validation ({step.evaluations} evaluations)."
         )
