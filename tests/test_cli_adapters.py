@@ -1,6 +1,7 @@
 """diagnose, merge and export from the command line, on small folders."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,33 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
     save_file({"layers.0.q": torch.ones(2, 3)}, tmp_path / "news.safetensors")
     with pytest.raises(AdapterError, match=r"'layers\.0\.q' is no finite square matrix"):
         perdure("merge", *places, "--rule", "covariance-gain", *files, "--out", tmp_path / "x")
+    for wrong in (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, 3.0]])):
+        save_file({"layers.0.q": wrong}, tmp_path / "news.safetensors")
+        with pytest.raises(AdapterError, match=r"news\.safetensors: 'layers\.0\.q' is no second moment"):
+            perdure("merge", *places, "--rule", "covariance-gain", *files, "--out", tmp_path / "x")
+
+
+def test_moments_are_measured_as_the_adapters_were_trained(places, tmp_path, monkeypatch):
+    """Each by itself, or with `against: earlier` on top of those before."""
+    present = []
+
+    class Bench:
+        def __init__(self, *_args):
+            pass
+
+        def moments(self, _task, update):
+            present.append(update)
+            return {module: torch.eye(delta.shape[1]) for module, delta in update.items()}
+
+    monkeypatch.setattr("perdure.workbench.Workbench", Bench)
+    tasks = SimpleNamespace(tasks=[SimpleNamespace(name=name) for name in ("news", "mail")])
+    monkeypatch.setattr("perdure.tasks.suites.load_suite", lambda *_args, **_kwargs: tasks)
+    options = ("--rule", "covariance-gain", "--tasks", "small", "--backbone", "none")
+    perdure("merge", *places, *options, "--out", tmp_path / "others")
+    perdure("merge", *places, *options, "--set", "against=earlier", "--out", tmp_path / "earlier")
+    news, mail = (dict(Adapter(place)) for place in places)
+    for found, expected in zip(present, (news, mail, news, sum_updates([news, mail])), strict=True):
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +150,11 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
         (("--rule", "guarded", "--out", "x", "--set", "density=1"), "it has no setting 'density'"),
         (("--rule", "sum", "--into", "state"), "give exactly one"),
         (("--rule", "covariance-gain", "--out", "x"), "input second moments of every adapter"),
-        (("--rule", "sum", "--out", "x", "--moments", "y"), "--moments is for covariance-gain or guarded"),
+        (("--rule", "sum", "--out", "x", "--moments", "y"), "--moments is for covariance-gain; "),
+        (("--rule", "sum", "--out", "x", "--order", "y"), "--order is for covariance-gain or guarded"),
+        (("--rule", "guarded", "--out", "x", "--moments", "y"), "leave --moments out"),
+        (("--rule", "covariance-gain", "--out", "x", "--moments", "y", "--tasks", "z"), "leave --tasks out"),
+        (("--rule", "covariance-gain", "--out", "x", "--moments", "y", "--kind", "causal"), "leave --kind out"),
         (("--rule", "sum", "--out", "x", "--tasks", "y"), "--tasks is for covariance-gain or guarded"),
         (("--rule", "sum", "--out", "x", "--tolerance", "0.1"), "--tolerance and --confidence are for --rule guarded"),
         (("--rule", "sum", "--out", "x", "--weight", "2"), "--weight and --again are for --into"),
@@ -138,7 +170,16 @@ def test_options_that_do_not_go_together(places, tmp_path, options, reason, monk
 
 
 @pytest.mark.parametrize(
-    "option", [("--out", "x"), ("--base", "x"), ("--rank", "2"), ("--file", "x"), ("--overwrite",)]
+    "option",
+    [
+        ("--out", "x"),
+        ("--base", "x"),
+        ("--rank", "2"),
+        ("--file", "x"),
+        ("--order", "x"),
+        ("--kind", "causal"),
+        ("--overwrite",),
+    ],
 )
 def test_options_without_meaning_for_a_state(places, tmp_path, option):
     with pytest.raises(ConfigError, match=f"{option[0]} has no meaning with --into"):

@@ -6,12 +6,17 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModel, AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from perdure.adapters import Adapter
 from perdure.durable import read_lines
+from perdure.errors import AdapterError
+from perdure.merging.sources import open_sources
+from perdure.run import learn
 from perdure.store import Store
-from tests.contract.runs import short_run
+from tests.backbones.tiny import tiny_causal
+from tests.contract.runs import SETTINGS, short_run
 
 
 def _answers(model, tokenizer, task, texts):
@@ -60,3 +65,23 @@ def test_an_exact_sum_is_deployed_as_one_adapter_with_scaling_folded_in(tmp_path
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     config = json.loads((tmp_path / "run" / "deployed" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 4  # two stacked rank-2 updates
+
+
+def test_adapters_of_a_gpt2_say_that_its_weights_are_transposed(tmp_path, small_tasks):
+    """As PEFT's own do; without it the two could not be merged."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path / "llama"))
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    backbone = {"kind": "causal", "model": str(tmp_path / "gpt2"), "max_length": 32}
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):  # PEFT's, which then does it right
+        learn(out=tmp_path / "run", tasks=small_tasks[:1], method="inc-lora", backbone=backbone, **SETTINGS)
+    ours = [tmp_path / "run" / "stages" / "01-fruit" / "adapter", tmp_path / "run" / "deployed"]
+    tuned = get_peft_model(GPT2LMHeadModel(config), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    tuned.save_pretrained(tmp_path / "peft")
+    assert [Adapter(place).config.fan_in_fan_out for place in ours] == [True, True]
+    assert open_sources([*ours, tmp_path / "peft"]).fan_in_fan_out
+    path = tmp_path / "peft" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fan_in_fan_out": False}))
+    with pytest.raises(AdapterError, match="fan_in_fan_out is true in the one and false in the other"):
+        open_sources([ours[0], tmp_path / "peft"])

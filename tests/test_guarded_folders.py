@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from perdure.adapters import Adapter
+from perdure.adapters import Adapter, write_adapter
 from perdure.backbones.base import Prediction
 from perdure.errors import AdapterError, ConfigError
 from perdure.guarded_folders import Step, guarded_folders
@@ -16,8 +16,9 @@ from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.paired_loss import PairedLoss
 from perdure.merging.rules import rule_named
-from perdure.ops.lowrank import add_updates, dense
+from perdure.ops.lowrank import LowRank, add_updates, dense
 from perdure.run import learn
+from perdure.tasks.task import Task
 from perdure.workbench import Workbench
 from tests.adapter_cases import random_folder
 
@@ -90,6 +91,37 @@ def test_a_guarded_merge_from_end_to_end(places, backbone, small_tasks, tmp_path
     assert record["tasks"] == ["fruit", "sky"]
 
 
+def test_losses_of_many_adapters_do_not_add_up(tmp_path, monkeypatch):
+    """Four adapters; each of the last three costs the first task .015 of a tolerance of .02, and alone is harmless."""
+    module = "layers.0.q"
+
+    class Bench:
+        def __init__(self, *_args):
+            pass
+
+        def outcomes(self, update, task, split="validation"):
+            added = float(dense(update[module])) - 1
+            return [0.9 - 0.015 * added if task == "one" else 0.5 + 0.1 * added]
+
+    places = [tmp_path / f"{i}" for i in range(4)]
+    for place in places:
+        place.mkdir()
+        write_adapter(place, {module: LowRank(torch.ones(1, 1), torch.ones(1, 1))}, rank=1)
+    monkeypatch.setattr("perdure.guarded_folders.Workbench", Bench)
+    tasks = [
+        Task(name, *[[(f"{name} {i}", "x")] for i in range(3)], labels=("x",))
+        for name in ("one", "two", "three", "four")
+    ]
+    guard = Guard(0.02, confidence=None, bisections=6)
+    steps = guarded_folders(places, tasks, "none", tmp_path / "out", guard).steps
+    first = [step.totals["validation"]["one"].mean for step in steps]
+    assert first[0] == pytest.approx(0.015), "taken whole"
+    assert max(first) <= 0.02
+    assert first[-1] == pytest.approx(sum(step.losses["test"]["one"].mean for step in steps))
+    assert steps[-1].totals["test"]["two"].mean <= 0, "counted from its own entry: it gains since"
+    assert steps[-1].largest_loss().mean == pytest.approx(first[-1])
+
+
 def test_the_metric_is_the_tasks_own(backbone, small_tasks, monkeypatch):
     """Half of an answer right: ROUGE-L counts it, accuracy would not."""
     task = replace(small_tasks[0], metric="rouge-l")
@@ -105,13 +137,13 @@ def test_gain_and_loss_by_hand():
     losses = {
         split: {"a": PairedLoss(0.01, 0.1, 100), "c": PairedLoss(-0.3, 0.1, 80)} for split in ("validation", "test")
     }
-    step = Step("b", {"layer": 0.5}, scores, scores, losses, 0, None)
+    step = Step("b", {"layer": 0.5}, scores, scores, {}, losses, 0, None)
     assert step.kept_gain() == pytest.approx(0.8)
     assert step.largest_loss() == losses["test"]["a"]
     assert step.refusal(Guard()) is None
-    useless = replace(step, test={**scores, "unguarded": {"a": 0.8, "b": 0.5}}, scales={"layer": 0.0})
+    useless = replace(step, losses=losses, test={**scores, "unguarded": {"a": 0.8, "b": 0.5}}, scales={"layer": 0.0})
     assert useless.kept_gain() is None
-    assert "costs an earlier task more than 0.02 on validation" in str(useless.refusal(Guard(0.02)))
+    assert "an earlier task has lost more than 0.02 on validation" in str(useless.refusal(Guard(0.02)))
     said = str(replace(useless, needed=300).refusal(Guard(0.02)))
     assert said.startswith("Nothing of 'b' was taken: 80 validation examples cannot show with confidence 0.95")
     assert "about 300 could" in said

@@ -1,5 +1,7 @@
 """An output folder appears whole or not at all."""
 
+import os
+
 import pytest
 
 from perdure.errors import StoreError
@@ -12,6 +14,19 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
         assert not (tmp_path / "deep" / "out").exists()
     assert (tmp_path / "deep" / "out" / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"], "no temporary folder is left"
+
+
+def test_content_is_on_the_disk_before_the_folder_appears(tmp_path, monkeypatch):
+    forced = []
+
+    def fsync(handle):
+        forced.append((os.path.basename(os.readlink(f"/proc/self/fd/{handle}")), (tmp_path / "out").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_folder(tmp_path / "out") as made:
+        (made / "inner").mkdir()
+        (made / "inner" / "file").write_text("new")
+    assert forced == [("file", False), ("inner", False), (made.name, False), (tmp_path.name, True)]
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):

@@ -99,7 +99,8 @@ def learn_history(
             )
         past = past.after(stage.name, update, folded, _factors(open_adapter(place), method, model))
         record = StageRecord(report, stage.name)
-        save_stage(store, stage.name, past, method, update, record, {}, {}, public_name(config.backbone["model"]))
+        base = public_name(config.backbone["model"])
+        save_stage(store, stage.name, past, method, update, record, {}, {}, model, base)
 
 
 def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[str, LowRank]:

@@ -92,10 +92,11 @@ def merge(
     backbone: Annotated[str | None, typer.Option(help="The base to score or measure on: a name or a folder.")] = None,
     kind: Annotated[str | None, typer.Option(help="Its kind: encoder, causal, seq2seq, vision.")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="guarded: what an earlier task may lose; default 0.01.")
+        float | None, typer.Option(help="guarded: what an earlier task may lose in all; default 0.01.")
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="guarded: that it loses no more, as validation shows; default 0.95.")
+        float | None,
+        typer.Option(help="guarded: that it loses no more, for each by itself, as validation shows; default 0.95."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -71,14 +71,17 @@ def sha256(path: Path) -> str:
 
 def sync_tree(folder: Path) -> dict[str, str]:
     """Force every file and folder below `folder` to the disk; relative path -> sha256."""
-    files = {}
+    force_tree(folder)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def force_tree(folder: Path) -> None:
+    """Force every file and folder below `folder` to the disk, without reading them."""
     paths = sorted(folder.rglob("*"))
     for path in (path for path in paths if path.is_file()):
         sync_file(path)
-        files[path.relative_to(folder).as_posix()] = sha256(path)
     for path in (*(path for path in reversed(paths) if path.is_dir()), folder):  # the inner ones first
         sync_folder(path)
-    return files
 
 
 def sync_file(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Merge adapter folders such that no earlier task loses more than a tolerance: `perdure merge A B --rule guarded --tasks SUITE`.
 
 The i-th adapter learnt the i-th task. Adapters are added one after another, each by the guarded search on validation
-examples (perdure.merging.guarded); test examples are only scored, before and after each step, and never chosen by.
+examples (perdure.merging.guarded); test examples are only scored, before and after each step, and never chosen by. A task's
+loss is counted from when its own adapter had just been added (the first's: from that adapter alone), over all steps since.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import torch
 from perdure.errors import ConfigError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, write_result
-from perdure.merging.guarded import Guard, Guarded, guarded
+from perdure.merging.guarded import Guard, Guarded, Outcomes, guarded
 from perdure.merging.paired_loss import PairedLoss
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import Delta, Update, add_updates
 from perdure.ops.tiling import tile
-from perdure.tasks.task import Task
+from perdure.tasks.task import Split, Task
 from perdure.workbench import Workbench
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+Entered = dict[Split, dict[str, Outcomes]]
+"""Split -> task -> its outcomes when its adapter had just been added."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Step:
         scales: group of modules -> how much of it was taken.
         validation, test: 'before', 'after' and 'unguarded' -> task -> score; the unguarded one is the plain sum's.
         losses: 'validation' and 'test' -> earlier task -> what it lost between 'before' and 'after'.
+        totals: the same, lost since its own adapter was added: what the tolerance is of.
         evaluations: how many scores the search computed.
         needed: the fewest validation examples that would show a larger part to hold; None: more would not help.
     """
@@ -45,6 +51,7 @@ class Step:
     validation: Mapping[str, Mapping[str, float]]
     test: Mapping[str, Mapping[str, float]]
     losses: Mapping[str, Mapping[str, PairedLoss]]
+    totals: Mapping[str, Mapping[str, PairedLoss]]
     evaluations: int
     needed: int | None
 
@@ -55,15 +62,17 @@ class Step:
         return (scores["after"][self.task] - scores["before"][self.task]) / gain if gain > 0 else None
 
     def largest_loss(self, split: str = "test") -> PairedLoss:
-        """What the earlier task that lost most lost (negative: all gained)."""
-        return max(self.losses[split].values(), key=lambda loss: loss.mean)
+        """What the earlier task that lost most has lost since its adapter was added (negative: all gained)."""
+        return max(self.totals[split].values(), key=lambda loss: loss.mean)
 
     def refusal(self, guard: Guard) -> str | None:
         """Why nothing of the adapter was taken, and what would help; None where something was."""
         if any(self.scales.values()):
             return None
         if self.needed is None:
-            why = f"every part that was tried costs an earlier task more than {guard.tolerance:g} on validation."
+            why = (
+                f"with every part that was tried an earlier task has lost more than {guard.tolerance:g} on validation."
+            )
         else:
             examples = min(loss.examples for loss in self.losses["validation"].values())
             why = (
@@ -118,11 +127,14 @@ def guarded_folders(
     names = [task.name for task in tasks]
     updates = sources.updates
     deployed: Update = dict(updates[0])
+    entered = {split: {names[0]: bench.outcomes(deployed, names[0], split)} for split in SPLITS}
     steps = []
     for index in range(1, len(updates)):
         update = dict(updates[index])
-        found = guarded(deployed, update, names[:index], names[index], bench.outcomes, guard)
-        steps.append(_step(bench, deployed, update, found, names[: index + 1]))
+        found = guarded(
+            deployed, update, names[:index], names[index], bench.outcomes, guard, entered=entered["validation"]
+        )
+        steps.append(_step(bench, deployed, update, found, names[: index + 1], entered))
         deployed = found.update
     record = {
         "rule": "guarded",
@@ -136,7 +148,10 @@ def guarded_folders(
     return GuardedReport(written, tuple(steps))
 
 
-def _step(bench: Workbench, deployed: Update, update: Update, found: Guarded, names: Sequence[str]) -> Step:
+def _step(
+    bench: Workbench, deployed: Update, update: Update, found: Guarded, names: Sequence[str], entered: Entered
+) -> Step:
+    """What a step did; the new task, the last of `names`, is put into `entered`."""
     states = {"before": deployed, "after": found.update, "unguarded": add_updates(deployed, update)}
     seen = {
         "validation": {"before": found.before, "after": found.after, "unguarded": found.unguarded},
@@ -150,8 +165,20 @@ def _step(bench: Workbench, deployed: Update, update: Update, found: Guarded, na
         split: {name: PairedLoss.of(at["before"][name], at["after"][name]) for name in names[:-1]}
         for split, at in seen.items()
     }
+    totals = {
+        split: {name: PairedLoss.of(entered[split][name], seen[split]["after"][name]) for name in names[:-1]}
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        entered[split][names[-1]] = seen[split]["after"][names[-1]]
     return Step(
-        names[-1], dict(found.scales), **scores, losses=losses, evaluations=found.evaluations, needed=found.needed
+        names[-1],
+        dict(found.scales),
+        **scores,
+        losses=losses,
+        totals=totals,
+        evaluations=found.evaluations,
+        needed=found.needed,
     )
 
 

@@ -144,6 +144,11 @@ class AdaptedModel:
         return all(module.pretrained_OI is not None for module in self.modules.values())
 
     @property
+    def fan_in_fan_out(self) -> bool:
+        """Whether the base stores any target's weight as [I, O] (Conv1D of GPT-2), as adapters say it."""
+        return any(module.transposed for module in self.modules.values())
+
+    @property
     def smallest_rank(self) -> int:
         """Of the adapter's modules."""
         return min(module.A.shape[0] for module in self.modules.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor
 from perdure.adapter_format import opened
 from perdure.config import parse_overrides
 from perdure.errors import AdapterError, ConfigError, UnknownName
-from perdure.merging.base import BESIDE
+from perdure.merging.base import BESIDE, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
 from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
+from perdure.ops.lowrank import add_updates
 from perdure.tasks.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,6 +86,10 @@ def run_merge(request: Request) -> Outcome:
     if request.out is None:
         raise ConfigError("Say where to write with --out.")
     if rule is None:
+        if request.moments:
+            raise ConfigError(
+                "guarded scores tasks and weighs no inputs; leave --moments out, or use --rule covariance-gain."
+            )
         return _guarded(request)
     report = merge_folders(
         request.adapters,
@@ -125,7 +131,7 @@ def base_folder(name: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))]
+    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL]
     try:
         return snapshot_download(place, allow_patterns=wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -194,13 +200,17 @@ def _one_more(request: Request) -> Outcome:
         "file",
         "moments",
         "tasks",
+        "order",
         "backbone",
+        "kind",
         "tolerance",
         "confidence",
         "overwrite",
     )
     if given := [f"--{name}" for name in useless if getattr(request, name) not in (None, (), False)]:
-        raise ConfigError(f"{given[0]} has no meaning with --into; write the state out with `perdure export`.")
+        raise ConfigError(
+            f"{given[0]} has no meaning with --into; leave it out, and write the state out with `perdure export`."
+        )
     if request.rule == "guarded":
         raise ConfigError(
             "'guarded' scores all tasks again for every adapter; it cannot be kept in a state. Merge all at once."
@@ -241,7 +251,7 @@ def _guarded(request: Request) -> Outcome:
         gain = step.test["after"][step.task] - step.test["before"][step.task]
         test, validation = (step.largest_loss(split) for split in ("test", "validation"))
         said.append(
-            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most lost "
+            f"{step.task}: {gain:+.3f} on test{share}; the earlier task that lost most since it was added lost "
             f"{test.mean:+.3f} (standard error {test.standard_error:.3f}) on test and {validation.mean:+.3f} "
             f"({validation.standard_error:.3f}) on validation ({step.evaluations} evaluations)."
         )
@@ -265,15 +275,22 @@ def _backbone(request: Request) -> dict[str, Any]:
 
 def _moments(request: Request, rule: Rule) -> list[dict[str, Tensor]] | None:
     """Input second moments: from files, or measured on the training texts of the tasks; None where the rule needs none."""
-    uses = isinstance(rule, CovarianceGain) or any(
-        isinstance(o.chosen(rule), CovarianceGain) for o in request.overrides
-    )
-    if not uses:
-        given = {"--moments": request.moments, "--tasks": request.tasks, "--backbone": request.backbone}
-        if useless := [name for name, value in given.items() if value]:
-            raise ConfigError(f"{useless[0]} is for covariance-gain or guarded; the other rules do not look at texts.")
+    chosen = [rule, *(override.chosen(rule) for override in request.overrides)]
+    against = {each.against for each in chosen if isinstance(each, CovarianceGain)}
+    measuring = [f"--{name}" for name in ("tasks", "backbone", "order", "kind") if getattr(request, name)]
+    if not against:
+        if request.moments:
+            raise ConfigError("--moments is for covariance-gain; the other rules do not look at inputs. Leave it out.")
+        if measuring:
+            raise ConfigError(
+                f"{measuring[0]} is for covariance-gain or guarded; the other rules do not look at texts. Leave it out."
+            )
         return None
     if request.moments:
+        if measuring:
+            raise ConfigError(
+                f"The input moments are read from --moments or measured on --tasks; leave {measuring[0]} out."
+            )
         return [read_moments(path) for path in request.moments]
     if request.tasks is None:
         return None  # the rule says what it needs
@@ -282,15 +299,31 @@ def _moments(request: Request, rule: Rule) -> list[dict[str, Tensor]] | None:
     sources, tasks = open_sources(request.adapters), _tasks(request)
     if len(tasks) != len(sources.adapters):
         raise ConfigError(f"One task an adapter: {len(sources.adapters)} adapters, {len(tasks)} tasks.")
+    if len(against) > 1:
+        raise ConfigError(
+            "Moments are measured as the adapters were trained, apart or one on top of the other: "
+            "give all modules the same `against`, or files with --moments."
+        )
     bench = Workbench(_backbone(request), tasks, sources.modules)
-    return [bench.moments(task.name, dict(update)) for task, update in zip(tasks, sources.updates, strict=True)]
+    updates = [dict(update) for update in sources.updates]
+    present = (
+        accumulate(updates, add_updates) if against == {"earlier"} else updates
+    )  # one on top of the other, or apart
+    return [bench.moments(task.name, update) for task, update in zip(tasks, present, strict=True)]
+
+
+def _is_moment(moment: Tensor) -> bool:
+    """Symmetric up to the rounding of half precision, and nothing negative on the diagonal; [I, I]."""
+    size = float(moment.abs().max()) if moment.numel() else 0.0
+    symmetric = torch.allclose(moment, moment.mT, rtol=0, atol=0.01 * size)
+    return symmetric and bool((moment.diagonal() >= 0).all())
 
 
 def read_moments(path: Path) -> dict[str, Tensor]:
     """Module -> second moment [I, I], from a safetensors file.
 
     Raises:
-        AdapterError: unreadable, or a tensor that is not square and finite.
+        AdapterError: unreadable, or a tensor that is not square and finite, or no second moment.
     """
     if not path.is_file():
         raise AdapterError(f"There is no file of input moments '{path}'.")
@@ -300,5 +333,9 @@ def read_moments(path: Path) -> dict[str, Tensor]:
             moment = file.get_tensor(name).float()
             if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or not moment.isfinite().all():
                 raise AdapterError(f"{path}: '{name}' is no finite square matrix of input moments.")
+            if not _is_moment(moment):
+                raise AdapterError(
+                    f"{path}: '{name}' is no second moment: it is not symmetric, or negative on its diagonal."
+                )
             found[name] = moment
     return found

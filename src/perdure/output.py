@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perdure.durable import force_tree, sync_folder
 from perdure.errors import StoreError
 
 
@@ -34,7 +35,9 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         raise StoreError(f"'{folder}' cannot be made: {error.strerror or error}. Choose another place.") from error
     try:
         yield made
+        force_tree(made)  # before the rename, which could otherwise outlive a crash that its content did not
         _put_in_place(made, folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -90,11 +90,12 @@ def save_stage(
     record: StageRecord,
     notes: Mapping[str, float],
     scored: Mapping[str, TaskScore],
+    model: AdaptedModel,
     base: str,
 ) -> None:
     """Write everything about a finished stage; it counts as finished when this returns."""
     with store.stage(name) as folder:
-        _write_adapter(folder / "adapter", update, base)
+        _write_adapter(folder / "adapter", update, model, base)
         save_checkpoint(folder / STATE, past, method)
         write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
         write_json(folder / "notes.json", dict(notes))
@@ -149,30 +150,35 @@ def save_deployed(
 
     def write(weights: dict[str, Tensor]) -> None:
         with store.deploying() as folder:
-            write_deployed(folder, deployed, backbone, base, weights)
+            write_deployed(folder, deployed, model, backbone, base, weights)
 
     with model.weights_of(deployed) as weights:
         processes.once(write, weights)
 
 
 def write_deployed(
-    folder: Path, deployed: Update | PerTask, backbone: Backbone, base: str | None, weights: dict[str, Tensor]
+    folder: Path,
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    base: str | None,
+    weights: dict[str, Tensor],
 ) -> None:
     """The same into any existing folder; `weights` are the merged model's where an adapter does not do."""
     if isinstance(deployed, PerTask):
         for task, update in deployed.updates.items():
-            _write_adapter(folder / task, _low_rank(update), base)
+            _write_adapter(folder / task, _low_rank(update), model, base)
     elif weights:
         backbone.save(folder, weights)
     else:
-        _write_adapter(folder, _low_rank(deployed), base)
+        _write_adapter(folder, _low_rank(deployed), model, base)
 
 
 def _low_rank(update: Update) -> dict[str, LowRank]:
     return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
 
 
-def _write_adapter(folder: Path, update: Mapping[str, LowRank], base: str | None) -> None:
+def _write_adapter(folder: Path, update: Mapping[str, LowRank], model: AdaptedModel, base: str | None) -> None:
     folder.mkdir(exist_ok=True)
     rank = max((delta.rank for delta in update.values()), default=1)
-    write_adapter(folder, update, rank=rank, base=base)
+    write_adapter(folder, update, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)

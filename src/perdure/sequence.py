@@ -82,7 +82,7 @@ def run_sequence(
         # 5. evaluate
         last = len(past) == len(sequence)
         scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
-        processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, base)
+        processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, model, base)
         past = load_past(store, method)  # go on from what was written: a resumed run then cannot differ
 
     save_deployed(store, past.deployed, model, backbone, base, processes)

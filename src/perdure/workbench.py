@@ -59,9 +59,10 @@ class Workbench:
 
     @torch.no_grad()
     def moments(self, task: str, update: Update, examples: int = 256) -> dict[str, Tensor]:
-        """Module -> E[x x^T] [I, I] of its inputs on training texts of `task`, with `update` applied as it was trained.
+        """Module -> E[x x^T] [I, I] of its inputs on training texts of `task`, with `update` applied.
 
-        Padding does not count; at most `examples` texts are read.
+        For covariance-gain that is what was there when the task was trained: its own update and those it stands on. Padding
+        does not count; at most `examples` texts are read.
         """
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}

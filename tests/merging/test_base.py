@@ -53,6 +53,21 @@ def test_sums_are_rounded_once_and_cast_where_asked(tmp_path):
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
 
 
+def test_the_licence_goes_with_the_weights(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "out").mkdir()
+    save_file({"m.weight": torch.ones(1, 2)}, tmp_path / "base" / "model.safetensors")
+    for name in ("config.json", "LICENSE", "Notice.rst", "events.log"):
+        (tmp_path / "base" / name).write_text("{}")
+    write_with(Base(tmp_path / "base"), tmp_path / "out", {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "LICENSE",
+        "Notice.rst",
+    }
+
+
 def test_shards_of_a_real_model(tmp_path):
     model = GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
     model.save_pretrained(tmp_path / "base", max_shard_size="8KB")

@@ -95,3 +95,7 @@ def test_covariance_gain_against_earlier_leaves_the_first_update_alone():
     assert_same(others, {n: dense(updates[0][n]) / 2 + dense(updates[1][n]) / 2 for n in updates[0]})
     with pytest.raises(AdapterError, match=r"update 2 at module 'layers\.0\.q'"):
         covariance_gain_updates(updates, [moments[0], {}])
+    with pytest.raises(AdapterError, match=r"of update 2 at module 'layers\.0\.q' is 3 x 3, not"):
+        covariance_gain_updates(updates, [moments[0], dict.fromkeys(updates[0], torch.eye(3))])
+    with pytest.raises(AdapterError, match=r"at module 'layers\.0\.q': their sum is not positive definite"):
+        covariance_gain_updates(updates, [moments[0], {n: 3 * m - 2.5 for n, m in moments[1].items()}])

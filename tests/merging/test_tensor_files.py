@@ -42,6 +42,28 @@ def test_the_library_reads_what_was_written_in_any_order(tmp_path):
         assert torch.equal(found[name], tensor)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint16, torch.uint32, torch.uint64, torch.complex64, torch.float8_e4m3fn, torch.float8_e8m0fnu]
+)
+def test_dtypes_that_are_only_copied_keep_their_size(tmp_path, dtype):
+    bits = torch.arange(1, 6 * dtype.itemsize + 1, dtype=torch.uint8)
+    save_file({"odd": bits.view(dtype).view(2, 3), "w": TENSORS["w"]}, tmp_path / "x.safetensors")
+    with TensorReader(tmp_path / "x.safetensors") as reader:
+        layout = {name: (stored.dtype, stored.shape) for name, stored in reader.tensors.items()}
+        with TensorWriter(tmp_path / "y.safetensors", layout) as writer:
+            for name in layout:
+                writer.copy(name, reader)
+    found = load_file(tmp_path / "y.safetensors")
+    assert torch.equal(found["odd"].view(-1).view(torch.uint8), bits)
+    assert torch.equal(found["w"], TENSORS["w"])
+
+
+def test_a_dtype_of_unknown_size_is_refused_by_name(tmp_path):
+    with pytest.raises(AdapterError, match="'odd' is stored as X3, whose size is not known here"):
+        TensorWriter(tmp_path / "y.safetensors", {"odd": ("X3", (2, 3))})
+    assert not (tmp_path / "y.safetensors").exists()
+
+
 def test_long_tensors_are_copied_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("perdure.merging.tensor_files.CHUNK", 7)
     save_file({"w": TENSORS["w"]}, tmp_path / "x.safetensors")

@@ -116,7 +116,7 @@ class Continual:
                 dtype=torch.float64 if next(iter(update.values())).A.dtype == torch.float64 else torch.float32,
                 base=config.base_model_name_or_path,
                 task_type=config.task_type and str(getattr(config.task_type, "value", config.task_type)),
-                fan_in_fan_out=any(module.transposed for module in self.model.modules.values()),
+                fan_in_fan_out=self.model.fan_in_fan_out,
             )
             after = self.ctx.past.after(self.task, update, self._folded or Folded({}, {}), self._factors())
             save_memory(made, after, self.method)
@@ -132,7 +132,7 @@ class Continual:
         if trainer.is_world_process_zero():
             base = self._peft_config().base_model_name_or_path
             with new_folder(Path(folder), overwrite) as made, self.model.weights_of(folded.deployed) as weights:
-                write_deployed(made, folded.deployed, self.ctx.backbone, base, weights)
+                write_deployed(made, folded.deployed, self.model, self.ctx.backbone, base, weights)
 
     @property
     def notes(self) -> Mapping[str, float]:

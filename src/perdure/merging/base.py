@@ -25,7 +25,10 @@ from perdure.ops.tiling import Arena
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md"}
-"""Files that make a model folder complete beside its weights (tokenizer, configuration, licence)."""
+"""Endings of files that make a model folder complete beside its weights (tokenizer, configuration)."""
+LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
+"""How the names of files begin that must go with the weights, whatever their ending."""
+WEIGHTS = {".safetensors", ".bin", ".pt"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 CONV1D_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
@@ -199,7 +202,8 @@ def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:
 
 def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
     for path in sorted(base.folder.iterdir()):
-        if path.is_file() and path.suffix in BESIDE and not (out / path.name).exists():
+        wanted = path.suffix in BESIDE or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
+        if path.is_file() and wanted and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")

@@ -86,21 +86,35 @@ def gained_sum(
     """sum_t dW_t P_t at one module; see `covariance_gain_updates`.
 
     Raises:
-        AdapterError: a moment is missing.
+        AdapterError: a moment is missing, is not [I, I], or is no second moment.
     """
     gained = []
     for index, delta in enumerate(deltas):
         if delta is not None:
             rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
-            others = [_moment(moments, i, module) for i in rest]
+            width = delta.shape[1]
+            others = [_moment(moments, i, module, width) for i in rest]
             spared = torch.stack(others).sum(dim=0) if others else None
-            gained.append(covariance_gain(delta, _moment(moments, index, module), spared, kappa, ridge))
+            own = _moment(moments, index, module, width)
+            try:
+                gained.append(covariance_gain(delta, own, spared, kappa, ridge))
+            except torch.linalg.LinAlgError as error:
+                raise AdapterError(
+                    f"The input moments of update {index + 1} and of those it is weighed against are no second moments at "
+                    f"module '{module}': their sum is not positive definite. Measure them anew, or give a larger ridge."
+                ) from error
     return stacked_sum(gained, [1.0] * len(gained))
 
 
-def _moment(moments: Sequence[Moments], index: int, module: str) -> Tensor:
+def _moment(moments: Sequence[Moments], index: int, module: str, width: int) -> Tensor:
     if module not in moments[index]:
         raise AdapterError(
             f"No input second moment of update {index + 1} at module '{module}'; measure it on text of that task."
         )
-    return moments[index][module].double()
+    moment = moments[index][module]
+    if tuple(moment.shape) != (width, width):
+        raise AdapterError(
+            f"The input second moment of update {index + 1} at module '{module}' is {' x '.join(map(str, moment.shape))}, "
+            f"not {width} x {width}; measure it on the adapters' base."
+        )
+    return moment.double()

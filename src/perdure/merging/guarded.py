@@ -1,9 +1,10 @@
 """Guarded merge: as much of a new update as fits, such that no earlier task loses more than a tolerance on validation.
 
 Symbols: W the update deployed so far, D the step a merge wants to take (for a sum: the new task's update), g groups of modules
-(usually layers), s_g in [0, 1] the scale of D in group g, v(., t) the validation score of task t.
+(usually layers), s_g in [0, 1] the scale of D in group g, v(., t) the validation score of task t, W_t what was deployed when
+t's update had just been added (W itself where nobody says), so that the losses of many merges do not add up.
 
-    find s  that maximises  v(W + sum_g s_g D_g, new task)   subject to   v(W + sum_g s_g D_g, t) >= v(W, t) - tolerance
+    find s  that maximises  v(W + sum_g s_g D_g, new task)   subject to   v(W + sum_g s_g D_g, t) >= v(W_t, t) - tolerance
                                                                           for every earlier task t
 
 Source: PS-LoRA's open question 3 (arXiv 2512.08960), answered here by a search that costs few evaluations:
@@ -66,8 +67,9 @@ class Guard:
     """How the search is done.
 
     Args:
-        tolerance: what an earlier task may lose, in units of its score.
-        confidence: that it does not lose more, for every candidate by itself; None: what it loses on validation decides.
+        tolerance: what an earlier task may lose in all since its update was added, in units of its score.
+        confidence: that it does not lose more, for every candidate and every earlier task by itself; None: what it loses on
+            validation decides.
         bisections: of the common scale; 5 find it to 1/32.
         refine: also search group by group (steps 3 and 4).
     """
@@ -92,6 +94,7 @@ def guarded(
     score: Score,
     guard: Guard,
     groups: Mapping[str, str] | None = None,
+    entered: Mapping[str, Outcomes] | None = None,
 ) -> Guarded:
     """The largest part of `step` that keeps every earlier task within the tolerance.
 
@@ -102,8 +105,9 @@ def guarded(
         new: the task whose score is to rise.
         score: on validation data; called with whole updates.
         groups: module -> group; default: one group a layer.
+        entered: earlier task -> its outcomes with W_t, which its loss is counted from; default: those with W.
     """
-    search = _Search(deployed, step, list(earlier), new, score, guard, groups or by_layer(step))
+    search = _Search(deployed, step, list(earlier), new, score, guard, groups or by_layer(step), entered or {})
     return search.run()
 
 
@@ -133,6 +137,7 @@ class _Search:
     score: Score
     guard: Guard
     groups: Mapping[str, str]
+    entered: Mapping[str, Outcomes]
     evaluations: int = 0
     known: dict[tuple[tuple[float, ...] | None, str], Outcomes] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
@@ -187,7 +192,9 @@ class _Search:
         return held
 
     def _loss(self, scales: Mapping[str, float], task: str) -> PairedLoss:
-        return PairedLoss.of(self._outcomes(None, task), self._outcomes(scales, task))
+        """What a task has lost in all since its update was added."""
+        before = self.entered[task] if task in self.entered else self._outcomes(None, task)
+        return PairedLoss.of(before, self._outcomes(scales, task))
 
     def _score(self, scales: Mapping[str, float], task: str) -> float:
         return fmean(self._outcomes(scales, task))

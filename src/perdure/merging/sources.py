@@ -127,9 +127,15 @@ def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInf
             f"'{one}' and '{two}' are adapters of different bases: module '{module}' is {left.shape[0]} x {left.shape[1]} in "
             f"the one and {right.shape[0]} x {right.shape[1]} in the other."
         )
+    if left.kind == right.kind:
+        return (
+            f"'{one}' and '{two}' disagree on how the base stores module '{module}': by adapter_config.json fan_in_fan_out is "
+            f"{str(left.transposed).lower()} in the one and {str(right.transposed).lower()} in the other. "
+            "If it is one base, correct the flag (true for GPT-2's Conv1D); else they are adapters of different bases."
+        )
     return (
-        f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}, fan_in_fan_out {left.transposed}; "
-        f"{right.kind}, {right.transposed}): they are adapters of different bases."
+        f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}; {right.kind}): "
+        "they are adapters of different bases."
     )
 
 

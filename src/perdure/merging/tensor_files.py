@@ -36,6 +36,17 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""Those whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
+BITS: Mapping[str, int] = {
+    **{name: 8 * dtype.itemsize for name, dtype in DTYPES.items()},
+    **dict.fromkeys(("C64", "U64"), 64),
+    "U32": 32,
+    "U16": 16,
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+"""Of one number, for every dtype of the format."""
 CHUNK = 1 << 24
 
 
@@ -60,7 +71,7 @@ class Stored:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None for a dtype torch has no name for here (8-bit floats): such tensors are copied as bytes."""
+        """None for a dtype that is no row of DTYPES (8-bit floats, unsigned): such tensors are copied as bytes."""
         return DTYPES.get(self.dtype)
 
 
@@ -127,6 +138,9 @@ class TensorWriter:
 
     Args:
         layout: name -> (dtype as the format writes it, shape).
+
+    Raises:
+        AdapterError: a dtype whose size is not known here; nothing is written.
     """
 
     def __init__(
@@ -135,7 +149,7 @@ class TensorWriter:
         header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
         places, offset = {}, 0
         for name, (dtype, shape) in layout.items():
-            size = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else math.prod(shape)
+            size = _size(path, name, dtype, shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
             places[name] = (dtype, shape, offset, offset + size)
             offset += size
@@ -198,6 +212,16 @@ class TensorWriter:
             self.close()
         else:
             self._closing()
+
+
+def _size(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    if dtype not in BITS:
+        raise AdapterError(
+            f"'{name}' is stored as {dtype}, whose size is not known here, so '{path.name}' cannot be written. "
+            "Give a base without it, or keep the result as an adapter."
+        )
+    return (math.prod(shape) * BITS[dtype] + 7) // 8
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
