@@ -19,6 +19,7 @@ SWEEPS = {
     "language/sweep.yaml": "language",
     "leaderboard/tune.yaml": "leaderboard/tune",
     "leaderboard/runoff.yaml": "leaderboard/runoff",
+    "leaderboard/screen.yaml": "leaderboard/screen",
     "vision/sweep.yaml": "vision",
 }
 
