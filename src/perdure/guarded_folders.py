@@ -127,7 +127,7 @@ def guarded_folders(
     names = [task.name for task in tasks]
     updates = sources.updates
     deployed: Update = dict(updates[0])
-    entered = {split: {names[0]: bench.outcomes(deployed, names[0], split)} for split in SPLITS}
+    entered: Entered = {split: {names[0]: bench.outcomes(deployed, names[0], split)} for split in SPLITS}
     steps = []
     for index in range(1, len(updates)):
         update = dict(updates[index])

@@ -98,7 +98,7 @@ def gained_sum(
             own = _moment(moments, index, module, width)
             try:
                 gained.append(covariance_gain(delta, own, spared, kappa, ridge))
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
                 raise AdapterError(
                     f"The input moments of update {index + 1} and of those it is weighed against are no second moments at "
                     f"module '{module}': their sum is not positive definite. Measure them anew, or give a larger ridge."
