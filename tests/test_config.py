@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.config import RunConfig, load_config, parse_overrides
+from perdure.config import RunConfig, load_config
+from perdure.settings import parse_overrides
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])

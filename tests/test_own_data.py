@@ -8,10 +8,11 @@ import json
 import pytest
 import yaml
 
-from perdure.config import load_config, parse_overrides
+from perdure.config import load_config
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.prediction import predict
 from perdure.run import resume, run_config
+from perdure.settings import parse_overrides
 from perdure.template import write_template
 from tests.contract.runs import SETTINGS, bits
 

@@ -16,7 +16,8 @@ import torch
 
 import perdure
 from perdure.backbones import load_backbone
-from perdure.config import LoraSettings, resolve_method
+from perdure.composition import resolve_method
+from perdure.config import LoraSettings
 from perdure.errors import UnmetNeed
 from perdure.lora import AdaptedModel, SidePath
 from perdure.methods.build import build_method

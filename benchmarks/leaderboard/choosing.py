@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.methods.build import build_method
 from perdure.methods.parts import Method, Need
 from perdure.report.sweeps import interval, mean

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from perdure.backbones import load_backbone
-from perdure.config import LoraSettings, resolve_method
+from perdure.composition import resolve_method
+from perdure.config import LoraSettings
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method

@@ -43,7 +43,8 @@ def run(
     tracker: Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration one after another."""
-    from perdure.config import load_config, parse_overrides
+    from perdure.config import load_config
+    from perdure.settings import parse_overrides
 
     given = list(settings or [])
     source: Any = given.pop(0) if given and "=" not in given[0] else {}

@@ -60,8 +60,9 @@ def add(
         return
     if backbone is None:
         raise ConfigError("Say which model the adapters belong to with --backbone.")
-    from perdure.config import load_config, located, parse_overrides
+    from perdure.config import load_config, located
     from perdure.run import run_config
+    from perdure.settings import parse_overrides
     from perdure.tasks.files import task_spec
 
     given = {

@@ -1,7 +1,7 @@
-"""What a run is: validated settings. YAML, command line and Python all end here; every check of user input is here.
+"""What a run is: validated settings. YAML, command line and Python all end here.
 
     RunConfig
-    ├── method      a preset's name, or a composition of parts (perdure.methods.table)
+    ├── method      a preset's name, or a composition of parts (perdure.composition)
     ├── suite, order, data    which tasks, in which order, from where
     ├── tasks       tasks from your own files (perdure.tasks.spec); or tasks are given from Python
     ├── history     PEFT adapters that were trained before, oldest first
@@ -13,23 +13,21 @@
     ├── seed, precision, threads
     └── shard       split the base's weights over the processes (perdure.processes); decides nothing about the outcome
 
-Settings are frozen; an unknown key is an error that names the nearest known one.
+Settings are frozen; an unknown key is an error that names the nearest known one (perdure.settings).
 """
 
 from __future__ import annotations
 
-import re
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from perdure.errors import ConfigError, DataError, PerdureError, UnknownName
-from perdure.methods.table import PARTS, PRESETS, Role, Stream
+from perdure.composition import resolve_method
+from perdure.errors import ConfigError, DataError
+from perdure.methods.table import PRESETS
+from perdure.settings import Settings, read_yaml, validate, with_override
 from perdure.tasks.spec import TaskSpec
 
 SPLITS = ("train", "validation", "test")
@@ -37,13 +35,6 @@ SUITE_FILES = (".yaml", ".yml")
 OF_SUITES = ("order", "data", "data_seed", "budget")
 """Settings that say which examples of a suite are learnt, and in which order; tasks of your own say it themselves."""
 Precision = Literal["auto", "fp32", "bf16"]
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Settings(BaseModel):
-    """Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LoraSettings(Settings):
@@ -190,93 +181,6 @@ class RunConfig(Settings):
         return self.method["name"]
 
 
-def resolve_method(value: Any) -> dict[str, Any]:
-    """A preset's name or a composition -> the whole composition: {name, init, consolidate, penalties, ...}.
-
-    A composition may start from a preset (`preset: ps-lora`) and change parts of it; settings of a part that stays are
-    changed one by one, a part of another kind replaces it.
-
-    Raises:
-        UnknownName: no preset or part of that name.
-        ConfigError: a key that no method has.
-    """
-    if isinstance(value, str):
-        value = {"preset": value}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"method: expected a preset's name or a mapping of parts, got {type(value).__name__}.")
-    given = dict(value)
-    name = given.pop("name", None)
-    preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        raise UnknownName("method", str(preset), PRESETS)
-    resolved = PRESETS[preset].composition() if preset else PRESETS["inc-lora"].composition()
-    usual = _kinds(resolved)
-    for key, part in given.items():
-        if key not in resolved:
-            raise UnknownName("key of `method`", key, [*resolved, "preset"])
-        resolved[key] = _changed(key, resolved[key], part)
-    resolved["name"] = name or (preset if preset and _kinds(resolved) == usual else "custom")
-    return resolved
-
-
-def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
-    """Which parts a composition is made of, whatever their settings."""
-    kinds = {key: part and part["kind"] for key, part in composition.items() if key in PARTS}
-    penalties = sorted(part["kind"] for part in composition["penalties"].values())
-    return {**kinds, "penalties": penalties, "stream": composition["stream"]}
-
-
-def _changed(key: str, current: Any, given: Any) -> Any:
-    """One entry of a composition with what was given for it."""
-    if key == "stream":
-        if given not in typing.get_args(Stream):
-            raise UnknownName("stream", str(given), typing.get_args(Stream))
-        return given
-    if given is None:
-        return None
-    if key == "penalties":
-        if not isinstance(given, Mapping):
-            raise ConfigError(
-                "method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}."
-            )
-        merged = dict(current)
-        for name, settings in given.items():
-            if settings is None:
-                merged.pop(name, None)
-            elif not isinstance(settings, Mapping):
-                raise ConfigError(
-                    f"method.penalties.{name}: expected a mapping like {{weight: 0.01}}, got {settings!r:.80}."
-                )
-            else:
-                merged[name] = {"kind": name, **_weighted(dict(current.get(name, {})), dict(settings))}
-            _known("penalty", merged.get(name, {"kind": name})["kind"])
-        return merged
-    if not isinstance(given, str | Mapping):
-        raise ConfigError(f"method.{key}: expected a name or a mapping with `kind`, got {given!r:.80}.")
-    given = {"kind": given} if isinstance(given, str) else dict(given)
-    role: Role = key  # pyright: ignore[reportAssignmentType]  (the other keys were handled above)
-    same_kind = isinstance(current, Mapping) and given.get("kind", current["kind"]) == current["kind"]
-    part = {**current, **given} if same_kind else given
-    if "kind" not in part:
-        raise ConfigError(f"method.{key}: say which with `kind`. Known: {', '.join(sorted(PARTS[role]))}.")
-    _known(role, part["kind"])
-    return part
-
-
-def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a penalty; giving one of `weight` and `gradient_share` takes the other back."""
-    for one, other in (("weight", "gradient_share"), ("gradient_share", "weight")):
-        if given.get(one) is not None:
-            current.pop(other, None)
-    return {**current, **given}
-
-
-def _known(role: Role, kind: str) -> None:
-    """A row of `PARTS`, or `module:Class` of your own."""
-    if kind not in PARTS[role] and ":" not in kind:
-        raise UnknownName(role.replace("_", " "), kind, PARTS[role])
-
-
 def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """A validated configuration from a mapping or a YAML file, with `key.sub=value` overrides applied.
 
@@ -393,111 +297,3 @@ def _resolved(task: Any, named_in: Path) -> Any:
         return task
     files = {s: str((folder / Path(task[s]).expanduser()).resolve()) for s in SPLITS if isinstance(task.get(s), str)}
     return {**task, **files}
-
-
-POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-"""A number with a power of ten, which YAML 1.1 takes for text if it has no point or its power no sign."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number. 12e34 stays text: a label may be written so, or the hash of a commit."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+[eE][-+]\d+|(\d+\.\d*|\.\d+)[eE]\d+)$"),
-    list("-+.0123456789"),
-)
-
-
-def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
-    """The settings in a YAML file; `what` it is (a sweep, a task) is said where there is none.
-
-    Raises:
-        error: no such file, no YAML, or no settings in it.
-    """
-    if not path.is_file():
-        raise error(f"There is no {what} file '{path}'.")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as broken:
-        raise error(f"'{path}' is not valid YAML: {broken}") from broken
-    if not isinstance(data, dict):
-        raise error(f"'{path}' must hold settings as `key: value` lines.")
-    return data
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """['training.epochs=2', ...] -> {'training.epochs': 2, ...}; values are read as YAML.
-
-    Raises:
-        ConfigError: a pair without '='.
-    """
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"'{pair}' is not a setting; write key=value, for example training.epochs=2.")
-        try:
-            parsed = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}.") from error
-        # YAML 1.1 reads 1e-3 as text; a person means a number, unless it stands in quotes
-        overrides[key] = float(parsed) if parsed == value.strip() and POWER.fullmatch(parsed) else parsed
-    return overrides
-
-
-def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """A copy of `data` with `a.b.c` set to `value`."""
-    head, _, rest = dotted.partition(".")
-    current = data.get(head)
-    if not rest:
-        return {**data, head: value}
-    if isinstance(current, str):
-        current = {"preset": current} if head == "method" else {"model": current} if head == "backbone" else {}
-    if not isinstance(current, Mapping | None):
-        raise ConfigError(f"'{head}' is {current!r:.80} and has no '{rest}'; write {head}=value.")
-    return {**data, head: with_override(current or {}, rest, value)}
-
-
-def validate(model: type[Model], data: Any, where: str = "") -> Model:
-    """`data` as a `model`, or one ConfigError that lists every problem with its place."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(model, e, where) for e in error.errors())) from error
-
-
-def _explain(model: type[BaseModel], error: Any, where: str) -> str:
-    place = ".".join(str(part) for part in (*([where] if where else []), *error["loc"])) or "settings"
-    if error["type"] == "extra_forbidden":
-        owner = _owner(model, error["loc"][:-1])
-        inside = place.rpartition(".")[0]
-        kind = f"setting of {inside}" if inside else "setting"
-        return str(UnknownName(kind, str(error["loc"][-1]), [*owner.model_fields] if owner else []))
-    said = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{place}: {said} (got {error['input']!r:.80})"
-
-
-EXPECTED = {
-    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]"),
-    **dict.fromkeys(
-        ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "expected settings, as in {key: value}"
-    ),
-    "missing": "is missing",
-}
-"""Kinds of mistakes -> what a person should have written, where the words of the validation are those of a programmer."""
-
-
-def _owner(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The settings class at `path`, to name the keys it knows."""
-    current: Any = model
-    for part in path:
-        if isinstance(part, int):  # an item of a tuple[Settings, ...]
-            current = next(iter(typing.get_args(current)), None)
-            continue
-        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
-        current = field.annotation if field else None
-        if isinstance(current, types.UnionType) or typing.get_origin(current) is typing.Union:
-            current = next((a for a in typing.get_args(current) if isinstance(a, type)), None)
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None

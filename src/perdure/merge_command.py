@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from perdure.adapter_format import opened
-from perdure.config import parse_overrides
 from perdure.errors import AdapterError, ConfigError, UnknownName
 from perdure.merging.base import BESIDE, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
@@ -22,6 +21,7 @@ from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
 from perdure.ops.lowrank import add_updates
+from perdure.settings import parse_overrides
 from perdure.tasks.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

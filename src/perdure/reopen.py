@@ -10,11 +10,12 @@ import torch
 
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config import RunConfig, load_config, validate
+from perdure.config import RunConfig, load_config
 from perdure.errors import RunMismatch, StoreError
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Method, Need
+from perdure.settings import validate
 from perdure.store import Store
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.suites import Suite, load_suite

@@ -37,21 +37,13 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from perdure.config import (
-    RunConfig,
-    Settings,
-    load_config,
-    located_settings,
-    parse_overrides,
-    read_yaml,
-    validate,
-    with_override,
-)
+from perdure.config import RunConfig, load_config, located_settings
 from perdure.durable import make_folder, write_json
 from perdure.errors import ConfigError, RunBusy, StoreError
 from perdure.methods.build import build_method
 from perdure.processes import started
 from perdure.scores import Scores
+from perdure.settings import Settings, parse_overrides, read_yaml, validate, with_override
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweep_record import code_hash, run_record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
 

@@ -13,7 +13,7 @@ import perdure.run
 from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones import load_backbone
 from perdure.checkpoint import load_checkpoint
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.context import derived_seed
 from perdure.durable import read_lines
 from perdure.history import Past

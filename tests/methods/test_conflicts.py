@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.methods.build import build_method
 from perdure.methods.table import PARTS, PRESETS

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.config import validate
 from perdure.context import StageContext
 from perdure.errors import ConfigError, DataError, TrainingError, UnmetNeed
 from perdure.methods.full_gradients import DenseGradients, FullGradients, add_mean
@@ -15,6 +14,7 @@ from perdure.methods.lora_ga import LoraGa
 from perdure.methods.parts import Need
 from perdure.methods.slice import Slice, start_directions
 from perdure.ops import surgery
+from perdure.settings import validate
 from perdure.tasks.task import Example
 from tests.methods.two_layers import context, toy_task
 

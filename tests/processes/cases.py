@@ -14,7 +14,7 @@ from torch import Tensor
 import perdure.run
 from perdure.backbones import load_backbone
 from perdure.checkpoint import load_checkpoint
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import Context, Gradients, StepRule

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import perdure.run
 from perdure.checkpoint import load_checkpoint
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.build import build_method
 from perdure.ops.lowrank import dense

@@ -21,8 +21,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import explained
-from perdure.config import Settings
 from perdure.errors import DataError
+from perdure.settings import Settings
 from perdure.tasks.task import Example, Task
 
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.memory import out_of_memory
 from perdure.backbones.models import model_folder
-from perdure.config import Settings
 from perdure.errors import ConfigError, FetchError, PerdureError
+from perdure.settings import Settings
 
 QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, ViT, DINOv2 ...

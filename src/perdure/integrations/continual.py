@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from perdure.adapters import open_adapter, write_adapter
-from perdure.config import resolve_method
+from perdure.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.integrations.earlier import check_fits, earlier_past, measures, save_memory

@@ -21,9 +21,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from perdure.config import Settings, read_yaml, validate
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
+from perdure.settings import Settings, read_yaml, validate
 
 
 class Override(Settings):

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
 
-from perdure.config import Settings, validate
 from perdure.errors import ConfigError, UnknownName
 from perdure.merging import covariance_gain as gain
 from perdure.merging.dare import Consensus, consensus_fold, dropping, random_mask
@@ -26,6 +25,7 @@ from perdure.merging.slao import slao_chain
 from perdure.merging.ties import Scope, Vote, thresholds, trim
 from perdure.ops.lowrank import Delta, Update
 from perdure.ops.tiling import tile
+from perdure.settings import Settings, validate
 
 
 class Prepared(Protocol):

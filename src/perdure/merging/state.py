@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, open_adapter
-from perdure.config import Settings, validate
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
@@ -31,6 +30,7 @@ from perdure.merging.slots import keeper_for
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
+from perdure.settings import Settings, validate
 
 ABOUT = "state.json"
 

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perdure.config import validate
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role
+from perdure.settings import validate
 
 ROLES: Mapping[Role, type[Part]] = {
     "init": Init,
@@ -21,7 +21,7 @@ ROLES: Mapping[Role, type[Part]] = {
 
 
 def build_method(composition: Mapping[str, Any]) -> Method:
-    """The method of a resolved composition (`perdure.config.resolve_method`).
+    """The method of a resolved composition (`perdure.composition.resolve_method`).
 
     Raises:
         ConfigError: an unknown or bad setting of a part, with its place; parts that have no meaning together.

@@ -79,7 +79,7 @@ class Preset:
     settings: Settings = field(default_factory=dict)
 
     def composition(self) -> dict[str, Any]:
-        """The row as the mapping that `perdure.config.resolve_method` works on."""
+        """The row as the mapping that `perdure.composition.resolve_method` works on."""
         row = {
             "init": self.init,
             "penalties": {name: {"kind": name, **settings} for name, settings in self.penalties.items()},

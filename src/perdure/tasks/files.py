@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.config import read_yaml, validate
 from perdure.errors import ConfigError, DataError
+from perdure.settings import read_yaml, validate
 from perdure.tasks.formats import choose_format
 from perdure.tasks.hub import dataset_rows
 from perdure.tasks.rows import Row, read_rows

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from perdure.config import read_yaml, validate
 from perdure.errors import ConfigError, DataError
+from perdure.settings import read_yaml, validate
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Size
 from perdure.tasks.task import Task

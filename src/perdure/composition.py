@@ -1,0 +1,97 @@
+"""What a method is made of, as settings: a preset's name, or a composition of parts -> the whole composition."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.errors import ConfigError, UnknownName
+from perdure.methods.table import PARTS, PRESETS, Role, Stream
+
+
+def resolve_method(value: Any) -> dict[str, Any]:
+    """A preset's name or a composition -> the whole composition: {name, init, consolidate, penalties, ...}.
+
+    A composition may start from a preset (`preset: ps-lora`) and change parts of it; settings of a part that stays are
+    changed one by one, a part of another kind replaces it.
+
+    Raises:
+        UnknownName: no preset or part of that name.
+        ConfigError: a key that no method has.
+    """
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"method: expected a preset's name or a mapping of parts, got {type(value).__name__}.")
+    given = dict(value)
+    name = given.pop("name", None)
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise UnknownName("method", str(preset), PRESETS)
+    resolved = PRESETS[preset].composition() if preset else PRESETS["inc-lora"].composition()
+    usual = _kinds(resolved)
+    for key, part in given.items():
+        if key not in resolved:
+            raise UnknownName("key of `method`", key, [*resolved, "preset"])
+        resolved[key] = _changed(key, resolved[key], part)
+    resolved["name"] = name or (preset if preset and _kinds(resolved) == usual else "custom")
+    return resolved
+
+
+def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
+    """Which parts a composition is made of, whatever their settings."""
+    kinds = {key: part and part["kind"] for key, part in composition.items() if key in PARTS}
+    penalties = sorted(part["kind"] for part in composition["penalties"].values())
+    return {**kinds, "penalties": penalties, "stream": composition["stream"]}
+
+
+def _changed(key: str, current: Any, given: Any) -> Any:
+    """One entry of a composition with what was given for it."""
+    if key == "stream":
+        if given not in typing.get_args(Stream):
+            raise UnknownName("stream", str(given), typing.get_args(Stream))
+        return given
+    if given is None:
+        return None
+    if key == "penalties":
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                "method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}."
+            )
+        merged = dict(current)
+        for name, settings in given.items():
+            if settings is None:
+                merged.pop(name, None)
+            elif not isinstance(settings, Mapping):
+                raise ConfigError(
+                    f"method.penalties.{name}: expected a mapping like {{weight: 0.01}}, got {settings!r:.80}."
+                )
+            else:
+                merged[name] = {"kind": name, **_weighted(dict(current.get(name, {})), dict(settings))}
+            _known("penalty", merged.get(name, {"kind": name})["kind"])
+        return merged
+    if not isinstance(given, str | Mapping):
+        raise ConfigError(f"method.{key}: expected a name or a mapping with `kind`, got {given!r:.80}.")
+    given = {"kind": given} if isinstance(given, str) else dict(given)
+    role: Role = key  # pyright: ignore[reportAssignmentType]  (the other keys were handled above)
+    same_kind = isinstance(current, Mapping) and given.get("kind", current["kind"]) == current["kind"]
+    part = {**current, **given} if same_kind else given
+    if "kind" not in part:
+        raise ConfigError(f"method.{key}: say which with `kind`. Known: {', '.join(sorted(PARTS[role]))}.")
+    _known(role, part["kind"])
+    return part
+
+
+def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a penalty; giving one of `weight` and `gradient_share` takes the other back."""
+    for one, other in (("weight", "gradient_share"), ("gradient_share", "weight")):
+        if given.get(one) is not None:
+            current.pop(other, None)
+    return {**current, **given}
+
+
+def _known(role: Role, kind: str) -> None:
+    """A row of `PARTS`, or `module:Class` of your own."""
+    if kind not in PARTS[role] and ":" not in kind:
+        raise UnknownName(role.replace("_", " "), kind, PARTS[role])

@@ -1,0 +1,134 @@
+"""Reading settings of any kind: from YAML and `key=value`, and checking them against a class that says what there is.
+
+Every mistake ends in one ConfigError that lists all problems with their places; an unknown key names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from perdure.errors import ConfigError, PerdureError, UnknownName
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""A number with a power of ten, which YAML 1.1 takes for text if it has no point or its power no sign."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number. 12e34 stays text: a label may be written so, or the hash of a commit."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+[eE][-+]\d+|(\d+\.\d*|\.\d+)[eE]\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
+    """The settings in a YAML file; `what` it is (a sweep, a task) is said where there is none.
+
+    Raises:
+        error: no such file, no YAML, or no settings in it.
+    """
+    if not path.is_file():
+        raise error(f"There is no {what} file '{path}'.")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as broken:
+        raise error(f"'{path}' is not valid YAML: {broken}") from broken
+    if not isinstance(data, dict):
+        raise error(f"'{path}' must hold settings as `key: value` lines.")
+    return data
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """['training.epochs=2', ...] -> {'training.epochs': 2, ...}; values are read as YAML.
+
+    Raises:
+        ConfigError: a pair without '='.
+    """
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"'{pair}' is not a setting; write key=value, for example training.epochs=2.")
+        try:
+            parsed = yaml.load(value, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}.") from error
+        # YAML 1.1 reads 1e-3 as text; a person means a number, unless it stands in quotes
+        overrides[key] = float(parsed) if parsed == value.strip() and POWER.fullmatch(parsed) else parsed
+    return overrides
+
+
+def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """A copy of `data` with `a.b.c` set to `value`."""
+    head, _, rest = dotted.partition(".")
+    current = data.get(head)
+    if not rest:
+        return {**data, head: value}
+    if isinstance(current, str):
+        current = {"preset": current} if head == "method" else {"model": current} if head == "backbone" else {}
+    if not isinstance(current, Mapping | None):
+        raise ConfigError(f"'{head}' is {current!r:.80} and has no '{rest}'; write {head}=value.")
+    return {**data, head: with_override(current or {}, rest, value)}
+
+
+def validate(model: type[Model], data: Any, where: str = "") -> Model:
+    """`data` as a `model`, or one ConfigError that lists every problem with its place."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(model, e, where) for e in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    place = ".".join(str(part) for part in (*([where] if where else []), *error["loc"])) or "settings"
+    if error["type"] == "extra_forbidden":
+        owner = _owner(model, error["loc"][:-1])
+        inside = place.rpartition(".")[0]
+        kind = f"setting of {inside}" if inside else "setting"
+        return str(UnknownName(kind, str(error["loc"][-1]), [*owner.model_fields] if owner else []))
+    said = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{place}: {said} (got {error['input']!r:.80})"
+
+
+EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "expected settings, as in {key: value}"
+    ),
+    "missing": "is missing",
+}
+"""Kinds of mistakes -> what a person should have written, where the words of the validation are those of a programmer."""
+
+
+def _owner(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The settings class at `path`, to name the keys it knows."""
+    current: Any = model
+    for part in path:
+        if isinstance(part, int):  # an item of a tuple[Settings, ...]
+            current = next(iter(typing.get_args(current)), None)
+            continue
+        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        current = field.annotation if field else None
+        if isinstance(current, types.UnionType) or typing.get_origin(current) is typing.Union:
+            current = next((a for a in typing.get_args(current) if isinstance(a, type)), None)
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
