@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
+
+from perdure.comparison import Cell
+from perdure.report.sweeps import cell_of
 
 HERE = Path(__file__).parent
 
@@ -14,6 +17,15 @@ HERE = Path(__file__).parent
 def records(folder: str) -> list[dict[str, Any]]:
     """Every record in a folder below benchmarks/, in a fixed order."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / folder).glob("*.json"))]
+
+
+def in_common(rows: Iterable[Mapping[str, Any]], methods: Set[str]) -> list[Mapping[str, Any]]:
+    """The rows of these methods, of a sweep's records, in the cells (order and seed) that each of them has."""
+    own = [row for row in rows if row["method"] in methods]
+    have: dict[Cell, set[str]] = {}
+    for row in own:
+        have.setdefault(cell_of(row), set()).add(row["method"])
+    return [row for row in own if have[cell_of(row)] == methods]
 
 
 def record(file: str) -> dict[str, Any]:

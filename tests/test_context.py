@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.backbones.dropout import without_dropout
+from perdure.backbones.modes import without_dropout
 from perdure.config import LoraSettings
 from perdure.context import StageContext
 from perdure.history import Past

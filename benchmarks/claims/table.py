@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from benchmarks.records import HERE, records, spread
+from benchmarks.records import HERE, in_common, records, spread
 
 from perdure.comparison import Comparison, holm, study
 from perdure.report.sweeps import outcome
@@ -49,12 +49,8 @@ def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
 
 def about(claim: Mapping[str, Any], rows: Mapping[str, Sequence[Record]]) -> list[Record]:
     """The records of the claim's two rows, in the cells that both have; none where one of them has no run."""
-    pair = claim.get("better") or claim["smaller"]
-    found = [row for row in rows[claim.get("sweep", "compare")] if row["method"] in pair]
-    have = {
-        cell: {row["method"] for row in found if outcome(row).cell == cell} for cell in {outcome(r).cell for r in found}
-    }
-    return [row for row in found if len(have[outcome(row).cell]) == len(pair)]
+    pair = {*(claim.get("better") or claim["smaller"])}
+    return in_common(rows[claim.get("sweep", "compare")], pair)
 
 
 def compare(rows: Sequence[Record], pair: Sequence[str]) -> Comparison:

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from benchmarks.leaderboard.choosing import as_table as choosing_table
 from benchmarks.leaderboard.target import as_table as target_table
-from benchmarks.records import HERE, records
+from benchmarks.records import HERE, in_common, records
 
-from perdure.comparison import Cell, Study, study
+from perdure.comparison import Study, study
 from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome
 from perdure.report.text import markdown_table
 from perdure.sweep import cells, load_sweep
@@ -121,23 +121,15 @@ def comparable(step: str) -> tuple[list[Record], list[str]]:
     rows, runs = records(f"leaderboard/{step}/records"), runs_of(step)
     done = {row["id"] for row in rows}
     failed = Counter(runs[row["id"]] for row in records(f"leaderboard/{step}/failed") if row["id"] not in done)
-    kept = [row for row in rows if row["method"] not in failed]
-    wanted = {*runs.values()} - failed.keys()
-    have = {cell: {row["method"] for row in kept if cell_of(row) == cell} for cell in map(cell_of, kept)}
     told = ", ".join(f"{method} ({count})" for method, count in sorted(failed.items()))
     note = [f"Left out, because runs failed: {told}."] if failed else []
-    return [row for row in kept if have[cell_of(row)] == wanted], note
+    return in_common(rows, {*runs.values()} - failed.keys()), note
 
 
 def runs_of(step: str) -> dict[str, str]:
     """Id -> method of every run a step is to have."""
     path = HERE / "leaderboard" / f"{step}.yaml"
     return {cell.id: cell.method for cell in cells(load_sweep(path))} if path.is_file() else {}
-
-
-def cell_of(row: Record) -> Cell:
-    """The row's order and seed."""
-    return outcome(row).cell
 
 
 def listing(rows: Sequence[Record]) -> str:

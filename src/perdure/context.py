@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, Batch, Outputs
-from perdure.backbones.dropout import without_dropout
+from perdure.backbones.modes import without_dropout
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.evaluation import answer, score
 from perdure.history import Past

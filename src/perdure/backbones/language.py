@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
-from perdure.backbones.dropout import without_dropout
 from perdure.backbones.generation import answers_per_batch, choose
+from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
 from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import check_completion

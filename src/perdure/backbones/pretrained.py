@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.memory import out_of_memory
 from perdure.backbones.models import model_folder
+from perdure.backbones.modes import not_training
 from perdure.errors import ConfigError, FetchError, PerdureError
 from perdure.settings import Settings
 
@@ -184,15 +185,9 @@ def answering(model: nn.Module) -> Iterator[None]:
     """Within: no gradients, and nothing is recomputed (checkpointing would switch the key-value cache off)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
-    for layer in layers:
-        layer.training = False
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for layer in layers:
-            layer.training = True
+    layers = (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    with not_training(layers), torch.inference_mode():
+        yield
 
 
 @contextmanager

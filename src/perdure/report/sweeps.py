@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure.comparison import Comparison, Interval, Outcome, Study, study
+from perdure.comparison import Cell, Comparison, Interval, Outcome, Study, study
 from perdure.durable import write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
@@ -65,9 +65,13 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 def outcome(record: Record) -> Outcome:
     """A record as the comparison wants it."""
+    return Outcome(row_name(record), cell_of(record), outcome_values(record))
+
+
+def cell_of(record: Record) -> Cell:
+    """The record's order, with its suite, and its seed."""
     config = record["config"]
-    order = f"{config.get('suite') or 'own'} {config.get('order') or 'default'}"
-    return Outcome(row_name(record), (order, config["seed"]), outcome_values(record))
+    return f"{config.get('suite') or 'own'} {config.get('order') or 'default'}", config["seed"]
 
 
 def row_name(record: Record) -> str:
@@ -80,7 +84,7 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Stu
     """Scores with intervals, paired differences, cost, failures; every column is of the cells that every method has."""
     cells, rows = {*found.cells}, dict[str, list[Record]]()
     for record in records:
-        if outcome(record).cell in cells:
+        if cell_of(record) in cells:
             rows.setdefault(row_name(record), []).append(record)
     ranked = sorted(found.intervals, key=lambda name: -found.intervals[name].mean)
     lines = [

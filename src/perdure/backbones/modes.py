@@ -1,0 +1,30 @@
+"""Modules whose training flag is off for a while, each for itself: `model.eval()` would change all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+
+@contextmanager
+def not_training(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within: these modules alone are in eval mode; their children keep theirs."""
+    active = [module for module in modules if module.training]
+    for module in active:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in active:
+            module.training = True
+
+
+def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
+    """Within: dropout passes its input on, because what is measured on a model is measured without it.
+
+    Every other module keeps its mode (checkpointing reads that of its layers).
+    """
+    return not_training(module for module in model.modules() if isinstance(module, _DropoutNd))
