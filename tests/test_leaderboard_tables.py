@@ -56,7 +56,10 @@ def test_everything_at_a_glance(rows, monkeypatch):
     )
     lines = table.summary().splitlines()
     assert lines[0] == "| method | average accuracy | quickstart | long | forgetting |"
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| perdure", "| joint", "| inc-lora"]
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| perdure", "| joint", "| inc-lora"]
+    assert "Not complete" not in lines[-1]
+    del long[0]
+    assert lines[-1] + " Not complete: 1 of the 6 runs of `long` are still to come." == table.summary().splitlines()[-1]
 
 
 def test_a_method_with_a_failed_run_is_left_out_and_named(rows):
@@ -87,6 +90,9 @@ def test_the_target_is_held_to_the_records(rows, monkeypatch):
     assert lost.endswith("| 3.0 | no |")
     assert learnt.endswith("| 94.7% | no |")
     assert above.endswith("| 1 of 1 | yes |"), "the variant and the bounds are no finalists"
+    missing = {"perdure-12": "perdure", **{row["id"]: row["method"] for row in rows}}
+    monkeypatch.setattr(table, "runs_of", lambda step: missing)
+    assert table.target().endswith("Not complete: 1 of the 11 runs of `finals` are still to come.")
 
 
 def test_nothing_yet(monkeypatch):

@@ -98,19 +98,29 @@ def summary() -> str:
         by_suite = [[row for row in own if row["config"]["suite"] == suite] for suite in suites]
         averages = [mean(some, "average_accuracy") for some in by_suite]
         lines.append([name, interval(intervals[name]), *averages, mean(own, "forgetting")])
-    return "\n".join(markdown_table(["method", "average accuracy", *suites, "forgetting"], lines))
+    told = markdown_table(["method", "average accuracy", *suites, "forgetting"], lines)
+    about = "Points on test examples; average accuracy with its 95 % interval is that of the finals, without `long`."
+    return "\n".join([*told, "", " ".join([about, *so_far("finals"), *so_far("long")])])
 
 
 def target() -> str:
     """What the preset perdure was to reach, and what it reached."""
     rows, _ = comparable("finals")
-    return target_table(rows) if rows else "The finals have no record yet."
+    return "\n\n".join([target_table(rows), *so_far("finals")]) if rows else "The finals have no record yet."
 
 
 def long() -> str:
     """The same on sequences of 15 tasks."""
     rows, left_out = comparable("long")
     return "\n\n".join([listing(rows), *left_out, compared(rows)]) if rows else "The long sequences have no record yet."
+
+
+def so_far(step: str) -> list[str]:
+    """What is still to come of a step, in a sentence; nothing where every run has a record or failed."""
+    runs = runs_of(step)
+    done = {row["id"] for kind in ("records", "failed") for row in records(f"leaderboard/{step}/{kind}")}
+    missing = len(runs.keys() - done)
+    return [f"Not complete: {missing} of the {len(runs)} runs of `{step}` are still to come."] if missing else []
 
 
 def comparable(step: str) -> tuple[list[Record], list[str]]:
