@@ -18,6 +18,7 @@ from perdure.ops.lowrank import dense
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
 from perdure.store import Store
+from perdure.sweep_record import outcome_values, run_record
 from tests.contract.runs import bits, short_run
 from tests.months import write_config, write_task
 
@@ -47,6 +48,8 @@ def test_the_past_is_carried_and_deployed(tmp_path, encoder_folder, past):
     store = Store(tmp_path / "run")
     assert store.stages() == ["history-news", "history-mail", "fruit"]
     assert (scores.tasks, scores.stages, len(scores.score_matrix)) == (["fruit"], ["fruit"], 1)
+    assert outcome_values(run_record(store, scores))["fruit"].mean() == scores.score_matrix[0][0]
+    assert set(run_record(store, scores)["right"]) == {"fruit"}
     parts = [open_adapter(folder) for folder in (*past, store.stage_folder(3) / "adapter")]
     deployed = open_adapter(tmp_path / "run/deployed")
     for module in deployed:

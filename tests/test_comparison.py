@@ -35,6 +35,12 @@ def test_means_are_over_cells_and_tasks():
     assert found.comparisons == []
 
 
+def test_two_runs_of_a_method_in_one_cell_are_refused():
+    run = Outcome("m", ("a", 0), {"x": np.ones(4)})
+    with pytest.raises(DataError, match="Two runs of 'm' have order 'a' and seed 0"):
+        study([run, Outcome("m", ("a", 0), {"x": np.zeros(4)})])
+
+
 def test_a_clear_difference_is_found_and_none_is_not():
     found = study(outcomes("good", 0.8, 1) + outcomes("same", 0.8, 2) + outcomes("bad", 0.7, 3), "good")
     by_name = {c.second: c for c in found.comparisons}

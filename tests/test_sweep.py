@@ -20,7 +20,7 @@ import perdure.run
 import perdure.sweep
 from perdure.cli import app
 from perdure.errors import ConfigError, StoreError
-from perdure.report.sweeps import is_sweep, read_records, row_name, write_sweep_report
+from perdure.report.sweeps import cell_of, is_sweep, p_value, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
 from perdure.shared import SECONDS
 from perdure.store import Store
@@ -143,6 +143,56 @@ def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
     assert "3 runs; 1 cells" in text
     assert f"| l2 | {escaped('50.0 [50.0, 50.0]')} | 10.0 | 10.0 | -10.0 |" in text
     assert "| l2 | 100 |" in text
+
+
+def made(method: str, score: float, **about) -> dict:
+    """A record without answers."""
+    scores = {"score_matrix": [[score]], "learning_accuracy": None, "forgetting": None, "backward_transfer": None}
+    record = {
+        "method": method,
+        "varied": {},
+        "config": {"suite": None, "seed": 0},
+        "scores": {"tasks": ["a"], **scores},
+    }
+    return record | about
+
+
+def test_sequences_are_told_apart_by_their_tasks_and_whatever_they_set():
+    config = {"suite": "quickstart", "order": "reversed", "seed": 3}
+    assert cell_of(made("m", 0.5, config=config)) == ("quickstart reversed", 3)
+    assert cell_of(made("m", 0.5, config=config, sequence={"budget.train": 64})) == (
+        "quickstart reversed, budget.train 64",
+        3,
+    )
+    assert cell_of(made("m", 0.5, scores={"tasks": ["b", "a"]})) == ("own b,a", 0)
+    sweep = SweepConfig(
+        name="x",
+        methods={"l2": {}},
+        sequences=(
+            {"suite": "quickstart", "budget.train": 64},
+            {"suite": "quickstart", "order": "reversed", "budget.train": 128},
+        ),
+    )
+    assert [cell.sequence for cell in cells(sweep)] == [{"budget.train": 64}, {"budget.train": 128}]
+
+
+def test_two_weights_have_two_names():
+    weights = ("method.penalties.l2.weight", "method.penalties.overlap.weight", "training.learning_rate")
+    assert [row_name(made("m", 0.5, varied={key: 0.1})) for key in weights] == [
+        "m (l2.weight 0.1)",
+        "m (overlap.weight 0.1)",
+        "m (learning_rate 0.1)",
+    ]
+
+
+def test_answers_that_are_no_bits_are_resampled_too():
+    values = [0.2, 0.4, 0.9]
+    assert outcome_values(made("m", 0.5, values={"a": values}))["a"].tolist() == values
+    assert outcome_values(made("m", 0.5))["a"].tolist() == [0.5]
+
+
+def test_no_p_is_nought():
+    assert [p_value(0.0005), p_value(0.0012)] == ["< 0.001", "0.001"]
 
 
 def test_a_sweep_without_records_says_how_to_go_on(tmp_path):

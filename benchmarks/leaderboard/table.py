@@ -12,7 +12,7 @@ from benchmarks.leaderboard.target import as_table as target_table
 from benchmarks.records import HERE, in_common, records
 
 from perdure.comparison import Study, study
-from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome
+from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome, p_value
 from perdure.report.text import markdown_table
 from perdure.sweep import cells, load_sweep
 
@@ -162,7 +162,7 @@ def compared(rows: Sequence[Record]) -> str:
     found = studied(rows)
     first = found.comparisons[0].first
     lines = (
-        [c.second, interval(found.intervals[c.second]), interval(c.difference), f"{c.p_corrected:.3f}"]
+        [c.second, interval(found.intervals[c.second]), interval(c.difference), p_value(c.p_corrected)]
         for c in sorted(found.comparisons, key=lambda c: c.difference.mean)
     )
     head = [first, interval(found.intervals[first]), "", ""]

@@ -32,7 +32,7 @@ class Outcome:
     Args:
         method: the row it belongs to.
         cell: its order and seed.
-        right: task -> [E], 1.0 where the final model was right; or the task's score alone, [1].
+        right: task -> [E], 1.0 where the final model was right, or what else its answers count; or the task's score alone, [1].
     """
 
     method: str
@@ -73,9 +73,16 @@ def study(outcomes: Iterable[Outcome], reference: str | None = None, *, resample
     """Intervals of every method, and every other method compared with `reference` (default: the best mean).
 
     Raises:
-        DataError: no cell that every method has, or runs of one task scored on different numbers of examples.
+        DataError: no cell that every method has, two runs of a method in one cell, or runs of one task scored on different
+            numbers of examples.
     """
-    runs = {(outcome.method, outcome.cell): outcome for outcome in outcomes}
+    runs: dict[tuple[str, Cell], Outcome] = {}
+    for outcome in outcomes:
+        if runs.setdefault((outcome.method, outcome.cell), outcome) is not outcome:
+            raise DataError(
+                f"Two runs of '{outcome.method}' have order '{outcome.cell[0]}' and seed {outcome.cell[1]}: they differ in "
+                "something else, and cannot be told apart. Compare them in reports of their own."
+            )
     methods = list(dict.fromkeys(method for method, _ in runs))
     cells = [cell for cell in dict.fromkeys(c for _, c in runs) if all((m, cell) in runs for m in methods)]
     if not cells:

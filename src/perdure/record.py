@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
 from perdure.durable import write_json, write_lines
-from perdure.evaluation import answer, label_sets, own_task, score
+from perdure.evaluation import answer, label_sets, outcomes, own_task, score
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
@@ -42,11 +43,15 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One cell of the score matrix and the answers it was computed from."""
+    """One cell of the score matrix and the answers it was computed from.
+
+    `values`: what each answer counts, whose mean is the score; none where right and wrong are all there is to say.
+    """
 
     score: float | None
     examples: Sequence[Example] = ()
     predictions: Sequence[Prediction] = ()
+    values: Sequence[float] = ()
 
 
 def score_tasks(
@@ -68,7 +73,8 @@ def score_tasks(
             return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        return TaskScore(score(task, examples, predictions), examples, predictions)
+        values = [] if task.metric == "accuracy" else outcomes(task, examples, predictions)
+        return TaskScore(score(task, examples, predictions), examples, predictions, values)
 
     row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
@@ -113,8 +119,9 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
                 **({} if own_task(p, e) else {"predicted_task": p.task}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
                 **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
+                **({} if value is None else {"value": round(value, 6)}),
             }
-            for e, p in zip(cell.examples, cell.predictions, strict=True)
+            for e, p, value in zip(cell.examples, cell.predictions, cell.values or repeat(None), strict=False)
         )
         write_lines(folder / "predictions" / f"{name}.jsonl", rows)
 

@@ -28,7 +28,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,11 +101,15 @@ class SweepConfig(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: the row it belongs to, what varies, and its whole configuration."""
+    """One run of a sweep: the row it belongs to, what varies, and its whole configuration.
+
+    `sequence`: what the run's sequence sets beside its suite or tasks and their order; it tells runs of a row apart.
+    """
 
     method: str
     varied: Mapping[str, Any]
     config: RunConfig
+    sequence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -143,6 +147,7 @@ def load_sweep(path: Path) -> SweepConfig:
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
     """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons."""
     for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
+        others = {key: value for key, value in sequence.items() if key not in ("suite", "order", "tasks")}
         common = {**sweep.settings, **({} if order is None else {"order": order}), **sequence, "seed": seed}
         for name, own in sweep.methods.items():
             for varied in _variants(sweep, own):
@@ -152,6 +157,7 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
                     name,
                     varied,
                     load_config(data, parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()])),
+                    others,
                 )
 
 
@@ -309,7 +315,8 @@ def _run_and_record(cell: Cell, folder: Path, shared: Path | None) -> tuple[Scor
     suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
     scores = run_config(cell.config, folder, shared=shared, suite=suite)
     worked, kept = time.process_time() - worked, run_record(Store(folder), scores)
-    record: dict[str, Any] = {"id": cell.id, "method": cell.method, "varied": dict(cell.varied), **kept}
+    about = {"id": cell.id, "method": cell.method, "varied": dict(cell.varied), "sequence": dict(cell.sequence)}
+    record: dict[str, Any] = {**about, **kept}
     if not resumed:  # else a part of the time was spent elsewhere, and nobody counted it
         elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
         record["seconds"] = round(time.monotonic() - began, 1)

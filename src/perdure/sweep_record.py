@@ -28,7 +28,7 @@ def run_record(store: Store, scores: Scores) -> dict[str, Any]:
     return {
         "code": code_hash(),
         "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
-        "right": final_answers(store, scores),
+        **final_answers(store, scores),
         "diagnostics": interference(store),
         "bytes": {
             "state": sum(path.stat().st_size for path in store.stage_folder(len(stages)).glob("state*")),
@@ -48,18 +48,22 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def final_answers(store: Store, scores: Scores) -> dict[str, str]:
-    """Task -> which test examples the final model got right, as packed bits (see `unpacked`).
+def final_answers(store: Store, scores: Scores) -> dict[str, dict[str, Any]]:
+    """What each test example's final answer counts: the mean over a task's examples is its score.
 
-    Left out: a task whose score is not the share of right answers.
+    `right`: task -> packed bits (see `unpacked`); `values`: task -> numbers, of a task not scored by right and wrong.
     """
-    folder, packed = store.stage_folder(len(scores.stages)) / "predictions", {}
-    for task, score in zip(scores.tasks, scores.score_matrix[-1], strict=True):
+    folder = store.stage_folder(len(store.stages())) / "predictions"
+    packed: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for task in scores.tasks:
         rows = read_lines(folder / f"{task}.jsonl") if (folder / f"{task}.jsonl").is_file() else []
-        right = [row["label"] == row["predicted"] and "predicted_task" not in row for row in rows]
-        if right and score is not None and abs(sum(right) / len(right) - score) < 1e-9:
+        if rows and "value" in rows[0]:
+            values[task] = [row["value"] for row in rows]
+        elif rows:
+            right = [row["label"] == row["predicted"] and "predicted_task" not in row for row in rows]
             packed[task] = f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
-    return packed
+    return {"right": packed, "values": values}
 
 
 def unpacked(bits: str) -> Values:
@@ -70,10 +74,11 @@ def unpacked(bits: str) -> Values:
 
 
 def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
-    """Task -> answers of the final model [E], or the task's score alone [1] where answers were not kept."""
+    """Task -> what the final model's answers count [E], or the task's score alone [1] where answers were not kept."""
     scores = record["scores"]
     final = dict(zip(scores["tasks"], scores["score_matrix"][-1], strict=True))
     kept = {task: unpacked(bits) for task, bits in record.get("right", {}).items()}
+    kept |= {task: np.array(values) for task, values in record.get("values", {}).items()}
     return {task: kept.get(task, np.array([score])) for task, score in final.items() if score is not None}
 
 

@@ -15,6 +15,8 @@ from perdure.backbones import load_backbone
 from perdure.backbones.base import Prediction
 from perdure.errors import DataError
 from perdure.evaluation import outcomes, perplexity, score
+from perdure.store import Store
+from perdure.sweep_record import outcome_values, run_record
 from perdure.tasks.task import Example, Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 
@@ -86,6 +88,9 @@ def test_a_run_learns_texts(tmp_path: Path, make, kind: str) -> None:
     assert untrained is not None
     assert learnt is not None
     assert 0 < untrained < learnt < 1
+    values = outcome_values(run_record(Store(tmp_path / "run"), scores))["pets"]
+    assert len(values) == len(PETS.test)
+    assert values.mean() == pytest.approx(scores.score_matrix[-1][1], abs=1e-6)
 
 
 def test_an_encoder_says_it_needs_labels(tmp_path: Path) -> None:

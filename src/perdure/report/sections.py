@@ -69,13 +69,13 @@ def what_was_run(runs: Sequence[Run]) -> Html:
         parts.append(tag("div", table(caption, head, body, text_columns=len(head)), class_="settings"))
     caption = "Settings all runs share" if len(runs) > 1 else "Settings"
     parts.append(tag("div", table(caption, ["Setting", "Value"], same.items(), text_columns=2), class_="settings"))
-    for run in runs if "Tasks" in differ or "Budget a task" in differ else runs[:1]:
+    for index, run in enumerate(runs):
+        known = index > 0 and settings.size_rows(run) == settings.size_rows(runs[0])
         head = ["Task", "Train", "Validation", "Test"]
         sizes = table(f"Examples of each task ({run.name})", head, settings.size_rows(run), text_columns=1)
-        parts += [tag("h3", f"The data ({run.name})"), sizes]
-        parts.append(
-            tag("ul", join(tag("li", text) for text in settings.noticed(run))) if run.about.get("warnings") else None
-        )
+        odd = [tag("ul", join(tag("li", text) for text in settings.noticed(run)))] if settings.noticed(run) else []
+        told = [*([] if known else [sizes]), *odd]
+        parts += [tag("h3", f"The data ({run.name})"), *told] if told else []
     return _section("What was run", "what", *parts)
 
 

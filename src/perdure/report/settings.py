@@ -56,13 +56,13 @@ def warnings(runs: Sequence[Run]) -> list[str]:
                 f"{run.name} is not finished ({stages} tasks learnt): its average accuracy counts tasks it has not learnt."
             )
     for key, what in {
-        "tasks": "other data",
-        "split": "another split",
-        "labels": "another set of labels to choose from",
+        "tasks": "learnt from or scored on other data",
+        "split": "scored on another split",
+        "labels": "scored with another set of labels to choose from",
     }.items():
         first = _comparable(runs[0], key)
         if others := [run.name for run in runs[1:] if _comparable(run, key) != first]:
-            found.append(f"{', '.join(others)}: scored on {what} than {runs[0].name}; these numbers do not compare.")
+            found.append(f"{', '.join(others)}: {what} than {runs[0].name}; these numbers may not compare.")
     return found
 
 

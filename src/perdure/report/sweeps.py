@@ -13,6 +13,7 @@ from perdure.comparison import Cell, Comparison, Interval, Outcome, Study, study
 from perdure.durable import write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
+from perdure.report.words import points
 from perdure.sweep_record import outcome_values
 
 Record = Mapping[str, Any]
@@ -69,15 +70,25 @@ def outcome(record: Record) -> Outcome:
 
 
 def cell_of(record: Record) -> Cell:
-    """The record's order, with its suite, and its seed."""
+    """The record's order, with its suite and whatever else its sequence sets, and its seed."""
     config = record["config"]
-    return f"{config.get('suite') or 'own'} {config.get('order') or 'default'}", config["seed"]
+    if config.get("suite"):
+        order = f"{config['suite']} {config.get('order') or 'default'}"
+    else:
+        order = f"own {','.join(record['scores']['tasks'])}"
+    others = (f"{key} {value}" for key, value in record.get("sequence", {}).items())
+    return ", ".join([order, *others]), config["seed"]
 
 
 def row_name(record: Record) -> str:
     """The method and what the sweep varied for it."""
-    varied = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in record["varied"].items())
+    varied = ", ".join(f"{_short(key)} {value}" for key, value in record["varied"].items())
     return f"{record['method']} ({varied})" if varied else record["method"]
+
+
+def _short(key: str) -> str:
+    """A setting's name without the groups that need no telling apart; `weight` alone could be any penalty's."""
+    return key.removeprefix("method.").removeprefix("penalties.").removeprefix("training.")
 
 
 def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Study) -> str:
@@ -114,13 +125,13 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Stu
 
 def interval(value: Interval) -> str:
     """Points, with the interval."""
-    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    return f"{points(value.mean)} [{points(value.low)}, {points(value.high)}]"
 
 
 def mean(records: Sequence[Record], metric: str) -> str:
     """A metric's mean over runs, in points; '-' where it has no meaning."""
     known = [record["scores"][metric] for record in records if record["scores"][metric] is not None]
-    return f"{100 * statistics.mean(known):.1f}" if known else "-"
+    return points(statistics.mean(known) if known else None)
 
 
 def comparison_cells(comparison: Comparison) -> list[str]:
@@ -128,9 +139,14 @@ def comparison_cells(comparison: Comparison) -> list[str]:
     return [
         f"{comparison.first} - {comparison.second}",
         interval(comparison.difference),
-        f"{comparison.p:.3f}",
-        f"{comparison.p_corrected:.3f}",
+        p_value(comparison.p),
+        p_value(comparison.p_corrected),
     ]
+
+
+def p_value(p: float) -> str:
+    """Three decimals; never "0.000", which no bootstrap shows."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def cost_cells(records: Sequence[Record]) -> list[str]:
