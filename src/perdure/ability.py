@@ -141,7 +141,7 @@ def open_finished(
     if not isinstance(backbone, LanguageModel):
         raise _no_language(folder, type(backbone).__name__.lower())
     backbone.precision = about["precision"]
-    deployed = load_past(store, build_method(config.method)).deployed
+    deployed = load_past(store, build_method(config.method), device=model.device).deployed
     if isinstance(deployed, PerTask):
         if task is None or task not in deployed.updates:
             raise ConfigError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,6 +21,8 @@ from perdure.history import Past
 from perdure.methods.parts import Method, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Delta, LowRank, Update
+
+CPU = torch.device("cpu")
 
 
 def save_checkpoint(path: Path, past: Past, method: Method) -> None:
@@ -41,13 +44,15 @@ def save_checkpoint(path: Path, past: Past, method: Method) -> None:
     save_groups(path, tensors | memory(method), about)
 
 
-def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Update]) -> Past:
-    """Read the past back; every part takes its memory.
+def load_checkpoint(
+    path: Path, method: Method, load_update: Callable[[int], Update], device: torch.device = CPU
+) -> Past:
+    """Read the past back to a device; every part takes its memory.
 
     Raises:
         StoreError: the file belongs to a method with other parts.
     """
-    about, groups = load_groups(path)
+    about, groups = load_groups(path, device)
     remember(method, groups, path)
     carry = _update(groups.get("carry", {}))
     return Past(
@@ -62,12 +67,12 @@ def load_checkpoint(path: Path, method: Method, load_update: Callable[[int], Upd
 
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors under `<group>/<rest>`, and what JSON can say about them."""
-    # A clone each: safetensors refuses tensors that share memory.
-    own = {key: tensor.detach().clone().contiguous() for key, tensor in tensors.items()}
+    # A copy each: safetensors refuses tensors that share memory.
+    own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
     save_file(own, path, {"perdure": json.dumps(about)})
 
 
-def load_groups(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
     groups: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
@@ -75,7 +80,7 @@ def load_groups(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]
         for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             group, _, rest = key.partition("/")
             # a copy, because safetensors' memory is not aligned as torch's is, and BLAS then rounds otherwise
-            groups.setdefault(group, {})[rest] = file.get_tensor(key).clone()
+            groups.setdefault(group, {})[rest] = file.get_tensor(key).clone().to(device)
     return about, groups
 
 

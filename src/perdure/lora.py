@@ -139,6 +139,11 @@ class AdaptedModel:
         self.modules = _adapted_modules(self.model, self._adapter)  # the pretrained values: this process's part of them
 
     @property
+    def device(self) -> torch.device:
+        """Where the factors are, and what is computed with them."""
+        return next(iter(self.modules.values())).A.device
+
+    @property
     def dense_base(self) -> bool:
         """Whether every target's weight is stored dense, so that updates can be folded into it."""
         return all(module.pretrained_OI is not None for module in self.modules.values())
@@ -196,7 +201,9 @@ class AdaptedModel:
         if stored is None:
             raise UnmetNeed(f"'{module}' is stored quantised and has no dense weight; load the base in bf16 or fp32.")
         pretrained = gathered(stored)
-        return pretrained + dense(self._carry[module]) if module in self._carry else pretrained.clone()
+        if module not in self._carry:
+            return pretrained.clone()
+        return pretrained + dense(self._carry[module].to(pretrained.device))
 
     def fold(self, carry: Update) -> None:
         """Begin a stage: `carry` folded into the base, adapter off, no offset."""
@@ -254,7 +261,7 @@ class AdaptedModel:
             if module.pretrained_OI is None:
                 continue
             pretrained = gathered(module.pretrained_OI)  # of one module at a time
-            weight = pretrained + dense(update[name]) if name in update else pretrained
+            weight = pretrained + dense(update[name].to(pretrained.device)) if name in update else pretrained
             if (start := self._offset.get(name)) and start.A0 is not None and start.B0 is not None:
                 weight = torch.addmm(weight, start.B0.to(weight), start.A0.to(weight), alpha=-start.scaling)
             module.set_base(weight)
@@ -304,7 +311,7 @@ class AdaptedModel:
             yield {}
         else:
             with self.deployed(deployed):
-                yield self.plain_state_dict()
+                yield {name: tensor.cpu() for name, tensor in self.plain_state_dict().items()}
 
 
 def _with_adapter(config: LoraConfig, model: nn.Module) -> nn.Module:

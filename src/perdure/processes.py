@@ -2,7 +2,7 @@
 
 Every process holds the same adapter and walks through the same loop; what differs is only which micro-batches of an optimiser
 step it computes (`share`, `reduce`), which tasks it scores (`spread`), and that one of them writes (`once`). `Processes` is
-the single process: it does nothing, so that nothing changes for it. `Group` is torch.distributed, over gloo on CPUs.
+the single process: it does nothing, so that nothing changes for it. `Group` is torch.distributed: gloo on CPUs, NCCL on GPUs.
 
     accelerate launch --multi_gpu --num_processes 2 -m perdure run ...        or: torchrun --nproc-per-node 2 -m perdure run ...
 """
@@ -92,7 +92,8 @@ class Group(Processes):
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=PATIENCE)  # perdure's own tensors are on the CPU
+            engines = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(engines, timeout=PATIENCE)
         self._dist = dist
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from perdure.adapters import open_adapter, write_adapter
 from perdure.backbones.base import Backbone, Prediction
-from perdure.checkpoint import load_checkpoint, save_checkpoint
+from perdure.checkpoint import CPU, load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
 from perdure.durable import write_json, write_lines
 from perdure.evaluation import answer, label_sets, outcomes, own_task, score
@@ -126,16 +127,16 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
         write_lines(folder / "predictions" / f"{name}.jsonl", rows)
 
 
-def load_past(store: Store, method: Method, stages: int | None = None) -> Past:
+def load_past(store: Store, method: Method, stages: int | None = None, device: torch.device = CPU) -> Past:
     """What the first `stages` finished stages left behind (default: all of them); the parts of `method` remember it too."""
 
     def load(index: int) -> dict[str, LowRank]:
-        return load_stage_update(store, index)
+        return {name: delta.to(device) for name, delta in load_stage_update(store, index).items()}
 
     count = len(store.stages()) if stages is None else stages
     if count == 0:
         return Past(load_update=load)
-    return load_checkpoint(store.stage_folder(count) / STATE, method, load)
+    return load_checkpoint(store.stage_folder(count) / STATE, method, load, device)
 
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:

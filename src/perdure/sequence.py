@@ -44,7 +44,7 @@ def run_sequence(
     `shared` is a folder of trainings that runs have in common (perdure.shared); None = everything is trained here.
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
-    past, base = load_past(store, method), public_name(config.backbone["model"])
+    past, base = load_past(store, method, device=model.device), public_name(config.backbone["model"])
     sequence = (*history_stages(config.history), *stages(tasks, method.stream))
     report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
@@ -83,7 +83,9 @@ def run_sequence(
         last = len(past) == len(sequence)
         scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, model, base)
-        past = load_past(store, method)  # go on from what was written: a resumed run then cannot differ
+        past = load_past(
+            store, method, device=model.device
+        )  # go on from what was written: a resumed run then cannot differ
 
     save_deployed(store, past.deployed, model, backbone, base, processes)
     return past

@@ -75,9 +75,9 @@ class Training:
         self.done = int(state["done"])
         if self.averaged:
             self.averaged.load([groups["average"][str(i)] for i in range(len(self.parameters))], self.done)
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
         if "cuda" in groups:
-            torch.cuda.set_rng_state_all([groups["cuda"][str(i)] for i in range(len(groups["cuda"]))])
+            torch.cuda.set_rng_state_all([groups["cuda"][str(i)].cpu() for i in range(len(groups["cuda"]))])
 
 
 def schedule(step: int, total: int, settings: TrainingSettings) -> float:
@@ -104,7 +104,8 @@ class Average:
 
     def load(self, sums: Sequence[Tensor], done: int) -> None:
         """Go on from sums over the first `done` steps."""
-        self.sums, self._taken = list(sums), max(0, done - self._first)
+        self.sums = [own.to(p.device) for own, p in zip(sums, self._parameters, strict=True)]
+        self._taken = max(0, done - self._first)
 
     @torch.no_grad()
     def take(self, step: int) -> None:

@@ -71,7 +71,7 @@ class Unfinished:
         if folder is None:
             shutil.rmtree(self._folder, ignore_errors=True)
             return None
-        about, groups = load_groups(folder / STATE)
+        about, groups = load_groups(folder / STATE, self._model.device)
         remember(self._method, groups, folder / STATE)
         self._steps[:] = [Step(**row) for row in read_lines(folder / LOG)]
         self._ctx.notes.update(json.loads((folder / NOTES).read_text(encoding="utf-8")))

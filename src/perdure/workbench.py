@@ -86,4 +86,4 @@ class Workbench:
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: (total / counts[name]).float() for name, total in sums.items()}
+        return {name: (total / counts[name]).float().cpu() for name, total in sums.items()}  # where the updates are

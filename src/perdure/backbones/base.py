@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from perdure.tasks.task import Example, Task
 
@@ -31,6 +33,13 @@ class Batch:
     mask: Tensor | None = None
     decoder_mask: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        inputs, mask, decoder_mask, extra = tree_map_only(
+            Tensor, lambda tensor: tensor.to(device), (self.inputs, self.mask, self.decoder_mask, self.extra)
+        )
+        return Batch(self.examples, inputs, self.count, mask, decoder_mask, extra)
 
     def real(self, inputs: Tensor) -> Tensor:
         """A module's inputs [n, length, I] at real positions, [positions, I]; all of them where no mask is of that length."""

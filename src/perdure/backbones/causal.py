@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs
+from perdure.backbones.device import autocast, model_device
 from perdure.backbones.generation import greedy
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.pretrained import load_model, load_tokenizer
@@ -70,13 +71,14 @@ class CausalLM(LanguageModel):
         starts = torch.tensor([len(p) if self._loss_on == "completion" else 1 for p in prompts])
         targets = mask & (torch.arange(ids.shape[1]) >= starts[:, None])
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
-        return Batch(examples, inputs, int(targets.sum()), mask, extra={"targets": targets})
+        batch = Batch(examples, inputs, int(targets.sum()), mask, extra={"targets": targets})
+        return batch.to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
         targets = batch.extra["targets"]
         predicting = targets.roll(-1, dims=1)  # the position before each target; the first column is never a target
-        with self._autocast():
+        with autocast(self.model, self.precision):
             logits = logits_at(self.model, predicting, **batch.inputs)
         return Outputs(functional.cross_entropy(precise(logits), batch.inputs["input_ids"][targets]))
 
@@ -84,7 +86,7 @@ class CausalLM(LanguageModel):
         """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""
         first = torch.zeros_like(batch.extra["targets"])
         first[:, 0] = True
-        with self._autocast():
+        with autocast(self.model, self.precision):
             return logits_at(self.model, first, **batch.inputs)
 
     def _prompt_ids(self, text: str) -> list[int]:

@@ -8,9 +8,8 @@ competes among its own task's labels only. A text with choices of its own (COPA'
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.device import autocast, chosen_device, model_device
 from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import explained
 from perdure.errors import DataError
@@ -35,6 +35,7 @@ class EncoderSettings(Settings):
         temperature: cosines are divided by it before the softmax.
         attention: transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured).
         predict_batch_size: examples per forward pass when answering.
+        device: where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own.
     """
 
     kind: Literal["encoder"] = "encoder"
@@ -43,6 +44,7 @@ class EncoderSettings(Settings):
     temperature: float = Field(default=0.05, gt=0)
     attention: Literal["eager", "sdpa"] = "eager"
     predict_batch_size: int = Field(default=64, ge=1)
+    device: str = "auto"
 
 
 class Encoder:
@@ -68,7 +70,8 @@ class Encoder:
         with explained(settings.model, "sentence encoder"):
             folder = model_folder(settings.model)
             model = AutoModel.from_pretrained(folder, attn_implementation=settings.attention, dtype=torch.float32)
-            return cls(model, AutoTokenizer.from_pretrained(folder), settings)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(model.to(chosen_device(settings.device)), tokenizer, settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Know the tasks' labels; tokenise every text once.
@@ -112,7 +115,7 @@ class Encoder:
             "targets": torch.tensor([index[example.task, example.label] for example in examples]),
             "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
         }
-        return Batch(examples, inputs, len(examples), mask, extra=extra)
+        return Batch(examples, inputs, len(examples), mask, extra=extra).to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each text against its own task's labels."""
@@ -169,7 +172,7 @@ class Encoder:
         rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
         score_NU = text_ND @ self._encode(self._padded(list(index))[0]).T / self.settings.temperature
-        return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows]))
+        return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows], device=score_NU.device))
 
     def _common_labels(self, names: Sequence[str]) -> Tensor | None:
         """Embedded label texts [labels, D] of these tasks; None if one of them has choices that depend on the input."""
@@ -179,7 +182,7 @@ class Encoder:
         return self._encode(self._padded([text for task in tasks for text in task.labels.values()])[0])
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
-        with self._autocast():
+        with autocast(self.model, self.precision):
             hidden_NLD = self.model(**inputs).last_hidden_state
         weight_NL1 = inputs["attention_mask"].unsqueeze(-1)
         mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
@@ -190,16 +193,12 @@ class Encoder:
         ids = [self._token_ids(text) for text in texts]
         width = max(map(len, ids))
         pad = self.tokenizer.pad_token_id or 0
-        input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in ids])
-        mask = torch.arange(width) < torch.tensor([len(row) for row in ids]).unsqueeze(1)
+        device = model_device(self.model)
+        input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in ids]).to(device)
+        mask = (torch.arange(width) < torch.tensor([len(row) for row in ids]).unsqueeze(1)).to(device)
         return {"input_ids": input_ids, "attention_mask": mask.long()}, mask
 
     def _token_ids(self, text: str) -> list[int]:
         if text not in self._tokens:
             self._tokens[text] = self.tokenizer(text, truncation=True, max_length=self.settings.max_length)["input_ids"]
         return self._tokens[text]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(
-            next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from perdure.backbones.device import model_device
 from perdure.backbones.tokens import padded
 
 
@@ -63,7 +64,7 @@ def _generate(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: in
     start = getattr(own, "decoder_start_token_id", None)
     if start is not None:
         options["decoder_start_token_id"] = start
-    device = next(model.parameters()).device
+    device = model_device(model)
     kept = model.generation_config
     model.generation_config = GenerationConfig(**options)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.device import autocast
 from perdure.backbones.generation import answers_per_batch, choose
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
@@ -174,7 +174,7 @@ class LanguageModel(ABC):
 
     def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
         """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals)."""
-        with self._autocast():
+        with autocast(self.model, self.precision):
             written = self._generate(prompts)
         answers = []
         for text, given in zip(written, inputs, strict=True):
@@ -194,7 +194,7 @@ class LanguageModel(ABC):
             for chosen in answers_per_batch([self.length(e) for e in examples], self.settings.predict_batch_size):
                 prompts = [self._asked(examples[i]) for i in chosen]
                 completions = [self._completion(examples[i]) for i in chosen]
-                with self._autocast():
+                with autocast(self.model, self.precision):
                     total = self._log_likelihood(prompts, completions)
                 for i, value, ids in zip(chosen, total.tolist(), completions, strict=True):
                     found[i] = (-value, len(ids))
@@ -215,12 +215,13 @@ class LanguageModel(ABC):
             for own, rows in groups.items()
         ]
         order = torch.tensor([row for rows in groups.values() for row in rows])
-        return torch.cat(parts)[order.argsort()]
+        found = torch.cat(parts)
+        return found[order.argsort().to(found.device)]
 
     def _scores_of(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         if self._packs is None:
             self._packs = self._packing_is_right(prompts, completions)
-        with self._autocast():
+        with autocast(self.model, self.precision):
             return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
 
     def _packing_is_right(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> bool:
@@ -259,10 +260,6 @@ class LanguageModel(ABC):
             what = f"Task '{example.task}': the target {text[:40]!r}"
             self._completions[text] = check_completion(self._completion_ids(text), limit, what, cut)
         return self._completions[text]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        device = next(self.model.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def _label_texts(task: Task, text: str) -> tuple[str, ...]:

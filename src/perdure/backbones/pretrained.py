@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from perdure.backbones.device import chosen_device
 from perdure.backbones.memory import out_of_memory
 from perdure.backbones.models import model_folder
 from perdure.backbones.modes import not_training
@@ -49,6 +50,7 @@ class ModelSettings(Settings):
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: transformers' attention implementation.
         predict_batch_size: examples per forward pass when answering.
+        device: where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own.
     """
 
     model: str
@@ -58,6 +60,7 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     attention: Literal["eager", "sdpa"] = "sdpa"
     predict_batch_size: int = Field(default=16, ge=1)
+    device: str = "auto"
 
 
 def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel:
@@ -73,8 +76,9 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         TrainingError: it does not fit in memory.
     """
     options: dict[str, Any] = {"attn_implementation": settings.attention, **_revision(settings)}
+    device = chosen_device(settings.device)
     if settings.quantization != "none":
-        options["quantization_config"] = _quantization(settings)
+        options |= {"quantization_config": _quantization(settings), "device_map": {"": device}}
     with explained(settings.model, kind):
         folder = model_folder(settings.model)
         dtype = getattr(torch, settings.dtype)
@@ -84,6 +88,8 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         raise ConfigError(
             f"'{settings.model}' is no {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
         )
+    if settings.quantization == "none":
+        model = model.to(device)
     if settings.quantization == "4-bit":
         keep_trainable(model)
     if settings.gradient_checkpointing:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from perdure.backbones.device import model_device
 from perdure.backbones.tokens import padded
 from perdure.errors import DataError
 
@@ -214,7 +215,3 @@ def precise(tensor: Tensor) -> Tensor:
 def model_dtype(model: nn.Module) -> torch.dtype:
     """The floating-point type the model computes in (a quantised model has other types among its parameters)."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
-def model_device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

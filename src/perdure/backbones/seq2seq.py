@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs
+from perdure.backbones.device import autocast, model_device
 from perdure.backbones.generation import greedy_from_encoder
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.pretrained import load_model, load_tokenizer
@@ -67,7 +68,7 @@ class Seq2SeqLM(LanguageModel):
         """Mean cross-entropy over the batch's target tokens, in fp32."""
         wanted = batch.decoder_mask
         assert wanted is not None  # collate gives every batch one
-        with self._autocast():
+        with autocast(self.model, self.precision):
             logits = logits_at(self.model, wanted, **batch.inputs)
         return Outputs(functional.cross_entropy(precise(logits), batch.extra["targets"][wanted]))
 
@@ -75,7 +76,7 @@ class Seq2SeqLM(LanguageModel):
         """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""
         first = torch.zeros_like(batch.inputs["decoder_input_ids"], dtype=torch.bool)
         first[:, 0] = True
-        with self._autocast():
+        with autocast(self.model, self.precision):
             return logits_at(self.model, first, **batch.inputs)
 
     def _prompt_ids(self, text: str) -> list[int]:
@@ -92,7 +93,7 @@ class Seq2SeqLM(LanguageModel):
         chains = label_chains(completions, self.start)
         encoder, _ = self._encoder_inputs(prompts)
         n, s = len(prompts), len(chains.tokens)
-        ids = chains.tokens.expand(n, s)
+        ids = chains.tokens.to(model_device(self.model)).expand(n, s)
         logits = logits_at(
             self.model,
             torch.ones(n, s, dtype=torch.bool),
@@ -119,15 +120,21 @@ class Seq2SeqLM(LanguageModel):
         self, prompts: Sequence[Sequence[int]], unlike: int | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Padded ids and their mask, by one more position where they would be `unlike` long."""
-        ids, mask = padded(prompts, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        ids, mask = self._padded(prompts)
         if ids.shape[1] == unlike:
             ids = functional.pad(ids, (0, 1), value=self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
             mask = functional.pad(mask, (0, 1), value=False)
         return {"input_ids": ids, "attention_mask": mask.long()}, mask
 
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and the mask of real positions, on the model's device."""
+        ids, mask = padded(rows, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        device = model_device(self.model)
+        return ids.to(device), mask.to(device)
+
     def _decoder_inputs(self, completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """What the decoder is fed [N, length], what it should predict there, and where that counts."""
-        targets, wanted = padded(completions, self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        targets, wanted = self._padded(completions)
         fed = targets.roll(1, dims=1)
         fed[:, 0] = self.start
         return fed, targets, wanted
@@ -135,7 +142,7 @@ class Seq2SeqLM(LanguageModel):
     def _chain_mask(self, chains: LabelTree, n: int) -> Tensor:
         """Additive mask [n, 1, S, S]: every label text sees itself only."""
         mask = torch.zeros(chains.sees.shape, dtype=model_dtype(self.model)).masked_fill_(~chains.sees, BLOCKED)
-        return mask.expand(n, 1, *mask.shape)
+        return mask.to(model_device(self.model)).expand(n, 1, *mask.shape)
 
 
 def _start_token(model: PreTrainedModel, name: str) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
 from perdure.backbones.pretrained import (
     ModelSettings,
@@ -152,7 +152,8 @@ class Vision:
             "targets": torch.tensor([index[example.task, example.label] for example in examples]),
             "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
         }
-        return Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), extra=extra)
+        batch = Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), extra=extra)
+        return batch.to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each image against its own task's classes, on the pretrained means (or head)."""
@@ -239,22 +240,17 @@ class Vision:
         return torch.cat([self._encode(self._pixels(part)) for part in parts])
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
-        with self._autocast():
+        with autocast(self.model, self.precision):
             hidden_NPD = self.model(pixel_values=pixel_values, **self._options).last_hidden_state
         patches_NPD = hidden_NPD[:, self._before_patches :]
         pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else patches_NPD.mean(dim=1)
         return pooled.float()
 
     def _pixels(self, examples: Sequence[Example]) -> Tensor:
-        device = next(self.model.parameters()).device
-        return pixels([example.text for example in examples], self.processor).to(device)
+        return pixels([example.text for example in examples], self.processor).to(model_device(self.model))
 
     def _classes(self, names: Iterable[str]) -> tuple[Class, ...]:
         return tuple((name, label) for name in names for label in self._tasks[name].labels)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        device = next(self.model.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def tokens_before_patches(model: PreTrainedModel) -> int:

@@ -54,7 +54,7 @@ def earlier_past(
         UnmetNeed: a part needs a memory that the last folder does not hold.
     """
     updates = [_update(adapter, model) for adapter in history]
-    remembered = _remembered(history, method, lambda index: updates[index])
+    remembered = _remembered(history, method, lambda index: updates[index], model.device)
     if remembered is not None and measures(method.consolidate):
         return remembered
     rebuilt = [] if remembered else [p for p in method.parts().values() if _remembers(p) and not p.needs]
@@ -78,14 +78,14 @@ def save_memory(folder: Path, past: Past, method: Method) -> None:
 
 
 def _remembered(
-    history: Sequence[Adapter], method: Method, load_update: Callable[[int], dict[str, LowRank]]
+    history: Sequence[Adapter], method: Method, load_update: Callable[[int], dict[str, LowRank]], device: torch.device
 ) -> Past | None:
     """The past in the last folder's memory; None where there is none and none is needed."""
     owners = {name: part for name, part in method.parts().items() if measures(part)}
     if not history or not owners:
         return None
     path = history[-1].folder / MEMORY_FILE
-    past = load_checkpoint(path, method, load_update) if path.is_file() else None
+    past = load_checkpoint(path, method, load_update, device) if path.is_file() else None
     # all that SLICE remembers is GradVac's moving average, which may begin anew; its old examples are given
     needing = [name for name, part in owners.items() if Need.OLD_EXAMPLES not in part.needs]
     if needing and (past is None or len(past) != len(history)):
@@ -108,8 +108,7 @@ def _remembers(part: Part) -> bool:
 
 def _update(adapter: Adapter, model: AdaptedModel) -> dict[str, LowRank]:
     """The adapter's effective update, where the model is; copies, aligned as torch's own memory."""
-    device = next(iter(model.modules.values())).A.device
-    return {name: LowRank(delta.A.clone().to(device), delta.B.clone().to(device)) for name, delta in adapter.items()}
+    return {name: LowRank(delta.A.clone(), delta.B.clone()).to(model.device) for name, delta in adapter.items()}
 
 
 def _factors(adapter: Adapter, model: AdaptedModel) -> dict[str, Factors]:

@@ -42,7 +42,7 @@ def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Te
     """
     if not 0 < density <= 1:
         raise ConfigError(f"DARE keeps a share of the entries: density must be in (0, 1], not {density}.")
-    tile.mul_(mask)
+    tile.mul_(mask.to(tile.device))
     return tile.div_(density) if rescale else tile
 
 

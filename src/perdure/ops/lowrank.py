@@ -39,6 +39,10 @@ class LowRank:
         """K, the number of stacked directions (an upper bound of the matrix rank)."""
         return self.A.shape[0]
 
+    def to(self, device: torch.device) -> LowRank:
+        """The same on a device."""
+        return LowRank(self.A.to(device), self.B.to(device))
+
 
 Delta = LowRank | Tensor
 Update = Mapping[str, Delta]
