@@ -49,12 +49,14 @@ def test_means_by_hand() -> None:
         Row("a", 0, "accuracy", 0.5, 0.25, 4),
         Row("b", 0, "exact-match", 1.0, 0.75, 4),
         Row("a", 5, "accuracy", 0.6, 0.2, 4),
-        Row("t", 0, "inverse-perplexity", 0.1, 0.05, 4),
+        Row("t", 0, "inverse-perplexity", 0.1, 0.05, 4, is_share=False),
+        Row("wiki", 0, "word_perplexity", 23.1, 24.56, 4, is_share=False),
     ]
     found = Ability("m", "model", ["s"], rows)
     assert found.mean(few_shot=False) == (0.75, 0.5)
     assert found.mean(few_shot=True) == (0.6, 0.2)
     assert "| t, perplexity | - | 10.00 | 20.00 |" in found.as_markdown()
+    assert "| wiki, word_perplexity | 0 | 23.1 | 24.56 |" in found.as_markdown()
     assert found.as_dict()["general_performance"] == (0.75, 0.5)
     assert Ability("m", "model", ["s"], rows[3:]).mean(few_shot=False) is None
 
@@ -141,8 +143,26 @@ def test_a_run_with_an_update_for_each_task_must_say_which(tmp_path: Path) -> No
 
 def test_without_the_harness_the_message_says_how_to_get_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr(ability, "open_finished", lambda *_: pytest.fail("the model is loaded first"))
     with pytest.raises(ConfigError, match=r"pip install 'perdure\[lm-eval\]'"):
         general_ability(run, harness=["hellaswag"])
+
+
+@pytest.mark.parametrize(
+    "asked,message",
+    [
+        ({"include": "folder"}, "name one with --harness"),
+        ({"shots": [0, -1]}, "--shots -1"),
+        ({"task": "sky"}, "one update for all tasks; leave --task out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    asked: dict[str, Any], message: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ability, "load_suite", lambda *_, **__: types.SimpleNamespace(tasks=[FRUIT]))
+    monkeypatch.setattr(ability, "offline_rows", lambda *_: pytest.fail("asked all the same"))
+    with pytest.raises(ConfigError, match=message):
+        general_ability(run, **asked)
 
 
 def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +172,7 @@ def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.Mo
     def evaluate(**given: Any) -> dict[str, Any]:
         calls.append(given)
         scores = {"alias": "made", "acc,none": 0.25 * len(calls), "acc_stderr,none": 0.1}
-        none = {"acc,none": 0.1}
+        none = {"acc,none": 0.1, "word_perplexity,none": 9.5}
         return {
             "results": {"made": scores, "bare": none},
             "n-samples": {"made": {"original": 9, "effective": 3}, "bare": {"original": 9, "effective": 3}},
@@ -200,8 +220,16 @@ def test_a_group_of_the_harness_counts_once() -> None:
 def test_which_score_counts() -> None:
     assert main_score({"acc,none": 0.1, "acc_norm,none": 0.2, "acc_norm_stderr,none": 0.3}) == ("acc_norm", 0.2)
     assert main_score({"alias": "x", "word_perplexity,none": 7.5}) == ("word_perplexity", 7.5)
+    filtered = {"exact_match,strict-match": 0.2, "exact_match,flexible-extract": 0.3}
+    assert main_score({"bleu,none": 7.5, **filtered}) == ("exact_match,strict-match", 0.2), "the task's first filter"
     with pytest.raises(ConfigError, match="gave no score"):
         main_score({"alias": "x"})
+
+
+def test_which_scores_are_shares_of_right_answers() -> None:
+    shares = {"acc": 0.5, "exact_match,strict-match": 1.0, "word_perplexity": 0.9, "bleu": 0.3, "f1": 40.2}
+    found = {metric for metric, value in shares.items() if HarnessScore(metric, value, 4, 0).is_share}
+    assert found == {"acc", "exact_match,strict-match"}
 
 
 @pytest.mark.harness

@@ -56,8 +56,14 @@ def test_diagnose_against_the_sum_of_the_earlier(places, tmp_path):
 
 
 def test_diagnose_says_where_it_cannot_write(places, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):  # before the adapters, which are not there, are looked at
+        perdure("diagnose", "none", "nor", "--html", tmp_path / "file" / "page.html")
+    (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match="cannot be written"):
-        perdure("diagnose", *places, "--html", tmp_path / "nowhere" / "page.html")
+        perdure("diagnose", *places, "--html", tmp_path / "folder", "--overwrite")
+    perdure("diagnose", *places, "--html", tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").is_file()
 
 
 def test_merge(places, tmp_path):

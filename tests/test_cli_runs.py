@@ -56,6 +56,13 @@ def test_a_month_with_a_run(here):
     assert said("resume", "run", "--progress", "quiet")
 
 
+def test_a_run_with_an_adapter_for_each_task_is_exported_task_by_task(here, encoder_folder):
+    config = write_config(here, encoder_folder, ["sky"], method="per-task")
+    run_config(load_config(config), "apart")
+    assert "next: perdure export apart --as model --out FOLDER --task TASK\n" in said("show", "apart")
+    assert "next: perdure export run --as model --out FOLDER\n" in said("show", "run")
+
+
 def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
     before = bits("run")
     monkeypatch.setattr(perdure.gate, "_losses", lambda store, folder: {"fruit": (0.9, 0.8), "sky": (0.9, 0.89)})

@@ -140,6 +140,9 @@ def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
         }
         (tmp_path / "records" / f"{method}-{seed}.json").write_text(json.dumps(record))
     text = write_sweep_report(tmp_path, tmp_path)["md"].read_text()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        write_sweep_report(tmp_path, tmp_path / "file")
     assert "3 runs; 1 cells" in text
     assert f"| l2 | {escaped('50.0 [50.0, 50.0]')} | 10.0 | 10.0 | -10.0 |" in text
     assert "| l2 | 100 |" in text
@@ -199,6 +202,14 @@ def test_a_sweep_without_records_says_how_to_go_on(tmp_path):
     (tmp_path / "records").mkdir()
     assert is_sweep(tmp_path)
     with pytest.raises(StoreError, match="perdure sweep FILE"):
+        write_sweep_report(tmp_path, tmp_path / "report")
+
+
+def test_a_sweep_all_of_whose_runs_failed_says_why(tmp_path):
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "l2-0.json").write_text(json.dumps({"id": "l2-0", "error": "no memory left"}))
+    assert is_sweep(tmp_path)
+    with pytest.raises(StoreError, match="l2-0 failed: no memory left"):
         write_sweep_report(tmp_path, tmp_path / "report")
 
 

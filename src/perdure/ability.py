@@ -4,7 +4,7 @@
     in-context performance    mean score of the same tasks with examples in the prompt  (SLICE's IP)
 
 `offline_rows` needs package files only (the suite `ability`); `harness_rows` asks lm-evaluation-harness. A text's
-1 / perplexity is a row of its own and in neither mean: it is no share of right answers.
+1 / perplexity, or another score of the harness that is no share of right answers, is a row of its own and in neither mean.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ LANGUAGE_KINDS = ("causal", "seq2seq")
 
 @dataclass(frozen=True)
 class Row:
-    """One task, asked in one way, by the untouched base and by what the run deploys."""
+    """One task, asked in one way, by the untouched base and by what the run deploys.
+
+    Args:
+        is_share: of right answers; what is not is shown as it is, and in no mean.
+    """
 
     task: str
     shots: int
@@ -50,6 +54,7 @@ class Row:
     before: float
     after: float
     examples: int
+    is_share: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Ability:
 
     def mean(self, few_shot: bool) -> tuple[float, float] | None:
         """(before, after) over the tasks asked with, or without, examples; None where there is none."""
-        asked = [r for r in self.rows if (r.shots > 0) == few_shot and r.metric != INVERSE_PERPLEXITY]
+        asked = [r for r in self.rows if (r.shots > 0) == few_shot and r.is_share]
         if not asked:
             return None
         return statistics.mean(row.before for row in asked), statistics.mean(row.after for row in asked)
@@ -79,15 +84,14 @@ class Ability:
         return {**asdict(self), **means}
 
     def as_markdown(self) -> str:
-        """Rows in points, and the means; of texts the perplexity."""
+        """Rows in points, and the means; of texts the perplexity, and other scores as they are."""
         lines = ["| task | examples in the prompt | before | after |", "|---|---|---|---|"]
         for row in self.rows:
             if row.metric == INVERSE_PERPLEXITY:
                 lines.append(f"| {row.task}, perplexity | - | {1 / row.before:.2f} | {1 / row.after:.2f} |")
             else:
-                lines.append(
-                    f"| {row.task}, {row.metric} | {row.shots} | {100 * row.before:.1f} | {100 * row.after:.1f} |"
-                )
+                before, after = (f"{100 * v:.1f}" if row.is_share else f"{v:.4g}" for v in (row.before, row.after))
+                lines.append(f"| {row.task}, {row.metric} | {row.shots} | {before} | {after} |")
         for name, few_shot in (("general performance", False), ("in-context performance", True)):
             if (mean := self.mean(few_shot)) is not None:
                 lines.append(
@@ -127,7 +131,7 @@ def open_finished(
 
     Raises:
         StoreError: no run there, or no stage of it is finished.
-        ConfigError: it is no language model, or it is not said which update.
+        ConfigError: it is no language model, or it is not said which update, or it is and there is one only.
     """
     store = Store(folder)
     about, stages = store.about, store.stages()
@@ -136,19 +140,26 @@ def open_finished(
     config = load_config(about["config"])
     if (kind := backbone_kind(config.backbone)) not in LANGUAGE_KINDS:
         raise _no_language(folder, kind)
+    deployed = _asked_of(load_past(store, build_method(config.method)).deployed, task)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
     model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
     if not isinstance(backbone, LanguageModel):
         raise _no_language(folder, type(backbone).__name__.lower())
     backbone.precision = about["precision"]
-    deployed = load_past(store, build_method(config.method), device=model.device).deployed
-    if isinstance(deployed, PerTask):
-        if task is None or task not in deployed.updates:
-            raise ConfigError(
-                f"This run deploys an update for each task; say which with --task: {', '.join(deployed.updates)}."
-            )
-        deployed = deployed.updates[task]
     return Finished(config, stages, model, backbone, deployed)
+
+
+def _asked_of(deployed: Update | PerTask, task: str | None) -> Update:
+    """The one update that answers."""
+    if not isinstance(deployed, PerTask):
+        if task is not None:
+            raise ConfigError("This run deploys one update for all tasks; leave --task out.")
+        return deployed
+    if task is None or task not in deployed.updates:
+        raise ConfigError(
+            f"This run deploys an update for each task; say which with --task: {', '.join(deployed.updates)}."
+        )
+    return deployed.updates[task]
 
 
 def _no_language(folder: Path, kind: str) -> ConfigError:
@@ -182,19 +193,17 @@ def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> 
         with run.holding(after):
             scores[after] = [_score(run.backbone, task) for task, _ in asked]
     return [
-        Row(task.name, 0 if task.learns_text else k, task.metric, before, after, len(task.test))
+        Row(task.name, 0 if task.learns_text else k, task.metric, before, after, len(task.test), not task.learns_text)
         for (task, k), before, after in zip(asked, scores[False], scores[True], strict=True)
     ]
 
 
-def harness_rows(
-    run: Finished, names: Sequence[str], shots: Sequence[int], examples: int | None, include: str | Path | None
-) -> list[Row]:
+def harness_rows(run: Finished, asked: Harness, shots: Sequence[int], examples: int | None) -> list[Row]:
     """The same for tasks of lm-evaluation-harness (`perdure.harness`).
 
     A row has the number of examples that the harness says were in the prompt; a task that is always asked alike is one row.
     """
-    asked, rows = Harness.open(names, include), dict[tuple[str, int], Row]()
+    rows = dict[tuple[str, int], Row]()
     for k in shots:
         found: list[Mapping[str, HarnessScore]] = []
         for after in (False, True):
@@ -202,7 +211,8 @@ def harness_rows(
                 found.append(asked.scores(run.backbone, k, examples))
         before, later = found
         for name, one in before.items():
-            row = Row(name, one.shots, one.metric, one.value, later[name].value, one.examples)
+            other, is_share = later[name], one.is_share and later[name].is_share
+            row = Row(name, one.shots, one.metric, one.value, other.value, one.examples, is_share)
             rows.setdefault((name, one.shots), row)
     return list(rows.values())
 
@@ -230,11 +240,17 @@ def general_ability(
         include: a folder with harness tasks of your own.
 
     Raises:
+        ConfigError: fewer than 0 examples in a prompt, or `include` without `harness`.
         StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `perdure.harness`.
     """
+    if min(shots, default=0) < 0:
+        raise ConfigError(f"--shots {min(shots)}: a prompt holds 0 examples or more.")
+    if include is not None and not harness:
+        raise ConfigError("--include says where tasks for --harness lie; name one with --harness, or leave it out.")
     if harness:
+        asked = Harness.open(harness, include)  # what it cannot ask is said before a model is loaded
         run = open_finished(Path(folder), [], task)
-        return run.ability(harness_rows(run, harness, shots, examples, include))
+        return run.ability(harness_rows(run, asked, shots, examples))
     about = Store(Path(folder)).about
     tasks, left_out = offline_tasks(load_config(about["config"]), examples, about["added"].values())
     if not tasks:

@@ -51,6 +51,10 @@ def diagnose(
         from perdure.errors import StoreError
 
         raise StoreError(f"'{html}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+    if html is not None:
+        from perdure.durable import make_folder
+
+        make_folder(html.parent)  # before the work, not behind it
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
     if html is not None:

@@ -26,7 +26,7 @@ forgetting shows; the README's table has every method at its own tuned rate."""
 
 def run_demo(out: Path, seed: int, progress: str) -> None:
     """Run `METHODS` into `out/<method>`, print matrices and metrics, and say where everything lies."""
-    console = Console()
+    console = Console(stderr=progress == "json")  # standard output is then for JSON lines alone
     console.print(
         f"perdure learns amazon, bbc, r8, rotten-tomatoes and 20newsgroups one after another, with {', '.join(METHODS)}: "
         f"{SETTINGS['budget']['train']} training and {SETTINGS['budget']['test']} test examples a task."

@@ -117,7 +117,7 @@ def _deploy(store: Store, stage: int, kept: Sequence[str], given: Sequence[Task]
     given = [task for task in given if task.name in kept]
     # a tokenizer is saved as it was last used
     opened.backbone.prepare(known_tasks(store, opened.backbone, kept, given))
-    past = load_past(store, opened.method, stage, opened.model.device)
+    past = load_past(store, opened.method, stage)
     base = public_name(about["config"]["backbone"]["model"])
     save_deployed(store, past.deployed, opened.model, opened.backbone, base)
 

@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from perdure.backbones.language import LanguageModel
 
 METRICS = ("acc_norm", "acc", "exact_match", "rougeL", "f1", "mcq_accuracy")
-"""Which score of a task counts: the first of these it has, else its first one."""
+"""Which score of a task counts: the first of these it has, else its first one. These are shares of right answers."""
 
 
 class HarnessScore(NamedTuple):
-    """What one of its tasks scored, on how many examples, and with how many in the prompt (the harness' own word)."""
+    """What one of its tasks scored, on how many examples, and with how many in the prompt (the harness' own word).
+
+    `metric` is the harness' name, with the filter of the answers where there is one: 'exact_match,strict-match'.
+    """
 
     metric: str
     value: float
     examples: int
     shots: int
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the score is a share of right answers, unlike a perplexity, or a BLEU or F1 from 0 to 100."""
+        return _rank(self.metric) < len(METRICS) and self.value <= 1
 
 
 @dataclass(frozen=True)
@@ -123,18 +131,23 @@ def counted_once(found: Mapping[str, Any], asked: Sequence[str], shots: int) -> 
 
 
 def main_score(scores: Mapping[str, Any]) -> tuple[str, float]:
-    """(metric, value) of one task's scores, which the harness calls 'metric,filter'."""
+    """(metric, value) of one task's scores; of several filters of one metric the first."""
     known = known_scores(scores)
-    for metric in (*METRICS, *known):
-        if metric in known:
-            return metric, known[metric]
-    raise ConfigError(f"lm-evaluation-harness gave no score among {', '.join(scores)}.")
+    if not known:
+        raise ConfigError(f"lm-evaluation-harness gave no score among {', '.join(scores)}.")
+    return min(known.items(), key=lambda score: _rank(score[0]))
 
 
 def known_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Metric -> value; empty for a group that has no score of its own."""
+    """Metric -> value, under the harness' name 'metric,filter'; empty for a group that has no score of its own."""
     return {
-        key.partition(",")[0]: value
+        key.removesuffix(",none"): value
         for key, value in scores.items()
         if isinstance(value, float) and "stderr" not in key
     }
+
+
+def _rank(metric: str) -> int:
+    """Place in `METRICS`, whatever the filter; behind all of them for another one."""
+    name = metric.partition(",")[0]
+    return METRICS.index(name) if name in METRICS else len(METRICS)

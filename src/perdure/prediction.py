@@ -58,7 +58,7 @@ def predict(
     store.verify()
     opened = reopen(store, ())
     opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
-    past = load_past(store, opened.method, device=opened.model.device)
+    past = load_past(store, opened.method)
     if isinstance(past.deployed, PerTask) and len(names) > 1:
         raise _several(store, names)  # among the labels of all it was scored with each task's own update
     examples = [Example(text, "", names[0] if len(names) == 1 else "") for text, _ in rows]

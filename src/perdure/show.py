@@ -11,6 +11,8 @@ from perdure.metrics import FORMULAS
 from perdure.scores import Scores, read_scores
 from perdure.store import ASIDE, DEPLOYED, STAGES, Store
 
+ONE_EACH = "one adapter a task"
+
 
 def describe_run(folder: str | Path) -> dict[str, Any]:
     """Method, model, stages with scores and sizes, metrics, disk bytes, warnings, and what can be done next.
@@ -72,7 +74,7 @@ def _deployed(folder: Path) -> str | None:
         return "adapter"
     if (folder / "config.json").is_file():
         return "model"
-    return "one adapter a task" if folder.is_dir() else None
+    return ONE_EACH if folder.is_dir() else None
 
 
 def _bytes(folder: Path) -> int:
@@ -89,7 +91,10 @@ def _next(store: Store, about: dict[str, Any]) -> list[str]:
         found.append(f"perdure add {folder} TASK.yaml" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])")
     if len(last) > 1:
         found.append(f"perdure rollback {folder} --to {last[-2]}")
-    return [*found, f"perdure report {folder}", f"perdure export {folder} --as model --out FOLDER"]
+    export = f"perdure export {folder} --as model --out FOLDER"
+    if _deployed(folder / DEPLOYED) == ONE_EACH:
+        export += " --task TASK"
+    return [*found, f"perdure report {folder}", export]
 
 
 def run_lines(run: dict[str, Any]) -> Iterator[str]:

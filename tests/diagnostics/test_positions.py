@@ -81,6 +81,14 @@ def test_zero_and_missing_updates():
     assert count_positions([None, None], [(0, 1)], LOOKING).pairs == {}
 
 
+def test_zeros_are_never_among_the_largest():
+    """Both write to the same tenth of the positions, all opposite: with k = 20 % the k-th largest entry is 0."""
+    x = torch.zeros(10, 10)
+    x[0] = torch.arange(1.0, 11.0)
+    assert shares(count_positions([x, -x], [(0, 1)], Looking()))["opposite_top"] == 1
+    assert shares(count_positions([x, -x], [(0, 1)], Looking(top=1.0)))["opposite_top"] == 1 / 10, "every position"
+
+
 def test_share_adds_totals_and_not_means():
     one = Rows(torch.tensor([1.0]), torch.tensor([1.0]), 1)
     many = Rows(torch.tensor([0.0]), torch.tensor([9.0]), 1)

@@ -2,6 +2,7 @@
 
 import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,8 +56,9 @@ def test_history_compares_with_the_sum_of_all_before():
 def test_bad_input():
     with pytest.raises(ConfigError, match="at least two"):
         diagnose({"one": ONE})
-    with pytest.raises(ConfigError, match="shares in"):
-        diagnose({"one": ONE, "two": TWO}, Looking(top=0))
+    for looking in (Looking(top=0), Looking(rows=2.0), Looking(threshold=-1.0)):
+        with pytest.raises(ConfigError, match=r"--top and --sample .* shares in"):
+            diagnose({"one": ONE, "two": TWO}, looking)
     with pytest.raises(AdapterError, match=r"'layers\.1\.q' is 2 x 1 in the one and 3 x 1 in the other"):
         diagnose({"one": ONE, "two": {**TWO, "layers.1.q": torch.ones(3, 1)}})
 
@@ -128,19 +130,35 @@ def test_the_page_stands_alone_and_escapes_names():
     html = page(diagnose({"<script>alert(1)</script>": updates["sums"], 'a"b': updates["prose"]}))
     assert "<script" not in html
     assert "http" not in html
-    tags = []
-
-    class Cells(HTMLParser):
-        def handle_starttag(self, tag, attrs):
-            tags.append((tag, dict(attrs)))
-
-    Cells().feed(html)
+    tags = read(html).tags
     shaded = [attrs for tag, attrs in tags if tag == "td" and "title" in attrs]
     assert len(shaded) == 6, "three layers, two module types"
     assert any(
         attrs["style"] == f"background:{colour(1.0)}" and "layers.1.self_attn.v_proj" in attrs["title"]
         for attrs in shaded
     )
+
+
+def test_the_page_can_be_used_with_the_keyboard_and_a_screen_reader():
+    html = read(page(diagnose(conflicting(range(3), {1}))))
+    every = [attrs for tag, attrs in html.tags if tag == "table"]
+    captions = [attrs for tag, attrs in html.tags if tag == "caption"]
+    regions = [attrs for _, attrs in html.tags if attrs.get("class") == "scroll"]
+    assert len(every) == len(captions) == len(regions) == 4, "pairs, updates, the heat map and its numbers"
+    assert all(attrs["tabindex"] == "0" and attrs["role"] == "region" and attrs["aria-label"] for attrs in regions)
+    assert all(attrs.get("scope") in ("row", "col") for tag, attrs in html.tags if tag == "th")
+    assert "model.layers.1.self_attn.v_proj" in html.words, "a module's whole name can be read without a pointer"
+    assert any(attrs.get("name") == "viewport" for tag, attrs in html.tags if tag == "meta")
+
+
+def read(html):
+    """The page's tags with their attributes, and its pieces of text."""
+    found = SimpleNamespace(tags=[], words=[])
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.tags.append((tag, dict(attrs)))
+    parser.handle_data = found.words.append
+    parser.feed(html)
+    return found
 
 
 def test_colours_by_hand():

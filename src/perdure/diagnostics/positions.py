@@ -12,6 +12,7 @@ Legend: O output features, I input features, N rows looked at. X the earlier upd
 The published opposite-sign ratio (PS-LoRA, arXiv 2512.08960) has no published definition; all four are stated. Nor has
 N-LoRA's collision a published threshold; relative to the root mean square it does not depend on the update's scale.
 A position where either is exactly 0 opposes nothing; in a flip 0 is a sign of its own, so that a zero of X written to counts.
+Unless k is 100, 0 is never among the largest.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ class _Look:
     ) -> None:
         self.pairs, self.looking, self.rms = pairs, looking, rms
         self.deltas = deltas if looking.rows is None else _sampled(deltas, looking, module)
-        self.large = {i: magnitude_threshold([delta], looking.top) for i, delta in self.deltas.items()}
+        # where fewer than k % are not 0, the k-th largest is 0, which every position reaches
+        least = torch.finfo(torch.float32).tiny if looking.top < 1 else 0.0
+        self.large = {i: max(least, magnitude_threshold([d], looking.top)) for i, d in self.deltas.items()}
         self.largest: dict[int, float] = {}
 
     def all(self) -> dict[tuple, Tensor]:

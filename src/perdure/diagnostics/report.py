@@ -128,7 +128,7 @@ def _checked(looking: Looking, count: int) -> Looking:
     if count < 2:
         raise ConfigError("A diagnosis compares updates; give at least two.")
     if not 0 < looking.top <= 1 or looking.threshold < 0 or (looking.rows is not None and not 0 < looking.rows <= 1):
-        raise ConfigError("`top` and `rows` are shares in (0, 1], `threshold` is 0 or more.")
+        raise ConfigError("--top and --sample (`rows`) are shares in (0, 1], --threshold is 0 or more.")
     return looking
 
 

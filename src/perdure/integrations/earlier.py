@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from perdure.adapters import Adapter
 from perdure.checkpoint import load_checkpoint, save_checkpoint
 from perdure.errors import AdapterError, UnmetNeed

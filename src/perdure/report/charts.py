@@ -79,7 +79,7 @@ def metric_bars(runs: Sequence[Run], metric: str, title: str) -> Chart:
 
 
 def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
-    """Average accuracy (`which` 0) or forgetting (1) over the tasks learnt so far, a line a run, joint training dotted."""
+    """Average accuracy (`which` 0) or forgetting (1) over the tasks learnt so far, a line a run; joint training is level."""
     lines, said = [], []
     stages = max((len(run.scores.stages) for run in runs), default=1)
     for number, run in enumerate(runs):

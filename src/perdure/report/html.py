@@ -65,12 +65,12 @@ def table(
         tag("tr", _row(row, text_columns), class_="final" if bold_last and i == len(body) - 1 else None)
         for i, row in enumerate(body)
     ]
-    inner = tag(
-        "table",
-        tag("caption", caption),
-        tag("thead", tag("tr", join(head))),
-        tag("tbody", join(lines, "\n")),
-    )
+    return framed(caption, tag("tr", join(head)), lines)
+
+
+def framed(caption: str, head: Html, lines: Iterable[Html]) -> Html:
+    """The same out of rows that are made already, each with its headings (`th` with a scope)."""
+    inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", join(lines, "\n")))
     return tag("div", inner, class_="scroll", role="region", tabindex=0, aria_label=caption)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.comparison import Cell, Comparison, Interval, Outcome, Study, study
-from perdure.durable import write_json
+from perdure.durable import make_folder, write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
@@ -23,7 +23,7 @@ ABOUT_PAIRED = "In points; bootstrap over orders, seeds and test examples, the s
 
 def is_sweep(folder: Path) -> bool:
     """Whether `folder` is what `perdure sweep --out` wrote."""
-    return (folder / "records").is_dir()
+    return (folder / "records").is_dir() or (folder / "failed").is_dir()
 
 
 def write_sweep_report(folder: Path, out: Path, reference: str | None = None) -> dict[str, Path]:
@@ -36,7 +36,7 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
     records, failed = read_records(folder), read_failures(folder)
     found = study([outcome(record) for record in records], reference)
     paths = {"md": out / "report.md", "json": out / "report.json"}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     paths["md"].write_text(as_markdown(records, failed, found), encoding="utf-8")
     write_json(
         paths["json"],
@@ -54,7 +54,8 @@ def read_records(folder: Path) -> list[Record]:
     """Every record of a sweep, in a fixed order."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "records").glob("*.json"))]
     if not records:
-        raise StoreError(f"'{folder}' has no finished run yet; go on with `perdure sweep FILE --out {folder}`.")
+        failed = "".join(f"\n{name} failed: {error}" for name, error in read_failures(folder).items())
+        raise StoreError(f"'{folder}' has no finished run yet; go on with `perdure sweep FILE --out {folder}`.{failed}")
     return records
 
 

@@ -102,14 +102,6 @@ def print_scores(run: Scores) -> None:
     console.print(f"Run: {run.folder}{where}", soft_wrap=True, markup=False)
 
 
-def legend() -> Table:
-    """What each metric means: its one formula; a[s,t] is the score on task t after stage s, T the last of each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for metric, title in METRICS.items():
-        table.add_row(Text(title), Text(FORMULAS[metric]))
-    return table
-
-
 def markdown(runs: Sequence[Scores]) -> str:
     """Metrics compared, the legend with each formula, and the score matrix of each run, as Markdown."""
     names = run_names(runs)
