@@ -13,10 +13,9 @@ from perdure.backbones.text_metrics import (
     normalise,
     rouge_l,
     sari,
-    text_metric,
     with_literals,
 )
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError
 
 
 def test_exact_match_ignores_case_punctuation_and_spacing() -> None:
@@ -24,6 +23,14 @@ def test_exact_match_ignores_case_punctuation_and_spacing() -> None:
     assert exact_match("", "Very Positive!", ["very positive"]) == 1.0
     assert exact_match("", "negative", ["very negative"]) == 0.0
     assert exact_match("", "no", ["nope", "No."]) == 1.0
+
+
+def test_exact_match_tells_numbers_apart() -> None:
+    for answer, other in (("2.5", "25"), ("-3", "3"), ("-.5", ".5"), ("x = -1", "x = 1"), (".5", "5")):
+        assert exact_match("", answer, [other]) == 0.0
+        assert exact_match("", f"({answer}).", [answer]) == 1.0
+    assert exact_match("", "$1,000.", ["1000"]) == 1.0
+    assert exact_match("", "a well-known 5-day trip, 3-4.", ["a wellknown 5day trip 34"]) == 1.0  # hyphens, as before
 
 
 def test_the_first_character_alone_counts() -> None:
@@ -68,12 +75,6 @@ def test_sari_of_the_target_itself_is_one_and_of_doing_nothing_is_not() -> None:
     source, target = "the feline sat down", "the cat sat"
     assert sari(source, target, [target]) == 1.0
     assert sari(source, source, [target]) < 0.5
-
-
-def test_an_unknown_metric_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'rouge-l'"):
-        text_metric("rougel")
-    assert text_metric("exact-match") is exact_match
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

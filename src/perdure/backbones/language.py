@@ -31,7 +31,7 @@ class LanguageSettings(ModelSettings):
         max_new_tokens: longest answer in tokens, its end included; a label text must fit.
         long_targets: free-text targets above that are an error, or cut (their end is then not learnt).
         answer_by: 'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are
-            labels. A written answer counts as a label if they are equal after O-LoRA's normalisation.
+            labels. A written answer counts as a label if they are equal but for case, spacing and punctuation.
         label_score: a label's log-probabilities are summed, or averaged over its tokens.
         ranking: 'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both
             agree on the model, tried once.
@@ -108,7 +108,7 @@ class LanguageModel(ABC):
 
         Raises:
             DataError: a label text (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
-                with the same text.
+                with the same text (where answers are written: the same but for case, spacing and punctuation).
         """
         for task in tasks:
             self._tasks[task.name] = task
@@ -123,6 +123,7 @@ class LanguageModel(ABC):
 
     def _check_labels(self, task: Task) -> None:
         texts: dict[tuple[int, ...], str] = {}
+        written: dict[str, str] = {}
         for name, text in task.labels.items():
             what = f"Task '{task.name}': the text of label '{name}'"
             ids = tuple(check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False))
@@ -132,6 +133,12 @@ class LanguageModel(ABC):
                     "its own."
                 )
             texts[ids] = name
+            other = written.setdefault(normalise(text), name)
+            if other != name and self.settings.answer_by == "generation":
+                raise DataError(
+                    f"Task '{task.name}': written answers are told apart without case, spacing and punctuation, so the labels "
+                    f"'{other}' and '{name}' are one; give them other texts, or set backbone.answer_by=ranking."
+                )
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""

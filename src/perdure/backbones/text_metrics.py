@@ -11,23 +11,25 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError
 
 TextMetric = Callable[[str, str, Sequence[str]], float]
 """The input, the model's answer, every right answer (at least one) -> a score in [0, 1]."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LITERAL = re.compile(r"<(NUM|STR|CHAR)_LIT(?::(.*?))?>")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = re.compile(rf"(?!\.\d|(?<!\w)-\.?\d)[{re.escape(string.punctuation)}]")
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, white space collapsed: two answers are equal if these are (O-LoRA's evaluation).
+    """Lower case, no ASCII punctuation, white space collapsed: two answers are equal if these are.
 
-    >>> normalise(" Very  Positive. ")
-    'very positive'
+    As in O-LoRA's evaluation, but that the point and the sign of a number stay: 2.5 is not 25, -3 is not 3.
+
+    >>> normalise(" Very  Positive. "), normalise("$-2.50!")
+    ('very positive', '-2.50')
     """
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+    return " ".join(_PUNCTUATION.sub("", text.lower()).split())
 
 
 def exact_match(_text: str, answer: str, right: Sequence[str]) -> float:
@@ -147,14 +149,3 @@ TEXT_METRICS: dict[str, TextMetric] = {
     "edit-similarity": edit_similarity,
     "sari": sari,
 }
-
-
-def text_metric(name: str) -> TextMetric:
-    """The metric called `name`.
-
-    Raises:
-        UnknownName: no such metric.
-    """
-    if name not in TEXT_METRICS:
-        raise UnknownName("text metric", name, TEXT_METRICS)
-    return TEXT_METRICS[name]
