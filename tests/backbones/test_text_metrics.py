@@ -49,6 +49,29 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     assert rouge_l("", "a cat", ["a dog", "a cat"]) == 1.0  # the best of several
 
 
+def test_rouge_l_reads_every_script() -> None:
+    pytest.importorskip("rouge_score")
+    for text in ("Полиция убила стрелка", "الشرطة قتلت المسلح", "पुलिस ने मारा", "警察击毙了枪手", "경찰이 사살했다"):
+        assert rouge_l("", text, [text]) == 1.0
+    assert rouge_l("", "полиция нашла стрелка", ["Полиция убила стрелка."]) == pytest.approx(2 / 3)
+    assert rouge_l("", "警察找到枪手", ["警察击毙枪手。"]) == pytest.approx(4 / 6)  # a character is a word
+    assert rouge_l("", "GDP增长3%", ["GDP 增长 3%"]) == 1.0
+
+
+def test_rouge_l_of_ascii_texts_is_that_of_the_package() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+    texts = [
+        "The runners' 3 dogs_ran, didn't they?",
+        "a runner and her dog (no. 3) run",
+        "it's C++/x_1\tand\nmore-or-less 2.5",
+    ]
+    for one in texts:
+        for other in texts:
+            assert rouge_l("", other, [one]) == scorer.score(one, other)["rougeL"].fmeasure
+    # a typographic quote does not change how the other words are read
+    assert rouge_l("", "the dog’s running", ["the dog's runs"]) == 1.0
+
+
 def test_edit_similarity_counts_insertions_and_deletions() -> None:
     pytest.importorskip("rapidfuzz")
     # "kitten" -> "sitting": longest common subsequence "ittn", 4 of 6 and of 7
