@@ -151,15 +151,18 @@ class LanguageModel(ABC):
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """An answer for each example in order: the best label of the tasks in `labels`, or written text if they have none."""
-        tasks = [self._tasks[name] for name in labels]
+        """An answer for each example in order: the best label of the tasks in `labels`, or written text if none has any.
+
+        Beside tasks with labels, one without has nothing to choose from and does not count.
+        """
+        asked = [self._tasks[name] for name in labels]
+        tasks = [task for task in asked if task.labels] or asked
         if tasks and all(task.learns_text for task in tasks):
             return [Prediction("", nats=nats, tokens=tokens) for nats, tokens in self.token_losses(examples)]
-        with_labels = bool(tasks) and all(task.labels for task in tasks)
+        with_labels = bool(tasks) and bool(tasks[0].labels)
         if self.settings.answer_by == "ranking" and not with_labels:
             raise DataError(
-                f"Among {', '.join(labels)} there is a task without labels, so there is nothing to rank; set "
-                "backbone.answer_by=generation."
+                f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
         answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
         found: dict[int, Prediction] = {}
