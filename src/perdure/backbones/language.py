@@ -104,7 +104,7 @@ class LanguageModel(ABC):
         """Summed log-probability [N] of each completion."""
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels and tokenise every text once.
+        """Know the tasks' labels, tokenise every text once and count those that are cut.
 
         Raises:
             DataError: a label text (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
@@ -113,11 +113,12 @@ class LanguageModel(ABC):
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
-            if task.learns_text:
-                continue  # each text is tokenised when it is needed
-            for split in (task.train, task.validation, task.test):
-                for example in split:
-                    self._prompt(task.prompt(example.text))
+            examples = (*task.train, *task.validation, *task.test)
+            if task.learns_text:  # each text is tokenised when it is needed; here those that are cut are counted
+                self.truncated += sum(len(self._text_ids(e.text)) > self.settings.max_length for e in examples)
+                continue
+            for example in examples:
+                self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
 
