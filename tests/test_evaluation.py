@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from perdure.durable import read_lines
 from perdure.errors import ConfigError
+from perdure.evaluation import check_metric
 from perdure.report.page import write_report
-from tests.contract.runs import bits_learnt, short_run
+from perdure.run import learn
+from perdure.store import Store
+from perdure.tasks.task import Task
+from tests.backbones.tiny import tiny_causal
+from tests.contract.runs import SETTINGS, bits_learnt, short_run
 
 
 def test_scored_after_the_last_stage_only(tmp_path, small_tasks, encoder_folder):
@@ -35,3 +43,34 @@ def test_a_gate_needs_every_stage(tmp_path, small_tasks, encoder_folder):
         short_run(
             tmp_path, small_tasks, encoder_folder, "inc-lora", evaluation={"every_stage": False}, max_forgetting=1.0
         )
+
+
+def test_among_all_labels_seen_tasks_without_labels_are_asked_alone(tmp_path):
+    rows = [(f"the sun {i}", "day") for i in range(4)] + [(f"the moon {i}", "night") for i in range(4)]
+    tasks = [
+        Task("sky", rows, test=rows, labels=["day", "night"]),
+        Task("speak", [("say yes", "yes")], test=[("say no", "no")], metric="exact-match"),
+        Task("story", [("a dog ran", "")], test=[("a dog sat", "")], metric="inverse-perplexity"),
+        Task("mood", [("good", "up"), ("bad", "down")], test=[("fine", "up")], labels=["up", "down"]),
+    ]
+    backbone = {"kind": "causal", "model": str(tiny_causal(tmp_path / "model")), "max_new_tokens": 8}
+    out = tmp_path / "run"
+    evaluation = {"labels": "seen"}
+    scores = learn(out=out, tasks=tasks, method="inc-lora", backbone=backbone, evaluation=evaluation, **SETTINGS)
+    assert all(value is not None for row in scores.score_matrix for value in row)
+    written = read_lines(Store(out).stage_folder(4) / "predictions/speak.jsonl")
+    assert all("probability" not in row for row in written)
+    chosen = read_lines(Store(out).stage_folder(4) / "predictions/sky.jsonl")
+    assert {row["predicted"] for row in chosen} <= {"day", "night", "up", "down"}
+    assert all("probability" in row for row in chosen)
+
+
+@pytest.mark.parametrize(("metric", "package"), [("rouge-l", "rouge_score"), ("edit-similarity", "rapidfuzz")])
+def test_a_package_that_a_metric_lacks_is_told_before_anything_is_learnt(metric, package, monkeypatch):
+    task = Task("t", [("a", "b")], test=[("a", "b")], metric=metric)
+    pytest.importorskip(package)
+    check_metric(task)
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=f"The metric '{metric}' needs the package {package.replace('_', '-')}"):
+        check_metric(task)

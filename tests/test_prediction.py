@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -123,6 +124,56 @@ def test_an_update_for_each_task_needs_a_task_even_where_all_labels_compete(tmp_
     short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "per-task", evaluation={"labels": "seen"})
     with pytest.raises(StoreError, match=r"whose labels to choose from with --task: fruit, sky"):
         perdure.predict(tmp_path / "seen", TEXTS)
+
+
+def causal_run(out, tasks, **settings):
+    backbone = {"kind": "causal", "model": str(tiny_causal(out / "model")), "max_new_tokens": 20}
+    perdure.learn(out=out / "run", tasks=tasks, method="inc-lora", backbone=backbone, **SETTINGS, **settings)
+    return out / "run"
+
+
+def test_tasks_that_are_asked_in_other_words_need_a_name(tmp_path, small_tasks):
+    fruit, sky = (dataclasses.replace(task, template="Which? {text}") for task in small_tasks[:2])
+    alike = causal_run(tmp_path / "alike", [fruit, sky], evaluation={"labels": "seen"})
+    texts = [example.text for example in fruit.test]
+    found = perdure.predict(alike, texts)
+    known = read_lines(Store(alike).stage_folder(2) / "predictions" / "fruit.jsonl")
+    assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
+    apart = causal_run(
+        tmp_path / "apart", [fruit, dataclasses.replace(sky, template="")], evaluation={"labels": "seen"}
+    )
+    with pytest.raises(StoreError, match="--task: fruit, sky"):
+        perdure.predict(apart, texts)
+    assert len(perdure.predict(apart, texts, task="sky")) == len(texts)
+
+
+def test_tasks_with_nothing_to_answer_for_new_texts_are_refused(tmp_path, small_tasks):
+    fruit, story = small_tasks[0], perdure.Task("story", [("ab", "")], test=[("cd", "")], metric="inverse-perplexity")
+    copa = dataclasses.replace(small_tasks[1], choices={small_tasks[1].test[0].text: ("it rains", "it shines")})
+    out = causal_run(tmp_path, [fruit, copa, story])
+    with pytest.raises(DataError, match=r"text of task 'sky' has its own answers to choose from.*--task"):
+        perdure.predict(out, TEXTS, task="sky")
+    with pytest.raises(DataError, match=r"'story' learns texts as they are: there is nothing to answer.*--task"):
+        perdure.predict(out, TEXTS, task="story")
+    assert len(perdure.predict(out, TEXTS, task="fruit")) == 2
+
+
+def test_a_class_by_number_is_one_of_the_only_task_asked(run, tmp_path, small_tasks, encoder_folder):
+    file = lines(tmp_path / "in.jsonl", [{"text": "the sun", "label": 1}])
+    assert perdure.predict(run, file, task="sky")[0]["expected"] == "b"
+    short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "inc-lora", evaluation={"labels": "seen"})
+    assert perdure.predict(tmp_path / "seen", file)[0]["expected"] == "1"
+
+
+def test_files_are_read_as_the_task_was(tmp_path, encoder_folder):
+    rows = [{"prompt": f"{w} {i}", "text": f"note {i}", "completion": w} for i in range(20) for w in ("sun", "moon")]
+    lines(tmp_path / "sky.jsonl", rows)
+    task = {"name": "sky", "train": str(tmp_path / "sky.jsonl"), "format": "prompt-completion", "free": False}
+    backbone = {"kind": "encoder", "model": str(encoder_folder)}
+    run_config(load_config({"tasks": [task], "method": "inc-lora", "backbone": backbone, **SETTINGS}), tmp_path / "run")
+    for asked in (rows, [{key: row[key] for key in ("text", "prompt")} for row in rows]):
+        found = perdure.predict(tmp_path / "run", lines(tmp_path / "in.jsonl", asked))
+        assert [row["input"] for row in found] == [row["prompt"] for row in rows]
 
 
 def test_versions_are_asked_by_name(tmp_path, encoder_folder):

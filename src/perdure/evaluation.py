@@ -41,14 +41,16 @@ def own_task(prediction: Prediction, example: Example) -> bool:
 
 
 def check_metric(task: Task) -> None:
-    """The task's metric is known.
+    """The task's metric is known, and the package it needs is installed: asked before anything is learnt.
 
     Raises:
-        UnknownName: it is not.
+        UnknownName: it is not; ConfigError: the package is missing.
     """
     known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
     if task.metric not in known:
         raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
+    if task.metric in TEXT_METRICS:
+        TEXT_METRICS[task.metric]("", "", [""])  # imports what it needs
 
 
 def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
@@ -84,9 +86,10 @@ def perplexity(predictions: Sequence[Prediction]) -> float:
 def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
     """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own.
 
-    Of a task with several versions the newest has a say: its labels stand for the older ones' too.
+    Of a task with several versions the newest has a say: its labels stand for the older ones' too. A task without labels has
+    nothing that could compete: it is asked alone, and a backbone passes over it where labels are asked for.
     """
-    if settings.labels == "task":
+    if settings.labels == "task" or not task.labels:
         return [task.name]
     competing = [*learnt, *([] if task.name in learnt else [task.name])]
     return list({version(name)[0]: name for name in competing}.values())

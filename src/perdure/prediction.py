@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.backbones.base import Prediction
+from perdure.backbones.base import Backbone, Prediction
+from perdure.backbones.language import LanguageModel
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
 from perdure.record import load_past
 from perdure.reopen import known_tasks, reopen
+from perdure.settings import validate
 from perdure.store import Store
-from perdure.tasks.formats import input_reader
+from perdure.tasks.files import image_in
+from perdure.tasks.formats import input_format
 from perdure.tasks.rows import read_rows
-from perdure.tasks.task import Example, Task, same_task, version
+from perdure.tasks.spec import TaskSpec
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
 
 Input = tuple[str, str | None]
 """A text, and the label it should get where that is known."""
@@ -40,28 +44,31 @@ def predict(
     Args:
         inputs: a data file as tasks are read from, labels optional; or texts.
         task: whose labels to choose from; 'reviews' means its newest version, 'reviews@1' the first. Not needed if the run
-            learnt one task, or was scored among the labels of all (`evaluation.labels: seen`) and deploys one update.
+            learnt one task, or was scored among the labels of all (`evaluation.labels: seen`), deploys one update and asks
+            all tasks in the same way.
         tasks: those given from Python; only models that answer from training examples (vision) need them.
         text_field: the name of the text's field, where it is not a usual one.
         encoding: of the file.
 
     Raises:
         StoreError: no finished stage, or a damaged one. RunMismatch: the base model changed since the run began.
-        DataError: the file is malformed; names the line. UnknownName: no such task.
+        DataError: the file is malformed; names the line. Or the task has nothing to answer. UnknownName: no such task.
     """
     store = Store(Path(run))
     about = store.about
     names = _asked(store, task)
     begun = {spec["name"]: spec for spec in about["config"]["tasks"]}
-    spec: Mapping[str, Any] = about["added"].get(names[0]) or begun.get(names[0], {})
-    rows = _inputs(inputs, text_field or spec.get("text_field"), spec.get("label_field"), encoding)
+    _check_answerable(about["asked"], names)
+    of_suite = {"name": names[0], "train": "as usual"}  # or given from Python: nothing is said about fields
+    spec = validate(TaskSpec, about["added"].get(names[0]) or begun.get(names[0]) or of_suite)
+    rows = _inputs(inputs, spec.model_copy(update={"text_field": text_field}) if text_field else spec, encoding)
     store.verify()
     opened = reopen(store, ())
     opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
     past = load_past(store, opened.method)
-    if isinstance(past.deployed, PerTask) and len(names) > 1:
-        raise _several(store, names)  # among the labels of all it was scored with each task's own update
-    examples = [Example(text, "", names[0] if len(names) == 1 else "") for text, _ in rows]
+    if len(names) > 1 and (isinstance(past.deployed, PerTask) or _asks_apart(opened.backbone, about["asked"], names)):
+        raise _several(store, names)  # the run was scored with each task's own update or prompt
+    examples = [Example(text, "", names[0]) for text, _ in rows]
     found = answer(opened.model, opened.backbone, past.deployed, examples, names)
     labels = {name: list(about["asked"][name]["labels"]) for name in names}
     return [_row(text, expected, one, labels) for (text, expected), one in zip(rows, found, strict=True)]
@@ -129,6 +136,30 @@ def _asked(store: Store, task: str | None) -> list[str]:
     raise UnknownName("learnt task", task, learnt)
 
 
+def _check_answerable(asked: Mapping[str, Any], names: Sequence[str]) -> None:
+    """New texts can be answered as the tasks' own were.
+
+    Raises:
+        DataError: a task only learns texts, or each of its texts brings the answers to choose from.
+    """
+    for name in names:
+        if asked[name].get("metric") == INVERSE_PERPLEXITY:
+            raise DataError(
+                f"Task '{name}' learns texts as they are: there is nothing to answer. Ask another one with --task."
+            )
+        if asked[name].get("choices"):
+            raise DataError(
+                f"Each text of task '{name}' has its own answers to choose from, which new texts do not bring. Ask another task "
+                "with --task."
+            )
+
+
+def _asks_apart(backbone: Backbone, asked: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether these tasks are asked in different words, or one of them is asked to write; encoders read the text alone."""
+    ways = {(asked[name]["template"], bool(asked[name]["labels"])) for name in names}
+    return len(ways) > 1 and isinstance(backbone, LanguageModel)
+
+
 def _several(store: Store, names: Sequence[str]) -> StoreError:
     """What is said where one of these tasks must be chosen."""
     return StoreError(
@@ -136,14 +167,15 @@ def _several(store: Store, names: Sequence[str]) -> StoreError:
     )
 
 
-def _inputs(inputs: str | Path | Sequence[str], text: str | None, label: str | None, encoding: str) -> list[Input]:
+def _inputs(inputs: str | Path | Sequence[str], spec: TaskSpec, encoding: str) -> list[Input]:
     if not isinstance(inputs, (str, Path)):
         if not inputs:
             raise DataError("There is nothing to answer: give at least one text.")
         return [(given, None) for given in inputs]
     rows = read_rows(Path(inputs), encoding, "the current folder")
-    read = input_reader(rows[0], text, label)
-    return [read(row) for row in rows]
+    form = input_format(spec, rows[0])
+    found = (form.read_input(row) for row in rows)
+    return [(image_in(Path(inputs).parent, text), label) for text, label in found]
 
 
 def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -160,12 +192,11 @@ def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str
             (label if len(labels) == 1 else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
         }
     if expected is not None:
-        row["expected"] = _label_name(expected, every)
+        row["expected"] = _label_name(expected, next(iter(labels.values()))) if len(labels) == 1 else expected
     return row
 
 
-def _label_name(expected: str, every: Sequence[tuple[str, str]]) -> str:
+def _label_name(expected: str, names: Sequence[str]) -> str:
     """A class given as a whole number gets its name, by position, as in tasks."""
-    names = [label for _, label in every]
     by_number = expected not in names and expected.isdigit() and int(expected) < len(names)
     return names[int(expected)] if by_number else expected

@@ -192,5 +192,8 @@ def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
     return {
         "tasks": {task.name: task.fingerprint() for task in tasks},
         "sizes": {task.name: {s: len(getattr(task, s)) for s in SPLITS} for task in tasks},
-        "asked": {t.name: {"labels": t.labels, "template": t.template, "metric": t.metric} for t in tasks},
+        "asked": {
+            t.name: {"labels": t.labels, "template": t.template, "metric": t.metric, "choices": bool(t.choices)}
+            for t in tasks
+        },
     }

@@ -323,6 +323,13 @@ def test_two_labels_of_one_text_are_refused(folder: Path) -> None:
         load(folder).prepare([task])
 
 
+def test_labels_that_written_answers_cannot_tell_apart_are_refused(folder: Path) -> None:
+    task = Task("code", train=[("a", "C")], test=[("a", "C++")], labels=["C", "C++", "C#"])
+    load(folder).prepare([task])  # ranked, they are three
+    with pytest.raises(DataError, match=r"'code'.*the labels 'C' and 'C\+\+' are one.*answer_by=ranking"):
+        load(folder, answer_by="generation").prepare([task])
+
+
 def test_ranking_a_task_without_labels_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="nothing to rank"):
         load(folder, answer_by="ranking").predict(STORY.test, ["story"])

@@ -75,6 +75,8 @@ def test_labels_of_all_tasks_seen_compete_on_request(encoder):
     assert label_sets(FRUIT, ["fruit", "sky"], seen) == ["fruit", "sky"]
     assert label_sets(FRUIT, ["sky"], seen) == ["sky", "fruit"]
     assert label_sets(FRUIT, ["fruit", "sky"], EvaluationSettings()) == ["fruit"]
+    free = Task("free", [("a", "b")], test=[("a", "b")], metric="rouge-l")
+    assert label_sets(free, ["fruit", "sky", "free"], seen) == ["free"]
     found = encoder.predict(FRUIT.test, ["fruit", "sky"])
     assert all(len(p.probabilities) == 4 for p in found)
     # 'a' of another task is not 'a' of this one

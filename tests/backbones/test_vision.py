@@ -230,6 +230,8 @@ def test_a_missing_or_broken_image_is_named(folder: Path, colours: Task, tmp_pat
     backbone = load(folder, colours)
     with pytest.raises(DataError, match=r"no image '.*nowhere\.png'"):
         backbone.predict([Example(str(tmp_path / "nowhere.png"), "red", "colours")], ["colours"])
+    with pytest.raises(DataError, match=f"relative to the data file .*current folder, '{Path.cwd()}'"):
+        backbone.predict([Example("nowhere.png", "red", "colours")], ["colours"])
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image at all")
     with pytest.raises(DataError, match=r"broken\.png' is not an image"):

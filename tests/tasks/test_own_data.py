@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from perdure.errors import ConfigError, DataError, FetchError, UnknownName
+from perdure.tasks import readers
 from perdure.tasks.files import load_task, read_task_spec
-from perdure.tasks.formats import choose_format
+from perdure.tasks.formats import choose_format, input_format
 from perdure.tasks.rows import Row, read_rows
 from perdure.tasks.spec import TaskSpec
+from perdure.tasks.splits import Pool
+from perdure.tasks.task import Task
 
 GOOD = [{"text": f"text {i}", "label": "xy"[i % 2]} for i in range(40)]
 
@@ -188,6 +191,67 @@ def test_very_long_csv_fields_are_read(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
+def test_texts_learnt_as_they_are_need_nothing_else(tmp_path: Path) -> None:
+    rows = [{"text": f"story {i}", "label": "x"} if i % 2 else {"text": f"story {i}"} for i in range(20)]
+    write(tmp_path / "a.jsonl", rows)
+    task = TaskSpec(name="t", train="a.jsonl", metric="inverse-perplexity").load(tmp_path)
+    assert task.learns_text
+    assert {example.label for example in (*task.train, *task.test)} == {""}
+    write(tmp_path / "b.jsonl", [{"body": f"story {i}"} for i in range(20)])
+    own = TaskSpec(name="t", train="b.jsonl", metric="inverse-perplexity", text_field="body").load(tmp_path)
+    assert own.train == task.train
+    write(tmp_path / "c.jsonl", [{"prompt": f"p {i}", "completion": "c"} for i in range(20)])
+    with pytest.raises(
+        DataError, match=r"line 1: .*inverse-perplexity is of texts.*'prompt', 'completion'.*`text_field`"
+    ):
+        TaskSpec(name="t", train="c.jsonl", metric="inverse-perplexity").load(tmp_path)
+
+
+INPUTS = {
+    "the format that was told from the fields": ({}, {"instruction": "i", "text": "a", "label": "x"}, ("a", "x")),
+    "the format that was named": ({"format": "text-label"}, {"messages": [], "text": "a", "label": "x"}, ("a", "x")),
+    "and without labels": ({"format": "text-label"}, {"messages": [], "text": "a"}, ("a", None)),
+    "prompts beside a text": ({}, {"text": "t", "prompt": "a", "completion": "b"}, ("a", "b")),
+    "named, without answers": ({"format": "prompt-completion"}, {"text": "t", "prompt": "a"}, ("a", None)),
+    "the label's own name": ({"label_field": "team"}, {"prompt": "p", "text": "a", "team": "x"}, ("a", "x")),
+    "an instruction without answers": ({}, {"instruction": "i", "input": "a"}, ("i\n\na", None)),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_are_read_as_the_task_was(name: str) -> None:
+    settings, record, expected = INPUTS[name]
+    spec, row = TaskSpec(name="t", train="x", **settings), Row("here", record)
+    assert input_format(spec, row).read_input(row) == expected
+
+
+def test_several_inputs_are_no_guess() -> None:
+    with pytest.raises(
+        DataError, match=r"here: several inputs to answer, found the fields 'text', 'prompt'.*`text_field`"
+    ):
+        input_format(TaskSpec(name="t", train="x"), Row("here", {"text": "t", "prompt": "a"}))
+
+
+def test_images_are_found_beside_their_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def images(folder: Path) -> Task:
+        folder.mkdir()
+        rows = [{"text": f"{i}.PNG", "label": "xy"[i % 2]} for i in range(20)]
+        for i in range(20):
+            (folder / f"{i}.PNG").write_bytes(bytes([i]))
+        write(
+            folder / "a.jsonl", [*rows, {"text": "missing.png", "label": "x"}, {"text": "0.PNG\nor so", "label": "y"}]
+        )
+        return TaskSpec(name="t", train=f"{folder.name}/a.jsonl").load(folder.parent)
+
+    monkeypatch.chdir(tmp_path)
+    one, two = images(tmp_path / "one"), images(tmp_path / "two")
+    texts = {example.text for split in (one.train, one.validation, one.test) for example in split}
+    assert texts == {*(str(tmp_path / f"one/{i}.PNG") for i in range(20)), "missing.png", "0.PNG\nor so"}
+    assert one.fingerprint() == two.fingerprint()  # wherever the folder lies
+    (tmp_path / "two/0.PNG").write_bytes(b"other")
+    assert one.fingerprint() != two.fingerprint()
+
+
 BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "missing": ("a.jsonl", None, r"a\.jsonl does not exist; give the path"),
     "unknown kind": ("a.xlsx", b"x", r"a\.xlsx: unknown kind of file; known are \.jsonl"),
@@ -290,6 +354,25 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
     "config without dataset": ("name: t\ntrain: a.jsonl\nconfig: x\n", "`config` belongs to `dataset`"),
     "package with files": ("name: t\npackage: {reader: vader}\ntest: a.jsonl\n", "brings its own splits"),
     "accepting what is not there": ("name: t\ntrain: a.jsonl\nsame_validation_and_test: true\n", "needs both splits"),
+    "package with fields": (
+        "name: t\npackage: {reader: vader}\ntext_field: a\n",
+        "reads them itself: leave out text_field",
+    ),
+    "package read freely": ("name: t\npackage: {reader: vader}\nfree: false\n", "reads them itself: leave out free"),
+    "package in an encoding": ("name: t\npackage: {reader: vader}\nencoding: latin-1\n", "leave out encoding"),
+    "dataset in an encoding": ("name: t\ndataset: a/b\nencoding: latin-1\n", "no text file: leave out encoding"),
+    "format and fields": (
+        "name: t\ntrain: a.jsonl\nformat: prompt-completion\ntext_field: a\n",
+        "`free: true` if labels are texts: leave out format",
+    ),
+    "free texts with labels": (
+        "name: t\ntrain: a.jsonl\nfree: true\nlabels: [a, b]\n",
+        "not classes: leave out labels",
+    ),
+    "texts to learn with labels": (
+        "name: t\ntrain: a.jsonl\nmetric: inverse-perplexity\nlabels: [a, b]\ntemplate: '{text}'\n",
+        "learnt as they are: leave out labels, template",
+    ),
     "unknown format": ("name: t\ntrain: a.jsonl\nformat: alpaca\n", "format"),
     "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [yes, no]\n", "put labels in quotes"),
     "no name": ("train: a.jsonl\n", "name"),
@@ -327,6 +410,18 @@ def test_a_package_source_with_wrong_settings() -> None:
         TaskSpec(name="t", package={"reader": "folders", "asset": "nothing", "prefix": "x"}).load()
     with pytest.raises(ConfigError, match=r"settings of reader 'folders' do not fit.*prefix"):
         TaskSpec(name="t", package={"reader": "folders", "asset": "vader"}).load()
+
+
+def test_what_a_package_brings_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(f"text {i}", "AB"[i % 2]) for i in range(20)]
+    pool = Pool(pairs, choices={text: ("one", "other") for text, _ in pairs})
+    spec = TaskSpec(name="t", package={"reader": "made"}, labels=("A", "B"))
+    monkeypatch.setattr(readers, "read_pool", lambda about: pool)
+    task = spec.load()
+    assert task.label_texts(task.train[0].text) == ("one", "other")
+    pool.free = True
+    with pytest.raises(DataError, match=r"'t': what its package holds are texts to write.*leave out `labels`"):
+        spec.load()
 
 
 def test_a_dataset_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigError, DataError, UnknownName
+from perdure.tasks import readers, suites
+from perdure.tasks.splits import Drawn, Pool
 from perdure.tasks.suites import describe, load_suite
 
 SUITE = """
@@ -62,6 +64,30 @@ def test_more_than_fifteen_tasks() -> None:
     assert all(sorted(order) == sorted(about["tasks"]) and len(order) == 24 for order in about["orders"].values())
 
 
+def test_tasks_taken_from_a_suite_stay_without_near_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, bool] = {}
+
+    def draw(pool: Pool, *, name: str, near: bool, **_: object) -> Drawn:
+        drawn[name] = near
+        return Drawn([("a text", label := pool.train[0][1])], [], [("another", label)], ())
+
+    monkeypatch.setattr(suites, "draw", draw)
+    monkeypatch.setattr(readers, "read_pool", lambda about, **_: Pool([("a", next(iter(about["labels"])))]))
+    monkeypatch.setenv("PERDURE_CL_BENCHMARK", str(Path(__file__).parent))
+    nine = {*describe("text-24")["tasks_of"]["text-10"]}
+    ten = {*describe("text-10")["tasks"]}
+    for suite, near in (
+        ("text-24", nine),
+        ("text-10", ten),
+        ("quickstart", set()),
+        ("long", set()),
+        ("standard-cl", set()),
+    ):
+        drawn.clear()
+        assert len(load_suite(suite).tasks) == len(drawn)
+        assert {name for name, removed in drawn.items() if removed} == near
+
+
 def test_readers_of_the_package_may_be_used(folder: Path) -> None:
     (folder / "FOMC").mkdir()
     for split in ("train", "eval", "test"):
@@ -89,6 +115,12 @@ def test_wrong_files_are_explained(tmp_path: Path, content: str, message: str) -
     (tmp_path / "x.yaml").write_text(content)
     with pytest.raises((ConfigError, DataError), match=f"(?s)x.yaml.*{message}"):
         describe(str(tmp_path / "x.yaml"))
+
+
+def test_a_data_folder_that_nothing_is_read_from_is_refused(folder: Path) -> None:
+    for suite in (str(folder / "mine.yaml"), "quickstart"):
+        with pytest.raises(ConfigError, match="needs no data folder: leave out `data`"):
+            load_suite(suite, data=folder)
 
 
 def test_a_wrong_task_is_named(folder: Path) -> None:

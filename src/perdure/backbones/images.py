@@ -36,7 +36,10 @@ def read_image(source: str) -> Image:
         with Image.open(_file(source)) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
-        raise DataError(f"There is no image '{shown}'; an image task's texts are paths of image files.") from error
+        raise DataError(
+            f"There is no image '{shown}'; an image task's texts are paths of image files, absolute, or relative to the data "
+            f"file they stand in (or else to the current folder, '{Path.cwd()}')."
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"'{shown}' is not an image that can be read ({error}). Repair or remove it.") from error
 

@@ -31,7 +31,7 @@ class LanguageSettings(ModelSettings):
         max_new_tokens: longest answer in tokens, its end included; a label text must fit.
         long_targets: free-text targets above that are an error, or cut (their end is then not learnt).
         answer_by: 'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are
-            labels. A written answer counts as a label if they are equal after O-LoRA's normalisation.
+            labels. A written answer counts as a label if they are equal but for case, spacing and punctuation.
         label_score: a label's log-probabilities are summed, or averaged over its tokens.
         ranking: 'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both
             agree on the model, tried once.
@@ -104,25 +104,27 @@ class LanguageModel(ABC):
         """Summed log-probability [N] of each completion."""
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels and tokenise every text once.
+        """Know the tasks' labels, tokenise every text once and count those that are cut.
 
         Raises:
             DataError: a label text (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
-                with the same text.
+                with the same text (where answers are written: the same but for case, spacing and punctuation).
         """
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
-            if task.learns_text:
-                continue  # each text is tokenised when it is needed
-            for split in (task.train, task.validation, task.test):
-                for example in split:
-                    self._prompt(task.prompt(example.text))
+            examples = (*task.train, *task.validation, *task.test)
+            if task.learns_text:  # each text is tokenised when it is needed; here those that are cut are counted
+                self.truncated += sum(len(self._text_ids(e.text)) > self.settings.max_length for e in examples)
+                continue
+            for example in examples:
+                self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
 
     def _check_labels(self, task: Task) -> None:
         texts: dict[tuple[int, ...], str] = {}
+        written: dict[str, str] = {}
         for name, text in task.labels.items():
             what = f"Task '{task.name}': the text of label '{name}'"
             ids = tuple(check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False))
@@ -132,6 +134,12 @@ class LanguageModel(ABC):
                     "its own."
                 )
             texts[ids] = name
+            other = written.setdefault(normalise(text), name)
+            if other != name and self.settings.answer_by == "generation":
+                raise DataError(
+                    f"Task '{task.name}': written answers are told apart without case, spacing and punctuation, so the labels "
+                    f"'{other}' and '{name}' are one; give them other texts, or set backbone.answer_by=ranking."
+                )
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
@@ -144,15 +152,18 @@ class LanguageModel(ABC):
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """An answer for each example in order: the best label of the tasks in `labels`, or written text if they have none."""
-        tasks = [self._tasks[name] for name in labels]
+        """An answer for each example in order: the best label of the tasks in `labels`, or written text if none has any.
+
+        Beside tasks with labels, one without has nothing to choose from and does not count.
+        """
+        asked = [self._tasks[name] for name in labels]
+        tasks = [task for task in asked if task.labels] or asked
         if tasks and all(task.learns_text for task in tasks):
             return [Prediction("", nats=nats, tokens=tokens) for nats, tokens in self.token_losses(examples)]
-        with_labels = bool(tasks) and all(task.labels for task in tasks)
+        with_labels = bool(tasks) and bool(tasks[0].labels)
         if self.settings.answer_by == "ranking" and not with_labels:
             raise DataError(
-                f"Among {', '.join(labels)} there is a task without labels, so there is nothing to rank; set "
-                "backbone.answer_by=generation."
+                f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
         answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
         found: dict[int, Prediction] = {}

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from perdure.errors import ConfigError, UnknownName
+from perdure.errors import ConfigError
 
 TextMetric = Callable[[str, str, Sequence[str]], float]
 """The input, the model's answer, every right answer (at least one) -> a score in [0, 1]."""
 
+_ALONE = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")  # written without spaces
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LITERAL = re.compile(r"<(NUM|STR|CHAR)_LIT(?::(.*?))?>")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = re.compile(rf"(?!\.\d|(?<!\w)-\.?\d)[{re.escape(string.punctuation)}]")
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, white space collapsed: two answers are equal if these are (O-LoRA's evaluation).
+    """Lower case, no ASCII punctuation, white space collapsed: two answers are equal if these are.
 
-    >>> normalise(" Very  Positive. ")
-    'very positive'
+    As in O-LoRA's evaluation, but that the point and the sign of a number stay: 2.5 is not 25, -3 is not 3.
+
+    >>> normalise(" Very  Positive. "), normalise("$-2.50!")
+    ('very positive', '-2.50')
     """
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+    return " ".join(_PUNCTUATION.sub("", text.lower()).split())
 
 
 def exact_match(_text: str, answer: str, right: Sequence[str]) -> float:
@@ -41,7 +46,7 @@ def first_character(_text: str, answer: str, right: Sequence[str]) -> float:
 
 
 def rouge_l(_text: str, answer: str, right: Sequence[str]) -> float:
-    """ROUGE-L F1 with Porter stemming, by the package rouge-score.
+    """ROUGE-L F1 with Porter stemming, by the package rouge-score; over words of any script (`_AnyScript`).
 
     Source: Lin 2004; F1 with stemming, the best of several right answers, as in Super-NaturalInstructions' evaluation
     (arXiv 2204.07705).
@@ -51,10 +56,27 @@ def rouge_l(_text: str, answer: str, right: Sequence[str]) -> float:
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
     except ImportError as error:
         raise _missing("rouge-l", "rouge-score") from error
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scorer = RougeScorer(["rougeL"], tokenizer=_AnyScript(DefaultTokenizer(use_stemmer=True).tokenize))
     return max(scorer.score(one, answer)["rougeL"].fmeasure for one in right)
+
+
+@dataclass(frozen=True)
+class _AnyScript:
+    """Words of any script for rouge-score, whose own tokenizer drops all but a-z and 0-9; a Chinese character is a word.
+
+    Args:
+        ascii_words: rouge-score's own tokenizer: it stems the ASCII words, so that ASCII texts score as published.
+    """
+
+    ascii_words: Callable[[str], list[str]]
+
+    def tokenize(self, text: str) -> list[str]:
+        spaced = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
+        words = _ALONE.sub(r" \1 ", spaced).split()
+        return [part for word in words for part in (self.ascii_words(word) if word.isascii() else [word])]
 
 
 def edit_similarity(_text: str, answer: str, right: Sequence[str]) -> float:
@@ -147,14 +169,3 @@ TEXT_METRICS: dict[str, TextMetric] = {
     "edit-similarity": edit_similarity,
     "sari": sari,
 }
-
-
-def text_metric(name: str) -> TextMetric:
-    """The metric called `name`.
-
-    Raises:
-        UnknownName: no such metric.
-    """
-    if name not in TEXT_METRICS:
-        raise UnknownName("text metric", name, TEXT_METRICS)
-    return TEXT_METRICS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from perdure.errors import ConfigError, DataError
@@ -11,7 +12,7 @@ from perdure.tasks.hub import dataset_rows
 from perdure.tasks.rows import Row, read_rows
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Drawn, Pair, Pool, draw, normal
-from perdure.tasks.task import SPLITS, Example, Task, version
+from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Example, Task, version
 
 
 def read_task_spec(path: str | Path) -> TaskSpec:
@@ -40,6 +41,10 @@ def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
             test are the same; FetchError: the data set or package cannot be had.
     """
     pool, rows = (_package_pool(spec), {}) if spec.package else _pool(spec, folder)
+    if pool.free and spec.labels:
+        raise DataError(
+            f"Task '{spec.name}': what its package holds are texts to write, not classes; leave out `labels`."
+        )
     labels = {} if pool.free else _labels(spec, pool, rows)
     same = _check_same(spec, pool)
     if same:
@@ -58,6 +63,7 @@ def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
         metric=spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy"),
         notes=drawn.notes,
         template=spec.template or pool.template,
+        choices={text: choices for text, choices in pool.choices.items() if text in texts},
         references={text: answers for text, answers in pool.references.items() if text in texts},
     )
 
@@ -71,6 +77,9 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
             rows[split] = _rows(spec, given, folder)
     form = choose_format(spec, rows["train"][0])
     pairs: dict[str, list[Pair]] = {split: [form.read(row) for row in found] for split, found in rows.items()}
+    if not spec.dataset:
+        places = {split: _file(getattr(spec, split), folder).parent for split in pairs}
+        pairs = {s: [(image_in(places[s], text), label) for text, label in found] for s, found in pairs.items()}
     pairs = _named(spec, pairs)
     notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
     free = spec.free if spec.free is not None else form.free and spec.labels is None
@@ -80,7 +89,19 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
 def _rows(spec: TaskSpec, given: str, folder: Path) -> list[Row]:
     if spec.dataset:
         return dataset_rows(spec.dataset, spec.config, given)
-    return read_rows(folder / Path(given).expanduser(), spec.encoding)
+    return read_rows(_file(given, folder), spec.encoding)
+
+
+def _file(given: str, folder: Path) -> Path:
+    return folder / Path(given).expanduser()
+
+
+def image_in(folder: Path, text: str) -> str:
+    """The absolute path of the image that `text` names relative to the folder of its data file; any other text as it is."""
+    if "\n" in text or not text.lower().endswith(IMAGE_SUFFIXES):
+        return text
+    path = os.path.join(folder.resolve(), text)
+    return path if os.path.isfile(path) else text
 
 
 def _named(spec: TaskSpec, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +10,53 @@ from perdure.errors import DataError
 from perdure.tasks.rows import Row
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Pair
-
-USUAL_FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
-    "text-label": (("text", "label"), ("sentence", "label")),
-    "prompt-completion": (("prompt", "completion"), ("prompt", "answer"), ("input", "output")),
-}
-"""Format -> (text, label) field names; sentence/label is O-LoRA's layout, prompt/answer TRACE's."""
+from perdure.tasks.task import INVERSE_PERPLEXITY
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a record is read, and whether its label is free text."""
+    """Which fields of a record hold the text and the label, and whether the label is free text.
+
+    Without a field for the label, the text is learnt as it is.
+    """
 
     name: str
-    read: Callable[[Row], Pair]
-    free: bool
+    text: str
+    label: str | None
+    free: bool = True
+
+    def read(self, row: Row) -> Pair:
+        """The record's text and label.
+
+        Raises:
+            DataError: one of them is missing or of a wrong kind; says where.
+        """
+        if self.name == "messages":
+            return _messages(row)
+        return self._input(row), _label(row, self.label) if self.label else ""
+
+    def read_input(self, row: Row) -> tuple[str, str | None]:
+        """The same of a record that may come without its label."""
+        if self.name == "messages":
+            return _chat(row)
+        if self.label and row.fields.get(self.label) not in (None, ""):
+            return self._input(row), _label(row, self.label)
+        return self._input(row), None
+
+    def _input(self, row: Row) -> str:
+        return _instructed(row) if self.name == "instruction" else _text(row, self.text)
+
+
+FORMATS = (
+    Format("messages", "messages", "messages"),
+    Format("instruction", "instruction", "output"),
+    Format("text-label", "text", "label", free=False),
+    Format("text-label", "sentence", "label", free=False),
+    Format("prompt-completion", "prompt", "completion"),
+    Format("prompt-completion", "prompt", "answer"),
+    Format("prompt-completion", "input", "output"),
+)
+"""What records look like, in the order in which they are told; sentence/label is O-LoRA's layout, prompt/answer TRACE's."""
 
 
 def choose_format(spec: TaskSpec, row: Row) -> Format:
@@ -33,51 +65,55 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     Raises:
         DataError: the fields fit no format; says which they are.
     """
+    if spec.metric == INVERSE_PERPLEXITY:
+        return _of_texts(spec, row)
     if spec.text_field or spec.label_field:
-        text, label = spec.text_field or "text", spec.label_field or "label"
-        return Format(spec.format, _two_fields(text, label), bool(spec.free))
-    fields = row.fields.keys()
-    if spec.format in ("auto", "messages") and "messages" in fields:
-        return Format("messages", _messages, True)
-    if spec.format in ("auto", "instruction") and {"instruction", "output"} <= fields:
-        return Format("instruction", _instruction, True)
-    for name, names in USUAL_FIELDS.items():
-        for text, label in names:
-            if spec.format in ("auto", name) and {text, label} <= fields:
-                return Format(name, _two_fields(text, label), name != "text-label")
+        return Format("text-label", spec.text_field or "text", spec.label_field or "label", bool(spec.free))
+    for form in FORMATS:
+        if spec.format in ("auto", form.name) and {form.text, form.label} <= row.fields.keys():
+            return form
     wanted = "" if spec.format == "auto" else f" of the format '{spec.format}'"
     raise DataError(
-        f"{row.where}: no known fields{wanted}, found {', '.join(map(repr, fields))}. Known: text/label, sentence/label, "
+        f"{row.where}: no known fields{wanted}, found {', '.join(map(repr, row.fields))}. Known: text/label, sentence/label, "
         "prompt/completion, prompt/answer, input/output, instruction/input/output, messages; or name yours with "
         "`text_field` and `label_field`."
     )
 
 
-def input_reader(row: Row, text_field: str | None, label_field: str | None) -> Callable[[Row], tuple[str, str | None]]:
-    """How to read (text, label or None) from records like `row` that may come without labels.
+def _of_texts(spec: TaskSpec, row: Row) -> Format:
+    """The format of texts that are learnt as they are.
 
     Raises:
-        DataError: the fields tell no input; says which they are.
+        DataError: there is no text; a prompt and its answer are not taken for one.
     """
-    if text_field is None and "messages" in row.fields:
-        return _chat
-    if text_field is None and "instruction" in row.fields:
-        return lambda row: (_instructed(row), _optional(row, "output"))
-    texts = [text_field] if text_field else [text for pairs in USUAL_FIELDS.values() for text, _ in pairs]
-    for text in texts:
-        if text in row.fields:
-            usual = [label for pairs in USUAL_FIELDS.values() for name, label in pairs if name == text] or ["label"]
-            label = label_field or next((name for name in usual if name in row.fields), usual[0])
-            return lambda row: (_text(row, text), _optional(row, label))
+    field = spec.text_field or next((usual for usual in ("text", "sentence") if usual in row.fields), None)
+    if field:
+        return Format("text", field, None)
     raise DataError(
-        f"{row.where}: no input to answer, found the fields {', '.join(map(repr, row.fields))}. Known: text, sentence, prompt, "
-        "input, instruction (with input), messages; or name yours with `text_field`."
+        f"{row.where}: the metric {INVERSE_PERPLEXITY} is of texts learnt as they are, found the fields "
+        f"{', '.join(map(repr, row.fields))}. Known: text, sentence; or name yours with `text_field`."
     )
 
 
-def _optional(row: Row, field: str) -> str | None:
-    """The label, where there is one."""
-    return None if row.fields.get(field) in (None, "") else _label(row, field)
+def input_format(spec: TaskSpec, row: Row) -> Format:
+    """How to read records like `row`, which may come without labels: as the task's own were, where the fields tell it.
+
+    Raises:
+        DataError: the fields tell no input, or several; says which they are.
+    """
+    with contextlib.suppress(DataError):
+        return choose_format(spec, row)
+    known = [form for form in reversed(FORMATS) if spec.format in ("auto", form.name)]
+    found = {form.text: form for form in known if form.text in row.fields}
+    if "instruction" in found:
+        found.pop("input", None)  # what the instruction is about
+    if len(found) == 1:
+        return next(iter(found.values()))
+    which = "several inputs" if found else "no input"
+    raise DataError(
+        f"{row.where}: {which} to answer, found the fields {', '.join(map(repr, row.fields))}. Known: text, sentence, prompt, "
+        "input, instruction (with input), messages; or name yours with `text_field`."
+    )
 
 
 def _chat(row: Row) -> tuple[str, str | None]:
@@ -89,16 +125,8 @@ def _chat(row: Row) -> tuple[str, str | None]:
     return _messages(row)
 
 
-def _two_fields(text: str, label: str) -> Callable[[Row], Pair]:
-    return lambda row: (_text(row, text), _label(row, label))
-
-
-def _instruction(row: Row) -> Pair:
-    """Alpaca's layout: the input, where there is one, stands below the instruction."""
-    return _instructed(row), _label(row, "output")
-
-
 def _instructed(row: Row) -> str:
+    """Alpaca's layout: the input, where there is one, stands below the instruction."""
     instruction, given = _text(row, "instruction"), row.fields.get("input") or ""
     if not isinstance(given, str):
         raise DataError(f"{row.where}: field 'input' should be a text, found {type(given).__name__}.")

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
+
 if TYPE_CHECKING:
     from perdure.tasks.task import Task
 
 Format = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
 Size = Annotated[int, Field(ge=0)] | Literal["all"]
 Some = Annotated[int, Field(ge=1)] | Literal["all"]
+READING = ("format", "text_field", "label_field", "free", "encoding")
+LABELLING = ("format", "label_field", "labels", "free", "template")
 
 
 class TaskSpec(BaseModel):
@@ -21,7 +25,8 @@ class TaskSpec(BaseModel):
     Args:
         name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
         train, validation, test: files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of
-            splits with `dataset`. A split that is not given is cut from train, and the task's notes say so.
+            splits with `dataset`. Images are named by paths, absolute or relative to the file that names them. A split
+            that is not given is cut from train, and the task's notes say so.
         dataset: an id that `datasets` loads, instead of files.
         config: which configuration of the `dataset`.
         package: a reader and an asset, as in the files of `suites/`, instead of files.
@@ -31,7 +36,8 @@ class TaskSpec(BaseModel):
             training examples. For whole numbers as labels, give the names in order.
         free: the labels are free texts (generation); None = by the format.
         template: what a language model reads, with the text in place of "{text}".
-        metric: of the score; None = accuracy, or rouge-l for free texts.
+        metric: of the score; None = accuracy, or rouge-l for free texts. With inverse-perplexity the texts themselves are learnt:
+            of a record only the text is read.
         train_size, validation_size, test_size: examples at most; 'all' there are, and of a split that is cut: a fifth
             for validation, a quarter for test.
         seed: which training and validation examples are drawn; the test examples are the same for every seed.
@@ -80,17 +86,36 @@ class TaskSpec(BaseModel):
             raise ValueError("say where the examples come from: `train` (a file), `dataset` or `package`, one of them")
         if self.config and not self.dataset:
             raise ValueError("`config` belongs to `dataset`")
-        if self.package and (self.train or self.validation or self.test):
-            raise ValueError("`package` brings its own splits: leave out train, validation and test")
         if self.same_validation_and_test and not (self.validation and self.test):
             raise ValueError("`same_validation_and_test` needs both splits")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> TaskSpec:
+        learnt = self.metric == INVERSE_PERPLEXITY
+        fields = self.text_field or self.label_field
+        self._idle(self.package, "`package` brings its own splits and reads them itself", *SPLITS, *READING)
+        self._idle(self.dataset, "a `dataset` is no text file", "encoding")
+        self._idle(learnt, f"with the metric {INVERSE_PERPLEXITY} texts are learnt as they are", *LABELLING)
+        self._idle(fields, "`format` has fields of its own; say `free: true` if labels are texts", "format")
+        self._idle(self.free, "`free: true` says that labels are texts to write, not classes", "labels")
+        return self
+
+    def _idle(self, holds: object, why: str, *names: str) -> None:
+        """None of these settings is given if `holds`.
+
+        Raises:
+            ValueError: one is, and would be ignored.
+        """
+        found = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if holds and found:
+            raise ValueError(f"{why}: leave out {', '.join(found)}")
 
     def located(self, folder: str | Path) -> TaskSpec:
         """The same with absolute file names; relative ones are looked for in `folder`."""
         if self.dataset or self.package:
             return self
-        given = {split: getattr(self, split) for split in ("train", "validation", "test")}
+        given = {split: getattr(self, split) for split in SPLITS}
         files = {s: str((Path(folder) / Path(file).expanduser()).resolve()) for s, file in given.items() if file}
         return self.model_copy(update=files)
 

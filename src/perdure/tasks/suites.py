@@ -75,14 +75,15 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
-    """A description with the tasks, and the data folder, of those suites it takes tasks of."""
+    """A description with the tasks, and the data folder, of those suites it takes tasks of; what they leave out stays out."""
     tasks = dict(about.get("tasks", {}))
     for suite, names in about.get("tasks_of", {}).items():
         theirs = describe(suite)
+        cleaned = {"without_near_repeats": True} if theirs.get("without_near_repeats") else {}
         for name in names:
             if name not in theirs["tasks"]:
                 raise UnknownName(f"task of suite '{suite}'", name, theirs["tasks"])
-            tasks[name] = theirs["tasks"][name]
+            tasks[name] = {**theirs["tasks"][name], **cleaned}
         about = {**({"data": theirs["data"]} if "data" in theirs else {}), **about}
     return {**about, "tasks": tasks}
 
@@ -108,7 +109,7 @@ def load_suite(
             (`perdure.tasks.splits.draw`).
 
     Raises:
-        UnknownName: no such suite, order or task.
+        UnknownName: no such suite, order or task; ConfigError: `data` for a suite that needs none.
         DataError, FetchError: the data cannot be read or fetched.
     """
     from perdure.tasks.benchmarks import MissingTask
@@ -154,7 +155,7 @@ def _load_task(
     from perdure.tasks.readers import read_pool
 
     pool = read_pool(about, data=data, progress=progress)
-    near = suite.get("without_near_repeats", False)
+    near = any(described.get("without_near_repeats", False) for described in (suite, about))
     train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
     drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
     train, validation, test = (
@@ -180,8 +181,14 @@ def _only(texts: set[str], by_text: dict[str, tuple[str, ...]]) -> dict[str, tup
 
 
 def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
-    """The folder a suite's data lie in; None for a suite that is read out of packages or from the hub."""
+    """The folder a suite's data lie in; None for a suite that is read out of packages or from the hub.
+
+    Raises:
+        ConfigError: a folder is given to a suite that needs none; DataError: it is missing.
+    """
     if "data" not in about:
+        if data:
+            raise ConfigError(f"Suite '{about['name']}' needs no data folder: leave out `data`.")
         return None
     given = data or os.environ.get(about["data"]["variable"]) or _usual(about)
     if (given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")):
