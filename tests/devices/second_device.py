@@ -1,6 +1,6 @@
 """A second device that is the CPU in disguise: its tensors are CPU tensors, and mixing the two is an error, as on a GPU.
 
-    torch.ones(3, device="second")        after `install()`, once a process
+    torch.ones(3, device="elsewhere")        after `install()`, once a process
 
 It shows that code puts every tensor where the model is; not that a GPU's kernels are right. transformers' `generate` uses
 operations that cannot be sent here.
@@ -14,7 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-NAME = "second"
+NAME = "elsewhere"
 MOVES = {"aten::_to_copy", "aten::to", "aten::copy_", "aten::_copy_from"}
 TAKES_CPU_INDICES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}  # a GPU does too
 
@@ -78,7 +78,7 @@ def _check(op: Any, ours: bool, tensors: list[torch.Tensor], generator: torch.Ge
 
 
 class _Module:
-    """What torch asks a device's module: torch.second."""
+    """What torch asks a device's module: torch.elsewhere."""
 
     def is_available(self) -> bool:
         return True

@@ -24,6 +24,9 @@ from tests.test_unfinished import SETTINGS as TRAINED
 from tests.test_unfinished import TRAINING, Stop
 
 
+pytestmark = pytest.mark.devices
+
+
 @pytest.fixture(scope="module", autouse=True)
 def second() -> None:
     second_device.install()
@@ -33,22 +36,22 @@ def both(folder: Path, tasks: Any, method: str, **backbone: Any) -> None:
     """A run on each device: equal scores."""
     runs = [
         learn(out=folder / device, tasks=tasks, method=method, backbone={**backbone, "device": device}, **SETTINGS)
-        for device in ("cpu", "second")
+        for device in ("cpu", "elsewhere")
     ]
     assert runs[0].score_matrix == runs[1].score_matrix
 
 
 def test_mixing_devices_is_an_error():
     with pytest.raises(RuntimeError, match="same device"):
-        torch.ones(3, device="second") + torch.ones(3)
+        torch.ones(3, device="elsewhere") + torch.ones(3)
     with pytest.raises(RuntimeError, match="generator"):
-        torch.randn(3, device="second", generator=torch.Generator())
+        torch.randn(3, device="elsewhere", generator=torch.Generator())
 
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_a_preset_learns_the_same_on_another_device(method, small_tasks, encoder_folder, tmp_path):
     both(tmp_path, small_tasks, method, kind="encoder", model=str(encoder_folder), max_length=32)
-    assert bits(tmp_path / "cpu") == bits(tmp_path / "second")
+    assert bits(tmp_path / "cpu") == bits(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("method", ["perdure", "slice+replay", "lwf"])
@@ -56,14 +59,14 @@ def test_a_preset_learns_the_same_on_another_device(method, small_tasks, encoder
 def test_every_kind_of_backbone(kind, make, method, small_tasks, tmp_path):
     tasks = image_tasks(tmp_path / "images") if kind == "vision" else small_tasks[:2]
     both(tmp_path, tasks, method, kind=kind, model=str(make(tmp_path / "model")), attention="eager")
-    here, there = (Store(tmp_path / device).stage_folder(2) / "adapter" for device in ("cpu", "second"))
+    here, there = (Store(tmp_path / device).stage_folder(2) / "adapter" for device in ("cpu", "elsewhere"))
     other = open_adapter(there)
     for name, delta in open_adapter(here).items():  # not to the bit: a CPU has fused kernels of its own
         assert torch.allclose(dense(delta), dense(other[name]), atol=1e-5)
 
 
 def test_it_goes_on_inside_a_stage_and_answers(small_tasks, encoder_folder, tmp_path):
-    backbone = {"kind": "encoder", "model": str(encoder_folder), "max_length": 32, "device": "second"}
+    backbone = {"kind": "encoder", "model": str(encoder_folder), "max_length": 32, "device": "elsewhere"}
     given = {"tasks": small_tasks[:1], "method": "l2", "backbone": backbone, **SETTINGS, **TRAINED}
     written = {**TRAINING, "checkpoint_minutes": 1e-9}
     with pytest.raises(KeyboardInterrupt):
