@@ -40,7 +40,7 @@ class PastEnergy(WeightPenalty):
     """sum P^2 W^2 over positions and modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         reduction: sum over a module's positions, or their mean.
         history: P is the sum of the earlier updates, or the merged update that answers queries.
         tile: rows worked on at a time; chosen by the module's width when not given.

@@ -45,7 +45,7 @@ class FisherPenalty(WeightPenalty):
     """1/2 sum Omega W^2 over positions and modules; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         decay: gamma; 1 sums the Fishers of all tasks, less forgets the oldest.
         examples: on how many training examples of each task F is measured; None = all.
         batch_size: examples whose mean gradient is squared.

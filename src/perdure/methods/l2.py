@@ -25,7 +25,7 @@ class SquaredNorm(WeightPenalty):
     """||dW||_F^2, summed over modules; costs R x R products only.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         reduction: sum over a module's positions, or their mean.
     """
 

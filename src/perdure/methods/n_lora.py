@@ -4,7 +4,7 @@
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     dW_t = A_t B_t    W   effective update of the task being trained, scaling and offset included
-    lambda            `weight`; or found by the part for a share of the task's gradient or a share of exact zeros
+    lambda            `weight`; or found by the part for a share of the gradient or a share of exact zeros
 
 Equations
     update         L_sparse = ||dW||_1 = sum_ij |W_ij|                                ops.entrywise.l1_norm, on tiles, never dense
@@ -18,7 +18,7 @@ Settings: see `Sparsity` and `ProximalRows`. Deviations and what the paper leave
     - The published lambdas (0.4; 0.55; 1.8; LLaMA 0.38-0.46) belong to released_code, not to the equation.
     - A sub-gradient under Adam never makes W exactly zero, and no threshold is published for what counts as zero ("collision").
       Here an entry is small at `small` times its module's own root mean square.
-    - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the task loss's gradient, and
+    - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the gradient's length, and
       `sparsity` of `ProximalRows` by a stated share of exact zeros. The shares reached are noted in the stage's log.
     - `ProximalRows` is ours. An averaged trajectory (training.average) mixes its zeros with values of earlier steps.
 """
@@ -53,7 +53,7 @@ class Sparsity(WeightPenalty):
     """The l1 norm of the update (or of what the released code takes for it), summed over modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         target: update: the paper's equation; factors: A and B; released_code: the [R, R] product of the code, square layers only.
         reduction: sum over the target's entries, or their mean.
         small: what counts as a small entry when the sparsity reached is noted, in units of the update's root mean square at its

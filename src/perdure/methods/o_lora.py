@@ -46,7 +46,7 @@ class InputOverlap(WeightPenalty):
     """Overlap of A with the A of all earlier tasks, summed over modules; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda_1, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda_1, or the share of the gradient that sets it (see `Penalty`).
         form: square (the paper's equation, bounded cost) or absolute (the released code, cost grows with the tasks).
     """
 

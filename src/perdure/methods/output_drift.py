@@ -45,7 +45,7 @@ class OutputDrift(WeightPenalty):
     """Energy of the outputs' change on old tasks' inputs; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         normalised: as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
             size. Otherwise the plain sum over modules, which a quantised base has too.
         batches: on how many batches of a task's training examples its inputs are measured; None = all.

@@ -249,12 +249,12 @@ class Init(Part):
 
 
 class Penalty(Part):
-    """Something added to the task loss, weighted by a number or by a share of the task loss's gradient.
+    """Something added to the task loss, weighted by a number or by a share of the gradient.
 
     Args:
         weight: lambda, the factor of the penalty in the loss. 0 switches it off.
-        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is
-            this share of the task loss's (0.1 = a tenth).
+        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this
+            share of that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth).
     """
 
     weight: float | None = Field(default=None, ge=0)

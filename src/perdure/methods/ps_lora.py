@@ -50,7 +50,7 @@ class SignMagnitude(WeightPenalty):
     """L_s = ||W||^2 (1 - tanh(alpha W) * tanh(alpha H)), summed over modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         alpha: sharpness of the soft sign, > 0.
         reading: elementwise, or scalar (the norm times one minus the mean agreement of the module).
         reduction: sum over a module's positions, or their mean (the sum over O I).

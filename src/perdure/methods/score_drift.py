@@ -50,7 +50,7 @@ class ScoreDrift(WeightPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         batches: on how many batches of a task's training examples C and F are measured; None = all.
         batch_size: examples in each.
 
