@@ -109,8 +109,8 @@ class ProximalRows(StepRule):
     """After every step, soft-threshold the norms of B's rows (and A's columns): whole rows (columns) of the update become 0.
 
     Args:
-        weight: lambda, at 1 the threshold equals the longest step Adam takes on a row of R entries: only rows whose gradient
-            keeps its direction grow.
+        weight: lambda; at 1 the threshold is one learning rate an entry, the step Adam takes on a row whose gradient keeps its
+            direction; at `ADAM_BOUND` it is the longest step Adam can take.
         sparsity: instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
             smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
             0.5 when neither is given.

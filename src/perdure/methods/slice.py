@@ -106,10 +106,8 @@ class Slice(GradientInit):
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Slice:
         check_read(self, "operator", READ_BY)
-        if (
-            self.replay_batches_in_all is not None
-            and self.replay_batches != type(self).model_fields["replay_batches"].default
-        ):
+        usual = type(self).model_fields["replay_batches"].default
+        if self.replay_batches_in_all is not None and self.replay_batches != usual:
             raise ValueError(
                 "replay_batches counts batches of every old task, replay_batches_in_all of all together; give one"
             )
