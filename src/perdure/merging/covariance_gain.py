@@ -4,6 +4,7 @@ Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t;
 they count; eps a ridge.
 
     P = C_t (C_t + kappa C_o + eps I)^-1,      dW <- dW P,      so  A <- A P  and B stays
+    P = I where nothing is to be spared: no other task, or kappa 0
 
 X = dW P minimises the new task's output error plus the change of the others' outputs,
     E_t ||(X - dW) x||^2 + kappa E_o ||X x||^2 + eps ||X||_F^2,
@@ -38,8 +39,8 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
 
     Args:
         own: C_t [I, I], symmetric.
-        others: C_o [I, I] of the tasks to be spared; None where there are none: the update is returned as it is.
-        kappa: weight of the others' outputs against the own, 0 or more.
+        others: C_o [I, I] of the tasks to be spared; None where there are none: then P = I.
+        kappa: weight of the others' outputs against the own, 0 or more; at 0, P = I.
         ridge: eps relative to the mean diagonal; keeps directions no input uses from being inverted.
     """
     if others is None or kappa == 0:

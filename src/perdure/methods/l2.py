@@ -2,10 +2,13 @@
 
     l2 = kaiming + SquaredNorm + sum
 
-    L = L_task + lambda sum_modules ||dW_t||_F^2,   dW_t = s B A        ops.frobenius.squared_norm
+    L = L_task + lambda sum_modules ||dW_t||_F^2        ops.frobenius.squared_norm
+    dW_t   effective update of the task being trained, scaling and offset included
 
-This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8. Unlike weight decay of A and
-B it acts on the update itself. Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
+This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8: there entries shrink rather than
+change sign, because the elementwise gradient vanishes at 0. Unlike weight decay of A and B it acts on the update itself.
+
+Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "ella": Preset(
         "avoid entries where the past put energy",
-        "ELLA, see docs/methods/ella.md",
+        "arXiv 2601.02232",
         penalties={"past-energy": {"weight": 1000.0}},
     ),
     "output-drift": Preset(
