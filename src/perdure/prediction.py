@@ -121,7 +121,7 @@ def _asked(store: Store, task: str | None) -> list[str]:
         if len(newest) == 1 or about["config"]["evaluation"]["labels"] == "seen":
             return newest
         raise _several(store, newest)
-    exact = task.removesuffix("@1") if task.endswith("@1") else task
+    exact = task.removesuffix("@1")
     if exact in learnt and (exact != task or version(task)[1] > 1):
         return [exact]
     if task in learnt:

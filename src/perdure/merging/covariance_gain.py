@@ -26,8 +26,7 @@ from torch import Tensor
 
 from perdure.errors import AdapterError
 from perdure.merging.linear import stacked_sum
-from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, LowRank, Update
+from perdure.ops.lowrank import Delta, LowRank
 
 Against = Literal["earlier", "others"]
 Moments = Mapping[str, Tensor]
@@ -55,27 +54,6 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
     return LowRank(solved.to(right.dtype), delta.B) if isinstance(delta, LowRank) else solved.to(right.dtype)
 
 
-def covariance_gain_updates(
-    updates: Sequence[Update],
-    moments: Sequence[Moments],
-    kappa: float = 1.0,
-    ridge: float = 1e-3,
-    against: Against = "others",
-) -> dict[str, Delta]:
-    """Module by module sum_t dW_t P_t.
-
-    Args:
-        moments: one an update, measured on that update's task.
-        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
-            base), or all "others" (updates trained apart on one base).
-    """
-
-    def merge(module: str, deltas: list[Delta | None]) -> Delta:
-        return gained_sum(module, deltas, moments, kappa, ridge, against)
-
-    return dict(merge_modules(updates, merge))
-
-
 def gained_sum(
     module: str,
     deltas: Sequence[Delta | None],
@@ -84,7 +62,12 @@ def gained_sum(
     ridge: float,
     against: Against,
 ) -> Delta:
-    """sum_t dW_t P_t at one module; see `covariance_gain_updates`.
+    """sum_t dW_t P_t at one module.
+
+    Args:
+        moments: one an update, measured on that update's task.
+        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
+            base), or all "others" (updates trained apart on one base).
 
     Raises:
         AdapterError: a moment is missing, is not [I, I], or is no second moment.
