@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Prediction
+from perdure.durable import write_text
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
@@ -84,11 +84,8 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: 
         StoreError: it exists and is not to be replaced, or cannot be written.
     """
     check_free(path, overwrite)
-    partial = path.with_name(f".partial-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
     except OSError as error:
         raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
 
