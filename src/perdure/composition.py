@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.methods.table import PARTS, PRESETS, Role, Stream
+from perdure.methods.table import PARTS, PRESETS, Role, StreamMode
 
 
 def resolve_method(value: Any) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(key: str, current: Any, given: Any) -> Any:
     """One entry of a composition with what was given for it."""
     if key == "stream":
-        if given not in typing.get_args(Stream):
-            raise UnknownName("stream", str(given), typing.get_args(Stream))
+        if given not in typing.get_args(StreamMode):
+            raise UnknownName("stream", str(given), typing.get_args(StreamMode))
         return given
     if key == "penalties":
         return {} if given is None else _penalties(current, given)

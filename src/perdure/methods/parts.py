@@ -31,7 +31,7 @@ from perdure.ops.lowrank import Update
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
     from perdure.history import Past
-    from perdure.tasks.task import Example, Stage
+    from perdure.tasks.task import Example, Stage, StreamMode
 
 Gradients = dict[str, tuple[Tensor | None, Tensor | None]]
 """Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen."""
@@ -351,7 +351,7 @@ class Method:
     penalties: Mapping[str, Penalty] = field(default_factory=dict)
     step_rule: StepRule | None = None
     replay: Replay | None = None
-    stream: Literal["one-by-one", "joint"] = "one-by-one"
+    stream: StreamMode = "one-by-one"
 
     def out_of_reach(self) -> str | None:
         """Why nothing can protect the past in this method; None where something can."""
