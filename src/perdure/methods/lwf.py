@@ -49,6 +49,7 @@ class LwF(BatchPenalty):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA})
+    needs_past: ClassVar[bool] = True
 
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"
@@ -66,10 +67,6 @@ class LwF(BatchPenalty):
                 "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
             )
         return None
-
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
 
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """See `BatchPenalty`; 0 on the first task."""

@@ -36,7 +36,7 @@ from torch import Tensor
 from perdure.errors import ConfigError
 from perdure.methods.parts import StepRule, WeightPenalty
 from perdure.ops.entrywise import l1_norm, small_share
-from perdure.ops.precision import precise
+from perdure.ops.precision import ValueAndGrads, divided, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
-Result = tuple[Tensor, Tensor, Tensor]
 OFFSET = "Use target: update of the penalty `sparsity`, or an init that starts at zero, like `kaiming`"
 
 
@@ -80,19 +79,18 @@ class Sparsity(WeightPenalty):
             for module, pair in ctx.factors.items():
                 _check_square(module, pair)
 
-    def value_and_grad(self, module: str, factors: Factors, past: Past) -> Result:
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> ValueAndGrads:
         """See `WeightPenalty`."""
         exact = precise(factors)
         if self.target == "update":
-            (value, grad_A, grad_B), count = l1_norm(exact, self.tile, self._scratch), exact.shape[0] * exact.shape[1]
+            found, count = l1_norm(exact, self.tile, self._scratch), exact.shape[0] * exact.shape[1]
         else:
             _check_no_offset(module, exact, f"target: {self.target}")
             if self.target == "released_code":
                 _check_square(module, exact)
             form = _l1_of_factors if self.target == "factors" else _l1_as_released
-            (value, grad_A, grad_B), count = form(exact)
-        count = count if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+            found, count = form(exact)
+        return divided(found, count if self.reduction == "mean" else 1, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Note the share of small entries reached."""
@@ -210,13 +208,13 @@ def _over_positions(shares: Mapping[str, float], factors: Mapping[str, Factors])
     return sum(shares[module] * counts[module] for module in factors) / sum(counts.values())
 
 
-def _l1_of_factors(factors: Factors) -> tuple[Result, int]:
+def _l1_of_factors(factors: Factors) -> tuple[ValueAndGrads, int]:
     A, B = factors.A, factors.B
     value = torch.linalg.vector_norm(A, 1) + torch.linalg.vector_norm(B, 1)
     return (value, A.sign(), B.sign()), A.numel() + B.numel()
 
 
-def _l1_as_released(factors: Factors) -> tuple[Result, int]:
+def _l1_as_released(factors: Factors) -> tuple[ValueAndGrads, int]:
     """sum |A B| of the [R, R] product, without scaling, as the code has it."""
     product = factors.A @ factors.B
     signs = product.sign()

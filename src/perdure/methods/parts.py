@@ -184,6 +184,8 @@ class Part(BaseModel):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it requires whatever its settings are."""
+    needs_past: ClassVar[bool] = False
+    """Nothing comes of it before a first stage is learnt."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -214,7 +216,7 @@ class Part(BaseModel):
 
         False is a promise (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
         may share a stage's training (perdure.shared)."""
-        return True
+        return not self.needs_past or len(ctx.past) > 0
 
     def before_task(self, ctx: Context) -> None:
         """Called when a stage begins, with the carry folded in and before the adapter starts."""

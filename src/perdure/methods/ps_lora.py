@@ -40,7 +40,7 @@ from perdure.methods.history_update import HistoryKind, history_update, no_histo
 from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, precise
 from perdure.ops.sign_magnitude import Form, Reading, Terms, elementwise_tile, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
 from perdure.ops.through_factors import Scratch
@@ -95,9 +95,8 @@ class SignMagnitude(WeightPenalty):
             signs = self._sign(module, exact.A, past)
             kernel = compiled_tile if self.engine == "compiled" else elementwise_tile
             results = tiled(exact, signs, form, self.tile, self._scratch, kernel)
-        value, grad_A, grad_B = results
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+        return divided(results, count, factors)
 
     def _sign(self, module: str, like: Tensor, past: Past) -> Tensor | None:
         """tanh(alpha H) in `like`'s dtype, computed when it is first asked for; None without history."""

@@ -37,7 +37,7 @@ from torch import Tensor
 from perdure.methods.history_update import no_history
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
@@ -58,6 +58,7 @@ class ScoreDrift(WeightPenalty):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
+    needs_past: ClassVar[bool] = True
 
     batches: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -69,10 +70,6 @@ class ScoreDrift(WeightPenalty):
         """Without a past, or where the update holds what the old tasks learnt."""
         return no_history(method, "it protects old tasks' scores")
 
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, tasks = precise(factors), max(1, len(past))
@@ -82,7 +79,7 @@ class ScoreDrift(WeightPenalty):
             if use in self._inputs:
                 found = drift(exact, self._inputs[use].to(exact.A), self._outputs[use].to(exact.A))
                 value, grad_A, grad_B = value + found[0], grad_A + found[1], grad_B + found[2]
-        return value / tasks, (grad_A / tasks).to(factors.A.dtype), (grad_B / tasks).to(factors.B.dtype)
+        return divided((value, grad_A, grad_B), tasks, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure the task on the model as trained, and add it to the past."""
