@@ -64,7 +64,7 @@ class AGem(StepRule):
     _fired: int = PrivateAttr(default=0)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past that steps could hurt."""
+        """Refused where there is no past that steps could hurt."""
         reason = method.out_of_reach()
         return reason and f"it keeps steps from hurting old tasks, but {reason}"
 

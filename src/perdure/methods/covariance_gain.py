@@ -53,7 +53,7 @@ class CovarianceGain(Consolidate):
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past to spare."""
+        """Refused where there is no past to spare."""
         reason = method.out_of_reach()
         return reason and f"it turns updates away from old tasks' inputs, but {reason}"
 

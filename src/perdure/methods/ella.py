@@ -58,7 +58,7 @@ class PastEnergy(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a history that is apart from the update."""
+        """Refused where there is no past, or none apart from the update."""
         return no_history(method)
 
     def before_task(self, ctx: Context) -> None:

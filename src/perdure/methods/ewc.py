@@ -67,7 +67,7 @@ class FisherPenalty(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """The base must hold what was learnt, or the update would not be a change from it."""
+        """Refused where there is no past, or the base does not hold it: the update is then no change from it."""
         if reason := method.out_of_reach():
             return f"it protects what the past needs, but {reason}"
         if method.consolidate.keeps != "carried":

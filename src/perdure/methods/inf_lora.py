@@ -135,7 +135,7 @@ class InfLora(Init):
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past it could reach."""
+        """Refused where there is no past it could reach."""
         reason = method.out_of_reach()
         return reason and f"it keeps A off old tasks' inputs, but {reason}"
 

@@ -58,7 +58,7 @@ class LwF(BatchPenalty):
     _stage: int | None = PrivateAttr(default=None)
 
     def conflicts(self, method: Method) -> str | None:
-        """The model a task starts from must know the old tasks: it is the teacher."""
+        """Refused where there is no past, or the model a task starts from, its teacher, does not know it."""
         if reason := method.out_of_reach():
             return f"it keeps the answers to old tasks, but {reason}"
         if method.consolidate.keeps == "merged" and not method.init.continues:

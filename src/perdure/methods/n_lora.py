@@ -68,7 +68,7 @@ class Sparsity(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """The other targets are none of the update where the base is offset."""
+        """Refused where the init offsets the base and the target is not the update."""
         if self.target != "update" and method.init.offsets:
             return f"target: {self.target} acts on A and B, but where the init offsets the base the update is another. {OFFSET}"
         return None
@@ -129,7 +129,7 @@ class ProximalRows(StepRule):
         return given if given.get("weight") is not None else {**given, "sparsity": given.get("sparsity", 0.5)}
 
     def conflicts(self, method: Method) -> str | None:
-        """Zeros of a factor are zeros of the update only where it is trained and nothing else is in it."""
+        """Refused where zeros of a factor are none of the update: the init offsets the base, or keeps the factor frozen."""
         if method.init.offsets:
             return f"zeros of A or B are none of the update where the init offsets the base. {OFFSET}"
         for factor, on in (("A", "columns"), ("B", "rows")):

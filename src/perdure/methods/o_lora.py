@@ -57,7 +57,7 @@ class InputOverlap(WeightPenalty):
     _old: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, from the A it is to be orthogonal to, or with A frozen."""
+        """Refused without a past, with an init that starts from the past's own A, and where A is frozen."""
         if (reason := no_history(method)) is None and method.init.trains == "B":
             return "it turns A away from the earlier ones, but this init keeps A frozen. Leave the penalty out"
         return reason
@@ -95,7 +95,7 @@ class FactorNorm(WeightPenalty):
     """||A||_F + ||B||_F, summed over modules: the released code's second term. At 0 its gradient is taken as 0."""
 
     def conflicts(self, method: Method) -> str | None:
-        """Where the base is offset, small factors are no small update."""
+        """Refused where the init offsets the base: there small factors are no small update."""
         if not method.init.offsets:
             return None
         return (

@@ -67,7 +67,7 @@ class OutputDrift(WeightPenalty):
         return self.needs | {Need.DENSE_BASE} if self.normalised else self.needs
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, or where the update holds what the old tasks learnt."""
+        """Refused where there is no past, or the update itself holds it."""
         return no_history(method, "it protects outputs on old inputs")
 
     def before_task(self, ctx: Context) -> None:

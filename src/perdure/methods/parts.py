@@ -206,9 +206,9 @@ class Part(BaseModel):
         return self.needs
 
     def conflicts(self, method: Method) -> str | None:
-        """Why this part has no meaning beside the other parts of `method`, and what to use instead; None where it has one.
+        """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
-        Asked before anything is loaded: what a part cannot stand it knows itself."""
+        Asked before anything is loaded; each part knows its own conflicts."""
         return None
 
     def acts(self, ctx: Context) -> bool:

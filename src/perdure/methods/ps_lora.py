@@ -76,7 +76,7 @@ class SignMagnitude(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a history that is apart from the update."""
+        """Refused where there is no past, or none apart from the update."""
         return no_history(method)
 
     def before_task(self, ctx: Context) -> None:
@@ -124,7 +124,7 @@ class MaxMagnitude(Consolidate):
     when: Literal["online", "end"] = "online"
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a second update."""
+        """Refused where there is no second update."""
         reason = method.out_of_reach()
         return reason and f"it chooses between a task's update and those before it, but {reason}"
 

@@ -16,7 +16,7 @@ Equation
 To first order an update changes an example's scores by the sum of g^T dW x over modules, uses and positions. Its mean
 square, with all of these, inputs and gradients taken as independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of
 the scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are
-summed apart, which takes sum_i F_i (x) C_i for (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+summed separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
 
 It is `output_drift` with three things more: directions of the output that no score depends on are free; modules and tasks are
 weighed by what their change does to the scores, so that one lambda serves all; and an encoder's labels stay where they are.
@@ -67,7 +67,7 @@ class ScoreDrift(WeightPenalty):
     _outputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, or where the update holds what the old tasks learnt."""
+        """Refused where there is no past, or the update itself holds it."""
         return no_history(method, "it protects old tasks' scores")
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:

@@ -120,7 +120,7 @@ class Slice(GradientInit):
         return self
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past it could hurt, or where less is kept of it than a batch."""
+        """Refused where there is no past it could hurt, or less is kept of it than a batch."""
         if reason := method.out_of_reach():
             return f"it takes out of the start what opposes the old tasks, but {reason}"
         if isinstance(method.replay, ExampleBuffer) and (kept := method.replay.budget) < self.batch_size:
