@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from perdure.comparison import Cell
+from perdure.comparison import OrderAndSeed
 from perdure.report.sweeps import cell_of
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ def records(folder: str) -> list[dict[str, Any]]:
 def in_common(rows: Iterable[Mapping[str, Any]], methods: Set[str]) -> list[Mapping[str, Any]]:
     """The rows of these methods, of a sweep's records, in the cells (order and seed) that each of them has."""
     own = [row for row in rows if row["method"] in methods]
-    have: dict[Cell, set[str]] = {}
+    have: dict[OrderAndSeed, set[str]] = {}
     for row in own:
         have.setdefault(cell_of(row), set()).add(row["method"])
     return [row for row in own if have[cell_of(row)] == methods]

@@ -12,11 +12,10 @@ from typer.testing import CliRunner
 from perdure.adapters import Adapter
 from perdure.cli_adapters import add_commands
 from perdure.errors import AdapterError, ConfigError, StoreError
-from perdure.merging.covariance_gain import covariance_gain_updates
 from perdure.merging.linear import average_updates, sum_updates
 from perdure.ops.lowrank import dense
 from tests.adapter_cases import random_folder
-from tests.merging.merge_cases import assert_same
+from tests.merging.merge_cases import assert_same, gained_sums
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
         save_file(moments[-1], tmp_path / f"{name}.safetensors")
     files = [option for name in ("news", "mail") for option in ("--moments", tmp_path / f"{name}.safetensors")]
     perdure("merge", *places, "--rule", "covariance-gain", *files, "--out", tmp_path / "out")
-    expected = covariance_gain_updates([dict(Adapter(place)) for place in places], moments)
+    expected = gained_sums([dict(Adapter(place)) for place in places], moments)
     for module, delta in Adapter(tmp_path / "out").items():
         torch.testing.assert_close(dense(delta), dense(expected[module]), rtol=1e-4, atol=1e-4)
     save_file({"layers.0.q": torch.ones(2, 3)}, tmp_path / "news.safetensors")

@@ -11,7 +11,6 @@ from perdure.adapters import Adapter, write_adapter
 from perdure.backbones.base import Prediction
 from perdure.errors import AdapterError, ConfigError
 from perdure.guarded_folders import Step, guarded_folders
-from perdure.merging.covariance_gain import covariance_gain_updates
 from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.paired_loss import PairedLoss
@@ -21,6 +20,7 @@ from perdure.run import learn
 from perdure.tasks.task import Task
 from perdure.workbench import Workbench
 from tests.adapter_cases import random_folder
+from tests.merging.merge_cases import gained_sums
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_covariance_gain_of_folders_uses_them(places, backbone, small_tasks, tmp
     moments = [bench.moments(task.name, update) for task, update in zip(small_tasks, updates, strict=False)]
     report = merge_folders(places, tmp_path / "out", rule_named("covariance-gain"), moments=moments)
     assert (report.rank, report.energy) == (4, 1.0)
-    expected = covariance_gain_updates(updates, moments)
+    expected = gained_sums(updates, moments)
     for module, delta in Adapter(tmp_path / "out").items():
         torch.testing.assert_close(dense(delta), dense(expected[module]), rtol=1e-4, atol=1e-5)
 

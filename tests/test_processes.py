@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.processes import ALONE, Group, _outcome, _result, join
+from perdure.processes import ALONE, Group, _result, _result_or_error, join
 from perdure.sharding import blocks, gathered, write
 from perdure.sweep import SweepConfig, run_sweep
 
@@ -51,9 +51,9 @@ def test_errors_keep_kind_and_message_between_processes():
         raise UnknownName("method", "pslora", ["ps-lora"])
 
     with pytest.raises(UnknownName, match="Did you mean 'ps-lora'"):
-        _result(_outcome(fails))
+        _result(_result_or_error(fails))
     with pytest.raises(ZeroDivisionError):  # no user's error: this process ends, and its launcher ends the others
-        _outcome(lambda: 1 / 0)
+        _result_or_error(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,9 @@ def export(
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
-    import torch
+    from perdure.merge_command import DTYPES
 
-    return {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return DTYPES[name] if name else None
 
 
 def _write(path: Path, text: str) -> None:

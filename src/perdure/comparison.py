@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from perdure.errors import DataError
 
 Values = NDArray[np.float64]
-Cell = tuple[str, int]
+OrderAndSeed = tuple[str, int]
 """An order (with its suite) and a seed."""
 
 
@@ -36,7 +36,7 @@ class Outcome:
     """
 
     method: str
-    cell: Cell
+    cell: OrderAndSeed
     right: Mapping[str, Values]
 
 
@@ -64,7 +64,7 @@ class Comparison:
 class Study:
     """Final average accuracy of every method over the cells that all of them have."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[OrderAndSeed]
     intervals: Mapping[str, Interval]
     comparisons: Sequence[Comparison]
 
@@ -76,7 +76,7 @@ def study(outcomes: Iterable[Outcome], reference: str | None = None, *, resample
         DataError: no cell that every method has, two runs of a method in one cell, or runs of one task scored on different
             numbers of examples.
     """
-    runs: dict[tuple[str, Cell], Outcome] = {}
+    runs: dict[tuple[str, OrderAndSeed], Outcome] = {}
     for outcome in outcomes:
         if runs.setdefault((outcome.method, outcome.cell), outcome) is not outcome:
             raise DataError(
@@ -119,7 +119,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class _Resamples:
     """The same weights for every method: of cells [R, C], and of each task's examples [E, R]."""
 
-    def __init__(self, cells: Sequence[Cell], outcomes: Sequence[Outcome], resamples: int, seed: int) -> None:
+    def __init__(self, cells: Sequence[OrderAndSeed], outcomes: Sequence[Outcome], resamples: int, seed: int) -> None:
         random = np.random.default_rng(seed)
         weights = np.ones((resamples, len(cells)))
         for part in (0, 1):

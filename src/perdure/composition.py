@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.methods.table import PARTS, PRESETS, Role, Stream
+from perdure.methods.table import PARTS, PRESETS, Role, StreamMode
 
 
 def resolve_method(value: Any) -> dict[str, Any]:
     """A preset's name or a composition -> the whole composition: {name, init, consolidate, penalties, ...}.
 
     A composition may start from a preset (`preset: ps-lora`) and change parts of it; settings of a part that stays are
-    changed one by one, a part of another kind replaces it.
+    changed one by one, a part of another kind replaces it, and null takes out what a method can do without.
 
     Raises:
         UnknownName: no preset or part of that name.
-        ConfigError: a key that no method has.
+        ConfigError: no part where every method has one, or something else than a part.
     """
     if isinstance(value, str):
         value = {"preset": value}
@@ -49,28 +49,15 @@ def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(key: str, current: Any, given: Any) -> Any:
     """One entry of a composition with what was given for it."""
     if key == "stream":
-        if given not in typing.get_args(Stream):
-            raise UnknownName("stream", str(given), typing.get_args(Stream))
+        if given not in typing.get_args(StreamMode):
+            raise UnknownName("stream", str(given), typing.get_args(StreamMode))
         return given
-    if given is None:
-        return None
     if key == "penalties":
-        if not isinstance(given, Mapping):
-            raise ConfigError(
-                "method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}."
-            )
-        merged = dict(current)
-        for name, settings in given.items():
-            if settings is None:
-                merged.pop(name, None)
-            elif not isinstance(settings, Mapping):
-                raise ConfigError(
-                    f"method.penalties.{name}: expected a mapping like {{weight: 0.01}}, got {settings!r:.80}."
-                )
-            else:
-                merged[name] = {"kind": name, **_weighted(dict(current.get(name, {})), dict(settings))}
-            _known("penalty", merged.get(name, {"kind": name})["kind"])
-        return merged
+        return {} if given is None else _penalties(current, given)
+    if given is None and key in ("step_rule", "replay"):
+        return None
+    if given is None:
+        raise ConfigError(f"method.{key}: cannot be empty; say which with `kind`.")
     if not isinstance(given, str | Mapping):
         raise ConfigError(f"method.{key}: expected a name or a mapping with `kind`, got {given!r:.80}.")
     given = {"kind": given} if isinstance(given, str) else dict(given)
@@ -83,6 +70,26 @@ def _changed(key: str, current: Any, given: Any) -> Any:
     return part
 
 
+def _penalties(current: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """The penalties of a composition with those given changed, added, or (null) taken out."""
+    if not isinstance(given, Mapping):
+        raise ConfigError("method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}.")
+    merged = dict(current)
+    for name, settings in given.items():
+        if settings is None:
+            merged.pop(name, None)
+        elif not isinstance(settings, Mapping):
+            raise ConfigError(
+                f"method.penalties.{name}: expected a mapping like {{weight: 0.01}}, got {settings!r:.80}."
+            )
+        else:
+            own = current.get(name, {"kind": name})
+            same_kind = settings.get("kind", own["kind"]) == own["kind"]
+            merged[name] = _weighted(dict(own), dict(settings)) if same_kind else dict(settings)
+        _known("penalty", merged.get(name, {"kind": name})["kind"])
+    return merged
+
+
 def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Settings of a penalty; giving one of `weight` and `gradient_share` takes the other back."""
     for one, other in (("weight", "gradient_share"), ("gradient_share", "weight")):
@@ -91,7 +98,8 @@ def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {**current, **given}
 
 
-def _known(role: Role, kind: str) -> None:
+def _known(role: Role, kind: Any) -> None:
     """A row of `PARTS`, or `module:Class` of your own."""
+    kind = str(kind)  # null or a number is no part's name either
     if kind not in PARTS[role] and ":" not in kind:
         raise UnknownName(role.replace("_", " "), kind, PARTS[role])

@@ -73,7 +73,7 @@ class TrainingSettings(Settings):
         schedule: of the learning rate after warm-up.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm; None = never.
-        average: 'last-half' deploys the mean of the factors over the last half of the steps.
+        average: 'last-half': the stage's update is made from the mean of the factors over the last half of the steps.
         checkpoint_minutes: how often the training inside a stage is written down, so that a stopped run goes on there; None =
             between stages only. It decides nothing about the outcome, so it is not written into the run's configuration.
     """
@@ -92,7 +92,7 @@ class TrainingSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """At most how many examples of a task are used, of a suite's; a suite of your own may state its sizes in its file.
+    """How many examples of each of a suite's tasks are used, at most. A suite file of your own may set its own sizes.
 
     Args:
         train, validation, test: examples of that split; None = all there are.

@@ -25,12 +25,20 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write atomically: a reader sees the old content or the new, never a part."""
+    """A value as JSON; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically: a reader sees the old content or the new, never a part.
+
+    Raises:
+        StoreError: there is no folder for it, and it cannot be made.
+    """
     make_folder(path.parent)
     partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -55,7 +55,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Told:
     """What to tell: lines for people, values for machines."""
 
     said: tuple[str, ...]
@@ -70,7 +70,7 @@ class Outcome:
         return self.values
 
 
-def run_merge(request: Request) -> Outcome:
+def run_merge(request: Request) -> Told:
     """Do what was asked for.
 
     Raises:
@@ -102,7 +102,7 @@ def run_merge(request: Request) -> Outcome:
         moments=_moments(request, rule),
         overwrite=request.overwrite,
     )
-    return Outcome(tuple(lines_of(report)), report.as_json())
+    return Told(tuple(lines_of(report)), report.as_json())
 
 
 def lines_of(report: MergeReport) -> list[str]:
@@ -189,7 +189,7 @@ def _with_guard(request: Request, settings: Mapping[str, Any]) -> Request:
     return replace(request, guard=Guard(**{**settings, **given}))
 
 
-def _one_more(request: Request) -> Outcome:
+def _one_more(request: Request) -> Told:
     if len(request.adapters) != 1 or request.into is None:
         raise ConfigError("--into merges one adapter into a state; give exactly one.")
     useless = (
@@ -217,7 +217,7 @@ def _one_more(request: Request) -> Outcome:
         )
     rule = rule_named(request.rule, parse_overrides(list(request.settings))) if request.rule else None
     state = merge_into(request.into, request.adapters[0], rule, weight=request.weight, again=request.again)
-    return Outcome(tuple(_state_lines(state)), {"state": str(state.folder), **state.about.model_dump(mode="json")})
+    return Told(tuple(_state_lines(state)), {"state": str(state.folder), **state.about.model_dump(mode="json")})
 
 
 def _state_lines(state: State) -> list[str]:
@@ -229,7 +229,7 @@ def _state_lines(state: State) -> list[str]:
     ]
 
 
-def _guarded(request: Request) -> Outcome:
+def _guarded(request: Request) -> Told:
     from perdure.guarded_folders import guarded_folders
 
     assert request.out is not None
@@ -256,7 +256,7 @@ def _guarded(request: Request) -> Outcome:
             f"({validation.standard_error:.3f}) on validation ({step.evaluations} evaluations)."
         )
         said += [refusal] if (refusal := step.refusal(request.guard)) else []
-    return Outcome(tuple(said), report.as_json())
+    return Told(tuple(said), report.as_json())
 
 
 def _tasks(request: Request) -> Sequence[Task]:

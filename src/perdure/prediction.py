@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Backbone, Prediction
 from perdure.backbones.language import LanguageModel
+from perdure.durable import write_text
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
@@ -91,11 +91,8 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: 
         StoreError: it exists and is not to be replaced, or cannot be written.
     """
     check_free(path, overwrite)
-    partial = path.with_name(f".partial-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
     except OSError as error:
         raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
 
@@ -128,7 +125,7 @@ def _asked(store: Store, task: str | None) -> list[str]:
         if len(newest) == 1 or about["config"]["evaluation"]["labels"] == "seen":
             return newest
         raise _several(store, newest)
-    exact = task.removesuffix("@1") if task.endswith("@1") else task
+    exact = task.removesuffix("@1")
     if exact in learnt and (exact != task or version(task)[1] > 1):
         return [exact]
     if task in learnt:

@@ -126,19 +126,19 @@ class Group(Processes):
     def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         if self.sharded:
             return [work(item) for item in items]
-        own = _outcome(lambda: [work(item) for item in items[self.rank :: self.count]])
-        outcomes: list[Any] = [None] * self.count
-        self._dist.all_gather_object(outcomes, own)
-        results = [_result(outcome) for outcome in outcomes]
+        own = _result_or_error(lambda: [work(item) for item in items[self.rank :: self.count]])
+        found: list[Any] = [None] * self.count
+        self._dist.all_gather_object(found, own)
+        results = [_result(one) for one in found]
         return [results[i % self.count][i // self.count] for i in range(len(items))]
 
     def once(self, work: Callable[..., Result], *given: Any) -> Result:
-        return _result(self._from_main(_outcome(lambda: work(*given)) if self.main else None))
+        return _result(self._from_main(_result_or_error(lambda: work(*given)) if self.main else None))
 
     def main_first(self, work: Callable[[], Result]) -> Result:
-        outcome = _outcome(work) if self.main else None
-        _result(self._from_main((None, outcome[1]) if outcome else None))
-        return outcome[0] if outcome else work()
+        own = _result_or_error(work) if self.main else None
+        _result(self._from_main((None, own[1]) if own else None))
+        return own[0] if own else work()
 
     def _from_main(self, value: Any) -> Any:
         box = [value]
@@ -173,10 +173,10 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-Outcome = tuple[Any, tuple[type[PerdureError], str] | None]
+ResultOrError = tuple[Any, tuple[type[PerdureError], str] | None]
 
 
-def _outcome(work: Callable[[], Any]) -> Outcome:
+def _result_or_error(work: Callable[[], Any]) -> ResultOrError:
     """The result, or the error a user can cause; any other ends this process, and its launcher ends the others."""
     try:
         return work(), None
@@ -184,8 +184,8 @@ def _outcome(work: Callable[[], Any]) -> Outcome:
         return None, (type(error), str(error))
 
 
-def _result(outcome: Outcome) -> Any:
-    value, failed = outcome
+def _result(found: ResultOrError) -> Any:
+    value, failed = found
     if failed is None:
         return value
     kind, message = failed

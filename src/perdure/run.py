@@ -93,7 +93,7 @@ def run_config(
     shared: Path | None = None,
     suite: Suite | None = None,
 ) -> Scores:
-    """The same from a validated configuration.
+    """Run a validated configuration; see `learn`.
 
     Args:
         shared: a folder of stages that runs have in common (perdure.shared).

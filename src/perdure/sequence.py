@@ -92,6 +92,6 @@ def run_sequence(
 
 
 def _minutes(config: RunConfig, processes: Processes) -> float | None:
-    """How often this process writes down where a stage stands: the main one alone, and with dropout none of several."""
+    """Minutes between checkpoints in this process; None for all but the main one, and for all where several use dropout."""
     own_randomness = processes.count > 1 and config.lora.dropout > 0  # one process's random state is not the others'
     return config.training.checkpoint_minutes if processes.main and not own_randomness else None

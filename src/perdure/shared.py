@@ -91,7 +91,7 @@ class Shared:
         sync_folder(partial.parent)
 
     def _own(self, step: Step) -> Step:
-        """The line as this method logs it: its penalties were there, and nothing."""
+        """The log line as this method would have written it: each of its penalties, with value 0."""
         active = {name: part for name, part in self._method.penalties.items() if part.weight != 0}
         by_weights = [name for name, part in active.items() if isinstance(part, WeightPenalty)]
         return dataclasses.replace(step, penalties=dict.fromkeys(active, 0.0), shares=dict.fromkeys(by_weights, 0.0))

@@ -1,10 +1,10 @@
 """One adapter, one stage: batch -> loss + penalties -> step.
 
-Legend: N examples of a micro-batch, n its number of loss terms (`Batch.count`).
+Legend: N_i examples of micro-batch i, n_i its number of loss terms (`Batch.count`).
 
 The gradient of one optimiser step is
 
-    g = sum over micro-batches of (n_i / n) * grad(loss_i + weight * batch penalty)      then, once:
+    g = sum_i [ (n_i / sum n) grad(loss_i) + (N_i / sum N) weight grad(batch penalty_i) ]      then, once:
     g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g);   g <- clip(g)
 
 so neither accumulation nor the size of the last batch changes what lambda means. The micro-batches of a step may be computed by
@@ -42,7 +42,8 @@ class Step:
     Args:
         loss: mean task loss.
         penalties: name -> weighted value.
-        shares: name -> norm of the weighted penalty's gradient over that of the task loss.
+        shares: weight penalty's name -> norm of its weighted gradient over that of the gradient before weight penalties (task
+            loss and batch penalties).
     """
 
     step: int
@@ -130,11 +131,11 @@ def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> S
 def add_weight_penalties(
     model: AdaptedModel, method: Method, ctx: Context, values: dict[str, float]
 ) -> dict[str, float]:
-    """Add every weight penalty's gradient to the factors', its weighted value to `values`; return the gradients' shares."""
+    """Add every weight penalty's gradient to the factors', its weighted value to `values`; return their shares (see `Step`)."""
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, WeightPenalty) and p.weight != 0}
     if not penalties:
         return {}
-    task_norm = _norm([p.grad for p in model.parameters()])
+    before = _norm([p.grad for p in model.parameters()])
     factors, shares = model.factors(), {}
     for name, penalty in penalties.items():
         value, grads = penalty.values_and_grads(factors, ctx.past)
@@ -145,12 +146,12 @@ def add_weight_penalties(
             if p.requires_grad
         ]
         norm = _norm([grad for _, grad in trained])
-        weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, task_norm, norm)
+        weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, before, norm)
         for parameter, grad in trained:
             grad = grad.to(parameter.dtype)
             parameter.grad = grad * weight if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
         values[name] = weight * float(value)
-        shares[name] = weight * norm / task_norm if task_norm else math.inf
+        shares[name] = weight * norm / before if before else math.inf
     return shares
 
 
@@ -193,6 +194,6 @@ def _norm(grads: Sequence[Tensor | None]) -> float:
     return float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
 
 
-def _share(share: float | None, task_norm: float, norm: float) -> float:
-    """The weight that makes a penalty's gradient `share` times as long as the task's; 0 where it has none."""
-    return (share or 0.0) * task_norm / norm if norm else 0.0
+def _share(share: float | None, before: float, norm: float) -> float:
+    """The weight that makes a penalty's gradient `share` times as long as that before weight penalties; 0 where it has none."""
+    return (share or 0.0) * before / norm if norm else 0.0

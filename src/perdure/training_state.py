@@ -109,6 +109,7 @@ class Average:
 
     @torch.no_grad()
     def take(self, step: int) -> None:
+        """Add the parameters as they are after `step` (from 0), if it counts."""
         if step >= self._first:
             self._taken += 1
             for total, parameter in zip(self.sums, self._parameters, strict=True):
@@ -116,5 +117,6 @@ class Average:
 
     @torch.no_grad()
     def give(self) -> None:
+        """Set the parameters to their mean."""
         for total, parameter in zip(self.sums, self._parameters, strict=True):
             parameter.copy_(total / self._taken)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
-from perdure.ops.lowrank import LowRank, Update, dense
+from perdure.merging.covariance_gain import Against, Moments, gained_sum
+from perdure.merging.modules import merge_modules
+from perdure.ops.lowrank import Delta, LowRank, Update, dense
 
 SHAPES = {"layers.0.q": (12, 8), "layers.1.v": (6, 10)}
 
@@ -29,6 +33,13 @@ def assert_same(left: Update, right: Update, tolerance: float = 1e-5) -> None:
     assert set(left) == set(right)
     for name in left:
         torch.testing.assert_close(dense(left[name]), dense(right[name]), rtol=tolerance, atol=tolerance)
+
+
+def gained_sums(
+    updates: Sequence[Update], moments: Sequence[Moments], ridge: float = 1e-3, against: Against = "others"
+) -> dict[str, Delta]:
+    """Covariance-gain's merge of every module, kappa 1."""
+    return dict(merge_modules(updates, lambda module, deltas: gained_sum(module, deltas, moments, 1.0, ridge, against)))
 
 
 def one_row_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.merging.covariance_gain import covariance_gain_updates
 from perdure.merging.dare import dare_updates
 from perdure.merging.linear import average_updates, sum_updates, task_arithmetic_updates
 from perdure.merging.magmax import magmax_updates
 from perdure.merging.max_magnitude import max_magnitude_updates
-from perdure.merging.modules import at_module, module_names
+from perdure.merging.modules import at_module, merge_modules, module_names
 from perdure.merging.rules import RULES, Rule, name_of, rule_named
-from perdure.merging.slao import slao_updates
+from perdure.merging.slao import slao_chain
 from perdure.merging.ties import ties_updates
 from perdure.ops.lowrank import LowRank, Update, dense
-from tests.merging.merge_cases import assert_same, random_updates
+from tests.merging.merge_cases import assert_same, gained_sums, random_updates
 
 
 def moments_for(updates):
@@ -43,8 +42,8 @@ EXPECTED = {
     "dare": lambda u: dare_updates(u, 0.5),
     "max-magnitude": lambda u: max_magnitude_updates(max_magnitude_updates(u[0], u[1]), u[2]),
     "magmax": lambda u: magmax_updates(u),
-    "slao": lambda u: slao_updates(u),
-    "covariance-gain": lambda u: covariance_gain_updates(u, moments_for(u)),
+    "slao": lambda u: dict(merge_modules(u, slao_chain)),
+    "covariance-gain": lambda u: gained_sums(u, moments_for(u)),
 }
 
 

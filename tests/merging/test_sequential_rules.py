@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from perdure.errors import AdapterError
-from perdure.merging.covariance_gain import covariance_gain, covariance_gain_updates
+from perdure.merging.covariance_gain import covariance_gain
 from perdure.merging.magmax import magmax_updates
-from perdure.merging.slao import slao, slao_updates
+from perdure.merging.modules import merge_modules
+from perdure.merging.slao import slao, slao_chain
 from perdure.ops.lowrank import LowRank, dense
-from tests.merging.merge_cases import assert_same, random_update, random_updates
+from tests.merging.merge_cases import assert_same, gained_sums, random_update, random_updates
 
 
 def test_magmax_compares_cumulative_vectors_by_hand():
@@ -32,7 +33,7 @@ def test_magmax_of_cumulative_vectors_equals_the_argmax():
 def test_slao_by_hand():
     one = {"m": LowRank(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0]]))}
     two = {"m": LowRank(torch.tensor([[0.0, 1.0]]), torch.tensor([[4.0]]))}
-    merged = slao_updates([one, two])["m"]
+    merged = dict(merge_modules([one, two], slao_chain))["m"]
     assert merged.A.tolist() == [[0, 1]], "the latest A"
     assert merged.B.item() == pytest.approx(2 + (4 - 2) / math.sqrt(2))
 
@@ -40,9 +41,9 @@ def test_slao_by_hand():
 def test_slao_refuses_what_it_cannot_merge():
     one = random_update(0)
     with pytest.raises(AdapterError, match="rank 3, those before 2"):
-        slao_updates([one, random_update(1, rank=3)])
+        dict(merge_modules([one, random_update(1, rank=3)], slao_chain))
     with pytest.raises(AdapterError, match=r"update 2 has no 'layers\.1\.v'"):
-        slao_updates([one, {"layers.0.q": one["layers.0.q"]}])
+        dict(merge_modules([one, {"layers.0.q": one["layers.0.q"]}], slao_chain))
     with pytest.raises(AdapterError, match="dense at module 'm'"):
         slao(None, torch.zeros(2, 2), 1, "m")
 
@@ -89,13 +90,13 @@ def test_covariance_gain_without_others_or_inputs_changes_nothing():
 def test_covariance_gain_against_earlier_leaves_the_first_update_alone():
     updates = random_updates(2)
     moments = [{name: torch.eye(delta.shape[1]) for name, delta in update.items()} for update in updates]
-    earlier = covariance_gain_updates(updates, moments, ridge=0, against="earlier")
-    others = covariance_gain_updates(updates, moments, ridge=0)
+    earlier = gained_sums(updates, moments, ridge=0, against="earlier")
+    others = gained_sums(updates, moments, ridge=0)
     assert_same(earlier, {n: dense(updates[0][n]) + dense(updates[1][n]) / 2 for n in updates[0]})
     assert_same(others, {n: dense(updates[0][n]) / 2 + dense(updates[1][n]) / 2 for n in updates[0]})
     with pytest.raises(AdapterError, match=r"update 2 at module 'layers\.0\.q'"):
-        covariance_gain_updates(updates, [moments[0], {}])
+        gained_sums(updates, [moments[0], {}])
     with pytest.raises(AdapterError, match=r"of update 2 at module 'layers\.0\.q' is 3 x 3, not"):
-        covariance_gain_updates(updates, [moments[0], dict.fromkeys(updates[0], torch.eye(3))])
+        gained_sums(updates, [moments[0], dict.fromkeys(updates[0], torch.eye(3))])
     with pytest.raises(AdapterError, match=r"at module 'layers\.0\.q': their sum is not positive definite"):
-        covariance_gain_updates(updates, [moments[0], {n: 3 * m - 2.5 for n, m in moments[1].items()}])
+        gained_sums(updates, [moments[0], {n: 3 * m - 2.5 for n, m in moments[1].items()}])

@@ -147,7 +147,7 @@ def test_a_process_that_dies_leaves_the_old_state(tmp_path, places, when, monkey
         if when == "writing":
             broken.setattr("perdure.merging.slots.FoldKeeper.extend", die)
         else:
-            broken.setattr("perdure.merging.state.os.replace", die)
+            broken.setattr("os.replace", die)
         with pytest.raises(KeyboardInterrupt):
             merge_into(tmp_path / "state", places[1])
     assert_same(merged(State(tmp_path / "state")), before, 0)
@@ -158,7 +158,7 @@ def test_a_process_that_dies_leaves_the_old_state(tmp_path, places, when, monkey
 
 def test_a_process_that_dies_before_the_first_commit_can_begin_again(tmp_path, places, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr("perdure.merging.state.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             merge_into(tmp_path / "state", places[0], rule_named("sum"))
     assert merge_into(tmp_path / "state", places[0], rule_named("sum")).about.count == 1

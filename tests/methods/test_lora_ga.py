@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from perdure.errors import DataError, TrainingError
+from perdure.errors import ConfigError, DataError, TrainingError
 from perdure.methods.full_gradients import DenseGradients, add_mean, full_batches
 from perdure.methods.lora_ga import LoraGa, offset_start, singular_directions, stable_factors
 from perdure.methods.parts import Need
@@ -105,6 +105,13 @@ def test_a_module_without_gradient_is_named() -> None:
     ctx.backbone.model.second.base_layer.weight.data.zero_()  # type: ignore[union-attr, operator]
     with pytest.raises(TrainingError, match="gradient at 'first' is zero"):
         LoraGa(batches=1, batch_size=8).start(ctx)
+
+
+def test_a_sketch_too_narrow_to_choose_from_is_refused() -> None:
+    """Rank 2: A and B are chosen from four directions."""
+    with pytest.raises(ConfigError, match=r"sketch_width: 3 directions are too few, .* 2 \* lora\.rank = 4"):
+        LoraGa(batches=2, batch_size=8, storage="sketched", sketch_width=3).start(context())
+    assert LoraGa(batches=2, batch_size=8, storage="sketched", sketch_width=4).start(context()).factors
 
 
 def test_needs() -> None:

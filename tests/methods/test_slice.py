@@ -57,8 +57,9 @@ def test_first_task_is_lora_ga() -> None:
 def test_function_is_unchanged_at_step_0(operator: str, scope: str) -> None:
     ctx = context(2, buffer=buffer(2))
     inputs = ctx.backbone.collate(ctx.stage.train)
-    few = {"null_directions": 2} if operator == "null-space" else {}
-    part = Slice(**SMALL, operator=operator, scope=scope, **few)  # type: ignore[arg-type]
+    few: dict[str, Any] = {"null_directions": 2} if operator == "null-space" else {}
+    few |= {"scope": scope} if operator not in ("null-space", "none") else {}
+    part = Slice(**SMALL, operator=operator, **few)  # type: ignore[arg-type]
     with torch.no_grad():
         before = ctx.backbone.forward(inputs).features
     ctx.model.start(part.start(ctx))
@@ -158,12 +159,18 @@ def test_gradvac_moves_its_average_and_remembers_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"operator": "none", "c": 0.5}, "operator none does not read c .pcgrad and cagrad do."),
+        ({"operator": "none", "c": 0.5}, "operator none does not read c .only pcgrad and cagrad."),
         ({"operator": "gradvac", "c": 0.5}, "does not read c"),
-        ({"operator": "cagrad", "tau": 0.0}, "operator cagrad does not read tau .pcgrad and gradvac do."),
+        ({"operator": "cagrad", "tau": 0.0}, "operator cagrad does not read tau .only pcgrad and gradvac."),
         ({"operator": "null-space", "tau_below_median": 0.1}, "does not read tau_below_median"),
         ({"beta": 0.1}, "operator pcgrad does not read beta"),
         ({"null_directions": 2}, "does not read null_directions"),
+        ({"operator": "none", "scope": "per-module"}, "operator none does not read scope"),
+        ({"operator": "null-space", "scope": "per-module"}, "does not read scope"),
+        ({"replay_batches": 2, "replay_batches_in_all": 2}, "replay_batches_in_all of all together; give one"),
+        ({"iterations": 2, "storage": "sketched"}, "storage sketched does not read iterations .only dense."),
+        ({"sketch_width": 64}, "storage dense does not read sketch_width"),
+        ({"buckets": 64}, "storage dense does not read buckets"),
         ({"operator": "cagrad", "c": 1.0}, r"in \[0, 1\)"),
         ({"tau_below_median": 0.1}, "set scope: per-module"),
         ({"tau_below_median": 0.1, "scope": "per-module", "tau": 0.0}, "and no tau"),
@@ -178,6 +185,12 @@ def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, Any], me
 def test_the_defaults_may_be_written_out(operator: str) -> None:
     part = validate(Slice, {"operator": operator})
     assert validate(Slice, part.model_dump()) == part
+
+
+def test_only_gradvac_has_an_average_to_remember() -> None:
+    part = Slice(**SMALL)
+    part._operate(context(1), {"first": surgery.Gram(1.0, 0.1, 1.0)})
+    assert part.state() == {}
 
 
 def test_operators_have_the_published_defaults() -> None:
@@ -222,12 +235,13 @@ def test_sketched_start_equals_the_dense_one(operator: str) -> None:
     narrower (8 of 10), B's two directions turn by a sine of at most .2. (A takes the third and fourth, which the gap to the
     fifth hardly determines; of the second layer's rank-1 gradient they are noise in any form.)
     """
-    settings = {**SMALL, "operator": operator, "buckets": 1 << 18}
+    settings = {**SMALL, "operator": operator}
     if operator == "null-space":
         settings["null_directions"] = 2
     dense = Slice(**settings).start(context(2, buffer=buffer(2))).factors["first"]
-    wide = Slice(**settings, storage="sketched", sketch_width=12).start(context(2, buffer=buffer(2))).factors["first"]
-    narrow = Slice(**settings, storage="sketched", sketch_width=8).start(context(2, buffer=buffer(2))).factors["first"]
+    settings |= {"storage": "sketched", "buckets": 1 << 18}
+    wide = Slice(**settings, sketch_width=12).start(context(2, buffer=buffer(2))).factors["first"]
+    narrow = Slice(**settings, sketch_width=8).start(context(2, buffer=buffer(2))).factors["first"]
     exact = 2e-3 if operator in ("none", "null-space") else 2e-2
     assert torch.allclose(dense.A, wide.A, atol=exact * float(dense.A.abs().max()))
     assert torch.allclose(dense.B, wide.B, atol=exact * float(dense.B.abs().max()))

@@ -23,12 +23,20 @@ def vectors(cosine: float, size: int = 5000) -> tuple[Tensor, Tensor]:
     return x, cosine * x + math.sqrt(1 - cosine**2) * y / y.norm()
 
 
+def sketched(sketch: CountSketch, **tensors: Tensor) -> Tensor:
+    """The sketch of all tensors together, [buckets]."""
+    found = sketch.empty()
+    for name, tensor in tensors.items():
+        sketch.add(found, name, tensor)
+    return found
+
+
 @pytest.mark.parametrize("cosine", [0.0, -0.3, 0.8])
 def test_cosines_are_right_within_their_standard_error(cosine: float) -> None:
     """200 independent sketches: the mean within 4 standard errors of the truth, the spread as stated (20 %)."""
     x, y = vectors(cosine)
     sketches = [CountSketch(400, seed) for seed in range(200)]
-    found = torch.tensor([float(s.of({"a": x}) @ s.of({"a": y})) for s in sketches])
+    found = torch.tensor([float(sketched(s, a=x) @ sketched(s, a=y)) for s in sketches])
     error = sketches[0].standard_error(cosine)
     assert abs(float(found.mean()) - cosine) < 4 * error / math.sqrt(200)
     assert 0.8 * error < float(found.std()) < 1.2 * error
@@ -37,27 +45,27 @@ def test_cosines_are_right_within_their_standard_error(cosine: float) -> None:
 def test_count_sketch_by_hand() -> None:
     """One bucket: the signed sum, which is x or -x for a single entry; two sketches agree about the sign."""
     one = CountSketch(1, 3)
-    sketch = one.of({"a": torch.tensor([2.5])})
+    sketch = sketched(one, a=torch.tensor([2.5]))
     assert sketch.abs().tolist() == [2.5]
-    assert float(sketch @ one.of({"a": torch.tensor([4.0])})) == 10.0
+    assert float(sketch @ sketched(one, a=torch.tensor([4.0]))) == 10.0
     assert one.standard_error() == 1.0
 
 
 def test_count_sketch_is_linear_and_hashes_by_name_and_seed() -> None:
     sketch, (x, y) = CountSketch(64), vectors(0.2, 300)
-    added = sketch.of({"a": x})
+    added = sketched(sketch, a=x)
     sketch.add(added, "a", y, factor=-2.0)
-    assert torch.allclose(added, sketch.of({"a": x - 2 * y}), atol=1e-6)
-    assert torch.equal(sketch.of({"a": x}), CountSketch(64).of({"a": x.reshape(20, 15)}))
-    assert not torch.equal(sketch.of({"a": x}), sketch.of({"b": x}))
-    assert not torch.equal(sketch.of({"a": x}), CountSketch(64, seed=1).of({"a": x}))
-    assert torch.allclose(sketch.of({"a": x, "b": y}), sketch.of({"a": x}) + sketch.of({"b": y}))
+    assert torch.allclose(added, sketched(sketch, a=x - 2 * y), atol=1e-6)
+    assert torch.equal(sketched(sketch, a=x), sketched(CountSketch(64), a=x.reshape(20, 15)))
+    assert not torch.equal(sketched(sketch, a=x), sketched(sketch, b=x))
+    assert not torch.equal(sketched(sketch, a=x), sketched(CountSketch(64, seed=1), a=x))
+    assert torch.allclose(sketched(sketch, a=x, b=y), sketched(sketch, a=x) + sketched(sketch, b=y))
 
 
 def test_tensors_beyond_one_chunk_keep_their_norm() -> None:
     x = torch.randn(CHUNK + 1000, generator=generator(0))
-    sketched = CountSketch(10_000).of({"a": x})
-    assert float(sketched @ sketched / (x @ x)) == pytest.approx(1.0, abs=5 * math.sqrt(2 / 10_000))
+    found = sketched(CountSketch(10_000), a=x)
+    assert float(found @ found / (x @ x)) == pytest.approx(1.0, abs=5 * math.sqrt(2 / 10_000))
 
 
 def matrix(height: int, width: int, decay: float) -> Tensor:

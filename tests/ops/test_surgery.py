@@ -50,7 +50,7 @@ def test_pcgrad_by_hand() -> None:
     """c = (1, 0), r = (-1, 1): gamma = 1/2, result (1/2, 1/2), orthogonal to r; half the strength gives (3/4, 1/4)."""
     c, r = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])
     assert combine(c, r, pcgrad(gram(c, r))).tolist() == [0.5, 0.5]
-    assert combine(c, r, pcgrad(gram(c, r), c=0.5)).tolist() == [0.75, 0.25]
+    assert combine(c, r, pcgrad(gram(c, r), strength=0.5)).tolist() == [0.75, 0.25]
 
 
 def test_pcgrad_leaves_agreeing_and_mildly_conflicting_gradients_alone() -> None:
@@ -92,9 +92,9 @@ def test_moving_average_by_hand() -> None:
 
 def test_cagrad_by_hand() -> None:
     """c = (1, 0), r = (0, 1): the mean (1/2, 1/2) serves both alike, so the ball's best point lies straight ahead."""
-    assert cagrad(Gram(1.0, 0.0, 1.0), c=0.0) == (0.5, 0.5)
-    assert cagrad(Gram(1.0, 0.0, 1.0), c=0.5) == pytest.approx((0.75, 0.75), abs=1e-6)
-    assert cagrad(Gram(1.0, -1.0, 1.0), c=0.5) == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert cagrad(Gram(1.0, 0.0, 1.0), radius=0.0) == (0.5, 0.5)
+    assert cagrad(Gram(1.0, 0.0, 1.0), radius=0.5) == pytest.approx((0.75, 0.75), abs=1e-6)
+    assert cagrad(Gram(1.0, -1.0, 1.0), radius=0.5) == pytest.approx((0.5, 0.5), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -105,7 +105,7 @@ def test_cagrad_is_the_best_point_of_the_ball(seed: int) -> None:
     angles = torch.linspace(0, 2 * math.pi, 20_001, dtype=torch.float64)
     points = mean + radius * torch.stack([angles.cos(), angles.sin()], dim=1)
     best = torch.minimum(points @ c, points @ r).max()
-    result = combine(c, r, cagrad(gram(c, r), c=0.4))
+    result = combine(c, r, cagrad(gram(c, r), radius=0.4))
     assert float((result - mean).norm()) <= radius * (1 + 1e-5)
     assert float(torch.minimum(result @ c, result @ r)) == pytest.approx(float(best), abs=1e-4)
 

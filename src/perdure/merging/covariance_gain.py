@@ -4,6 +4,7 @@ Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t;
 they count; eps a ridge.
 
     P = C_t (C_t + kappa C_o + eps I)^-1,      dW <- dW P,      so  A <- A P  and B stays
+    P = I where nothing is to be spared: no other task, or kappa 0
 
 X = dW P minimises the new task's output error plus the change of the others' outputs,
     E_t ||(X - dW) x||^2 + kappa E_o ||X x||^2 + eps ||X||_F^2,
@@ -25,8 +26,7 @@ from torch import Tensor
 
 from perdure.errors import AdapterError
 from perdure.merging.linear import stacked_sum
-from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, LowRank, Update
+from perdure.ops.lowrank import Delta, LowRank
 
 Against = Literal["earlier", "others"]
 Moments = Mapping[str, Tensor]
@@ -38,8 +38,8 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
 
     Args:
         own: C_t [I, I], symmetric.
-        others: C_o [I, I] of the tasks to be spared; None where there are none: the update is returned as it is.
-        kappa: weight of the others' outputs against the own, 0 or more.
+        others: C_o [I, I] of the tasks to be spared; None where there are none: then P = I.
+        kappa: weight of the others' outputs against the own, 0 or more; at 0, P = I.
         ridge: eps relative to the mean diagonal; keeps directions no input uses from being inverted.
     """
     if others is None or kappa == 0:
@@ -54,27 +54,6 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
     return LowRank(solved.to(right.dtype), delta.B) if isinstance(delta, LowRank) else solved.to(right.dtype)
 
 
-def covariance_gain_updates(
-    updates: Sequence[Update],
-    moments: Sequence[Moments],
-    kappa: float = 1.0,
-    ridge: float = 1e-3,
-    against: Against = "others",
-) -> dict[str, Delta]:
-    """Module by module sum_t dW_t P_t.
-
-    Args:
-        moments: one an update, measured on that update's task.
-        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
-            base), or all "others" (updates trained apart on one base).
-    """
-
-    def merge(module: str, deltas: list[Delta | None]) -> Delta:
-        return gained_sum(module, deltas, moments, kappa, ridge, against)
-
-    return dict(merge_modules(updates, merge))
-
-
 def gained_sum(
     module: str,
     deltas: Sequence[Delta | None],
@@ -83,7 +62,12 @@ def gained_sum(
     ridge: float,
     against: Against,
 ) -> Delta:
-    """sum_t dW_t P_t at one module; see `covariance_gain_updates`.
+    """sum_t dW_t P_t at one module.
+
+    Args:
+        moments: one an update, measured on that update's task.
+        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
+            base), or all "others" (updates trained apart on one base).
 
     Raises:
         AdapterError: a moment is missing, is not [I, I], or is no second moment.

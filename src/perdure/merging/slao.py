@@ -15,8 +15,7 @@ import math
 from collections.abc import Sequence
 
 from perdure.errors import AdapterError
-from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, LowRank, Update
+from perdure.ops.lowrank import Delta, LowRank
 
 
 def slao(merged: LowRank | None, new: Delta, count: int, module: str = "") -> LowRank:
@@ -55,8 +54,3 @@ def slao_chain(module: str, deltas: Sequence[Delta | None]) -> LowRank:
         merged = slao(merged, delta, count, module)
     assert merged is not None
     return merged
-
-
-def slao_updates(updates: Sequence[Update]) -> dict[str, LowRank]:
-    """Module by module SLAO's merge, in the order the updates were trained; each must have every module."""
-    return dict(merge_modules(updates, slao_chain))

@@ -11,9 +11,7 @@ merging all at once gives: the same operations in the same order on the same num
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, open_adapter
+from perdure.durable import sha256, write_text
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
@@ -130,7 +129,7 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
 
 def _is_own(name: str) -> bool:
     """What a process killed before the first commit leaves."""
-    return name in (".lock", f".{ABOUT}") or (name.startswith("merged-") and name.endswith(".safetensors"))
+    return name in (".lock", f".partial-{ABOUT}") or (name.startswith("merged-") and name.endswith(".safetensors"))
 
 
 def _chosen(known: State | None, rule: Rule | None) -> Rule:
@@ -154,7 +153,7 @@ def _chosen(known: State | None, rule: Rule | None) -> Rule:
 
 
 def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, weight: float, again: bool) -> None:
-    digest = _digest(adapter.file)
+    digest = sha256(adapter.file)
     about = known.about if known else None
     if about and digest in about.digests and not again:
         name = about.adapters[about.digests.index(digest)]
@@ -203,12 +202,7 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
 
 def _commit(folder: Path, new: About) -> None:
     """Name the new file in state.json, atomically; then the old file is of no use."""
-    partial = folder / f".{ABOUT}"
-    with partial.open("w") as file:
-        file.write(new.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / ABOUT)
+    write_text(folder / ABOUT, new.model_dump_json(indent=1) + "\n")
     for path in folder.glob("merged-*.safetensors"):
         if path.name != new.file:
             path.unlink()
@@ -226,11 +220,6 @@ def _read_about(folder: Path) -> About:
     if Path(about.file).name != about.file:
         raise StoreError(f"{path}: {about.file!r} is no file name in this folder.")
     return about
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _free_name(name: str, about: About | None) -> str:

@@ -56,6 +56,7 @@ class AGem(StepRule):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.OLD_EXAMPLES})
+    needs_past: ClassVar[bool] = True
 
     batch_size: int = Field(default=32, ge=1)
 
@@ -63,13 +64,9 @@ class AGem(StepRule):
     _fired: int = PrivateAttr(default=0)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past that steps could hurt."""
+        """Refused where there is no past that steps could hurt."""
         reason = method.out_of_reach()
         return reason and f"it keeps steps from hurting old tasks, but {reason}"
-
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
 
     def before_task(self, ctx: Context) -> None:
         """Steps are counted within a stage, so that each draws its own examples, also after a resume."""

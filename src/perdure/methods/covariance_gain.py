@@ -7,7 +7,7 @@ Symbols (perdure.merging.covariance_gain has the derivation)                    
     C_<t    sum of the earlier tasks' C_i
     kappa   how much the past counts,   eps = ridge * mean diagonal of (C_t + kappa C_<t)
 
-    dW_t <- dW_t P_t,   P_t = C_t (C_t + kappa C_<t + eps I)^-1
+    dW_t <- dW_t P_t,   P_t = C_t (C_t + kappa C_<t + eps I)^-1,   I where nothing is to be spared: at t = 1, or with kappa 0
     carry = deployed = the sum of what is kept
 
 Each update was trained on top of the earlier ones, so only their inputs are to be spared. The rank stays R; no examples are
@@ -53,7 +53,7 @@ class CovarianceGain(Consolidate):
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past to spare."""
+        """Refused where there is no past to spare."""
         reason = method.out_of_reach()
         return reason and f"it turns updates away from old tasks' inputs, but {reason}"
 

@@ -17,9 +17,8 @@ the reduction were not found. Without history the penalty is 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from perdure.methods.history_update import HistoryKind, history_update, no_histo
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.entrywise import weighted_squares
 from perdure.ops.lowrank import dense
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, no_penalty, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
@@ -40,13 +39,15 @@ class PastEnergy(WeightPenalty):
     """sum P^2 W^2 over positions and modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         reduction: sum over a module's positions, or their mean.
         history: P is the sum of the earlier updates, or the merged update that answers queries.
         tile: rows worked on at a time; chosen by the module's width when not given.
 
     P^2 is computed once a stage and kept in fp32 (one dense [O, I] for each module).
     """
+
+    needs_past: ClassVar[bool] = True
 
     reduction: Literal["sum", "mean"] = "sum"
     history: HistoryKind = "sum"
@@ -57,7 +58,7 @@ class PastEnergy(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a history that is apart from the update."""
+        """Refused where there is no past, or none apart from the update."""
         return no_history(method)
 
     def before_task(self, ctx: Context) -> None:
@@ -65,20 +66,14 @@ class PastEnergy(WeightPenalty):
         self._seen, self._energy = ctx.past, {}
         history_update(ctx.past, self.history)
 
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact = precise(factors)
         energy = self._past_energy(module, exact.A, past)
         if energy is None:
-            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
-            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
-        value, grad_A, grad_B = weighted_squares(exact, energy, self.tile, self._scratch)
+            return no_penalty(factors)
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+        return divided(weighted_squares(exact, energy, self.tile, self._scratch), count, factors)
 
     def _past_energy(self, module: str, like: Tensor, past: Past) -> Tensor | None:
         """P^2 in `like`'s dtype, computed when it is first asked for; None without history."""

@@ -25,13 +25,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.entrywise import weighted_squares
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, no_penalty, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class FisherPenalty(WeightPenalty):
     """1/2 sum Omega W^2 over positions and modules; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         decay: gamma; 1 sums the Fishers of all tasks, less forgets the oldest.
         examples: on how many training examples of each task F is measured; None = all.
         batch_size: examples whose mean gradient is squared.
@@ -57,6 +56,7 @@ class FisherPenalty(WeightPenalty):
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE, Need.FULL_GRADIENTS}
     )
+    needs_past: ClassVar[bool] = True
 
     decay: float = Field(default=1.0, ge=0, le=1)
     examples: int | None = Field(default=128, ge=1)
@@ -67,7 +67,7 @@ class FisherPenalty(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """The base must hold what was learnt, or the update would not be a change from it."""
+        """Refused where there is no past, or the base does not hold it: the update is then no change from it."""
         if reason := method.out_of_reach():
             return f"it protects what the past needs, but {reason}"
         if method.consolidate.keeps != "carried":
@@ -77,18 +77,12 @@ class FisherPenalty(WeightPenalty):
             )
         return None
 
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, fisher = precise(factors), self._fisher.get(module)
         if fisher is None:
-            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
-            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
-        value, grad_A, grad_B = weighted_squares(exact, fisher.to(exact.A), self.tile, self._scratch)
-        return value / 2, (grad_A / 2).to(factors.A.dtype), (grad_B / 2).to(factors.B.dtype)
+            return no_penalty(factors)
+        return divided(weighted_squares(exact, fisher.to(exact.A), self.tile, self._scratch), 2, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure F on the model as trained, and add it to what is left of the past's."""

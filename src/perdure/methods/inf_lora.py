@@ -3,7 +3,7 @@
     C_t   mean of x x^T over a module's inputs x on task t's examples [I, I]            r  rank
     M     orthonormal basis of the old tasks' input space, kept as itself or as its complement (DualGPM)
 
-    before   C~ = C_t - M M^T C_t;    A = top-r left singular vectors of C~ / sqrt 3, frozen;    B = 0, trained
+    before   C~ = C_t - M M^T C_t;    A = (top-r left singular vectors of C~)^T / sqrt 3, frozen;    B = 0, trained
     after    C_t measured again on the trained model; M grows until it holds the share eps of C_t's energy   `updated_memory`
 
 Every row of A is orthogonal to M, so an update B A does not change the module's output on remembered input directions.
@@ -135,7 +135,7 @@ class InfLora(Init):
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past it could reach."""
+        """Refused where there is no past it could reach."""
         reason = method.out_of_reach()
         return reason and f"it keeps A off old tasks' inputs, but {reason}"
 

@@ -2,10 +2,13 @@
 
     l2 = kaiming + SquaredNorm + sum
 
-    L = L_task + lambda sum_modules ||dW_t||_F^2,   dW_t = s B A        ops.frobenius.squared_norm
+    L = L_task + lambda sum_modules ||dW_t||_F^2        ops.frobenius.squared_norm_and_grads
+    dW_t   effective update of the task being trained, scaling and offset included
 
-This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8. Unlike weight decay of A and
-B it acts on the update itself. Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
+This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8: there entries shrink rather than
+change sign, because the elementwise gradient vanishes at 0. Unlike weight decay of A and B it acts on the update itself.
+
+Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ from torch import Tensor
 from perdure.history import Past
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.factors import Factors
-from perdure.ops.frobenius import squared_norm
-from perdure.ops.precision import precise
+from perdure.ops.frobenius import squared_norm_and_grads
+from perdure.ops.precision import divided, precise
 
 
 class SquaredNorm(WeightPenalty):
     """||dW||_F^2, summed over modules; costs R x R products only.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         reduction: sum over a module's positions, or their mean.
     """
 
@@ -33,6 +36,5 @@ class SquaredNorm(WeightPenalty):
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
-        value, grad_A, grad_B = squared_norm(precise(factors))
         count = factors.shape[0] * factors.shape[1] if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+        return divided(squared_norm_and_grads(precise(factors)), count, factors)

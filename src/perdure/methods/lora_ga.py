@@ -5,8 +5,8 @@
 
     A0 = O^(1/4) / sqrt(gamma) V^T[:r]        B0 = O^(1/4) / sqrt(gamma) U[:, r:2r]        W <- W - s B0 A0
 
-Settings: direction "ArB2r", scale "stable" and gamma 16 are the authors' released defaults. Not theirs is s: the preset `lora-ga`
-sets lora.alpha 2, which at rank 8 is SLICE's s = .25.
+Settings: direction "ArB2r", scale "stable" and gamma 16 are the authors' released defaults. The scaling s is ours: the preset
+`lora-ga` sets lora.alpha 2, which at rank 8 is SLICE's s = .25.
 Deviations: the number of batches (8 of 16 examples, as SLICE uses; theirs vary by task). PEFT's `lora_ga` multiplies B by
 the singular values and scales only B; compare with `perdure.methods.lora_ga.stable_factors`, which follows the authors.
 """
@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from perdure.errors import ConfigError
 from perdure.methods.full_gradients import (
     DenseGradients,
     FullGradients,
@@ -34,9 +35,30 @@ from perdure.methods.parts import Init, Need, Start
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Part
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr"]
+READ_BY: Mapping[str, tuple[Storage, ...]] = {
+    "iterations": ("dense",),
+    "sketch_width": ("sketched",),
+    "buckets": ("sketched",),
+}
+"""Setting -> the storage that reads it."""
+
+
+def check_read(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
+    """Every setting that is not at its default is read by what the part's setting `choice` chooses.
+
+    Args:
+        readers: setting -> the choices that read it.
+
+    Raises:
+        ValueError: names the setting, and what reads it.
+    """
+    chosen = getattr(part, choice)
+    for name, reading in readers.items():
+        if chosen not in reading and getattr(part, name) != type(part).model_fields[name].default:
+            raise ValueError(f"{choice} {chosen} does not read {name} (only {' and '.join(reading)}); leave it out")
 
 
 def singular_directions(U: Tensor, Vh: Tensor, rank: int, direction: Direction = "ArB2r") -> tuple[Tensor, Tensor]:
@@ -80,11 +102,11 @@ class GradientInit(Init):
     Args:
         batches: of the new task, over which its gradient is averaged.
         batch_size: examples in each batch.
-        iterations: subspace iterations of the randomised SVD (storage dense).
+        iterations: subspace iterations of the randomised SVD; storage dense only.
         storage: dense: a full fp32 gradient of every target weight; sketched: sketches of width `sketch_width` instead, for
             models whose full gradients do not fit.
-        sketch_width: directions kept of each gradient; 4 r by default.
-        buckets: of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets).
+        sketch_width: directions kept of each gradient, 2 r or more; 4 r by default. Storage sketched only.
+        buckets: of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets). Storage sketched only.
     """
 
     offsets: ClassVar[bool] = True
@@ -96,6 +118,11 @@ class GradientInit(Init):
     sketch_width: int | None = Field(default=None, ge=2)
     buckets: int = Field(default=1 << 16, ge=1)
 
+    @model_validator(mode="after")
+    def _storage_reads_every_setting(self) -> GradientInit:
+        check_read(self, "storage", READ_BY)
+        return self
+
     def _accumulators(self, ctx: Context, purpose: str) -> Callable[[], FullGradients]:
         """Makes empty gradients that can be compared and mixed with each other."""
 
@@ -105,7 +132,13 @@ class GradientInit(Init):
         if self.storage == "dense":
             return lambda: DenseGradients(generator, self.iterations)
         rank = max(pair.A.shape[0] for pair in ctx.factors.values())
-        sketcher = Sketcher(self.sketch_width or 4 * rank, self.buckets, generator)
+        width = self.sketch_width or 4 * rank
+        if width < 2 * rank:
+            raise ConfigError(
+                f"method.init.sketch_width: {width} directions are too few, because A and B are chosen from 2 * lora.rank = "
+                f"{2 * rank}. Raise it, or leave it out (4 * lora.rank)."
+            )
+        sketcher = Sketcher(width, self.buckets, generator)
         return lambda: SketchedGradients(sketcher)
 
     def _task_gradient(self, ctx: Context, empty: FullGradients, purpose: str) -> FullGradients:

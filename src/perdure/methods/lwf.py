@@ -8,8 +8,8 @@
 KL and the paper's cross-entropy differ by the teacher's entropy, a constant: same gradient, but 0 means "nothing changed".
 
 Settings: `temperature` (2 in the paper), `reduction` over old tasks (the paper sums). Deviations: no T^2 factor (nor in the
-paper), no separate warm-up of the new head (there is no head). Cost: the teacher answers once a stage; the student scores
-its batch under every old task's labels.
+paper), no separate warm-up of the new head (there is no head). Cost: the teacher answers the stage's examples once, or, beside a
+replay part, every batch, also where that part mixes nothing in; the student scores its batch under every old task's labels.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class LwF(BatchPenalty):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA})
+    needs_past: ClassVar[bool] = True
 
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"
@@ -57,7 +58,7 @@ class LwF(BatchPenalty):
     _stage: int | None = PrivateAttr(default=None)
 
     def conflicts(self, method: Method) -> str | None:
-        """The model a task starts from must know the old tasks: it is the teacher."""
+        """Refused where there is no past, or the model a task starts from, its teacher, does not know it."""
         if reason := method.out_of_reach():
             return f"it keeps the answers to old tasks, but {reason}"
         if method.consolidate.keeps == "merged" and not method.init.continues:
@@ -66,10 +67,6 @@ class LwF(BatchPenalty):
                 "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
             )
         return None
-
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
 
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """See `BatchPenalty`; 0 on the first task."""
@@ -88,8 +85,8 @@ class LwF(BatchPenalty):
         """The teacher's scores [n, labels] under every old task's labels.
 
         The stage's own examples are answered once, all of them in an order of their own: a resumed stage then has the same
-        bits. Where old examples may be among the batch's, every batch is answered when it comes, by every process alike: a
-        sharded base is gathered by all of them together.
+        bits. Beside a replay buffer old examples may be among the batch's (whether they are mixed in is not known here), and
+        every batch is answered when it comes, by every process alike: a sharded base is gathered by all of them together.
         """
         if ctx.buffer:
             return ctx.teacher(examples, ctx.past.stages)

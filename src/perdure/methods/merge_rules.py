@@ -69,7 +69,7 @@ class Average(MergeRule):
     """The mean of all updates."""
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a second update."""
+        """Refused where there is no second update."""
         reason = method.out_of_reach()
         return reason and f"it is the mean of several tasks' updates, but {reason}"
 
@@ -132,7 +132,7 @@ class MagMax(MergeRule):
     scale: float = Field(default=0.5, gt=0)
 
     def conflicts(self, method: Method) -> str | None:
-        """Its cumulative updates are those of one model that is trained on and on."""
+        """Refused where training does not go on from the sum: the updates then do not add up to one model's."""
         if self.trains_on == "sum":
             return None
         return (

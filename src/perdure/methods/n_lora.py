@@ -4,7 +4,7 @@
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     dW_t = A_t B_t    W   effective update of the task being trained, scaling and offset included
-    lambda            `weight`; or found by the part for a share of the task's gradient or a share of exact zeros
+    lambda            `weight`; or found by the part for a share of the gradient or a share of exact zeros
 
 Equations
     update         L_sparse = ||dW||_1 = sum_ij |W_ij|                                ops.entrywise.l1_norm, on tiles, never dense
@@ -18,7 +18,7 @@ Settings: see `Sparsity` and `ProximalRows`. Deviations and what the paper leave
     - The published lambdas (0.4; 0.55; 1.8; LLaMA 0.38-0.46) belong to released_code, not to the equation.
     - A sub-gradient under Adam never makes W exactly zero, and no threshold is published for what counts as zero ("collision").
       Here an entry is small at `small` times its module's own root mean square.
-    - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the task loss's gradient, and
+    - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the gradient's length, and
       `sparsity` of `ProximalRows` by a stated share of exact zeros. The shares reached are noted in the stage's log.
     - `ProximalRows` is ours. An averaged trajectory (training.average) mixes its zeros with values of earlier steps.
 """
@@ -36,7 +36,7 @@ from torch import Tensor
 from perdure.errors import ConfigError
 from perdure.methods.parts import StepRule, WeightPenalty
 from perdure.ops.entrywise import l1_norm, small_share
-from perdure.ops.precision import precise
+from perdure.ops.precision import ValueAndGrads, divided, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 
-Result = tuple[Tensor, Tensor, Tensor]
 OFFSET = "Use target: update of the penalty `sparsity`, or an init that starts at zero, like `kaiming`"
 
 
@@ -53,7 +52,7 @@ class Sparsity(WeightPenalty):
     """The l1 norm of the update (or of what the released code takes for it), summed over modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         target: update: the paper's equation; factors: A and B; released_code: the [R, R] product of the code, square layers only.
         reduction: sum over the target's entries, or their mean.
         small: what counts as a small entry when the sparsity reached is noted, in units of the update's root mean square at its
@@ -69,7 +68,7 @@ class Sparsity(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """The other targets are none of the update where the base is offset."""
+        """Refused where the init offsets the base and the target is not the update."""
         if self.target != "update" and method.init.offsets:
             return f"target: {self.target} acts on A and B, but where the init offsets the base the update is another. {OFFSET}"
         return None
@@ -80,19 +79,18 @@ class Sparsity(WeightPenalty):
             for module, pair in ctx.factors.items():
                 _check_square(module, pair)
 
-    def value_and_grad(self, module: str, factors: Factors, past: Past) -> Result:
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> ValueAndGrads:
         """See `WeightPenalty`."""
         exact = precise(factors)
         if self.target == "update":
-            (value, grad_A, grad_B), count = l1_norm(exact, self.tile, self._scratch), exact.shape[0] * exact.shape[1]
+            found, count = l1_norm(exact, self.tile, self._scratch), exact.shape[0] * exact.shape[1]
         else:
             _check_no_offset(module, exact, f"target: {self.target}")
             if self.target == "released_code":
                 _check_square(module, exact)
             form = _l1_of_factors if self.target == "factors" else _l1_as_released
-            (value, grad_A, grad_B), count = form(exact)
-        count = count if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+            found, count = form(exact)
+        return divided(found, count if self.reduction == "mean" else 1, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Note the share of small entries reached."""
@@ -109,8 +107,8 @@ class ProximalRows(StepRule):
     """After every step, soft-threshold the norms of B's rows (and A's columns): whole rows (columns) of the update become 0.
 
     Args:
-        weight: lambda, at 1 the threshold equals the longest step Adam takes on a row of R entries: only rows whose gradient
-            keeps its direction grow.
+        weight: lambda; at 1 the threshold is one learning rate an entry, the step Adam takes on a row whose gradient keeps its
+            direction; at `ADAM_BOUND` it is the longest step Adam can take.
         sparsity: instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
             smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
             0.5 when neither is given.
@@ -131,7 +129,7 @@ class ProximalRows(StepRule):
         return given if given.get("weight") is not None else {**given, "sparsity": given.get("sparsity", 0.5)}
 
     def conflicts(self, method: Method) -> str | None:
-        """Zeros of a factor are zeros of the update only where it is trained and nothing else is in it."""
+        """Refused where zeros of a factor are none of the update: the init offsets the base, or keeps the factor frozen."""
         if method.init.offsets:
             return f"zeros of A or B are none of the update where the init offsets the base. {OFFSET}"
         for factor, on in (("A", "columns"), ("B", "rows")):
@@ -210,13 +208,13 @@ def _over_positions(shares: Mapping[str, float], factors: Mapping[str, Factors])
     return sum(shares[module] * counts[module] for module in factors) / sum(counts.values())
 
 
-def _l1_of_factors(factors: Factors) -> tuple[Result, int]:
+def _l1_of_factors(factors: Factors) -> tuple[ValueAndGrads, int]:
     A, B = factors.A, factors.B
     value = torch.linalg.vector_norm(A, 1) + torch.linalg.vector_norm(B, 1)
     return (value, A.sign(), B.sign()), A.numel() + B.numel()
 
 
-def _l1_as_released(factors: Factors) -> tuple[Result, int]:
+def _l1_as_released(factors: Factors) -> tuple[ValueAndGrads, int]:
     """sum |A B| of the [R, R] product, without scaling, as the code has it."""
     product = factors.A @ factors.B
     signs = product.sign()

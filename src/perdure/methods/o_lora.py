@@ -23,7 +23,7 @@ Settings: `form` square (the paper's equation) or absolute (the released code). 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PrivateAttr
@@ -33,7 +33,7 @@ from perdure.methods.history_update import no_history
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.input_side import absolute_overlap, overlap, remembered
 from perdure.ops.lowrank import LowRank
-from perdure.ops.precision import precise
+from perdure.ops.precision import no_penalty, precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
@@ -46,33 +46,30 @@ class InputOverlap(WeightPenalty):
     """Overlap of A with the A of all earlier tasks, summed over modules; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda_1, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda_1, or the share of the gradient that sets it (see `Penalty`).
         form: square (the paper's equation, bounded cost) or absolute (the released code, cost grows with the tasks).
     """
+
+    needs_past: ClassVar[bool] = True
 
     form: Literal["square", "absolute"] = "square"
 
     _old: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, from the A it is to be orthogonal to, or with A frozen."""
+        """Refused without a past, with an init that starts from the past's own A, and where A is frozen."""
         if (reason := no_history(method)) is None and method.init.trains == "B":
             return "it turns A away from the earlier ones, but this init keeps A frozen. Leave the penalty out"
         return reason
 
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`; B has no part in it."""
         exact, old = precise(factors), self._old.get(module)
-        no_B = torch.zeros_like(factors.B)
         if old is None:
-            return exact.A.new_zeros(()), torch.zeros_like(factors.A), no_B
+            return no_penalty(factors)
         measure = overlap if self.form == "square" else absolute_overlap
         value, grad_A = measure(exact.A, old.to(exact.A))
-        return value, grad_A.to(factors.A.dtype), no_B
+        return value, grad_A.to(factors.A.dtype), torch.zeros_like(factors.B)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Remember the A just trained (and, after an init that offsets the base, the one it started from)."""
@@ -98,7 +95,7 @@ class FactorNorm(WeightPenalty):
     """||A||_F + ||B||_F, summed over modules: the released code's second term. At 0 its gradient is taken as 0."""
 
     def conflicts(self, method: Method) -> str | None:
-        """Where the base is offset, small factors are no small update."""
+        """Refused where the init offsets the base: there small factors are no small update."""
         if not method.init.offsets:
             return None
         return (

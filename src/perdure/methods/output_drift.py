@@ -32,7 +32,7 @@ from perdure.methods.history_update import no_history
 from perdure.methods.input_moments import input_moments
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, no_penalty, precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
@@ -45,7 +45,7 @@ class OutputDrift(WeightPenalty):
     """Energy of the outputs' change on old tasks' inputs; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         normalised: as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
             size. Otherwise the plain sum over modules, which a quantised base has too.
         batches: on how many batches of a task's training examples its inputs are measured; None = all.
@@ -53,6 +53,7 @@ class OutputDrift(WeightPenalty):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs_past: ClassVar[bool] = True
 
     normalised: bool = True
     batches: int | None = Field(default=None, ge=1)
@@ -66,7 +67,7 @@ class OutputDrift(WeightPenalty):
         return self.needs | {Need.DENSE_BASE} if self.normalised else self.needs
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, or where the update holds what the old tasks learnt."""
+        """Refused where there is no past, or the update itself holds it."""
         return no_history(method, "it protects outputs on old inputs")
 
     def before_task(self, ctx: Context) -> None:
@@ -77,21 +78,15 @@ class OutputDrift(WeightPenalty):
             W = ctx.weight(module)
             self._energies[module] = torch.linalg.vecdot(W @ moment.to(W), W).double().sum()
 
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact, moment = precise(factors), self._moments.get(module)
         if moment is None:
-            zero = torch.zeros((), dtype=torch.float64, device=exact.A.device)
-            return zero, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
-        value, grad_A, grad_B = drift(exact, moment.to(exact.A))
+            return no_penalty(factors)
         size = float(self._energies[module]) * len(self._moments) if self.normalised else 1.0
         if size <= 0:  # no input ever reached this module
-            return value * 0, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
-        return value / size, (grad_A / size).to(factors.A.dtype), (grad_B / size).to(factors.B.dtype)
+            return no_penalty(factors)
+        return divided(drift(exact, moment.to(exact.A)), size, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure the task's inputs on the model as trained, and add them to those of the past."""

@@ -31,7 +31,7 @@ from perdure.ops.lowrank import Update
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
     from perdure.history import Past
-    from perdure.tasks.task import Example, Stage
+    from perdure.tasks.task import Example, Stage, StreamMode
 
 Gradients = dict[str, tuple[Tensor | None, Tensor | None]]
 """Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen."""
@@ -184,6 +184,8 @@ class Part(BaseModel):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it requires whatever its settings are."""
+    needs_past: ClassVar[bool] = False
+    """Nothing comes of it before a first stage is learnt."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -204,9 +206,9 @@ class Part(BaseModel):
         return self.needs
 
     def conflicts(self, method: Method) -> str | None:
-        """Why this part has no meaning beside the other parts of `method`, and what to use instead; None where it has one.
+        """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
-        Asked before anything is loaded: what a part cannot stand it knows itself."""
+        Asked before anything is loaded; each part knows its own conflicts."""
         return None
 
     def acts(self, ctx: Context) -> bool:
@@ -214,7 +216,7 @@ class Part(BaseModel):
 
         False is a promise (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
         may share a stage's training (perdure.shared)."""
-        return True
+        return not self.needs_past or len(ctx.past) > 0
 
     def before_task(self, ctx: Context) -> None:
         """Called when a stage begins, with the carry folded in and before the adapter starts."""
@@ -249,12 +251,12 @@ class Init(Part):
 
 
 class Penalty(Part):
-    """Something added to the task loss, weighted by a number or by a share of the task loss's gradient.
+    """Something added to the task loss, weighted by a number or by a share of the gradient.
 
     Args:
         weight: lambda, the factor of the penalty in the loss. 0 switches it off.
-        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is
-            this share of the task loss's (0.1 = a tenth).
+        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this
+            share of that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth).
     """
 
     weight: float | None = Field(default=None, ge=0)
@@ -351,7 +353,7 @@ class Method:
     penalties: Mapping[str, Penalty] = field(default_factory=dict)
     step_rule: StepRule | None = None
     replay: Replay | None = None
-    stream: Literal["one-by-one", "joint"] = "one-by-one"
+    stream: StreamMode = "one-by-one"
 
     def out_of_reach(self) -> str | None:
         """Why nothing can protect the past in this method; None where something can."""

@@ -49,7 +49,7 @@ class Continue(Init):
     continues: ClassVar[bool] = True
 
     def conflicts(self, method: Method) -> str | None:
-        """What is carried would count twice."""
+        """Refused where the consolidation carries: what is carried would count twice."""
         return counted_twice(method, "latest")
 
     def start(self, ctx: Context) -> Start:

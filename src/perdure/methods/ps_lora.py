@@ -40,7 +40,7 @@ from perdure.methods.history_update import HistoryKind, history_update, no_histo
 from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, precise
 from perdure.ops.sign_magnitude import Form, Reading, Terms, elementwise_tile, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
 from perdure.ops.through_factors import Scratch
@@ -50,7 +50,7 @@ class SignMagnitude(WeightPenalty):
     """L_s = ||W||^2 (1 - tanh(alpha W) * tanh(alpha H)), summed over modules.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         alpha: sharpness of the soft sign, > 0.
         reading: elementwise, or scalar (the norm times one minus the mean agreement of the module).
         reduction: sum over a module's positions, or their mean (the sum over O I).
@@ -76,7 +76,7 @@ class SignMagnitude(WeightPenalty):
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a history that is apart from the update."""
+        """Refused where there is no past, or none apart from the update."""
         return no_history(method)
 
     def before_task(self, ctx: Context) -> None:
@@ -95,9 +95,8 @@ class SignMagnitude(WeightPenalty):
             signs = self._sign(module, exact.A, past)
             kernel = compiled_tile if self.engine == "compiled" else elementwise_tile
             results = tiled(exact, signs, form, self.tile, self._scratch, kernel)
-        value, grad_A, grad_B = results
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
-        return value / count, (grad_A / count).to(factors.A.dtype), (grad_B / count).to(factors.B.dtype)
+        return divided(results, count, factors)
 
     def _sign(self, module: str, like: Tensor, past: Past) -> Tensor | None:
         """tanh(alpha H) in `like`'s dtype, computed when it is first asked for; None without history."""
@@ -125,7 +124,7 @@ class MaxMagnitude(Consolidate):
     when: Literal["online", "end"] = "online"
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a second update."""
+        """Refused where there is no second update."""
         reason = method.out_of_reach()
         return reason and f"it chooses between a task's update and those before it, but {reason}"
 

@@ -98,7 +98,7 @@ class ExampleBuffer(Replay):
         return self.in_all if self.in_all is not None else self.per_task or 128
 
     def conflicts(self, method: Method) -> str | None:
-        """Nothing to replay, or nobody who reads the buffer."""
+        """Refused where there is no earlier task to replay, or no part that reads the buffer."""
         if method.stream == "joint":
             return "the joint stream is a single stage, which has no earlier task to replay"
         if self.use == "mixed" and method.consolidate.keeps == "per-task":

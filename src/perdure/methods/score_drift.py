@@ -16,7 +16,7 @@ Equation
 To first order an update changes an example's scores by the sum of g^T dW x over modules, uses and positions. Its mean
 square, with all of these, inputs and gradients taken as independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of
 the scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are
-summed apart, which takes sum_i F_i (x) C_i for (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+summed separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
 
 It is `output_drift` with three things more: directions of the output that no score depends on are free; modules and tasks are
 weighed by what their change does to the scores, so that one lambda serves all; and an encoder's labels stay where they are.
@@ -37,7 +37,7 @@ from torch import Tensor
 from perdure.methods.history_update import no_history
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
-from perdure.ops.precision import precise
+from perdure.ops.precision import divided, precise
 
 if TYPE_CHECKING:
     from perdure.history import Past
@@ -50,7 +50,7 @@ class ScoreDrift(WeightPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
 
     Args:
-        weight, gradient_share: lambda, or what share of the task loss's gradient the penalty's is (see `Penalty`).
+        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
         batches: on how many batches of a task's training examples C and F are measured; None = all.
         batch_size: examples in each.
 
@@ -58,6 +58,7 @@ class ScoreDrift(WeightPenalty):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
+    needs_past: ClassVar[bool] = True
 
     batches: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -66,12 +67,8 @@ class ScoreDrift(WeightPenalty):
     _outputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past, or where the update holds what the old tasks learnt."""
+        """Refused where there is no past, or the update itself holds it."""
         return no_history(method, "it protects old tasks' scores")
-
-    def acts(self, ctx: Context) -> bool:
-        """Not before there is a past."""
-        return len(ctx.past) > 0
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
@@ -82,7 +79,7 @@ class ScoreDrift(WeightPenalty):
             if use in self._inputs:
                 found = drift(exact, self._inputs[use].to(exact.A), self._outputs[use].to(exact.A))
                 value, grad_A, grad_B = value + found[0], grad_A + found[1], grad_B + found[2]
-        return value / tasks, (grad_A / tasks).to(factors.A.dtype), (grad_B / tasks).to(factors.B.dtype)
+        return divided((value, grad_A, grad_B), tasks, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure the task on the model as trained, and add it to the past."""

@@ -44,7 +44,7 @@ class SlaoStart(Init):
     continues: ClassVar[bool] = True
 
     def conflicts(self, method: Method) -> str | None:
-        """What is carried would count twice."""
+        """Refused where the consolidation carries: what is carried would count twice."""
         return counted_twice(method, "slao")
 
     def start(self, ctx: Context) -> Start:
@@ -73,7 +73,7 @@ class SlaoMerge(Consolidate):
         return "merged"
 
     def conflicts(self, method: Method) -> str | None:
-        """B of one task says nothing beside the A of another that started elsewhere."""
+        """Refused where a task starts anew: B of one task says nothing beside the A of another."""
         if method.init.continues:
             return None
         return (

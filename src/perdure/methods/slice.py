@@ -34,7 +34,7 @@ from torch import Tensor
 
 from perdure.errors import UnmetNeed
 from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
-from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start, singular_directions
+from perdure.methods.lora_ga import GradientInit, LoraGa, check_read, offset_start, singular_directions
 from perdure.methods.loram import rescaled
 from perdure.methods.parts import Need, Start
 from perdure.methods.replay import ExampleBuffer
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Operator = Literal["pcgrad", "gradvac", "cagrad", "null-space", "none"]
 RightDirections = Literal["next", "top"]
 READ_BY: Mapping[str, tuple[Operator, ...]] = {
+    "scope": ("pcgrad", "gradvac", "cagrad"),
     "c": ("pcgrad", "cagrad"),
     "tau": ("pcgrad", "gradvac"),
     "tau_below_median": ("pcgrad", "gradvac"),
@@ -82,7 +83,7 @@ class Slice(GradientInit):
         right: which right singular vectors A takes.
         batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
 
-    A setting that the operator does not read is refused where it is not at its default.
+    A setting that the operator or the storage does not read is refused where it is not at its default.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(
@@ -104,11 +105,12 @@ class Slice(GradientInit):
 
     @model_validator(mode="after")
     def _every_setting_is_read(self) -> Slice:
-        for name, operators in READ_BY.items():
-            if self.operator not in operators and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"operator {self.operator} does not read {name} ({' and '.join(operators)} do); leave it out"
-                )
+        check_read(self, "operator", READ_BY)
+        usual = type(self).model_fields["replay_batches"].default
+        if self.replay_batches_in_all is not None and self.replay_batches != usual:
+            raise ValueError(
+                "replay_batches counts batches of every old task, replay_batches_in_all of all together; give one"
+            )
         if self.operator == "cagrad" and self.c is not None and self.c >= 1:
             raise ValueError("c is the radius of operator cagrad, which is in [0, 1); choose a smaller one")
         if self.tau_below_median is not None and (self.tau is not None or self.scope == "global"):
@@ -118,7 +120,7 @@ class Slice(GradientInit):
         return self
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past it could hurt, or where less is kept of it than a batch."""
+        """Refused where there is no past it could hurt, or less is kept of it than a batch."""
         if reason := method.out_of_reach():
             return f"it takes out of the start what opposes the old tasks, but {reason}"
         if isinstance(method.replay, ExampleBuffer) and (kept := method.replay.budget) < self.batch_size:
@@ -198,8 +200,9 @@ class Slice(GradientInit):
                 {module: gram.cosine for module, gram in grams.items()}, self.tau_below_median
             )
         result = {module: self._coefficients(units[module], keys[module], tau) for module in grams}
-        for key, gram in {keys[module]: units[module] for module in grams}.items():
-            self._targets[key] = surgery.moved_target(self._targets.get(key, 0.0), gram.cosine, self.beta)
+        if self.operator == "gradvac":
+            for key, gram in {keys[module]: units[module] for module in grams}.items():
+                self._targets[key] = surgery.moved_target(self._targets.get(key, 0.0), gram.cosine, self.beta)
         self._note(ctx, grams, result)
         return result
 

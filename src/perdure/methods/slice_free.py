@@ -56,7 +56,7 @@ class SliceFree(GradientInit):
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 
     def conflicts(self, method: Method) -> str | None:
-        """Without a past it could reach."""
+        """Refused where there is no past it could reach."""
         reason = method.out_of_reach()
         return reason and f"it turns the start away from old tasks' inputs, but {reason}"
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Stream = Literal["one-by-one", "joint"]
+from perdure.tasks.task import StreamMode
+
 Role = Literal["init", "penalty", "step_rule", "consolidate", "replay"]
 
 PARTS: Mapping[Role, Mapping[str, str]] = {
@@ -75,7 +76,7 @@ class Preset:
     step_rule: Settings | None = None
     consolidate: Settings = field(default_factory=lambda: {"kind": "sum"})
     replay: Settings | None = None
-    stream: Stream = "one-by-one"
+    stream: StreamMode = "one-by-one"
     settings: Settings = field(default_factory=dict)
 
     def composition(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "ella": Preset(
         "avoid entries where the past put energy",
-        "ELLA, see docs/methods/ella.md",
+        "arXiv 2601.02232",
         penalties={"past-energy": {"weight": 1000.0}},
     ),
     "output-drift": Preset(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from perdure.ops.factors import Factors
-from perdure.ops.frobenius import squared_norm
+from perdure.ops.frobenius import squared_norm_and_grads
 from perdure.ops.lowrank import LowRank
 from perdure.ops.through_factors import Scratch, product, through_factors
 from perdure.ops.tiling import row_tiles
@@ -51,7 +51,7 @@ def small_share(factors: Factors, threshold: float) -> float:
     comparison: a Gaussian W has 8.0 % of its entries below 0.1.
     """
     count = factors.shape[0] * factors.shape[1]
-    limit = threshold * float(squared_norm(factors)[0] / count) ** 0.5
+    limit = threshold * float(squared_norm_and_grads(factors)[0] / count) ** 0.5
     small = sum(
         int(torch.count_nonzero(factors.rows(start, stop).abs_() <= limit)) for start, stop in row_tiles(factors.shape)
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from perdure.ops.factors import Factors
 
 
-def squared_norm(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
+def squared_norm_and_grads(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """||dW||_F^2 (scalar, float64) of the effective update, and its gradients of A [R, I] and B [O, R].
 
     With dW = B_OK A_KI:  ||dW||_F^2 = sum_kl (B^T B)_kl (A A^T)_kl,  gA = 2 s B^T dW,  gB = 2 s dW A^T.

@@ -85,8 +85,3 @@ def add_updates(left: Update, right: Update) -> dict[str, Delta]:
         name: add(left[name], right[name]) if name in left and name in right else {**right, **left}[name]
         for name in names
     }
-
-
-def scale_update(update: Update, factor: float) -> dict[str, Delta]:
-    """Module by module `factor * delta`."""
-    return {name: scale(delta, factor) for name, delta in update.items()}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from perdure.ops.factors import Factors
-from perdure.ops.frobenius import squared_norm
+from perdure.ops.frobenius import squared_norm_and_grads
 from perdure.ops.lowrank import LowRank, dense
 from perdure.ops.through_factors import Kernel, Scratch, product, through_factors
 
@@ -112,7 +112,7 @@ def tiled(
     """
     count = factors.shape[0] * factors.shape[1]
     if form.terms == "magnitude-only" or (signs_OI is None and form.terms == "both"):
-        return squared_norm(factors)
+        return squared_norm_and_grads(factors)
     if signs_OI is None:
         value = torch.tensor(float(count), dtype=torch.float64, device=factors.A.device)
         return value, torch.zeros_like(factors.A), torch.zeros_like(factors.B)
@@ -122,6 +122,6 @@ def tiled(
     agreement, grad_A, grad_B = through_factors(agreement_tile(signs_OI, form.alpha), factors, tile, scratch)
     if form.terms == "sign-only":
         return count - agreement, grad_A.mul_(-form.alpha), grad_B.mul_(-form.alpha)
-    norm, norm_A, norm_B = squared_norm(factors)
+    norm, norm_A, norm_B = squared_norm_and_grads(factors)
     away, pull = 1 - agreement / count, -form.alpha * norm / count
     return norm * away, norm_A * away + grad_A * pull, norm_B * away + grad_B * pull

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,13 +54,6 @@ class CountSketch:
             )
             signed.index_add_(0, drawn, part)
         sketch.add_((signed[: self.buckets] - signed[self.buckets :]).to(sketch.device), alpha=factor)
-
-    def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The sketch of all tensors together, [buckets]."""
-        sketch = self.empty()
-        for name, tensor in tensors.items():
-            self.add(sketch, name, tensor)
-        return sketch
 
     def standard_error(self, cosine: float = 0.0) -> float:
         """At most this: the standard error of a cosine between two sketches."""

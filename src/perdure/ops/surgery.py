@@ -64,19 +64,19 @@ def combine(c: Tensor, r: Tensor, coefficients: Coefficients) -> Tensor:
     return a * c if b == 0 else a * c + b * r
 
 
-def pcgrad(gram: Gram, c: float = 1.0, tau: float = 0.0) -> Coefficients:
+def pcgrad(gram: Gram, strength: float = 1.0, tau: float = 0.0) -> Coefficients:
     """Take the conflicting part of r out of c: gamma = relu(-<c, r>) / ||r||^2, result c + strength gamma r.
 
-    With `c` = 1 and `tau` = 0 the result is orthogonal to r wherever they conflicted; this is also A-GEM's projection.
+    With `strength` = 1 and `tau` = 0 the result is orthogonal to r wherever they conflicted; this is also A-GEM's projection.
 
     Args:
         gram: inner products.
-        c: strength; 1 removes the conflict, below 1 leaves a part of it (SLICE uses .5, .75, 1).
+        strength: 1 removes the conflict, below 1 leaves a part of it (SLICE uses .5, .75, 1).
         tau: fires only where the cosine is below it.
     """
     if gram.cosine >= tau or gram.cr >= 0 or gram.rr == 0:
         return UNCHANGED
-    return 1.0, c * (-gram.cr / gram.rr)
+    return 1.0, strength * (-gram.cr / gram.rr)
 
 
 def gradvac(gram: Gram, target: float, tau: float = math.inf) -> Coefficients:
@@ -102,31 +102,31 @@ def moved_target(target: float, cosine: float, beta: float) -> float:
     return (1 - beta) * target + beta * cosine
 
 
-def cagrad(gram: Gram, c: float = 0.5) -> Coefficients:
-    """The direction within c ||g0|| of the mean gradient g0 that serves the worse-off of the two best (CAGrad, eq. 3-5).
+def cagrad(gram: Gram, radius: float = 0.5) -> Coefficients:
+    """The direction within reach of the mean gradient g0 that serves the worse-off of the two best (CAGrad, eq. 3-5).
 
-    Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= c ||g0||: with g_w = w c + (1 - w) r, find w in [0, 1] that
-    minimises <g_w, g0> + c ||g0|| ||g_w||, which is convex; then d = g0 + c ||g0|| g_w / ||g_w||.
+    Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= reach, reach = radius ||g0||: with g_w = w c + (1 - w) r, find w in
+    [0, 1] that minimises <g_w, g0> + reach ||g_w||, which is convex; then d = g0 + reach g_w / ||g_w||.
 
     Args:
         gram: inner products.
-        c: radius, in [0, 1); 0 gives the mean of both gradients.
+        radius: relative to ||g0||, in [0, 1); 0 gives the mean of both gradients.
     """
-    radius = c * gram.length((0.5, 0.5))
+    reach = radius * gram.length((0.5, 0.5))
     low, high = 0.0, 1.0
     for _ in range(100):  # ternary search; each round costs a few multiplications
         left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (low, right) if _dual(gram, left, radius) < _dual(gram, right, radius) else (left, high)
+        low, high = (low, right) if _dual(gram, left, reach) < _dual(gram, right, reach) else (left, high)
     w = (low + high) / 2
     length = gram.length((w, 1 - w))
     if length <= 1e-7 * math.sqrt(gram.cc + gram.rr):  # opposite gradients: no direction serves both
         return 0.5, 0.5
-    return 0.5 + radius * w / length, 0.5 + radius * (1 - w) / length
+    return 0.5 + reach * w / length, 0.5 + reach * (1 - w) / length
 
 
-def _dual(gram: Gram, w: float, radius: float) -> float:
+def _dual(gram: Gram, w: float, reach: float) -> float:
     inner = 0.5 * (w * gram.cc + gram.cr + (1 - w) * gram.rr)
-    return inner + radius * gram.length((w, 1 - w))
+    return inner + reach * gram.length((w, 1 - w))
 
 
 def null_space(c_OI: Tensor, r_OI: Tensor, k: int) -> Tensor:

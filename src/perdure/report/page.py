@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import write_json
+from perdure.durable import write_json, write_text
 from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
 from perdure.report import sections
@@ -38,8 +37,8 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
     paths = {kind: folder / f"report.{kind}" for kind in ("html", "md", "json")}
     html, md = page(runs, plotly), summary(runs)  # before anything is written
     write_json(paths["json"], {"formulas": dict(FORMULAS), "runs": [run.as_dict() for run in runs]})
-    _write(paths["md"], md)
-    _write(paths["html"], html)
+    write_text(paths["md"], md)
+    write_text(paths["html"], html)
     return paths
 
 
@@ -142,10 +141,3 @@ def _lines(script: str) -> str:
 
 def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write atomically: a reader sees the old page or the new one."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)

@@ -25,7 +25,7 @@ def step_charts(run: Run) -> list[Chart]:
     shares = _names(run, "shares")
     if shares:
         which = "weighted penalties" if len(shares) > 1 else f"weighted penalty {shares[0]}"
-        title = f"Gradient of the {which}, relative to that of the task loss"
+        title = f"Gradient of the {which}, relative to the gradient before weight penalties"
         charts.append(_chart(run, title, {n: _entry("shares", n) for n in shares}, "ratio of norms"))
     return charts
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure.comparison import Cell, Comparison, Interval, Outcome, Study, study
+from perdure.comparison import Comparison, Interval, OrderAndSeed, Outcome, Study, study
 from perdure.durable import make_folder, write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
@@ -70,7 +70,7 @@ def outcome(record: Record) -> Outcome:
     return Outcome(row_name(record), cell_of(record), outcome_values(record))
 
 
-def cell_of(record: Record) -> Cell:
+def cell_of(record: Record) -> OrderAndSeed:
     """The record's order, with its suite and whatever else its sequence sets, and its seed."""
     config = record["config"]
     if config.get("suite"):

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from perdure.durable import sha256
 from perdure.errors import FetchError
 from perdure.tasks.archives import members
-from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file, sha256
+from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file
 
 LISTING = "perdure-files.json"
 

@@ -7,13 +7,13 @@ is `$PERDURE_CACHE`, or the user's cache folder.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from perdure.durable import sha256
 from perdure.errors import FetchError, UnknownName
 
 Progress = Callable[[str, int, int], None]
@@ -189,12 +189,6 @@ def package_file(name: str, progress: Progress | None = None) -> Path:
 def matches(path: Path, asset: Asset) -> bool:
     """Whether `path` is the whole, right file."""
     return path.is_file() and path.stat().st_size == asset.size and sha256(path) == asset.sha256
-
-
-def sha256(path: Path) -> str:
-    """The file's sha256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
