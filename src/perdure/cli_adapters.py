@@ -43,9 +43,9 @@ def diagnose(
 ) -> None:
     """What adapters of one base do to each other: signs, collisions, subspaces, magnitudes."""
     from perdure.diagnostics.folders import diagnose_folders
-    from perdure.diagnostics.page import page
     from perdure.diagnostics.positions import Looking
     from perdure.merge_command import base_folder
+    from perdure.report.diagnosis import page
 
     if html is not None and html.exists() and not overwrite:
         from perdure.errors import StoreError

@@ -23,7 +23,6 @@ from tests.devices import second_device
 from tests.test_unfinished import SETTINGS as TRAINED
 from tests.test_unfinished import TRAINING, Stop
 
-
 pytestmark = pytest.mark.devices
 
 

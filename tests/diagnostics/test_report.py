@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from perdure.diagnostics.page import colour, page
 from perdure.diagnostics.positions import Looking, Share
 from perdure.diagnostics.report import diagnose
 from perdure.diagnostics.words import percent, places, sentences, where
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import LowRank
+from perdure.report.diagnosis import colour, page
 
 ONE = {"layers.0.q": torch.tensor([[1.0, 2.0]]), "layers.1.q": torch.tensor([[3.0], [4.0]])}
 TWO = {"layers.0.q": torch.tensor([[-1.0, 2.0]]), "layers.1.q": torch.tensor([[3.0], [-4.0]])}
