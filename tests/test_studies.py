@@ -1,21 +1,26 @@
 """Studies on a finished toy run: parts add up, ends are the run's own scores, refusals say why."""
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from perdure.cli_studies import _give
 from perdure.config import RunConfig
 from perdure.errors import ConfigError, StoreError
 from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method
 from perdure.ops.lowrank import dense
 from perdure.record import load_stage_update
 from perdure.scores import read_scores
 from perdure.studies import NO_PART, WHOLE, OpenRun, Row, Study, open_run, sign_split, signs
 from perdure.tasks.task import Task
 from tests.methods.two_layers import CONFIG, Toy, learn_toy, toy_task, toy_tasks
+from tests.own_files import perdure
 
 
 def opened(folder: Path, tasks: tuple[Task, ...]) -> OpenRun:
@@ -106,6 +111,52 @@ def test_table_and_picture() -> None:
     assert {NO_PART, "same sign", "sign split: mean score on the new task"} <= set(words)
     lines = [group for group in root.iter() if group.get("id", "").startswith("series-")]
     assert len(lines) == 2  # same sign, and 'nothing' as a level line
+
+
+@pytest.mark.parametrize(
+    "method,why",
+    [
+        ("seq-lora", "its update holds the past already"),
+        ("slao", "its update holds the past already"),
+        ("per-task", "answered by an update of its own"),
+        ("joint", "a single stage, which has no past"),
+    ],
+)
+def test_runs_without_a_past_apart_from_the_update_are_refused(method: str, why: str, tmp_path: Path) -> None:
+    config = RunConfig(**{**CONFIG, "method": method})
+    made = build_method(config.method)
+    learn_toy(made, tmp_path / "r", toy_tasks(2), epochs=1, method=method)
+    with pytest.raises(ConfigError, match=f"cannot be studied.*{why}"):
+        opened(tmp_path / "r", toy_tasks(2))
+
+
+def test_a_merged_run_is_studied_on_what_its_tasks_were_trained_on(tmp_path: Path) -> None:
+    made = build_method(RunConfig(**{**CONFIG, "method": "ps-lora"}).method)
+    learn_toy(made, tmp_path / "r", toy_tasks(2), epochs=1)
+    assert [row.stage for row in sign_split(opened(tmp_path / "r", toy_tasks(2)), shares=(1.0,)).rows] == ["task1"] * 5
+
+
+@pytest.mark.parametrize(
+    "command", [["study", "signs", "nowhere"], ["study", "sign-split", "nowhere"], ["mine", "none"]]
+)
+def test_where_nothing_can_be_written_nothing_is_computed(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before it is noticed that there is no such run, and no such suite."""
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in perdure(monkeypatch, capsys, *command, "--out", tmp_path / "file").err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "Pictures need matplotlib" in perdure(monkeypatch, capsys, *command, "--out", tmp_path / "new").err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study("signs", [Row("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
+    monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        _give(study, tmp_path, "signs")
+    assert json.loads((tmp_path / "signs.json").read_text())["study"] == "signs"
+    assert (tmp_path / "signs.md").read_text() == study.as_markdown()
 
 
 def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:

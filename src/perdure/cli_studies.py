@@ -37,6 +37,7 @@ def mine(
     from perdure.mining import mine as find
     from perdure.run import load_configured_suite, load_learner
 
+    _ready(out)
     config = load_config({"suite": suite, "data": data, "backbone": backbone})
     tasks = load_configured_suite(config).tasks
     _give(find(tasks, *load_learner(config, tasks), length), out, "mined")
@@ -71,6 +72,7 @@ def sign_split(run: Path, examples: Examples = None, out: Out = None) -> None:
     """PS-LoRA's second figure: the smallest k % of an update, split by sign agreement with the past, each part scored."""
     from perdure.studies import sign_split as study
 
+    _ready(out)
     _give(study(_opened(run, examples)), out, "sign-split")
 
 
@@ -79,6 +81,7 @@ def signs(run: Path, examples: Examples = None, out: Out = None) -> None:
     """How much of each update's effect its signs, its magnitudes and its largest k % carry."""
     from perdure.studies import signs as study
 
+    _ready(out)
     _give(study(_opened(run, examples)), out, "signs")
 
 
@@ -93,14 +96,22 @@ def _opened(folder: Path, examples: int | None) -> Any:
     return open_run(folder, tasks, *load_learner(config, tasks), examples)
 
 
+def _ready(out: Path | None) -> None:
+    """Before anything is computed: the folder can be made, and pictures drawn."""
+    from perdure.durable import make_folder
+    from perdure.report.pictures import check_pictures
+
+    if out is not None:
+        check_pictures()
+        make_folder(out)
+
+
 def _give(found: Any, out: Path | None, name: str) -> None:
     typer.echo(found.as_markdown())
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for suffix, text in (
-            ("json", json.dumps(found.as_dict(), indent=1)),
-            ("md", found.as_markdown()),
-            ("svg", found.as_svg()),
-        ):
-            (out / f"{name}.{suffix}").write_text(text, encoding="utf-8")
-            typer.echo(out / f"{name}.{suffix}")
+    if out is None:
+        return
+    # one after another, the picture last: what goes wrong with it takes no data along
+    written = {"json": lambda: json.dumps(found.as_dict(), indent=1), "md": found.as_markdown, "svg": found.as_svg}
+    for suffix, text in written.items():
+        (out / f"{name}.{suffix}").write_text(text(), encoding="utf-8")
+        typer.echo(out / f"{name}.{suffix}")

@@ -27,6 +27,7 @@ from perdure.errors import ConfigError, StoreError
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
+from perdure.methods.history_update import no_history
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.selection import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
 from perdure.progress import Quiet
@@ -141,14 +142,15 @@ def open_run(
 
     Raises:
         StoreError: no run, or no finished stage there.
-        ConfigError: other tasks, or a joint run (its one stage has no past).
+        ConfigError: other tasks, or a method whose updates cannot be taken apart against a past (see `no_history`).
     """
     store = Store(Path(folder))
     about = store.about
     if not store.stages():
         raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
-    if store.stages() == ["joint"]:
-        raise ConfigError(f"'{folder}' holds a joint run: one stage, no past. Study a run that learns task by task.")
+    config = load_config(about["config"])
+    if reason := no_history(build_method(config.method), "A study puts a part of a task's update on the past"):
+        raise ConfigError(f"The run in '{folder}' cannot be studied. {reason}.")
     known = about["tasks"]
     for task in tasks:
         if known.get(task.name, task.fingerprint()) != task.fingerprint():
@@ -156,7 +158,6 @@ def open_run(
     missing = [name for name in store.stages() if name not in {task.name for task in tasks}]
     if missing:
         raise ConfigError(f"The run in '{folder}' learnt '{missing[0]}', which is not among the tasks given.")
-    config = load_config(about["config"])
     backbone.precision = about.get("precision", backbone.precision)  # as the run's own scores were made
     return OpenRun(store, tasks, model, backbone, config.evaluation, config.seed, examples)
 

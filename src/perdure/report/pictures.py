@@ -61,18 +61,25 @@ def number(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
 
 
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches.
+def check_pictures() -> None:
+    """Pictures can be drawn.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError("Pictures need matplotlib. Install it: pip install 'perdure[report]'.") from error
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches; see `check_pictures`."""
+    check_pictures()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(SETTINGS):
         yield Figure(figsize=(width, height), layout="constrained")
 
