@@ -20,6 +20,7 @@ SWEEPS = {
     "leaderboard/tune.yaml": "leaderboard/tune",
     "leaderboard/runoff.yaml": "leaderboard/runoff",
     "leaderboard/screen.yaml": "leaderboard/screen",
+    "leaderboard/finals.yaml": "leaderboard/finals",
     "vision/sweep.yaml": "vision",
 }
 
