@@ -8,7 +8,7 @@ import pytest
 
 from perdure.durable import read_lines
 from perdure.errors import ConfigError
-from perdure.evaluation import check_metric
+from perdure.evaluation import check_metric, score_and_outcomes
 from perdure.report.page import write_report
 from perdure.run import learn
 from perdure.store import Store
@@ -74,3 +74,8 @@ def test_a_package_that_a_metric_lacks_is_told_before_anything_is_learnt(metric,
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"The metric '{metric}' needs the package {package.replace('_', '-')}"):
         check_metric(task)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rouge-l", "inverse-perplexity"])
+def test_no_examples_have_no_score(metric):
+    assert score_and_outcomes(Task("town", train=[("big town", "a"), ("wood", "b")], test=[("big town", "a"), ("wood", "b")], metric=metric), [], []) == (None, [])

@@ -55,12 +55,17 @@ def check_metric(task: Task) -> None:
 
 def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
     """The task's metric, a mean over its examples (or their tokens) and a fraction of 1; None without examples."""
+    return score_and_outcomes(task, examples, predictions)[0]
+
+
+def score_and_outcomes(
+    task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> tuple[float | None, list[float]]:
+    """`score` and `outcomes` together, each example's metric computed once."""
     if not examples:
-        return None
-    if task.learns_text:
-        return 1 / perplexity(predictions)
+        return None, []
     values = outcomes(task, examples, predictions)
-    return sum(values) / len(values)
+    return 1 / perplexity(predictions) if task.learns_text else sum(values) / len(values), values
 
 
 def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[float]:

@@ -16,7 +16,7 @@ from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import CPU, load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
 from perdure.durable import write_json, write_lines
-from perdure.evaluation import answer, label_sets, outcomes, own_task, score
+from perdure.evaluation import answer, label_sets, own_task, score_and_outcomes
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, PerTask
@@ -74,8 +74,8 @@ def score_tasks(
             return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        values = [] if task.metric == "accuracy" else outcomes(task, examples, predictions)
-        return TaskScore(score(task, examples, predictions), examples, predictions, values)
+        found, values = score_and_outcomes(task, examples, predictions)
+        return TaskScore(found, examples, predictions, () if task.metric == "accuracy" else values)
 
     row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})

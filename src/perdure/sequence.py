@@ -83,9 +83,8 @@ def run_sequence(
         last = len(past) == len(sequence)
         scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, model, base)
-        past = load_past(
-            store, method, device=model.device
-        )  # go on from what was written: a resumed run then cannot differ
+        # go on from what was written: a resumed run then cannot differ
+        past = load_past(store, method, device=model.device)
 
     save_deployed(store, past.deployed, model, backbone, base, processes)
     return past

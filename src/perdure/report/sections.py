@@ -69,14 +69,18 @@ def what_was_run(runs: Sequence[Run]) -> Html:
         parts.append(tag("div", table(caption, head, body, text_columns=len(head)), class_="settings"))
     caption = "Settings all runs share" if len(runs) > 1 else "Settings"
     parts.append(tag("div", table(caption, ["Setting", "Value"], same.items(), text_columns=2), class_="settings"))
-    for index, run in enumerate(runs):
-        known = index > 0 and settings.size_rows(run) == settings.size_rows(runs[0])
-        head = ["Task", "Train", "Validation", "Test"]
-        sizes = table(f"Examples of each task ({run.name})", head, settings.size_rows(run), text_columns=1)
-        odd = [tag("ul", join(tag("li", text) for text in settings.noticed(run)))] if settings.noticed(run) else []
-        told = [*([] if known else [sizes]), *odd]
+    for run in runs:
+        told = _data(run, settings.size_rows(run), None if run is runs[0] else settings.size_rows(runs[0]))
         parts += [tag("h3", f"The data ({run.name})"), *told] if told else []
     return _section("What was run", "what", *parts)
+
+
+def _data(run: Run, sizes: list[list[str]], known: list[list[str]] | None) -> list[Html]:
+    """The sizes of a run's tasks, unless they are `known`, and what was odd about the data."""
+    head = ["Task", "Train", "Validation", "Test"]
+    shown = [] if sizes == known else [table(f"Examples of each task ({run.name})", head, sizes, text_columns=1)]
+    odd = settings.noticed(run)
+    return [*shown, tag("ul", join(tag("li", text) for text in odd))] if odd else shown
 
 
 def over_the_sequence(runs: Sequence[Run], figures: Figures) -> Html | None:
