@@ -29,7 +29,7 @@ check: $(READY) ## format, lint, types, direction of imports
 
 test: $(READY) ## everything that is not slow
 	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness and not devices'
-	$(BIN)/pytest -m devices
+	$(BIN)/pytest -n 2 -m devices
 
 test-slow: $(READY) ## the rest
 	$(BIN)/pytest -m 'slow and not browser and not quantized and not harness'

@@ -78,8 +78,5 @@ def test_a_package_that_a_metric_lacks_is_told_before_anything_is_learnt(metric,
 
 @pytest.mark.parametrize("metric", ["accuracy", "rouge-l", "inverse-perplexity"])
 def test_no_examples_have_no_score(metric):
-    assert score_and_outcomes(
-        Task("town", train=[("big town", "a"), ("wood", "b")], test=[("big town", "a"), ("wood", "b")], metric=metric),
-        [],
-        [],
-    ) == (None, [])
+    places = [("big town", "a"), ("wood", "b")]
+    assert score_and_outcomes(Task("town", train=places, test=places, metric=metric), [], []) == (None, [])

@@ -85,7 +85,7 @@ def conflicting(layers: range, fight: set[int]):
 
 def test_the_sentences_name_where_they_fight():
     lines = sentences(diagnose(conflicting(range(12), {8, 9, 10, 11})))
-    assert "They fight in layers 8-11 of v_proj (100-100 % opposite by size)." in lines
+    assert "They fight in layers 8-11 of v_proj (100 % opposite by size)." in lines
     assert any("common input direction (closer than 30 degrees) in layers 8-11 of v_proj" in line for line in lines)
     unrelated = sentences(diagnose(conflicting(range(2), set())))
     assert "are unrelated in sign" in unrelated[0]

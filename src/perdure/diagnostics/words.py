@@ -93,7 +93,8 @@ def _located(pair: Pair) -> list[str]:
     for verb, found in (("fight", fighting), ("agree", agreeing)):
         if found and len(found) < len(known):
             values = [share.value for m in found if (share := known[m]).value is not None]
-            span = f"{100 * min(values):.0f}-{100 * max(values):.0f} % opposite by size"
+            ends = dict.fromkeys(f"{100 * value:.0f}" for value in (min(values), max(values)))
+            span = f"{'-'.join(ends)} % opposite by size"
             lines.append(f"They {verb} in {where(found, pair.modules)} ({span}).")
     near = [
         module

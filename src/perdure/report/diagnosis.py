@@ -11,7 +11,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 body { color: #1b1b1b; background: #fff }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .5rem; text-align: right; border: 1px solid #ddd } th { font-weight: 600; background: #f6f6f6 }
-th:first-child, caption { text-align: left } .scroll { overflow-x: auto } caption { color: #555 }
+td { white-space: nowrap } th:first-child, caption { text-align: left } .scroll { overflow-x: auto } caption { color: #555 }
 summary { cursor: pointer } :focus-visible { outline: 2px solid #0b5cad }
 """
 TOTALS = (
