@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.leaderboard import table
 from benchmarks.leaderboard.choosing import CASES, fitting
+from benchmarks.leaderboard.gap import columns
 
 from perdure.methods.table import PRESETS
 from tests.test_claims import recorded
@@ -95,12 +96,33 @@ def test_the_target_is_held_to_the_records(rows, monkeypatch):
     assert table.target().endswith("Not complete: 1 of the 11 runs of `finals` are still to come.")
 
 
+def test_points_are_not_learnt_or_lost_afterwards():
+    bound = [[0.8, None, None], [None, 0.9, None], [None, None, 0.7]]
+    scores = [[0.7, None, None], [None, 0.8, None], [0.5, 0.8, 0.9]]
+    assert columns([(scores, bound)]) == pytest.approx([-0.1, -0.1, 0.2, 0.0, -0.2 / 3, -0.2 / 3])
+
+
+def test_the_gap_is_to_one_adapter_a_task_and_leaves_out_a_mixed_stage(rows, monkeypatch):
+    rows += [run("per-task", seed, 0.95) for seed in (10, 11)]
+    monkeypatch.setattr(table, "runs_of", lambda step: {row["id"]: row["method"] for row in rows})
+    shares = {"perdure": 0.9, "joint": 0.88, "inc-lora": 0.6, "per-task": 0.95}
+    for row in rows:
+        stages = ["all"] if row["method"] == "joint" else ["a", "b", "c"]
+        matrix = [[shares[row["method"]]] * 3 for _ in stages]
+        row["scores"] |= {"tasks": ["a", "b", "c"], "stages": stages, "score_matrix": matrix}
+    lines = table.gap().splitlines()
+    assert lines[2] == "| perdure | -5.0 | -5.0 | -5.0 | -5.0 | +0.0 | -5.0 |"
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| perdure", "| inc-lora"]
+    assert lines[4] == ""
+
+
 def test_nothing_yet(monkeypatch):
     monkeypatch.setattr(table, "records", lambda folder: [])
     assert "no record yet" in table.screening()
     assert "no record yet" in table.finals()
     assert "no record yet" in table.long()
     assert "no record yet" in table.target()
+    assert "no record yet" in table.gap()
     assert "no record yet" in table.choosing()
     assert "no record yet" in table.summary()
 

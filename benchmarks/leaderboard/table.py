@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from benchmarks.leaderboard.choosing import as_table as choosing_table
+from benchmarks.leaderboard.gap import as_table as gap_table
 from benchmarks.leaderboard.target import as_table as target_table
 from benchmarks.records import HERE, in_common, records
 
@@ -107,6 +108,12 @@ def target() -> str:
     """What the preset perdure was to reach, and what it reached."""
     rows, _ = comparable("finals")
     return "\n\n".join([target_table(rows), *so_far("finals")]) if rows else "The finals have no record yet."
+
+
+def gap() -> str:
+    """How much of what one adapter a task reaches each method does not learn, and how much it loses again."""
+    rows, _ = comparable("finals")
+    return gap_table(rows) if rows else "The finals have no record yet."
 
 
 def long() -> str:
