@@ -14,7 +14,7 @@ y = W_0 x + B (A x), which is the same function. A dense update is refused there
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +84,7 @@ class AdaptedModel:
         default_targets: used when `settings.targets` is empty.
 
     Raises:
-        ConfigError: no module matches the targets (candidates listed), or a rank above a layer's.
+        ConfigError: no module matches the targets (candidates listed), one shares its weight, or a rank above a layer's.
     """
 
     def __init__(self, model: nn.Module, settings: LoraSettings, default_targets: tuple[str, ...]) -> None:
@@ -109,7 +109,8 @@ class AdaptedModel:
             peft_model: what `peft.get_peft_model` returned, with one active plain LoRA adapter; its names are the bare model's.
 
         Raises:
-            ConfigError: it is no such model, is merged, or adapts something else than the weights of linear layers.
+            ConfigError: it is no such model, is merged, or adapts something else than the weights of linear layers, or a
+                weight that two modules share.
         """
         if not isinstance(peft_model, PeftModel) or not isinstance(peft_model.active_adapter, str):
             raise ConfigError(
@@ -118,6 +119,7 @@ class AdaptedModel:
             )
         held = cls.__new__(cls)
         held._hold(peft_model.get_base_model(), peft_model.active_adapter)
+        _check_unshared(held.modules, _sharing(held.model))
         return held
 
     def _hold(self, model: nn.Module, adapter: str) -> None:
@@ -353,17 +355,37 @@ def _shape(module: nn.Module) -> tuple[int, ...] | None:
 
 
 def _check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
-    """Every target matches a module, and no rank is above a layer's."""
+    """Every target matches a module, none shares its weight with another one, and no rank is above a layer's."""
+    sharing = _sharing(model)
     linear = {n: s for n, m in model.named_modules() if not isinstance(m, nn.Embedding) and (s := _shape(m))}
     for target in targets:
         matched = {name: s for name, s in linear.items() if name == target or name.endswith(f".{target}")}
         if not matched:
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear.keys() - sharing})
             raise ConfigError(
                 f"lora.targets: no layer of the model is called '{target}'. Candidates: {', '.join(kinds)}."
             )
+        _check_unshared(matched, sharing)
         for name, shape in matched.items():
             if rank > min(shape):
                 raise ConfigError(
                     f"lora.rank: {rank} is above the rank of '{name}' ({min(shape)}); choose a smaller rank."
                 )
+
+
+def _sharing(model: nn.Module) -> set[str]:
+    """Names of the modules whose weight is another module's too, such as an output head tied to the input embedding."""
+    holders: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module, _, kind = name.rpartition(".")
+        if kind == "weight":
+            holders.setdefault(id(parameter), set()).add(module.removesuffix(".base_layer"))
+    return {name for names in holders.values() if len(names) > 1 for name in names}
+
+
+def _check_unshared(names: Iterable[str], sharing: set[str]) -> None:
+    if tied := sorted(sharing.intersection(names)):
+        raise ConfigError(
+            f"lora.targets (PEFT's target_modules): '{tied[0]}' shares its weight with another module, as tied embeddings do; an "
+            "update written into the one would change the other too. Choose other layers, or untie the model first."
+        )
