@@ -308,3 +308,15 @@ def test_one_continual_serves_one_trainer(tmp_path, model_folder):
     continual.attach(trainer)
     with pytest.raises(ConfigError, match="attached already"):
         continual.attach(trainer)
+
+
+@pytest.mark.parametrize("method,first", [("inc-lora", ["march"]), ("loram", [])])  # what is carried; an init's offset
+def test_a_base_that_carries_the_past_is_not_given_it_again(method, first, march, tmp_path, model_folder):
+    model = peft_model(model_folder)
+    Continual().attach(plain_trainer(model, rows(0), tmp_path, stack))  # leaves the base as it is
+    history = [march] if first else []
+    Continual(method, history=history).attach(plain_trainer(model, rows(1), tmp_path, stack))
+    again = Continual("inc-lora", history=[march])
+    with pytest.raises(ConfigError, match=r"already carry the earlier tasks.*Load the base anew"):
+        again.attach(plain_trainer(model, rows(2), tmp_path, stack))
+    again.attach(plain_trainer(peft_model(model_folder), rows(2), tmp_path, stack))

@@ -40,6 +40,9 @@ from perdure.output import new_folder
 from perdure.record import write_deployed
 from perdure.training import add_weight_penalties
 
+FOLDED = "perdure_folded"
+"""Set on a bare model whose weights are no longer the pretrained ones: what they were is not known any more."""
+
 
 class Continual:
     """A method of perdure, and the adapters of the tasks learnt before; for one new task in one trainer.
@@ -81,7 +84,7 @@ class Continual:
         What the past carries is folded into the base weights in memory; the trainer's own checkpoints hold A and B alone.
 
         Raises:
-            ConfigError: the trainer, its engine or its model does not fit; says why.
+            ConfigError: the trainer, its engine or its model does not fit, or its base was folded into before; says why.
             AdapterError: an earlier adapter changes modules that the model's LoRA does not target.
         """
         if self._trainer is not None:
@@ -93,6 +96,11 @@ class Continual:
         for adapter in self.history:
             check_fits(adapter, self.model)
         check_needs(self.method, self._offered(trainer))
+        if getattr(self.model.model, FOLDED, False):
+            raise ConfigError(
+                "This model's base weights already carry the earlier tasks (or an init's offset) of another Continual, and would "
+                "carry them twice. Load the base anew, with from_pretrained, for every trainer."
+            )
         self._context(trainer, peft_model)
         self._begin()
         self._trainer = trainer
@@ -171,6 +179,7 @@ class Continual:
     def _begin(self) -> None:
         """Fold, let the parts look, start the adapter: steps 1 and 2 of perdure.sequence."""
         past, parts = self.ctx.past, self.method.parts()
+        setattr(self.model.model, FOLDED, bool(past.carry))
         self.model.fold(past.carry)
         for part in parts.values():
             part.before_task(self.ctx)
@@ -182,6 +191,8 @@ class Continual:
                     f"The init goes on from '{self.history[-1].folder}', whose rank at '{name}' is {pair.A.shape[0]}; the "
                     f"model's LoRA has {own.A.shape[0]}. Give LoraConfig the same r."
                 )
+        if any(pair.A0 is not None for pair in start.factors.values()):
+            setattr(self.model.model, FOLDED, True)
         self.model.start(start)
         self.ctx.started = self._factors()
         self._memory = {name: dict(part.state()) for name, part in parts.items()}
