@@ -123,6 +123,22 @@ def test_a_data_folder_that_nothing_is_read_from_is_refused(folder: Path) -> Non
             load_suite(suite, data=folder)
 
 
+@pytest.mark.parametrize(
+    "own,tasks_of,folders",
+    [
+        ("", "{long: [yelp], trace: [FOMC]}", "'trace'.*PERDURE_TRACE names, others in that of PERDURE_CL_BENCHMARK"),
+        ("data: {variable: MINE, layout: folders, origin: me}\n", "{long: [yelp]}", "'long'.*others in that of MINE"),
+    ],
+)
+def test_tasks_from_two_data_folders_are_refused(folder: Path, own: str, tasks_of: str, folders: str) -> None:
+    path = folder / "mine.yaml"
+    path.write_text(f"{SUITE}{own}tasks_of: {tasks_of}\n")
+    with pytest.raises(ConfigError, match=f"tasks of {folders}.*Make two suites"):
+        describe(str(path))
+    path.write_text(SUITE + "tasks_of: {long: [yelp], text-24: [RTE, bbc]}\n")  # one folder, and a package
+    assert describe(str(path))["data"]["variable"] == "PERDURE_CL_BENCHMARK"
+
+
 def test_a_wrong_task_is_named(folder: Path) -> None:
     (folder / "mine.yaml").write_text(SUITE.replace("train: letters", "trian: letters"))
     with pytest.raises(ConfigError, match=r"task letters:(.|\n)*trian.*Did you mean 'train'"):

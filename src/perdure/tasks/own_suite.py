@@ -49,7 +49,8 @@ class SuiteSpec(BaseModel):
         orders: name -> names of tasks; not given: all tasks as they stand, called 'default'.
         tasks: name -> the settings of a `TaskSpec` without its name, or `source`, `labels`, `metric` ... as in the
             package's own suites.
-        tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from.
+        tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
+            (one for all).
         without_near_repeats: also leave out texts that nearly repeat another one.
     """
 

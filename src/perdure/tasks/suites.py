@@ -75,7 +75,11 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
-    """A description with the tasks, and the data folder, of those suites it takes tasks of; what they leave out stays out."""
+    """A description with the tasks, and the data folder, of those suites it takes tasks of; what they leave out stays out.
+
+    Raises:
+        UnknownName: no such suite or task; ConfigError: there would be two data folders.
+    """
     tasks = dict(about.get("tasks", {}))
     for suite, names in about.get("tasks_of", {}).items():
         theirs = describe(suite)
@@ -84,7 +88,14 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
             if name not in theirs["tasks"]:
                 raise UnknownName(f"task of suite '{suite}'", name, theirs["tasks"])
             tasks[name] = {**theirs["tasks"][name], **cleaned}
-        about = {**({"data": theirs["data"]} if "data" in theirs else {}), **about}
+        if "data" not in theirs:
+            continue
+        about = {"data": theirs["data"], **about}
+        if (here := about["data"]["variable"]) != (there := theirs["data"]["variable"]):
+            raise ConfigError(
+                f"Suite '{about['name']}': the tasks of '{suite}' lie in the folder that {there} names, others in that of "
+                f"{here}; a suite has one data folder. Make two suites of them."
+            )
     return {**about, "tasks": tasks}
 
 
