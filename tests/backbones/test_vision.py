@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SwinConfig, SwinModel
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModel,
+    DeiTConfig,
+    DeiTModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    SwinConfig,
+    SwinModel,
+)
 
+from perdure.backbones import vision
 from perdure.backbones.images import read_image
 from perdure.backbones.vision import Vision, VisionSettings, class_means, ridge_head
 from perdure.errors import ConfigError, DataError
@@ -110,6 +123,34 @@ def test_the_loss_is_cross_entropy_among_the_own_tasks_classes(folder: Path, col
         functional.cross_entropy(by_both[2:3, :3], torch.tensor([2])),
     ]
     torch.testing.assert_close(outputs.loss, sum(losses) / 3)
+
+
+def test_heads_are_shared_by_batches_of_the_same_tasks_and_few_are_kept(
+    folder: Path, colours: Task, light: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load(folder, colours, light)
+    one, other = (
+        backbone.collate([light.train[0], colours.train[0]]),
+        backbone.collate([colours.train[0], light.train[0]]),
+    )
+    assert one.extra["names"] == other.extra["names"] == ("colours", "light")
+    torch.testing.assert_close(backbone.forward(one).loss, backbone.forward(other).loss)
+    assert list(backbone._heads) == [("colours", "light")]
+    monkeypatch.setattr(vision, "HEADS", 2)
+    for names in (("light",), ("colours",), ("light",)):
+        backbone._head(names)
+    assert list(backbone._heads) == [("light",), ("colours",)]
+
+
+def test_the_mean_leaves_the_token_for_distillation_out() -> None:
+    config = DeiTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+    model = DeiTModel(config).eval()
+    backbone = Vision(model, None, VisionSettings(model="made", pooling="mean"))
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        hidden = model(pixel_values=pixels).last_hidden_state
+        assert hidden.shape[1] == 2 + 4
+        torch.testing.assert_close(backbone._encode(pixels), hidden[:, 2:].mean(dim=1))
 
 
 def test_the_mean_is_over_patches_not_over_registers() -> None:
@@ -238,6 +279,15 @@ def test_a_missing_or_broken_image_is_named(folder: Path, colours: Task, tmp_pat
         backbone.predict([Example(str(broken), "red", "colours")], ["colours"])
     with pytest.raises(DataError, match="its base64 is damaged"):
         backbone.predict([Example("data:image/png;base64,???", "red", "colours")], ["colours"])
+
+
+def test_a_model_of_texts_and_images_is_refused_and_its_part_for_images_taken() -> None:
+    small: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = CLIPConfig(text_config=small, vision_config={**small, "image_size": 16, "patch_size": 8})
+    with pytest.raises(ConfigError, match=r"'made' \(CLIPModel\) reads texts beside images\. .*CLIPVisionModel"):
+        Vision(CLIPModel(config), None, VisionSettings(model="made"))
+    images = Vision(CLIPVisionModel(config.vision_config), None, VisionSettings(model="made"))
+    assert images.features(vision.Batch((), {"pixel_values": torch.randn(2, 3, 16, 16)}, 2)).shape == (2, 16)
 
 
 def test_a_class_without_images_and_a_task_without_classes_are_refused(folder: Path, colours: Task) -> None:

@@ -76,13 +76,16 @@ class Backbone(Protocol):
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
     `truncated` counts the texts that were longer than `max_length` and had to be cut.
+    `default_targets` are the layers LoRA adapts where none are named; a model whose layers are not known raises ConfigError.
     `answers_from_examples` says that answers (and what is saved) are made of the tasks' training examples.
     """
 
     model: nn.Module
     precision: Literal["fp32", "bf16"]
-    default_targets: tuple[str, ...]
     truncated: int
+
+    @property
+    def default_targets(self) -> tuple[str, ...]: ...
 
     @property
     def answers_from_examples(self) -> bool: ...

@@ -41,6 +41,7 @@ from perdure.tasks.task import Example, Task
 Class = tuple[str, str]
 """A class is a task's name and a label of it."""
 
+HEADS = 64  # kept: mixed batches (joint training, replay) hold many different sets of tasks
 RIDGE = 1.0  # of the mean variance of the features
 
 
@@ -86,6 +87,12 @@ class Vision:
     answers_from_examples = True
 
     def __init__(self, model: PreTrainedModel, processor: Any, settings: VisionSettings) -> None:
+        takes = inspect.signature(model.forward).parameters
+        if "input_ids" in takes:
+            raise ConfigError(
+                f"'{settings.model}' ({type(model).__name__}) reads texts beside images. Save the part that reads images, such "
+                "as CLIPVisionModel or SiglipVisionModel, in a folder with its image processor, and give that."
+            )
         self.model: nn.Module = model if settings.gradient_checkpointing else model.eval()
         self.processor = processor
         self.settings = settings
@@ -96,20 +103,28 @@ class Vision:
                 "backbone.pooling to mean."
             )
         self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.default_targets = query_value_targets(model)
         self.truncated = 0
         self._tasks: dict[str, Task] = {}
         self._pretrained: dict[Class, Tensor] = {}
         self._heads: dict[tuple[str, ...], Classifier] = {}
-        takes = inspect.signature(model.forward).parameters
         self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+
+    @property
+    def default_targets(self) -> tuple[str, ...]:
+        """The query and value projections.
+
+        Raises:
+            ConfigError: it is not known how they are called.
+        """
+        return query_value_targets(self.model)
 
     @classmethod
     def load(cls, settings: VisionSettings) -> Vision:
         """The pretrained model and its image processor; for errors see `perdure.backbones.pretrained`.
 
         Raises:
-            ConfigError: also an image size that is no multiple of the model's patches, or a class token it has not.
+            ConfigError: also a model that reads texts too (CLIP, SigLIP), an image size that is no multiple of the model's
+                patches, or a class token it has not.
         """
         model = load_model(AutoModel, settings, "vision transformer")
         options: dict[str, Any] = {}
@@ -144,7 +159,8 @@ class Vision:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels, and each image's class among those of all tasks in the batch."""
-        names = tuple(dict.fromkeys(example.task for example in examples))
+        within = {example.task for example in examples}
+        names = tuple(name for name in self._tasks if name in within)  # in one order, so that equal sets share a head
         classes = self._classes(names)
         index = {one: i for i, one in enumerate(classes)}
         extra = {
@@ -205,6 +221,8 @@ class Vision:
     def _head(self, names: tuple[str, ...]) -> Classifier:
         """The classifier on pretrained features over the classes of these tasks."""
         if names not in self._heads:
+            if len(self._heads) >= HEADS:
+                del self._heads[next(iter(self._heads))]  # the oldest
             found = {one: self._pretrained[one] for one in self._classes(names)}
             make = class_means if self.settings.classifier == "class-mean" else ridge_head
             with torch.inference_mode(False):  # training may not save tensors made in inference mode
@@ -254,14 +272,14 @@ class Vision:
 
 
 def tokens_before_patches(model: PreTrainedModel) -> int:
-    """How many tokens stand before the patches: the class token and the registers; 0 for a model without a class token.
+    """How many tokens stand before the patches: class token, DeiT's for distillation, registers; 0 without a class token.
 
-    A class token is told by its parameter's name (cls_token, class_embedding): no configuration says it.
+    The first two are told by their parameters' names (cls_token, class_embedding, distillation_token): no configuration says it.
     """
-    names = (name.rpartition(".")[2] for name, _ in model.named_parameters())
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
     if not any(name.startswith(("cls_", "class_")) for name in names):
         return 0
-    return 1 + getattr(model.config, "num_register_tokens", 0)
+    return 1 + ("distillation_token" in names) + getattr(model.config, "num_register_tokens", 0)
 
 
 def class_means(features: dict[Class, Tensor]) -> Classifier:
