@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from perdure.backbones import load_backbone
 from perdure.backbones.encoder import Encoder
 from perdure.config import EvaluationSettings
-from perdure.errors import UnknownName
+from perdure.errors import DataError, UnknownName
 from perdure.evaluation import label_sets, outcomes
 from perdure.tasks.task import Task
 from tests.conftest import small_task
@@ -146,3 +146,14 @@ def test_unknown_models_and_kinds_name_the_nearest():
         load_backbone({"model": "minilmm"})
     with pytest.raises(UnknownName, match="Did you mean 'encoder'"):
         load_backbone({"kind": "encode", "model": "minilm"})
+
+
+def test_labels_that_read_the_same_are_refused(encoder_folder):
+    labels = {"a": "a long beginning, then this", "b": "a long beginning, then that"}
+    task = Task("twins", [("x", "a")], test=[("x", "b")], labels=labels)
+    long, short = (
+        load_backbone({"kind": "encoder", "model": str(encoder_folder), "max_length": length}) for length in (48, 12)
+    )
+    long.prepare([task])
+    with pytest.raises(DataError, match=r"'twins': the labels 'a' and 'b' stand for the same text.*first 12 tokens"):
+        short.prepare([task])

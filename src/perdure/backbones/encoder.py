@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.device import autocast, chosen_device, model_device
 from perdure.backbones.models import model_folder
-from perdure.backbones.pretrained import explained
+from perdure.backbones.pretrained import check_positions, check_whole, explained
 from perdure.errors import DataError
 from perdure.settings import Settings
 from perdure.tasks.task import Example, Task
@@ -69,15 +69,19 @@ class Encoder:
         """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
         with explained(settings.model, "sentence encoder"):
             folder = model_folder(settings.model)
-            model = AutoModel.from_pretrained(folder, attn_implementation=settings.attention, dtype=torch.float32)
+            model, info = AutoModel.from_pretrained(
+                folder, attn_implementation=settings.attention, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder)
+        check_whole(info, settings.model, "sentence encoder")
+        check_positions(model, settings.model, settings.max_length, "backbone.max_length")
         return cls(model.to(chosen_device(settings.device)), tokenizer, settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Know the tasks' labels; tokenise every text once.
 
         Raises:
-            DataError: a task without labels.
+            DataError: a task without labels, or two labels of a task with the same text, as the model reads it.
         """
         for task in tasks:
             if not task.labels:
@@ -94,6 +98,16 @@ class Encoder:
                 self._tokens |= self._cut_to(new, self.settings.max_length)
                 one_more = self._cut_to(new, self.settings.max_length + 1)
                 self.truncated += sum(len(tokens) > self.settings.max_length for tokens in one_more.values())
+            self._check_labels(task)
+
+    def _check_labels(self, task: Task) -> None:
+        names: dict[tuple[int, ...], str] = {}
+        for name, text in task.labels.items():
+            if (other := names.setdefault(tuple(self._token_ids(text)), name)) != name:
+                raise DataError(
+                    f"Task '{task.name}': the labels '{other}' and '{name}' stand for the same text, as the model reads its "
+                    f"first {self.settings.max_length} tokens ({text!r:.60}); give each its own, or raise backbone.max_length."
+                )
 
     def _cut_to(self, texts: Sequence[str], length: int) -> dict[str, list[int]]:
         """Text -> its first tokens, at most `length`."""

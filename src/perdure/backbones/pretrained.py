@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -36,6 +36,9 @@ QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("c_attn",),  # GPT-2
     ("qkv",),
 )
+
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
+"""What learnt absolute positions are called: BERT and RoBERTa; GPT-2; OPT and BART; GPT."""
 
 
 class ModelSettings(Settings):
@@ -83,11 +86,7 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         folder = model_folder(settings.model)
         dtype = getattr(torch, settings.dtype)
         model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # no backbone uses a pooler
-    if missing:
-        raise ConfigError(
-            f"'{settings.model}' is no {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
-        )
+    check_whole(info, settings.model, kind)
     if settings.quantization == "none":
         model = model.to(device)
     if settings.quantization == "4-bit":
@@ -95,6 +94,40 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
     if settings.gradient_checkpointing:
         enable_checkpointing(model, settings.model)
     return model
+
+
+def check_whole(info: Mapping[str, Any], name: str, kind: str) -> None:
+    """Every weight came from the files; `info` is what transformers tells of the loading.
+
+    Raises:
+        ConfigError: some did not, and would be random.
+    """
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # no backbone uses a pooler
+    if missing:
+        raise ConfigError(
+            f"'{name}' is no {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
+        )
+
+
+def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> None:
+    """The model has `needed` positions. Those that are computed (rotary, relative) have no end; learnt ones are a table.
+
+    Args:
+        settings: what they are needed for, as it is set.
+
+    Raises:
+        ConfigError: its table of positions is shorter.
+    """
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or path.rpartition(".")[2] not in POSITION_TABLES:
+            continue
+        # rows in front of the first position: RoBERTa's padding and those before it, two of OPT and BART
+        unused = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+        if needed > (positions := module.num_embeddings - unused):
+            raise ConfigError(
+                f"{settings} = {needed} is more than the {positions} positions '{name}' has ({path}). Lower it, "
+                "or choose another model."
+            )
 
 
 def keep_trainable(model: nn.Module) -> None:

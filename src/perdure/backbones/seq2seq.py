@@ -18,7 +18,7 @@ from perdure.backbones.base import Batch, Outputs
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.generation import greedy_from_encoder
 from perdure.backbones.language import LanguageModel, LanguageSettings
-from perdure.backbones.pretrained import load_model, load_tokenizer
+from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import (
     BLOCKED,
     LabelTree,
@@ -52,6 +52,8 @@ class Seq2SeqLM(LanguageModel):
     def load(cls, settings: Seq2SeqSettings) -> Seq2SeqLM:
         """The pretrained model and its tokenizer; for errors see `perdure.backbones.pretrained`."""
         model = load_model(AutoModelForSeq2SeqLM, settings, "encoder-decoder language model")
+        check_positions(model.get_encoder(), settings.model, settings.max_length, "backbone.max_length")
+        check_positions(model.get_decoder(), settings.model, settings.max_new_tokens, "backbone.max_new_tokens")
         return cls(model, load_tokenizer(settings), settings)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
