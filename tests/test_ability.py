@@ -82,6 +82,19 @@ def test_before_is_the_base_and_after_what_the_run_deploys(run: Path) -> None:
     )
 
 
+def test_a_model_with_fewer_positions_is_asked_at_the_length_of_its_run(run: Path) -> None:
+    tried = []
+
+    def load(config: Any, tasks: Any) -> Any:
+        tried.append(config.backbone["max_length"])
+        if tried[-1] > 64:
+            raise ConfigError("only 512 positions")
+        return ability.load_learner(config, tasks)
+
+    assert open_finished(run, [FRUIT], load=load).backbone.settings.max_length == 64
+    assert tried == [ability.LENGTH, 64]
+
+
 def test_what_the_run_learns_from_is_left_out() -> None:
     tasks, left_out = offline_tasks(load_config({"suite": "quickstart"}))
     assert (tasks, left_out) == ([], ["news-text", "news-topic", "film-review"])

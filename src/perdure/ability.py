@@ -35,7 +35,10 @@ from perdure.tasks.suites import describe, load_suite
 from perdure.tasks.task import INVERSE_PERPLEXITY, Task
 
 LENGTH = 768
-"""Prompts with examples are longer than a run's own: cut to this many tokens, whatever the run's `max_length`."""
+"""Prompts with examples are longer than a run's own: cut to this many tokens, whatever the run's `max_length`.
+
+A model with fewer positions is asked at the run's.
+"""
 
 LANGUAGE_KINDS = ("causal", "seq2seq")
 
@@ -142,7 +145,10 @@ def open_finished(
         raise _no_language(folder, kind)
     deployed = _asked_of(load_past(store, build_method(config.method)).deployed, task)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
-    model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
+    try:
+        model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
+    except ConfigError:  # too long for its positions, or for its window where ranking=packed: then as it was trained
+        model, backbone = load(config, tasks)
     if not isinstance(backbone, LanguageModel):
         raise _no_language(folder, type(backbone).__name__.lower())
     backbone.precision = about["precision"]

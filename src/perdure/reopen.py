@@ -149,8 +149,9 @@ def _check_data(store: Store, about: dict[str, Any], task: Task) -> None:
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
     """The configured model with its adapter, and the backbone that knows `tasks`."""
     learner = load_backbone(config.backbone)
+    targets = config.lora.targets or learner.default_targets  # before the tasks: a model may have none that are known
     learner.prepare(tasks)
-    return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
+    return AdaptedModel(learner.model, config.lora, targets), learner
 
 
 def load_configured_suite(config: RunConfig, load: Callable[..., Suite] = load_suite) -> Suite:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+)
 
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.backbones.ranking import exhaustive_scores
+from perdure.backbones.ranking import attention_window, exhaustive_scores
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 from tests.backbones.tiny import tiny_causal
@@ -124,6 +133,47 @@ def test_packing_is_tried_on_the_model_and_used(folder: Path, monkeypatch: pytes
     assert answers[0].label == backbone.predict(FEELING.test, ["feeling"])[0].label
 
 
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def test_a_sliding_window_shorter_than_a_text_is_ranked_exhaustively(folder: Path, tmp_path: Path) -> None:
+    """A packed mask would open the window; two short prompts do not show it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = MistralConfig(
+        vocab_size=len(tokenizer), **SMALL, num_key_value_heads=2, sliding_window=30, initializer_range=0.3
+    )
+    torch.manual_seed(0)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = load(tmp_path, double=True)
+    prompts = [backbone._prompt("a text longer than the window, " + text) for text in PROMPTS]
+    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    with torch.no_grad():
+        right = backbone._exhaustive(prompts, completions)
+        assert torch.equal(backbone._scores_of(prompts, completions), right)
+        assert not torch.allclose(backbone._packed(prompts, completions), right)
+    with pytest.raises(ConfigError, match=r"window of 30 tokens \(backbone\.max_length \+ max_new_tokens = 276\)"):
+        load(tmp_path, ranking="packed")
+    assert load(tmp_path, max_length=10, ranking="packed")._packs  # no text reaches past it
+
+
+@pytest.mark.parametrize(
+    "config,window",
+    [
+        (LlamaConfig(), None),
+        (MistralConfig(sliding_window=30), 30),
+        (Qwen2Config(), None),
+        (Qwen2Config(use_sliding_window=True, sliding_window=30, max_window_layers=0), 30),
+        (SimpleNamespace(sliding_window=30, use_sliding_window=False), None),
+        (SimpleNamespace(sliding_window=30, use_sliding_window=False, layer_types=["sliding_attention"]), 30),
+        (SimpleNamespace(attention_chunk_size=20), 20),
+    ],
+)
+def test_what_a_layer_sees_at_most(config, window: int | None) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+    assert attention_window(model) == window
+
+
 def test_predictions_keep_the_order_and_name_task_and_probabilities(folder: Path) -> None:
     backbone = load(folder, double=True, predict_batch_size=2)
     examples = [Example(text, "pos", "feeling") for text in PROMPTS]
@@ -177,6 +227,9 @@ def test_a_written_answer_that_equals_a_label_text_is_that_label(folder: Path, m
     monkeypatch.setattr(backbone, "_generate", lambda prompts: [" Good AND bad.", "nonsense"])
     found = backbone.predict([Example("a", "pos", "feeling"), Example("b", "pos", "feeling")], ["feeling"])
     assert [(p.label, p.task) for p in found] == [("mid", "feeling"), ("nonsense", "")]
+    monkeypatch.setattr(backbone, "_generate", lambda prompts: [" Pos.", "top"])  # names of labels, never shown to it
+    found = backbone.predict([Example("a", "pos", "feeling"), Example("b", "top", "feeling")], ["feeling"])
+    assert [(p.label, p.task) for p in found] == [("", ""), ("", "")]
 
 
 def test_a_chat_model_is_asked_through_its_template_and_only_the_answer_is_learnt(chat_folder: Path) -> None:
@@ -299,6 +352,25 @@ def test_chat_without_a_template_is_refused(folder: Path) -> None:
         load(folder, chat=True)
     with pytest.raises(ConfigError, match=r"backbone\.system"):
         load(folder, system="hello")
+
+
+def test_a_system_message_that_the_template_refuses_is_named(tmp_path: Path) -> None:
+    folder = tiny_causal(tmp_path, chat=True)
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refusing + (folder / "chat_template.jinja").read_text())
+    load(folder)
+    with pytest.raises(ConfigError, match=r"backbone\.system: .*\(No system role\)\. Remove it"):
+        load(folder, system="Be brief.")
+
+
+def test_a_choice_longer_than_the_limit_is_refused(folder: Path) -> None:
+    """Also one of the test examples; not where the prompt asks for the labels themselves."""
+    choices = {"a": ("short", "shorter"), "b": ("short", "y" * 30)}
+    pairs, labels = [("a", "A")], {"A": "A", "B": "B"}
+    task = Task("long", train=pairs, test=[("b", "A")], labels=labels, choices=choices)
+    with pytest.raises(DataError, match=r"'long': the choice 'y+' has 32 tokens .*max_new_tokens = 20"):
+        load(folder).prepare([task])
+    load(folder).prepare([Task("asked", pairs, test=pairs, labels=labels, choices=choices, template="{text} A or B?")])
 
 
 def test_a_label_longer_than_the_limit_is_refused(folder: Path) -> None:

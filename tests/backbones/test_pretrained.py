@@ -6,19 +6,40 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub import errors as hub
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BartModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaModel,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from perdure.backbones import load_backbone
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.memory import memory_explained, out_of_memory
 from perdure.backbones.pretrained import (
     ModelSettings,
+    check_positions,
     linear_targets,
     load_model,
     load_tokenizer,
@@ -26,7 +47,9 @@ from perdure.backbones.pretrained import (
 )
 from perdure.backbones.seq2seq import Seq2SeqLM
 from perdure.backbones.vision import Vision
+from perdure.config import load_config
 from perdure.errors import ConfigError, FetchError, TrainingError
+from perdure.reopen import load_learner
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_vision
 
@@ -83,6 +106,70 @@ def test_weights_that_would_be_random_are_refused(tmp_path: Path) -> None:
         CausalLM.load(CausalSettings(model=str(folder)))
 
 
+def test_an_encoder_whose_weights_have_other_names_is_refused(tmp_path: Path) -> None:
+    """A pooler alone may be missing: no backbone uses it."""
+    folder = tiny_encoder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    without = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    assert len(without) < len(weights)
+    save_file(without, folder / "model.safetensors", {"format": "pt"})
+    load_backbone({"kind": "encoder", "model": str(folder)})
+    save_file({f"wrapped.{n}": t for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"no sentence encoder: it lacks \d+ weights such as .*random"):
+        load_backbone({"kind": "encoder", "model": str(folder)})
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 9,
+}
+BART: dict[str, Any] = {
+    f"{half}_{name}": 1 for half in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")
+}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertModel(BertConfig(**SMALL, max_position_embeddings=16)),
+        RobertaModel(RobertaConfig(**SMALL, max_position_embeddings=18)),  # counts from its padding's place on
+        GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=16)),
+        OPTModel(OPTConfig(**SMALL, ffn_dim=8, word_embed_proj_dim=8, max_position_embeddings=16)),
+        BartModel(BartConfig(vocab_size=9, d_model=8, **BART, max_position_embeddings=16)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_table_of_positions_must_be_long_enough(model: nn.Module) -> None:
+    check_positions(model, "it", 16, "backbone.max_length")
+    with pytest.raises(ConfigError, match=r"backbone\.max_length = 17 is more than the 16 positions 'it' has"):
+        check_positions(model, "it", 17, "backbone.max_length")
+
+
+def test_lengths_above_the_positions_are_refused_on_load(tmp_path: Path) -> None:
+    check_positions(LlamaModel(LlamaConfig(**SMALL, max_position_embeddings=16)), "it", 17, "")  # rotary: no end
+    folder = tiny_encoder(tmp_path / "encoder")
+    assert load_backbone({"kind": "encoder", "model": str(folder), "max_length": 128})
+    with pytest.raises(ConfigError, match=r"max_length = 129 is more than the 128 positions"):
+        load_backbone({"kind": "encoder", "model": str(folder), "max_length": 129})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path / "causal"))
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "causal")
+    settings = {"kind": "causal", "model": str(tmp_path / "causal"), "max_new_tokens": 20}
+    assert load_backbone({**settings, "max_length": 44})
+    with pytest.raises(ConfigError, match=r"max_length \+ max_new_tokens = 65 is more than the 64 positions"):
+        load_backbone({**settings, "max_length": 45})
+    bart = BartConfig(vocab_size=len(tokenizer), d_model=8, **BART, max_position_embeddings=64)
+    BartForConditionalGeneration(bart).save_pretrained(tmp_path / "causal")
+    settings = {"kind": "seq2seq", "model": str(tmp_path / "causal")}
+    assert load_backbone({**settings, "max_length": 64, "max_new_tokens": 64})
+    for name in ("max_length", "max_new_tokens"):
+        with pytest.raises(ConfigError, match=f"backbone.{name} = 65 is more than the 64 positions"):
+            load_backbone({**settings, "max_length": 64, "max_new_tokens": 64, name: 65})
+
+
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     folder = tiny_causal(tmp_path)
     (folder / "model.safetensors").write_bytes(b"nothing")
@@ -131,6 +218,17 @@ def test_query_and_value_go_by_many_names(tmp_path: Path) -> None:
     assert linear_targets(gpt2) == ("c_attn", "c_fc", "c_proj")
     with pytest.raises(ConfigError, match=r"name some with lora\.targets\. Its layers: 0\."):
         query_value_targets(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_model_without_known_layers_learns_with_targets_that_are_named(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path))
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=8, state_size=2, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    backbone = {"kind": "causal", "model": str(tmp_path), "attention": "eager"}
+    model, _ = load_learner(load_config({"backbone": backbone, "lora": {"rank": 2, "targets": ["in_proj"]}}), [])
+    assert list(model.modules) == ["backbone.layers.0.mixer.in_proj"]
+    with pytest.raises(ConfigError, match=r"name some with lora\.targets\. Its layers: .*in_proj"):
+        load_learner(load_config({"backbone": backbone}), [])
 
 
 def test_gpt2_ranks_packed_too(tmp_path: Path) -> None:

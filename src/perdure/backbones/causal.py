@@ -17,8 +17,9 @@ from perdure.backbones.base import Batch, Outputs
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.generation import greedy
 from perdure.backbones.language import LanguageModel, LanguageSettings
-from perdure.backbones.pretrained import load_model, load_tokenizer
+from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import (
+    attention_window,
     causal_log_likelihood,
     exhaustive_scores,
     label_tree,
@@ -27,7 +28,10 @@ from perdure.backbones.ranking import (
     precise,
 )
 from perdure.backbones.tokens import PromptFormat, cut_middle, padded
+from perdure.errors import ConfigError
 from perdure.tasks.task import Example
+
+LONGEST = "backbone.max_length + max_new_tokens"
 
 
 class CausalSettings(LanguageSettings):
@@ -56,11 +60,19 @@ class CausalLM(LanguageModel):
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
         self._loss_on = settings.loss_on
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
+        if (window := attention_window(model)) is not None and window < _longest(settings):
+            if settings.ranking == "packed":
+                raise ConfigError(
+                    f"backbone.ranking=packed would let the layers of '{settings.model}' see more than their window of {window} "
+                    f"tokens ({LONGEST} = {_longest(settings)}). Set ranking to auto, or lower max_length."
+                )
+            self._packs = False
 
     @classmethod
     def load(cls, settings: CausalSettings) -> CausalLM:
         """The pretrained model and its tokenizer; for errors see `perdure.backbones.pretrained`."""
         model = load_model(AutoModelForCausalLM, settings, "causal language model")
+        check_positions(model, settings.model, _longest(settings), LONGEST)
         return cls(model, load_tokenizer(settings), settings)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -114,3 +126,8 @@ class CausalLM(LanguageModel):
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
         return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+
+
+def _longest(settings: CausalSettings) -> int:
+    """Tokens of a prompt and its answer at most."""
+    return settings.max_length + settings.max_new_tokens

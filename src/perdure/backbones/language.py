@@ -34,7 +34,7 @@ class LanguageSettings(ModelSettings):
             labels. A written answer counts as a label if they are equal but for case, spacing and punctuation.
         label_score: a label's log-probabilities are summed, or averaged over its tokens.
         ranking: 'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both
-            agree on the model, tried once.
+            agree on the model, tried once, and no layer's window is shorter than prompt and answer.
     """
 
     max_length: int = Field(default=256, ge=2)
@@ -55,12 +55,20 @@ class LanguageModel(ABC):
         self.tokenizer = tokenizer
         self.settings = settings
         self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.default_targets = query_value_targets(model)
         self.truncated = 0
         self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
         self._tasks: dict[str, Task] = {}
         self._prompts: dict[str, list[int]] = {}
         self._completions: dict[str, list[int]] = {}
+
+    @property
+    def default_targets(self) -> tuple[str, ...]:
+        """The query and value projections.
+
+        Raises:
+            ConfigError: it is not known how they are called.
+        """
+        return query_value_targets(self.model)
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -107,7 +115,7 @@ class LanguageModel(ABC):
         """Know the tasks' labels, tokenise every text once and count those that are cut.
 
         Raises:
-            DataError: a label text (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
+            DataError: a label text or choice (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
                 with the same text (where answers are written: the same but for case, spacing and punctuation).
         """
         for task in tasks:
@@ -140,6 +148,10 @@ class LanguageModel(ABC):
                     f"Task '{task.name}': written answers are told apart without case, spacing and punctuation, so the labels "
                     f"'{other}' and '{name}' are one; give them other texts, or set backbone.answer_by=ranking."
                 )
+        own = () if task.template else {text for choices in task.choices.values() for text in choices}
+        for text in sorted(own):
+            what = f"Task '{task.name}': the choice {text[:40]!r}"
+            check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False)
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
@@ -184,7 +196,11 @@ class LanguageModel(ABC):
         ]
 
     def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
-        """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals)."""
+        """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals).
+
+        One that is the name of a label, but the text of none, is no answer: empty, since scores compare names.
+        """
+        names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
             written = self._generate(prompts)
         answers = []
@@ -194,7 +210,7 @@ class LanguageModel(ABC):
                 for task in reversed(tasks)
                 for label, label_text in reversed(list(zip(task.labels, _label_texts(task, given), strict=True)))
             }
-            task, label = known.get(normalise(text), ("", text))
+            task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
             answers.append(Prediction(label, (), task))
         return answers
 

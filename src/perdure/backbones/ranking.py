@@ -164,6 +164,19 @@ def packed_scores(
     return tree_scores(logits.view(n, 1 + t, -1), tree, reduction)
 
 
+def attention_window(model: Any) -> int | None:
+    """How many tokens a layer sees at most (a sliding window, chunks); None: all of them.
+
+    A packed mask replaces every layer's own, so that within it such layers would see everything.
+    """
+    config = model.config.get_text_config()
+    found = [getattr(config, "attention_chunk_size", None)]
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides or getattr(config, "use_sliding_window", None) is not False:
+        found.append(getattr(config, "sliding_window", None))
+    return min((window for window in found if window is not None), default=None)
+
+
 def exhaustive_scores(
     log_likelihood: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor],
     prompts: Sequence[Sequence[int]],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -48,7 +49,7 @@ class PromptFormat:
         separator: stands between a plain prompt and its answer; spaces at the prompt's end give way to it.
 
     Raises:
-        ConfigError: chat without a template, or a system message without chat.
+        ConfigError: chat without a template, a system message without chat, or one that the template refuses.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -66,6 +67,8 @@ class PromptFormat:
             raise ConfigError(
                 "backbone.system has no place without a chat template: set backbone.chat=true or remove it."
             )
+        if self.system is not None:
+            self._rendered("a text")  # some templates know no system message, and say so
 
     def prompt(self, text: str) -> list[int]:
         """Ids of `text` as a prompt; never empty, since the first answer token needs something to follow."""
@@ -97,7 +100,14 @@ class PromptFormat:
     def _rendered(self, text: str) -> str:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages.append({"role": "user", "content": text})
-        rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            wrong, instead = ("system", "Remove it") if self.system is not None else ("chat", "Set it to false")
+            raise ConfigError(
+                f"backbone.{wrong}: the chat template of the model's tokenizer refuses it ({error}). {instead}, or choose "
+                "another model."
+            ) from error
         if not isinstance(rendered, str):
             raise ConfigError("The chat template gave no text.")
         return rendered
