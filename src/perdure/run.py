@@ -20,7 +20,7 @@ from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.evaluation import check_metric
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method, check_needs
+from perdure.methods.build import build_method, check_needs, check_stages
 from perdure.processes import Processes, join
 from perdure.progress import Quiet, Reporter
 from perdure.reopen import (
@@ -122,7 +122,8 @@ def run_config(
         )
         for task in chosen:
             check_metric(task)
-        stages(chosen)  # names that cannot stand together are told before a model is loaded
+        # names that cannot stand together, and too many tasks, are told before a model is loaded
+        check_stages(method, stages(chosen, method.stream))
         if config.threads:
             torch.set_num_threads(config.threads)
         model, learner = processes.main_first(lambda: load_learner(config, chosen))
