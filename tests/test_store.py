@@ -171,3 +171,22 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(ValueError):
         write_json(path, {"x": float("nan")})
     assert json.loads(path.read_text()) == {"x": 1}
+
+
+def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_path):
+    """Begun with a, b, c, d; back to a; c and b added; back to b: b and c now stand with the stages that added them."""
+    store = Store(tmp_path)
+    every = ("a", "b", "c", "d")
+    write_json(tmp_path / "run.json", {"config": {}, "tasks": dict.fromkeys(every, "begun")})
+    entries = [{"name": name, "folder": name, "files": {}} for name in ("untrained", *every)]
+    write_json(tmp_path / "manifest.json", {"stages": entries})
+    with store.transaction():
+        store.truncate(2, ["a"])
+    for name in ("c", "b"):
+        added = {"tasks": {name: "added"}, "sizes": {}, "asked": {}, "warnings": [], "task": None}
+        stages = [*store.manifest["stages"], {"name": name, "folder": name, "files": {}, "added": added}]
+        write_json(tmp_path / "manifest.json", {**store.manifest, "stages": stages})
+    with store.transaction():
+        store.truncate(4, ["a", "c", "b"])
+    assert store.about["tasks"] == {"a": "begun", "c": "added", "b": "added"}
+    assert list(store.about["tasks"]) == store.stages() == ["a", "c", "b"]

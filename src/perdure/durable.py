@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,23 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
+
+
+@contextmanager
+def told_if_full(place: Path, then: str) -> Iterator[None]:
+    """Turn a full disk into an error that says where it is full and what to do (`then`).
+
+    Raises:
+        StoreError: no space.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    try:
+        yield
+    except Exception as error:
+        # the errors of safetensors are no OSErrors and tell the number in their words
+        if getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full):
+            raise StoreError(f"No space is left for '{place}'. {then}") from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
