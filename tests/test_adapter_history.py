@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import perdure
+from perdure.adapter_history import history_stages
 from perdure.adapters import open_adapter
 from perdure.config import load_config
 from perdure.errors import AdapterError, PerdureError, RunMismatch, UnmetNeed
@@ -156,3 +157,8 @@ def test_what_does_not_fit_names_module_and_remedy(tmp_path, encoder_folder, pas
 def test_a_method_that_needs_the_old_data_is_refused(method, tmp_path, encoder_folder, past):
     with pytest.raises(UnmetNeed, match=r"learnt before|examples of earlier tasks|adapters without a task"):
         run_config(started(tmp_path, encoder_folder, past, method), tmp_path / "run")
+
+
+def test_every_adapter_has_a_stage_of_its_own_name():
+    names = [stage.name for stage in history_stages(["x/v1.2", "x/v1", "y/v1"])]
+    assert names == ["history-v1.2", "history-v1", "history-v1.3"]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from perdure.adapters import Adapter, open_adapter
+from perdure.adapters import Adapter, free_name, open_adapter
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
 from perdure.config import RunConfig
@@ -37,8 +37,7 @@ def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
         path = Path(place)
         plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
         name = f"history-{re.sub(r'[^A-Za-z0-9._-]', '-', plain) or 'adapter'}"
-        count = sum(known == name or known.startswith(f"{name}.") for known in names)
-        names.append(f"{name}.{count + 1}" if count else name)
+        names.append(free_name(name, names, "{}.{}"))
     return tuple(Stage(name, ()) for name in names)
 
 
