@@ -170,6 +170,8 @@ class RunConfig(Settings):
     @field_validator("backbone", mode="before")
     @classmethod
     def _named(cls, value: Any) -> dict[str, Any]:
+        if not isinstance(value, str | Mapping):
+            raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
         return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
 
     @field_validator("order", mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -107,13 +108,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether that is what the error says; safetensors says it in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        CorruptFile: it is no JSON.
+        CorruptFile: it is missing, or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorruptFile(f"'{path}' is missing. Restore it from a copy, or run again.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error

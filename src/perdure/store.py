@@ -23,7 +23,6 @@ folder is next written to).
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
 import shutil
@@ -33,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from perdure.config import load_config
-from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, write_json
+from perdure.durable import disk_is_full, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
@@ -183,8 +183,8 @@ class Store:
         try:
             self._settle()
             yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, SafetensorError) as error:
+            if disk_is_full(error):
                 raise StoreError(
                     f"No space is left for '{self.folder}'. Finished stages are kept; free some space, then resume."
                 ) from error
