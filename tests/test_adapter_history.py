@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import perdure
-from perdure.adapter_history import history_stages
+from perdure.adapter_history import history_stages, history_warnings
 from perdure.adapters import open_adapter
 from perdure.config import load_config
 from perdure.errors import AdapterError, PerdureError, RunMismatch, UnmetNeed
@@ -92,6 +92,16 @@ def test_it_grows_goes_on_and_goes_back_like_any_run(tmp_path, encoder_folder, p
     assert perdure.predict(tmp_path / "run", ["apples"])[0]["label"] in ("a", "b")
     with pytest.raises(PerdureError, match=r"Known: fruit\."):
         perdure.rollback(tmp_path / "run", "history-mail")
+
+
+def test_a_method_that_goes_on_from_the_last_adapter_says_so(tmp_path, encoder_folder, past):
+    def warned(method, adapters):
+        config = started(tmp_path, encoder_folder, adapters, method)
+        return [w for w in history_warnings(config, Store(tmp_path / "run")) if "goes on from the last adapter" in w]
+
+    assert len(warned("seq-lora", past)) == 1
+    assert not warned("seq-lora", past[:1])
+    assert not warned("inc-lora", past)
 
 
 def test_stopped_while_taking_in_the_past(tmp_path, encoder_folder, past, monkeypatch):

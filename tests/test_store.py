@@ -7,9 +7,11 @@ import json
 
 import pytest
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from perdure.durable import read_lines, sync_tree, write_json, write_lines
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+from perdure.scores import read_scores
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
 
@@ -134,18 +136,26 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, small_tasks, encod
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_a_full_disk_keeps_finished_stages(tmp_path, small_tasks, encoder_folder, monkeypatch):
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["file", "safetensors"],
+)
+def test_a_full_disk_keeps_finished_stages(full, tmp_path, small_tasks, encoder_folder, monkeypatch):
     import perdure.record
 
     real, calls = perdure.record.save_checkpoint, []
 
-    def full(*args):
+    def fills_up(*args):
         calls.append(args)
         if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise full
         real(*args)
 
-    monkeypatch.setattr(perdure.record, "save_checkpoint", full)
+    monkeypatch.setattr(perdure.record, "save_checkpoint", fills_up)
     with pytest.raises(StoreError, match=r"No space is left.*Finished stages are kept"):
         short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     assert Store(tmp_path / "run").stages() == ["fruit"]
@@ -190,3 +200,11 @@ def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_pa
         store.truncate(4, ["a", "c", "b"])
     assert store.about["tasks"] == {"a": "begun", "c": "added", "b": "added"}
     assert list(store.about["tasks"]) == store.stages() == ["a", "c", "b"]
+
+
+def test_a_stage_that_is_gone_is_named(tmp_path, small_tasks, encoder_folder):
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "inc-lora")
+    scores = Store(tmp_path / "run").stage_folder(1) / "scores.json"
+    scores.unlink()
+    with pytest.raises(CorruptFile, match=r"scores\.json' is missing"):
+        read_scores(tmp_path / "run")

@@ -33,12 +33,10 @@ def told_if_full(place: Path, then: str) -> Iterator[None]:
     Raises:
         StoreError: no space.
     """
-    full = (errno.ENOSPC, errno.EDQUOT)
     try:
         yield
     except Exception as error:
-        # the errors of safetensors are no OSErrors and tell the number in their words
-        if getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full):
+        if disk_is_full(error):
             raise StoreError(f"No space is left for '{place}'. {then}") from error
         raise
 
@@ -126,13 +124,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether that is what the error says; safetensors says it in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        CorruptFile: it is no JSON.
+        CorruptFile: it is missing, or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorruptFile(f"'{path}' is missing. Restore it from a copy, or run again.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error

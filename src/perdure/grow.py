@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perdure.backbones.models import public_name
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
-from perdure.evaluation import check_metric
+from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.methods.build import check_stages
 from perdure.processes import started
@@ -64,6 +64,7 @@ def add(
         check_metric(new)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)
+        check_scored(new, opened.config.evaluation.split)
         check_stages(opened.method, stages(every))
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,

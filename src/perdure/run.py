@@ -17,7 +17,7 @@ from perdure.adapter_history import history_record, history_warnings, learn_hist
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
-from perdure.evaluation import check_metric
+from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs, check_stages
@@ -122,6 +122,7 @@ def run_config(
         )
         for task in chosen:
             check_metric(task)
+            check_scored(task, config.evaluation.split)
         # names that cannot stand together, and too many tasks, are told before a model is loaded
         check_stages(method, stages(chosen, method.stream))
         if config.threads:
