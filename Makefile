@@ -12,10 +12,12 @@ help: ## this list
 
 env: $(READY) ## the environment in .venv, with the versions of constraints.txt
 
-# torch comes first and pinned: an open range can pull several GB of GPU libraries.
+# torch comes first and pinned. PyPI's wheel for Linux brings several GB for GPUs; without one give
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,check]'
 	touch $(READY)
 

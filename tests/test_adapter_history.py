@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import perdure
+from perdure.adapter_history import history_stages, history_warnings
 from perdure.adapters import open_adapter
 from perdure.config import load_config
 from perdure.errors import AdapterError, PerdureError, RunMismatch, UnmetNeed
@@ -93,6 +94,16 @@ def test_it_grows_goes_on_and_goes_back_like_any_run(tmp_path, encoder_folder, p
         perdure.rollback(tmp_path / "run", "history-mail")
 
 
+def test_a_method_that_goes_on_from_the_last_adapter_says_so(tmp_path, encoder_folder, past):
+    def warned(method, adapters):
+        config = started(tmp_path, encoder_folder, adapters, method)
+        return [w for w in history_warnings(config, Store(tmp_path / "run")) if "goes on from the last adapter" in w]
+
+    assert len(warned("seq-lora", past)) == 1
+    assert not warned("seq-lora", past[:1])
+    assert not warned("inc-lora", past)
+
+
 def test_stopped_while_taking_in_the_past(tmp_path, encoder_folder, past, monkeypatch):
     import perdure.adapter_history
 
@@ -156,3 +167,8 @@ def test_what_does_not_fit_names_module_and_remedy(tmp_path, encoder_folder, pas
 def test_a_method_that_needs_the_old_data_is_refused(method, tmp_path, encoder_folder, past):
     with pytest.raises(UnmetNeed, match=r"learnt before|examples of earlier tasks|adapters without a task"):
         run_config(started(tmp_path, encoder_folder, past, method), tmp_path / "run")
+
+
+def test_every_adapter_has_a_stage_of_its_own_name():
+    names = [stage.name for stage in history_stages(["x/v1.2", "x/v1", "y/v1"])]
+    assert names == ["history-v1.2", "history-v1", "history-v1.3"]

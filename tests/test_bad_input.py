@@ -46,6 +46,11 @@ def test_a_quantised_base_where_a_dense_one_is_needed(method, tmp_path, small_ta
         ({"preset": "slice", "replay": None}, "init: Slice requires examples of earlier tasks: choose a replay part"),
         ({"preset": "a-gem", "replay": None}, "step_rule: AGem requires examples of earlier tasks"),
         ({"preset": "l2", "penalties": {"l2": {"weight": -1}}}, r"l2\.weight"),
+        ({"preset": "lora-ga", "init": {"gamma": float("inf")}}, r"init\.gamma: should be a finite number"),
+        (
+            {"preset": "lora-ga", "init": {"batch_size": 999}},
+            r"init: task '\w+' has \d+ training examples, fewer than one batch",
+        ),
     ],
     ids=str,
 )

@@ -70,6 +70,8 @@ def test_merge(places, tmp_path):
     assert_same(dict(Adapter(tmp_path / "out")), sum_updates([Adapter(place) for place in places]))
     with pytest.raises(StoreError, match="nothing is overwritten"):
         perdure("merge", *places, "--rule", "sum", "--out", tmp_path / "out")
+    options = ("--rule", "sum", "--dtype", "bf16", "--out", tmp_path / "narrow")
+    assert "it is exact but for rounding to bf16." in perdure("merge", *places, *options)
     options = ("--rule", "average", "--set", "weights=[3, 1]", "--out", tmp_path / "out", "--overwrite", "--json")
     assert json.loads(perdure("merge", *places, *options))["rank"] == 4
     assert_same(dict(Adapter(tmp_path / "out")), average_updates([Adapter(place) for place in places], [3, 1]))
@@ -180,6 +182,8 @@ def test_options_that_do_not_go_together(places, tmp_path, options, reason, monk
         ("--out", "x"),
         ("--base", "x"),
         ("--rank", "2"),
+        ("--rank", "0"),
+        ("--tolerance", "0"),
         ("--file", "x"),
         ("--order", "x"),
         ("--kind", "causal"),

@@ -140,6 +140,10 @@ def test_a_run_that_was_only_begun_is_shown(here):
     assert (found["finished"], found["tasks"][0]["learnt"]) == (False, False)
     assert found["next"] == ["perdure resume run"]
     assert "not learnt yet" in said("show", "run")
+    about = json.loads((here / "run/run.json").read_text())
+    about["config"]["tasks"] = []  # as where they were given from Python: resume would refuse it
+    (here / "run/run.json").write_text(json.dumps(about))
+    assert json.loads(said("show", "run", "--json"))["next"] == ["perdure.learn(tasks=[...], out='run') to go on"]
 
 
 def test_help_imports_nothing_heavy():

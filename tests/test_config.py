@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.config import RunConfig, load_config
+from perdure.errors import ConfigError
 from perdure.settings import parse_overrides
 
 
@@ -75,3 +76,13 @@ def test_a_suite_of_your_own_brings_its_sizes(tmp_path):
     suite.write_text(suite.read_text().replace("1000", "5"))
     assert load_config(recorded).budget.train == 1000, "what a run was begun with stays"
     assert load_config({"suite": "quickstart"}).budget == usual
+
+
+def test_a_name_that_stands_for_no_settings_has_none():
+    with pytest.raises(ConfigError, match="'suite' is 'quickstart' and has no 'x'"):
+        load_config({"suite": "quickstart"}, {"suite.x": 1})
+
+
+def test_a_setting_of_a_part_given_by_its_name():
+    found = load_config({"method": {"preset": "dare", "consolidate": "ties"}}, {"method.consolidate.density": 0.3})
+    assert found.method["consolidate"] == {"kind": "ties", "density": 0.3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -43,6 +44,15 @@ def test_a_gate_needs_every_stage(tmp_path, small_tasks, encoder_folder):
         short_run(
             tmp_path, small_tasks, encoder_folder, "inc-lora", evaluation={"every_stage": False}, max_forgetting=1.0
         )
+
+
+def test_scores_on_validation_examples_need_some(tmp_path, small_tasks, encoder_folder):
+    empty = dataclasses.replace(small_tasks[1], validation=())
+    with pytest.raises(ConfigError, match=f"'{empty.name}' has no validation examples, and evaluation.split asks"):
+        short_run(
+            tmp_path / "run", [small_tasks[0], empty], encoder_folder, "inc-lora", evaluation={"split": "validation"}
+        )
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_among_all_labels_seen_tasks_without_labels_are_asked_alone(tmp_path):

@@ -1,14 +1,16 @@
 """What a run or a merge state deploys, exported: it loads in plain PEFT and transformers and answers the same."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from perdure.adapters import Adapter
-from perdure.errors import ConfigError, CorruptFile, StoreError
+from perdure.errors import ConfigError, CorruptFile, RunMismatch, StoreError
 from perdure.export import export
 from perdure.merging.rules import rule_named
 from perdure.merging.state import merge_into
@@ -125,6 +127,36 @@ def test_a_state(tmp_path):
     with pytest.raises(ConfigError, match="leave --base out"):
         export(tmp_path / "state", tmp_path / "out", rank=3, base=tmp_path)
     assert export(tmp_path / "state", tmp_path / "out", rank=6).energy > 0.99
+
+
+def test_a_model_stands_on_the_base_the_run_learnt_on(runs, encoder_folder, tmp_path):
+    other = shutil.copytree(encoder_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunMismatch, match=r"other' is not the base that the run in .* learnt on: its fingerprint"):
+        export(runs / "inc-lora", tmp_path / "model", "model", base=other)
+    assert not (tmp_path / "model").exists()
+    moved = shutil.copytree(encoder_folder, tmp_path / "moved")
+    assert export(runs / "inc-lora", tmp_path / "model", "model", base=moved).notes == ()
+
+
+def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    about = json.loads((run / "run.json").read_text())
+    del about["base"]
+    (run / "run.json").write_text(json.dumps(about))
+    (note,) = export(run, tmp_path / "model", "model").notes
+    assert note.startswith("It was not checked that the base is the one the run learnt on")
+
+
+def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    state = merge_into(tmp_path / "state", random_folder(tmp_path / "t", 1), rule_named("sum")).folder
+    for folder, out in ((run, run), (run, tmp_path), (run, run / "deployed"), (state, state), (state, run)):
+        with pytest.raises(StoreError, match=r"is or holds|lies inside|does not replace"):
+            export(folder, out, overwrite=True)
+    assert Store(run).finished
+    assert (state / "state.json").is_file()
 
 
 def test_a_folder_that_is_neither(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from perdure.adapters import Adapter, write_adapter
 from perdure.backbones.base import Prediction
-from perdure.errors import AdapterError, ConfigError
+from perdure.errors import AdapterError, ConfigError, StoreError
 from perdure.guarded_folders import Step, guarded_folders
 from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
@@ -122,6 +122,46 @@ def test_losses_of_many_adapters_do_not_add_up(tmp_path, monkeypatch):
     assert steps[-1].largest_loss().mean == pytest.approx(first[-1])
 
 
+def test_a_module_of_which_nothing_is_taken_is_not_written(tmp_path, monkeypatch):
+    """The second adapter changes a layer of its own, which costs the first task all it has."""
+
+    class Bench:
+        def __init__(self, *_args):
+            pass
+
+        def outcomes(self, update, task, split="validation"):
+            return [0.0 if "layers.1.q" in update and task == "one" else 0.5]
+
+    for name, module in (("one", "layers.0.q"), ("two", "layers.1.q")):
+        (tmp_path / name).mkdir()
+        write_adapter(tmp_path / name, {module: LowRank(torch.ones(1, 1), torch.ones(1, 1))}, rank=1)
+    monkeypatch.setattr("perdure.guarded_folders.Workbench", Bench)
+    tasks = [Task(name, *[[(f"{name} {i}", "x")] for i in range(3)], labels=("x",)) for name in ("one", "two")]
+    places = [tmp_path / "one", tmp_path / "two"]
+    guarded_folders(places, tasks, "none", tmp_path / "out", Guard(0.02, confidence=None))
+    assert list(Adapter(tmp_path / "out")) == ["layers.0.q"]
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_scored(places, backbone, small_tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr("perdure.guarded_folders.Workbench", lambda *_: pytest.fail("scores"))
+    tasks, out = small_tasks[:2], tmp_path / "out"
+    with pytest.raises(AdapterError, match="Rank 1000 is above"):
+        guarded_folders(places, tasks, backbone, out, rank=1000)
+    with pytest.raises(ConfigError, match="give one of them"):
+        guarded_folders(places, tasks, backbone, out, rank=2, base=backbone["model"])
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="has no weights"):
+        guarded_folders(places, tasks, backbone, out, base=tmp_path / "base")
+    with pytest.raises(StoreError, match="is or holds"):
+        guarded_folders(places, tasks, backbone, places[0], overwrite=True)
+    with pytest.raises(ConfigError, match="'sky' has no validation examples"):
+        guarded_folders(places, [tasks[0], replace(tasks[1], validation=())], backbone, out)
+    out.mkdir()
+    with pytest.raises(StoreError, match="exists and nothing is overwritten"):
+        guarded_folders(places, tasks, backbone, out)
+
+
 def test_the_metric_is_the_tasks_own(backbone, small_tasks, monkeypatch):
     """Half of an answer right: ROUGE-L counts it, accuracy would not."""
     task = replace(small_tasks[0], metric="rouge-l")
@@ -143,7 +183,11 @@ def test_gain_and_loss_by_hand():
     assert step.refusal(Guard()) is None
     useless = replace(step, losses=losses, test={**scores, "unguarded": {"a": 0.8, "b": 0.5}}, scales={"layer": 0.0})
     assert useless.kept_gain() is None
-    assert "an earlier task has lost more than 0.02 on validation" in str(useless.refusal(Guard(0.02)))
+    assert "an earlier task has lost 0.02 or more on validation" in str(useless.refusal(Guard(0.02)))
+    assert "an earlier task has lost 0 or more on validation" in str(useless.refusal(Guard(0, confidence=None)))
+    assert "no number of examples shows with confidence 0.95 that the earlier tasks lose nothing at all" in str(
+        useless.refusal(Guard(0))
+    ), "nothing was lost where they were counted"
     said = str(replace(useless, needed=300).refusal(Guard(0.02)))
     assert said.startswith("Nothing of 'b' was taken: 80 validation examples cannot show with confidence 0.95")
     assert "about 300 could" in said

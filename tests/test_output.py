@@ -1,11 +1,13 @@
 """An output folder appears whole or not at all."""
 
+import errno
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from perdure.errors import StoreError
-from perdure.output import new_folder
+from perdure.output import check_apart, check_new, new_folder
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path):
@@ -62,3 +64,44 @@ def test_a_place_where_no_folder_can_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made"), new_folder(tmp_path / "file" / "out"):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left (os error 28)")],
+)
+def test_a_full_disk_is_told(tmp_path, error):
+    with (
+        pytest.raises(StoreError, match=r"No space is left for '.*out'. Nothing was written"),
+        new_folder(tmp_path / "out"),
+    ):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "state.json"])
+def test_a_run_or_a_state_is_never_replaced(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(StoreError, match=rf"\({name}\), which --overwrite does not replace"):
+        check_new(tmp_path / "out", overwrite=True)
+
+
+def test_apart_from_what_is_read(tmp_path):
+    (tmp_path / "in" / "news").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for out in ("in", "in/news", "link/news", "link/../in"):
+        with pytest.raises(StoreError, match="which is read to write it"):
+            check_apart(tmp_path / out, [tmp_path / "in" / "news"])
+    check_apart(tmp_path / "in" / "other", [tmp_path / "in" / "news", None, "owner/on-a-hub"])
+
+
+def test_outside_of_runs_and_states(tmp_path):
+    (tmp_path / "run" / "stages").mkdir(parents=True)
+    (tmp_path / "state").mkdir()
+    for name in ("run/run.json", "state/state.json", "state/merged-1.safetensors", "state.json"):
+        (tmp_path / name).write_text("{}")
+    for out, what in (("run/deployed", "a run"), ("run/stages/01-news", "a run"), ("state/out", "a merge state")):
+        with pytest.raises(StoreError, match=f"lies inside {what} "):
+            check_apart(tmp_path / out, [])
+    check_apart(tmp_path / "out", [])  # a state.json of another tool lies beside

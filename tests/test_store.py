@@ -7,9 +7,11 @@ import json
 
 import pytest
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from perdure.durable import read_lines, sync_tree, write_json, write_lines
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+from perdure.scores import read_scores
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
 
@@ -134,18 +136,26 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, small_tasks, encod
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_a_full_disk_keeps_finished_stages(tmp_path, small_tasks, encoder_folder, monkeypatch):
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["file", "safetensors"],
+)
+def test_a_full_disk_keeps_finished_stages(full, tmp_path, small_tasks, encoder_folder, monkeypatch):
     import perdure.record
 
     real, calls = perdure.record.save_checkpoint, []
 
-    def full(*args):
+    def fills_up(*args):
         calls.append(args)
         if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise full
         real(*args)
 
-    monkeypatch.setattr(perdure.record, "save_checkpoint", full)
+    monkeypatch.setattr(perdure.record, "save_checkpoint", fills_up)
     with pytest.raises(StoreError, match=r"No space is left.*Finished stages are kept"):
         short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     assert Store(tmp_path / "run").stages() == ["fruit"]
@@ -171,3 +181,30 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(ValueError):
         write_json(path, {"x": float("nan")})
     assert json.loads(path.read_text()) == {"x": 1}
+
+
+def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_path):
+    """Begun with a, b, c, d; back to a; c and b added; back to b: b and c now stand with the stages that added them."""
+    store = Store(tmp_path)
+    every = ("a", "b", "c", "d")
+    write_json(tmp_path / "run.json", {"config": {}, "tasks": dict.fromkeys(every, "begun")})
+    entries = [{"name": name, "folder": name, "files": {}} for name in ("untrained", *every)]
+    write_json(tmp_path / "manifest.json", {"stages": entries})
+    with store.transaction():
+        store.truncate(2, ["a"])
+    for name in ("c", "b"):
+        added = {"tasks": {name: "added"}, "sizes": {}, "asked": {}, "warnings": [], "task": None}
+        stages = [*store.manifest["stages"], {"name": name, "folder": name, "files": {}, "added": added}]
+        write_json(tmp_path / "manifest.json", {**store.manifest, "stages": stages})
+    with store.transaction():
+        store.truncate(4, ["a", "c", "b"])
+    assert store.about["tasks"] == {"a": "begun", "c": "added", "b": "added"}
+    assert list(store.about["tasks"]) == store.stages() == ["a", "c", "b"]
+
+
+def test_a_stage_that_is_gone_is_named(tmp_path, small_tasks, encoder_folder):
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "inc-lora")
+    scores = Store(tmp_path / "run").stage_folder(1) / "scores.json"
+    scores.unlink()
+    with pytest.raises(CorruptFile, match=r"scores\.json' is missing"):
+        read_scores(tmp_path / "run")

@@ -150,6 +150,16 @@ def test_where_nothing_can_be_written_nothing_is_computed(
     assert not (tmp_path / "new").exists()
 
 
+def test_results_are_not_overwritten_without_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "signs.json").write_text("hours of scoring")
+    command = ["study", "signs", "nowhere", "--out", tmp_path]
+    assert "signs.json' exists and nothing is overwritten" in perdure(monkeypatch, capsys, *command).err
+    assert "nowhere" in perdure(monkeypatch, capsys, *command, "--overwrite").err
+    assert (tmp_path / "signs.json").read_text() == "hours of scoring"
+
+
 def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("signs", [Row("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
     monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)

@@ -286,7 +286,7 @@ def test_a_sweep_of_which_runs_failed_ends_with_an_error(sweep_file, tmp_path, m
     out = tmp_path / "out"
     ended = CliRunner().invoke(app, ["sweep", str(sweep_file), "--out", str(out)])
     assert ended.exit_code == 1
-    assert "FAILED, its process died, perhaps out of memory; run the sweep again" in ended.output
+    assert "FAILED, its process died or was told to end, perhaps out of memory; run the sweep again" in ended.output
     assert ended.output.splitlines()[-1] == f"1 failed, see {out / 'failed'}"
     (failure,) = (out / "failed").iterdir()
     assert "died" in json.loads(failure.read_text())["error"]
@@ -303,6 +303,13 @@ WRONG = {
     "methods: {inc/lora: {method: inc-lora}}": r"cannot be called 'inc/lora'.*`method` in the row",
     "{seeds: [], methods: {inc-lora: {}}}": r"seeds: .* at least 1",
     "{grid: {training.epochs: []}, methods: {inc-lora: {}}}": r"grid\.training\.epochs: .* at least 1",
+    "{settings: {method: ewc}, methods: {l2: {}}}": r"settings\.method would be every row's method; say it in the rows",
+    "{sequences: [{method: ewc}], methods: {l2: {}}}": r"sequences\.method would be every row's",
+    "{settings: {seed: 5}, methods: {l2: {}}}": r"settings\.seed: a sweep's seeds are said once, under `seeds`",
+    "{methods: {l2: {seed: 5}}}": r"methods\.l2\.seed: ",
+    "{methods: {l2: {trials: [{training.epochs: 1}, {seed: 5}]}}}": r"methods\.l2\.trials\.seed: ",
+    "{grid: {seed: [1]}, methods: {l2: {}}}": r"grid\.seed: ",
+    "{orders: [a], sequences: [{order: b}], methods: {l2: {}}}": r"orders and the `order` of a sequence",
 }
 
 
@@ -319,6 +326,34 @@ def test_a_row_may_be_empty(tmp_path):
     assert [cell.config.method_name for cell in cells(load_sweep(tmp_path / "sweep.yaml"))] == ["inc-lora", "l2"]
 
 
+def rows(**sweep):
+    """Row -> configuration, of a sweep with a run a row."""
+    return {cell.method: cell.config for cell in cells(SweepConfig(name="x", **sweep))}
+
+
+def test_a_part_for_all_rows_leaves_their_methods_alone():
+    found = rows(
+        settings={"suite": "quickstart", "method.init": {"kind": "loram"}},
+        methods={"ps-lora": {}, "renamed": {"method": "l2"}, "own": {"method": "l2", "method.init": "lora-ga"}},
+    )
+    assert {name: config.method["init"]["kind"] for name, config in found.items()} == {
+        "ps-lora": "loram", "renamed": "loram", "own": "lora-ga"}  # fmt: skip
+    assert {name: [*config.method["penalties"]] for name, config in found.items()} == {
+        "ps-lora": ["sign-magnitude"], "renamed": ["l2"], "own": ["l2"]}  # fmt: skip
+
+
+def test_a_rows_training_leaves_the_common_training_alone():
+    settings = {"suite": "quickstart", "training": {"epochs": 9}}
+    found = rows(settings=settings, methods={"l2": {"training": {"learning_rate": 1e-3}}, "inc-lora": {}})["l2"]
+    assert (found.training.epochs, found.training.learning_rate) == (9, 1e-3)
+
+
+def test_a_setting_of_a_part_given_by_its_name_leaves_it_that_part():
+    row = {"method": "slice", "method.init": "slice-free", "method.init.batch_size": 4}
+    found = rows(settings={"suite": "quickstart"}, methods={"row": row})["row"]
+    assert found.method["init"] == {"kind": "slice-free", "batch_size": 4}
+
+
 CANNOT_RUN = [
     ({"settings": {"suite": "quickstar"}}, "Did you mean 'quickstart'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["default", "revrsed"]}, "Did you mean 'reversed'"),
@@ -333,6 +368,10 @@ CANNOT_RUN = [
         r"methods\.bad: .*weight",
     ),
     ({"methods": {"bad": {"method": {"preset": "o-lora", "init": "slao"}}}}, r"methods\.bad: .*has no meaning here"),
+    (
+        {"methods": {"l2": {"trials": [{}, {}]}}},
+        r"methods\.l2: two of its runs \(l2-default-0-\w+\) have the same settings",
+    ),
 ]
 
 

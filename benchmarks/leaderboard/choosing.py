@@ -23,9 +23,9 @@ def keeps_examples(method: Method) -> bool:
     return method.replay is not None
 
 
-def measures_data(method: Method) -> bool:
-    """Statistics of a task's examples are taken when it is learnt, so its data must be at hand then."""
-    return any(part.needs & {Need.TRAINING_DATA, Need.PAST_DATA} for part in method.parts().values())
+def needs_past_data(method: Method) -> bool:
+    """A part remembers something of every task's examples, which an adapter alone does not tell."""
+    return any(Need.PAST_DATA in part.requires() for part in method.parts().values())
 
 
 def is_incremental(method: Method) -> bool:
@@ -39,9 +39,11 @@ CASES: Mapping[str, Callable[[Method], bool]] = {
     "tasks come one by one, anything may be kept": is_incremental,
     "no old example may be kept": lambda m: is_incremental(m) and not keeps_examples(m),
     "old tasks are there as adapters only, without data": lambda m: (
-        is_incremental(m) and not keeps_examples(m) and not measures_data(m)
+        is_incremental(m) and not keeps_examples(m) and not needs_past_data(m) and not m.init.continues
     ),
-    "adapters are trained apart, and merged": lambda m: is_incremental(m) and m.consolidate.keeps == "merged",
+    "adapters are trained apart, and merged": lambda m: (
+        is_incremental(m) and m.consolidate.keeps == "merged" and not m.init.continues
+    ),
     "one adapter, trained on and on": lambda m: m.init.continues and not keeps_examples(m),
 }
 

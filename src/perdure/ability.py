@@ -28,6 +28,7 @@ from perdure.methods.build import build_method
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
 from perdure.record import load_past
+from perdure.reopen import check_base
 from perdure.run import load_learner
 from perdure.store import Store
 from perdure.tasks.few_shot import with_shots
@@ -133,7 +134,8 @@ def open_finished(
         task: whose update, of a run that deploys one for each task.
 
     Raises:
-        StoreError: no run there, or no stage of it is finished.
+        StoreError: no run there, it is damaged, or no stage of it is finished.
+        RunMismatch: the base model changed since.
         ConfigError: it is no language model, or it is not said which update, or it is and there is one only.
     """
     store = Store(folder)
@@ -145,10 +147,12 @@ def open_finished(
         raise _no_language(folder, kind)
     deployed = _asked_of(load_past(store, build_method(config.method)).deployed, task)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
+    store.verify()
     try:
         model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
     except ConfigError:  # too long for its positions, or for its window where ranking=packed: then as it was trained
         model, backbone = load(config, tasks)
+    check_base(store, model)
     if not isinstance(backbone, LanguageModel):
         raise _no_language(folder, type(backbone).__name__.lower())
     backbone.precision = about["precision"]

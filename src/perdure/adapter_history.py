@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from perdure.adapters import Adapter, open_adapter
+from perdure.adapters import Adapter, free_name, open_adapter
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
 from perdure.config import RunConfig
@@ -21,6 +21,7 @@ from perdure.context import StageContext
 from perdure.durable import sha256
 from perdure.errors import AdapterError, UnmetNeed
 from perdure.lora import AdaptedModel
+from perdure.methods.build import build_method
 from perdure.methods.parts import Method, Part, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
@@ -37,8 +38,7 @@ def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
         path = Path(place)
         plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
         name = f"history-{re.sub(r'[^A-Za-z0-9._-]', '-', plain) or 'adapter'}"
-        count = sum(known == name or known.startswith(f"{name}.") for known in names)
-        names.append(f"{name}.{count + 1}" if count else name)
+        names.append(free_name(name, names, "{}.{}"))
     return tuple(Stage(name, ()) for name in names)
 
 
@@ -51,16 +51,22 @@ def history_record(config: RunConfig, store: Store) -> dict[str, str]:
 
 
 def history_warnings(config: RunConfig, store: Store) -> list[str]:
-    """Adapters that say they belong to a base of another name; the name alone proves nothing."""
+    """What may be wrong with the adapters, and cannot be told from them: another base's name, and what each started from."""
     if store.exists:
         return []
     base = public_name(str(config.backbone["model"]))
     found = [(place, open_adapter(place).config.base) for place in config.history]
-    return [
+    warnings = [
         f"adapter '{place}' names the base '{named}', this run stands on '{base}'"
         for place, named in found
         if named and Path(named).name != Path(base).name
     ]
+    if len(found) > 1 and build_method(config.method).init.continues:
+        warnings.append(
+            f"{config.method_name} goes on from the last adapter: what the others learnt is kept only where each was trained "
+            "from the one before it"
+        )
+    return warnings
 
 
 def learn_history(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -104,6 +105,11 @@ def open_adapter(place: str | Path) -> Adapter:
             "when it is read, ask its owner for safetensors, or convert it yourself where you trust it."
         )
     return Adapter(folder, str(place))
+
+
+def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
+    """`name`, or with the first number from 2 on under which it is not among `taken`."""
+    return next(n for n in chain((name,), (numbered.format(name, i) for i in count(2))) if n not in taken)
 
 
 def write_adapter(

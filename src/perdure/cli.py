@@ -165,7 +165,7 @@ def suites(ctx: typer.Context) -> None:
 
 @suites_app.command()
 def show(name: str, data: Annotated[str | None, typer.Option(help="Folder with the suite's files.")] = None) -> None:
-    """Tasks of one suite with sizes, labels and licence; with --data (or cached files) also what is odd about them."""
+    """Tasks of one suite with labels and licence; with --data (or cached files) also sizes, and what is odd about them."""
     from perdure.report.suites import suite_lines
 
     for line in suite_lines(name, data):

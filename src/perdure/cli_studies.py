@@ -15,6 +15,7 @@ study_app = typer.Typer(
 Out = Annotated[
     Path | None, typer.Option(help="Folder for the data (JSON), the table (Markdown) and the picture (SVG).")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files if they exist.")]
 Examples = Annotated[int | None, typer.Option(help="Score on at most so many examples a task.")]
 
 
@@ -27,18 +28,23 @@ def add_commands(app: typer.Typer) -> None:
 
 def mine(
     suite: Annotated[str, typer.Argument(help="See `perdure suites`.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value settings, as backbone.kind=encoder.")] = None,
     length: Annotated[int, typer.Option(help="Tasks in a sequence.")] = 5,
     data: Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")] = None,
-    backbone: Annotated[str, typer.Option(help="A model: minilm, a folder, or a hub id.")] = "minilm",
+    backbone: Annotated[
+        str, typer.Option(help="A model: minilm, or a folder or hub id with its backbone.kind.")
+    ] = "minilm",
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Which tasks of a suite conflict: cosines of their gradients, the most and the least conflicting sequences."""
     from perdure.config import load_config
     from perdure.mining import mine as find
     from perdure.run import load_configured_suite, load_learner
+    from perdure.settings import parse_overrides
 
-    _ready(out)
-    config = load_config({"suite": suite, "data": data, "backbone": backbone})
+    _ready(out, "mined", overwrite)
+    config = load_config({"suite": suite, "data": data, "backbone": backbone}, parse_overrides(settings or []))
     tasks = load_configured_suite(config).tasks
     _give(find(tasks, *load_learner(config, tasks), length), out, "mined")
 
@@ -68,42 +74,49 @@ def ability(
 
 
 @study_app.command("sign-split")
-def sign_split(run: Path, examples: Examples = None, out: Out = None) -> None:
+def sign_split(run: Path, examples: Examples = None, out: Out = None, overwrite: Overwrite = False) -> None:
     """PS-LoRA's second figure: the smallest k % of an update, split by sign agreement with the past, each part scored."""
     from perdure.studies import sign_split as study
 
-    _ready(out)
+    _ready(out, "sign-split", overwrite)
     _give(study(_opened(run, examples)), out, "sign-split")
 
 
 @study_app.command("signs")
-def signs(run: Path, examples: Examples = None, out: Out = None) -> None:
+def signs(run: Path, examples: Examples = None, out: Out = None, overwrite: Overwrite = False) -> None:
     """How much of each update's effect its signs, its magnitudes and its largest k % carry."""
     from perdure.studies import signs as study
 
-    _ready(out)
+    _ready(out, "signs", overwrite)
     _give(study(_opened(run, examples)), out, "signs")
 
 
 def _opened(folder: Path, examples: int | None) -> Any:
     from perdure.config import load_config
-    from perdure.reopen import load_learner, recorded_tasks
+    from perdure.reopen import check_base, load_learner, recorded_tasks
     from perdure.store import Store
     from perdure.studies import open_run
 
     store = Store(folder)
     config, tasks = load_config(store.about["config"]), recorded_tasks(store)
-    return open_run(folder, tasks, *load_learner(config, tasks), examples)
+    store.verify()
+    model, backbone = load_learner(config, tasks)
+    check_base(store, model)
+    return open_run(folder, tasks, model, backbone, examples)
 
 
-def _ready(out: Path | None) -> None:
-    """Before anything is computed: the folder can be made, and pictures drawn."""
+def _ready(out: Path | None, name: str, overwrite: bool) -> None:
+    """Before anything is computed: the folder can be made, pictures drawn, and nothing finished is in the way."""
     from perdure.durable import make_folder
+    from perdure.errors import StoreError
     from perdure.report.pictures import check_pictures
 
     if out is not None:
         check_pictures()
         make_folder(out)
+        there = out / f"{name}.json"
+        if there.exists() and not overwrite:
+            raise StoreError(f"'{there}' exists and nothing is overwritten. Choose another folder, or say --overwrite.")
 
 
 def _give(found: Any, out: Path | None, name: str) -> None:

@@ -27,7 +27,7 @@ def resolve_method(value: Any) -> dict[str, Any]:
     given = dict(value)
     name = given.pop("name", None)
     preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
         raise UnknownName("method", str(preset), PRESETS)
     resolved = PRESETS[preset].composition() if preset else PRESETS["inc-lora"].composition()
     usual = _kinds(resolved)

@@ -109,10 +109,12 @@ class EvaluationSettings(Settings):
     Args:
         split: 'validation' while choosing settings, 'test' for results.
         labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
-        future: also score tasks not learnt yet; forward transfer needs it.
-        every_stage: true = all tasks learnt so far after every stage, T^2 / 2 times a task in all. own = a task after its own
-            stage, and all after the last: 2 T; forgetting is then from right after learning, not from the best in between.
-            false = after the last stage only, T: enough for choosing settings by average accuracy.
+        future: also score tasks not learnt yet, and all before the first is learnt; forward transfer needs it, and it needs
+            every_stage: true.
+        every_stage: true = all tasks after every stage: of T tasks, T (T + 1) scorings, T of them before the first, and about
+            half of the others with future: false. own = a task after its own stage, and all after the last: 2 T; forgetting
+            is then from right after learning, not from the best in between. false = after the last stage only, T: enough for
+            choosing settings by average accuracy.
     """
 
     split: Literal["validation", "test"] = "test"
@@ -168,6 +170,8 @@ class RunConfig(Settings):
     @field_validator("backbone", mode="before")
     @classmethod
     def _named(cls, value: Any) -> dict[str, Any]:
+        if not isinstance(value, str | Mapping):
+            raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
         return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
 
     @field_validator("order", mode="before")

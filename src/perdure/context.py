@@ -160,8 +160,8 @@ class StageContext:
         parameters = self.model.parameters()
         with without_dropout(self.backbone.model):
             loss = self.backbone.forward(self.backbone.collate(examples)).loss
-            grads = torch.autograd.grad(loss, parameters)
-        found = {id(p): g for p, g in zip(parameters, grads, strict=True)}
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found: dict[int, Tensor | None] = {id(p): g for p, g in zip(parameters, grads, strict=True)}
         return {name: (found.get(id(m.A)), found.get(id(m.B))) for name, m in self.model.modules.items()}
 
     def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:

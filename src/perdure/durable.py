@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,21 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
+
+
+@contextmanager
+def told_if_full(place: Path, then: str) -> Iterator[None]:
+    """Turn a full disk into an error that says where it is full and what to do (`then`).
+
+    Raises:
+        StoreError: no space.
+    """
+    try:
+        yield
+    except Exception as error:
+        if disk_is_full(error):
+            raise StoreError(f"No space is left for '{place}'. {then}") from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -107,13 +124,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether that is what the error says; safetensors says it in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        CorruptFile: it is no JSON.
+        CorruptFile: it is missing, or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorruptFile(f"'{path}' is missing. Restore it from a copy, or run again.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error

@@ -9,7 +9,7 @@ from perdure.backbones.base import Backbone, Prediction
 from perdure.backbones.memory import memory_explained
 from perdure.backbones.text_metrics import TEXT_METRICS
 from perdure.config import EvaluationSettings
-from perdure.errors import UnknownName
+from perdure.errors import ConfigError, UnknownName
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import Update
@@ -51,6 +51,19 @@ def check_metric(task: Task) -> None:
         raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
     if task.metric in TEXT_METRICS:
         TEXT_METRICS[task.metric]("", "", [""])  # imports what it needs
+
+
+def check_scored(task: Task, split: str) -> None:
+    """There is something to score.
+
+    Raises:
+        ConfigError: the task has no validation examples, and scores on them are asked for.
+    """
+    if not getattr(task, split):
+        raise ConfigError(
+            f"Task '{task.name}' has no {split} examples, and evaluation.split asks for scores on them. Give it some "
+            "(validation_size, or budget.validation), or take evaluation.split=test."
+        )
 
 
 def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:

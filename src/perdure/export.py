@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +17,17 @@ import torch
 from safetensors import safe_open
 
 from perdure.adapter_format import natural, read_config
-from perdure.errors import ConfigError, StoreError
+from perdure.backbones import backbone_kind
+from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.merge_command import base_folder
 from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts, MergeReport, write_result
+from perdure.merging.folders import Facts, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import ABOUT, State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
+from perdure.output import check_apart
+from perdure.reopen import begun_config, load_learner
 from perdure.scores import read_scores
 from perdure.store import STATE, Store
 
@@ -50,7 +54,8 @@ def export(
         task: which adapter, of a run that deploys one for each task.
 
     Raises:
-        StoreError: `folder` holds neither a run nor a state, or `out` exists; CorruptFile: a file of the run is damaged.
+        StoreError: `folder` holds neither a run nor a state, or `out` exists or would destroy what is read;
+            CorruptFile: a file of the run is damaged; RunMismatch: the base is not the one the run learnt on.
         ConfigError: no rank for an update that is not low rank; no base for a model.
         AdapterError: the base does not fit.
     """
@@ -67,15 +72,39 @@ def export(
             f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "
             "the energy an adapter keeps is reported."
         )
+    check_apart(Path(out), [folder, base])
+    check_result(source.facts.modules, Path(out), base, rank, overwrite)
+    notes = _check_base(Store(folder), base) if base is not None and isinstance(source, _Deployed) else ()
     return write_result(
         source,
-        source.facts,
+        replace(source.facts, notes=(*source.facts.notes, *notes)),
         Path(out),
         base=base,
         rank=rank,
         dtype=dtype,
         overwrite=overwrite,
     )
+
+
+def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
+    """Load the base as the run did and compare its fingerprint; what to say where that is not possible.
+
+    Raises:
+        RunMismatch: it is another base.
+    """
+    config, known = begun_config(store), store.begun.get("base")
+    if known is None or config.backbone.get("quantization", "none") != "none":
+        return (
+            "It was not checked that the base is the one the run learnt on: the run has no fingerprint of full weights.",
+        )
+    backbone = {**config.backbone, "kind": backbone_kind(config.backbone), "model": str(base)}
+    model, _ = load_learner(config.model_copy(update={"backbone": backbone}), ())
+    if (found := model.fingerprint()) != known:
+        raise RunMismatch(
+            f"'{base}' is not the base that the run in '{store.folder}' learnt on: its fingerprint is {found[:12]}, "
+            f"the run's {known[:12]}. What the run learnt is right on that base only: give it with --base."
+        )
+    return ()
 
 
 def _own_base(source: State | _Deployed) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from perdure.backbones.models import public_name
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
-from perdure.evaluation import check_metric
+from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
+from perdure.methods.build import check_stages
 from perdure.processes import started
 from perdure.progress import Quiet, Reporter
 from perdure.record import load_past, save_deployed
@@ -25,7 +26,7 @@ from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import repeated_from_older
-from perdure.tasks.task import Task, same_task, version
+from perdure.tasks.task import Task, same_task, stages, version
 
 
 def add(
@@ -63,6 +64,8 @@ def add(
         check_metric(new)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)
+        check_scored(new, opened.config.evaluation.split)
+        check_stages(opened.method, stages(every))
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),

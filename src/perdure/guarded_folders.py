@@ -18,12 +18,14 @@ import torch
 
 from perdure.errors import ConfigError
 from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts, MergeReport, write_result
+from perdure.merging.folders import Facts, MergeReport, check_form, check_result, write_result
 from perdure.merging.guarded import Guard, Guarded, Outcomes, guarded
 from perdure.merging.paired_loss import PairedLoss
+from perdure.merging.rules import Sum
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import Delta, Update, add_updates
 from perdure.ops.tiling import tile
+from perdure.output import check_apart
 from perdure.tasks.task import Split, Task
 from perdure.workbench import Workbench
 
@@ -69,10 +71,13 @@ class Step:
         """Why nothing of the adapter was taken, and what would help; None where something was."""
         if any(self.scales.values()):
             return None
-        if self.needed is None:
+        if self.needed is None and guard.tolerance == 0 and guard.confidence is not None:
             why = (
-                f"with every part that was tried an earlier task has lost more than {guard.tolerance:g} on validation."
+                f"no number of examples shows with confidence {guard.confidence:g} that the earlier tasks lose nothing at all. "
+                "Give a larger tolerance, or confidence=null to go by the validation scores as they are."
             )
+        elif self.needed is None:
+            why = f"with every part that was tried an earlier task has lost {guard.tolerance:g} or more on validation."
         else:
             examples = min(loss.examples for loss in self.losses["validation"].values())
             why = (
@@ -114,15 +119,16 @@ def guarded_folders(
         base: write merged weights into this folder's model instead of an adapter.
 
     Raises:
-        ConfigError: not one task an adapter, or one without examples.
+        ConfigError: not one task an adapter, one without examples, or both `base` and `rank`.
         AdapterError, StoreError: see `merge_folders`.
     """
     guard = guard or Guard()
     sources = open_sources(places, at_least=2)
-    if len(tasks) != len(places):
-        raise ConfigError(
-            f"A guarded merge needs the task of every adapter: {len(places)} adapters, {len(tasks)} tasks."
-        )
+    _check_tasks(tasks, len(places))
+    # what cannot be written is said before hours of scoring
+    check_form(Sum(), (), base, rank)
+    check_apart(Path(out), [*places, base])
+    check_result(sources.modules, Path(out), base, rank, overwrite)
     bench = Workbench(backbone, tasks, sources.modules)
     names = [task.name for task in tasks]
     updates = sources.updates
@@ -143,9 +149,27 @@ def guarded_folders(
         "tasks": names,
         "steps": [asdict(step) for step in steps],
     }
-    facts = Facts(sources.modules, sources.base, sources.task_type, record, sources.notes)
+    # a module of which nothing was taken has no update
+    modules = {module: info for module, info in sources.modules.items() if module in deployed}
+    facts = Facts(modules, sources.base, sources.task_type, record, sources.notes)
     written = write_result(_Fixed(deployed), facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
     return GuardedReport(written, tuple(steps))
+
+
+def _check_tasks(tasks: Sequence[Task], adapters: int) -> None:
+    """One task an adapter, each with examples to guard by and to report on.
+
+    Raises:
+        ConfigError: another number, or a task without them.
+    """
+    if len(tasks) != adapters:
+        raise ConfigError(f"A guarded merge needs the task of every adapter: {adapters} adapters, {len(tasks)} tasks.")
+    for task in tasks:
+        for split in SPLITS:
+            if not getattr(task, split):
+                raise ConfigError(
+                    f"Task '{task.name}' has no {split} examples; a guarded merge needs them for every task."
+                )
 
 
 def _step(

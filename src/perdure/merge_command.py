@@ -112,7 +112,9 @@ def lines_of(report: MergeReport) -> list[str]:
     elif report.energy < 1:
         said = f"Wrote an adapter of rank {report.rank} to {report.out}; it keeps {100 * report.energy:.2f} % of the energy."
     else:
-        said = f"Wrote an adapter of rank {report.rank} to {report.out}; it is exact."
+        narrow = {str(DTYPES[name]).removeprefix("torch."): name for name in ("bf16", "fp16")}
+        but = f" but for rounding to {narrow[report.dtype]}" if report.dtype in narrow else ""
+        said = f"Wrote an adapter of rank {report.rank} to {report.out}; it is exact{but}."
     return [said, *report.notes]
 
 
@@ -207,7 +209,8 @@ def _one_more(request: Request) -> Told:
         "confidence",
         "overwrite",
     )
-    if given := [f"--{name}" for name in useless if getattr(request, name) not in (None, (), False)]:
+    values = {name: getattr(request, name) for name in useless}  # 0 was given, although it equals False
+    if given := [f"--{name}" for name, value in values.items() if not (value is None or value is False or value == ())]:
         raise ConfigError(
             f"{given[0]} has no meaning with --into; leave it out, and write the state out with `perdure export`."
         )
@@ -225,6 +228,7 @@ def _state_lines(state: State) -> list[str]:
     return [
         f"{state.folder} now holds {state.about.count} adapter(s), merged by {state.about.rule}: {size / 1e6:.1f} MB, "
         "whatever their number.",
+        *state.about.notes,
         f"Write it out with: perdure export {state.folder} --as adapter|model --out DIR",
     ]
 

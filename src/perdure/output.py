@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.durable import force_tree, sync_folder
+from perdure.durable import force_tree, sync_folder, told_if_full
 from perdure.errors import StoreError
+from perdure.store import RUN, STAGES
+
+MERGE_STATE = "state.json"
+WHAT = {RUN: "a run", MERGE_STATE: "a merge state"}
+"""The file that says what a folder holds -> what that is."""
 
 
 @contextmanager
@@ -21,25 +26,62 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace an existing folder; it stays untouched until the new one is complete.
 
     Raises:
-        StoreError: `folder` exists (and is not to be replaced), or cannot be made there.
+        StoreError: see `check_new`; or `folder` cannot be made there, or no space is left.
     """
-    folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
-    if os.path.lexists(folder) and not overwrite:
-        raise StoreError(f"'{folder}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-        raise StoreError(f"'{folder}' is not a folder and is not replaced; choose another name.")
+    folder = check_new(folder, overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise StoreError(f"'{folder}' cannot be made: {error.strerror or error}. Choose another place.") from error
     try:
-        yield made
-        force_tree(made)  # before the rename, which could otherwise outlive a crash that its content did not
-        _put_in_place(made, folder)
-        sync_folder(folder.parent)
+        with told_if_full(folder, "Nothing was written; free some space, then try again."):
+            yield made
+            force_tree(made)  # before the rename, which could otherwise outlive a crash that its content did not
+            _put_in_place(made, folder)
+            sync_folder(folder.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def check_new(folder: Path, overwrite: bool = False) -> Path:
+    """The absolute path of a folder that may be written.
+
+    Raises:
+        StoreError: it exists (and is not to be replaced), is no folder, or holds a run or a merge state.
+    """
+    folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
+    if os.path.lexists(folder) and not overwrite:
+        raise StoreError(f"'{folder}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise StoreError(f"'{folder}' is not a folder and is not replaced; choose another name.")
+    for name in (RUN, MERGE_STATE):
+        if (folder / name).is_file():
+            raise StoreError(
+                f"'{folder}' holds {WHAT[name]} ({name}), which --overwrite does not replace. Choose another name, or remove it "
+                "yourself."
+            )
+    return folder
+
+
+def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:
+    """Writing `folder` destroys nothing that is read for it, and no part of a run or a merge state.
+
+    Args:
+        read: folders; what is none (a hub id, None) is passed over.
+
+    Raises:
+        StoreError: it is or holds one of them, or lies inside a run or a merge state.
+    """
+    out = folder.resolve()
+    for place in read:
+        if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(out):
+            raise StoreError(f"'{folder}' is or holds '{place}', which is read to write it. Choose another name.")
+    for outer in out.parents:
+        # the name of one file alone says little: other tools have a state.json too
+        for name, beside in ((RUN, STAGES), (MERGE_STATE, "merged-*.safetensors")):
+            if (outer / name).is_file() and any(outer.glob(beside)):
+                raise StoreError(f"'{folder}' lies inside {WHAT[name]} ('{outer}'). Choose a place outside.")
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

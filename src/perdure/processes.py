@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perdure.errors import ConfigError, PerdureError
 
@@ -57,6 +57,9 @@ class Processes:
 
     def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every `.grad` by its sum over the processes, the same bits on each; None where no process has one."""
+
+    def align(self, tensors: Sequence[Tensor]) -> None:
+        """Give the tensors, on every process, the main process's numbers, in place."""
 
     def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work` of every item in order, on every process, each computed by one of them (by all while the base is sharded)."""
@@ -122,6 +125,12 @@ class Group(Processes):
         *sums, there = message.split([*(p.numel() for p in parameters), len(parameters)])
         for parameter, total, present in zip(parameters, sums, there.tolist(), strict=True):
             parameter.grad = total.view_as(parameter).clone() if present else None
+
+    def align(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            numbers = tensor.detach().cpu().contiguous()
+            self._dist.broadcast(numbers, src=0)
+            tensor.data.copy_(numbers)
 
     def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         if self.sharded:

@@ -17,10 +17,10 @@ from perdure.adapter_history import history_record, history_warnings, learn_hist
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
-from perdure.evaluation import check_metric
+from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method, check_needs
+from perdure.methods.build import build_method, check_needs, check_stages
 from perdure.processes import Processes, join
 from perdure.progress import Quiet, Reporter
 from perdure.reopen import (
@@ -122,7 +122,9 @@ def run_config(
         )
         for task in chosen:
             check_metric(task)
-        stages(chosen)  # names that cannot stand together are told before a model is loaded
+            check_scored(task, config.evaluation.split)
+        # names that cannot stand together, and too many tasks, are told before a model is loaded
+        check_stages(method, stages(chosen, method.stream))
         if config.threads:
             torch.set_num_threads(config.threads)
         model, learner = processes.main_first(lambda: load_learner(config, chosen))

@@ -63,7 +63,9 @@ def run_sequence(
         for part in parts:
             part.before_task(ctx)
         unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes))
-        model.start(unfinished.start() or method.init.start(ctx))  # 2. its adapter starts
+        start = unfinished.start() or method.init.start(ctx)
+        processes.align(start.tensors())  # measured alike everywhere, but not every kernel gives the same bits twice
+        model.start(start)  # 2. its adapter starts
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
         with memory_explained(f"training task '{stage.name}'"), unfinished.minding_sigterm():
             # 3. loss + penalties -> step

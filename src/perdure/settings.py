@@ -21,9 +21,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors."""
+    """Frozen; unknown keys are errors, and so are infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -31,7 +31,15 @@ POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number. 12e34 stays text: a label may be written so, or the hash of a commit."""
+    """YAML in which 1e-3 is a number, and a key stands once. 12e34 stays text: a label may be written so, or a commit's hash."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -78,14 +86,22 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+SHORT = {
+    "method": "preset",
+    "backbone": "model",
+    **dict.fromkeys(("init", "consolidate", "replay", "step_rule"), "kind"),
+}
+"""Settings that a name alone may stand for -> which of theirs the name is."""
+
+
 def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
     """A copy of `data` with `a.b.c` set to `value`."""
     head, _, rest = dotted.partition(".")
     current = data.get(head)
     if not rest:
         return {**data, head: value}
-    if isinstance(current, str):
-        current = {"preset": current} if head == "method" else {"model": current} if head == "backbone" else {}
+    if isinstance(current, str) and head in SHORT:
+        current = {SHORT[head]: current}
     if not isinstance(current, Mapping | None):
         raise ConfigError(f"'{head}' is {current!r:.80} and has no '{rest}'; write {head}=value.")
     return {**data, head: with_override(current or {}, rest, value)}

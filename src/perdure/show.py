@@ -82,7 +82,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _next(store: Store, about: dict[str, Any]) -> list[str]:
-    folder, own_tasks = store.folder, about["config"].get("suite") or about["config"]["tasks"] or not store.stages()
+    folder, own_tasks = store.folder, about["config"].get("suite") or about["config"]["tasks"]
     if not store.finished:
         return [f"perdure resume {folder}" if own_tasks else f"perdure.learn(tasks=[...], out='{folder}') to go on"]
     last = [name for name in store.stages() if name in about["tasks"]]

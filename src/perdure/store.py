@@ -23,7 +23,6 @@ folder is next written to).
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
 import shutil
@@ -35,7 +34,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from perdure.config import load_config
-from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, write_json
+from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, told_if_full, write_json
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
@@ -181,14 +180,9 @@ class Store:
                 f"'{self.folder}' cannot be written to: {error.strerror or error}. Choose another folder, or get leave to write."
             ) from error
         try:
-            self._settle()
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(
-                    f"No space is left for '{self.folder}'. Finished stages are kept; free some space, then resume."
-                ) from error
-            raise
+            with told_if_full(self.folder, "Finished stages are kept; free some space, then resume."):
+                self._settle()
+                yield
         finally:
             lock.release()
 
@@ -287,7 +281,8 @@ class Store:
     def truncate(self, stages: int, tasks: Iterable[str]) -> None:
         """Within a transaction: only the first `stages` entries count, and of the tasks in run.json those in `tasks`."""
         kept, entries = set(tasks), self.manifest["stages"][:stages]
-        begun = [name for name in self.begun["tasks"] if name in kept]
+        # of those that still count: one rolled back and added again stands with the stage that added it
+        begun = [name for name in self.manifest.get("begun", self.begun["tasks"]) if name in kept]
         shorter = {"begun": begun} if len(begun) < len(self.begun["tasks"]) else {}
         self._commit({**self.manifest, "stages": entries, **shorter})
 

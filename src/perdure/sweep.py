@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from perdure.config import RunConfig, load_config, located_settings
 from perdure.durable import make_folder, write_json
@@ -52,6 +52,8 @@ from perdure.tasks.suites import chosen_order, describe, load_suite
 
 LONGEST = 100  # bytes of a row's name, and of an order's in a file name that would else be too long for a disk (255)
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+GROUPS = ("lora", "training", "budget", "evaluation")
+"""Settings that are groups of settings."""
 
 
 class Row(BaseModel):
@@ -81,6 +83,24 @@ class SweepConfig(Settings):
     grid: Grid = Field(default_factory=dict)
     keep_runs: bool = False
     share: bool = True
+
+    @model_validator(mode="after")
+    def _nothing_is_said_twice(self) -> SweepConfig:
+        """What decides the row or the seed is said in one place; what an order would replace is refused."""
+        common = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
+        own = [("grid", self.grid)]
+        for name, row in self.methods.items():
+            own += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
+            own += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
+        for place, settings in common:
+            if "method" in settings:
+                raise ValueError(f"{place}.method would be every row's method; say it in the rows, under `methods`")
+        for place, settings in [*common, *own]:
+            if "seed" in settings:
+                raise ValueError(f"{place}.seed: a sweep's seeds are said once, under `seeds`")
+        if self.orders != (None,) and any("order" in sequence for sequence in self.sequences):
+            raise ValueError("orders and the `order` of a sequence exclude each other; leave one out")
+        return self
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -149,14 +169,19 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
     for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
         others = {key: value for key, value in sequence.items() if key not in ("suite", "order", "tasks")}
         common = {**sweep.settings, **({} if order is None else {"order": order}), **sequence, "seed": seed}
+        of_method = {key: value for key, value in common.items() if key.startswith("method.")}
+        data = _nested({key: value for key, value in common.items() if key not in of_method})
         for name, own in sweep.methods.items():
+            row = {key: value for key, value in own.items() if key not in ("method", "grid", "trials")}
             for varied in _variants(sweep, own):
-                overrides = {**{k: v for k, v in own.items() if k not in ("method", "grid", "trials")}, **varied}
-                data = {"method": own.get("method", name), **_nested(common)}
+                overrides = _one_by_one({**of_method, **row, **varied})
                 yield Cell(
                     name,
                     varied,
-                    load_config(data, parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()])),
+                    load_config(
+                        {"method": own.get("method", name), **data},
+                        parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()]),
+                    ),
                     others,
                 )
 
@@ -167,6 +192,15 @@ def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, 
     for values in itertools.product(*grid.values()):
         for trial in own.get("trials", [{}]):
             yield {**dict(zip(grid, values, strict=True)), **trial}
+
+
+def _one_by_one(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of a group (`training: {epochs: 2}`) named one by one, so that they leave the group's others alone."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        grouped = key in GROUPS and isinstance(value, Mapping)
+        found |= {f"{key}.{inner}": own for inner, own in value.items()} if grouped else {key: value}
+    return found
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +216,13 @@ def check_cells(every: Iterable[Cell]) -> None:
     Raises:
         ConfigError, DataError: names the row, or the suite.
     """
-    known: set[str] = set()
+    known, ids = set[str](), set[str]()
     for cell in every:
+        if cell.id in ids:
+            raise ConfigError(
+                f"methods.{cell.method}: two of its runs ({cell.id}) have the same settings, and one record. Leave one out."
+            )
+        ids.add(cell.id)
         config, what = cell.config, json.dumps([cell.config.method, cell.config.suite, cell.config.order])
         if (config.suite is None) == (not config.tasks):
             raise ConfigError(
@@ -234,7 +273,7 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     shared = out / "shared" / code_hash() if sweep.share else None
     try:
         run_all(todo, processes, partial(_run_cell, out=out, keep=sweep.keep_runs, shared=shared), ended)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         tell("stopped; run the sweep again to go on")
         raise
     found = [path for cell in every if (path := _record_path(out, cell)).is_file()]
@@ -256,7 +295,7 @@ def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
 
-DIED = "its process died, perhaps out of memory; run the sweep again to try it once more"
+DIED = "its process died or was told to end, perhaps out of memory; run the sweep again to go on with it"
 
 _read_suite = functools.lru_cache(maxsize=1)(load_suite)
 """Neighbouring cells learn the same tasks; a process reads them once."""
@@ -299,7 +338,9 @@ def _run_locked(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     write_json(_record_path(out, cell), record)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
-    average, lost = scores.average_accuracy or 0.0, scores.forgetting
+    average, lost = scores.average_accuracy, scores.forgetting
+    if average is None:
+        return "not scored"
     return f"average {100 * average:.1f}" + ("" if lost is None else f", forgetting {100 * lost:.1f}")
 
 

@@ -23,6 +23,12 @@ def command(*argv: str, says: tuple[str, ...], code: int = 3) -> Bad:
 PENALTY = "method.penalties.sign-magnitude"
 CASES: dict[str, Bad] = {
     "no such configuration": command("run", "no.yaml", says=("no configuration file 'no.yaml'",)),
+    "a block given twice": Bad(
+        text("suite: quickstart\ntraining: {epochs: 7}\ntraining: {batch_size: 3}\n"), ("'training' is given twice", "line 3"), 3
+    ),
+    "empty backbone": Bad(text("suite: quickstart\nbackbone:\n"), ("backbone: expected a model's name", "None"), 3),
+    "preset that is a list": setting("method={preset: [l2]}", "No method is called '['l2']'"),
+    "infinite clipping": setting("training.max_grad_norm=.inf", "training.max_grad_norm", "finite"),
     "empty configuration": Bad(text(""), ("'config.yaml' must hold settings", "`key: value`"), 3),
     "configuration that is a list": Bad(text("- a\n"), ("'config.yaml' must hold settings",), 3),
     "malformed YAML": Bad(text("method: [ps-lora\nseed: 0\n"), ("'config.yaml' is not valid YAML", "line 2"), 3),

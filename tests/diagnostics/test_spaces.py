@@ -49,4 +49,20 @@ def test_stacked_and_dense_agree():
     torch.testing.assert_close(output_overlap_energy(dense(one), two), expected, rtol=1e-5, atol=1e-5)
     stacked, full = between(space(one), space(two)), between(space(one), space(dense(two)))
     assert full.oo is None
-    assert stacked.input_overlap == pytest.approx(full.input_overlap, abs=1e-5) or space(dense(two)).rank > 3
+    assert stacked.input_overlap == pytest.approx(full.input_overlap, abs=1e-5)
+
+
+def test_rounding_of_a_dense_update_is_no_direction():
+    """Rank 6 of 16, which reads the first six inputs; the other update reads six others."""
+    generator = torch.Generator().manual_seed(0)
+    eye = torch.eye(16)
+    parts = [
+        torch.randn(16, 6, generator=generator) @ torch.randn(6, 6, generator=generator) @ eye[:6] for _ in range(3)
+    ]
+    mixed = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    history = space(sum(parts[1:], parts[0]) @ mixed)
+    new = space(LowRank(eye[6:12] @ mixed, torch.randn(16, 6, generator=generator)))
+    assert (history.rank, new.rank) == (6, 6)
+    found = between(history, new)
+    assert found.smallest_input_angle == pytest.approx(90, abs=0.01)
+    assert found.input_overlap == pytest.approx(0, abs=1e-6)

@@ -250,3 +250,43 @@ def test_a_card_says_what_it_is(trained, tmp_path):
     assert text.startswith("---\ntags:\n- perdure\n- merge\n- lora\n")
     for part in ("LoRA adapter merged by ties", "- one", "- two", "density 0.5", "Rank 4, alpha 4", "% of the energy"):
         assert part in text
+
+
+def test_two_names_of_one_weight_are_refused(base, trained, tmp_path):
+    """The same layer saved by a model with a leading 'model.' and by its body alone."""
+    module = "layers.0.self_attn.v_proj"
+    places = [
+        random_folder(tmp_path / name, seed, shapes={f"{prefix}{module}": (16, 32)})
+        for seed, (name, prefix) in enumerate((("whole", "model."), ("body", "")))
+    ]
+    with pytest.raises(
+        AdapterError,
+        match=rf"Modules '{module}' and 'model\.{module}' both stand for 'model\.{module}\.weight'.*under one",
+    ):
+        merge_folders(places, tmp_path / "out", rule_named("sum"), base=base)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_never_replaced(base, trained, tmp_path):
+    places = [random_folder(tmp_path / "adapters" / name, seed) for seed, name in enumerate(("news", "mail"))]
+    for out in (tmp_path / "adapters", places[1], tmp_path / "adapters" / ".." / "adapters"):
+        with pytest.raises(StoreError, match=r"is or holds '.*', which is read"):
+            merge_folders(places, out, rule_named("sum"), overwrite=True)
+    with pytest.raises(StoreError, match="is or holds"):
+        merge_folders(trained, base, rule_named("sum"), base=base, overwrite=True)
+    assert all((place / "adapter_model.safetensors").is_file() for place in places)
+
+
+def test_adapters_of_two_dtypes(tmp_path):
+    """At one position fp32 is larger, at the other float64."""
+    names = ("base_model.model.m.lora_A.weight", "base_model.model.m.lora_B.weight")
+    one = {names[0]: torch.tensor([[1.0, 3.0]]), names[1]: torch.ones(1, 1)}
+    two = {names[0]: torch.tensor([[2.0, -1.0]]).double(), names[1]: torch.ones(1, 1).double()}
+    places = [
+        hand_folder(tmp_path / name, tensors, r=1, lora_alpha=1) for name, tensors in (("one", one), ("two", two))
+    ]
+    for rule, wanted in (("max-magnitude", [[2.0, 3.0]]), ("magmax", [[1.5, 1.5]]), ("ties", [[2.0, 3.0]])):
+        settings = {"density": 0.5} if rule == "ties" else {}
+        for order, given in (("forward", places), ("back", places[::-1])):
+            merge_folders(given, tmp_path / f"{rule}-{order}", rule_named(rule, settings), rank=1)
+        assert dense(Adapter(tmp_path / f"{rule}-forward")["m"]).tolist() == [pytest.approx(row) for row in wanted]

@@ -35,7 +35,7 @@ def test_a_whole_file(tmp_path):
     )
     assert [source.path for source in found.adapters] == [str(tmp_path / "a"), "owner/b"]
     assert found.chosen() == Ties(density=0.3, weights=(1.0, 0.5))
-    assert (found.rank, found.dtype, found.out) == (64, "bf16", "merged")
+    assert (found.rank, found.dtype, found.out) == (64, "bf16", str(tmp_path / "merged"))
     rules = rules_by_module(["layers.0.v_proj", "layers.1.q_proj", "head"], found.chosen(), found.overrides)
     assert rules["layers.0.v_proj"] == MaxMagnitude()
     assert rules["layers.1.q_proj"] == Ties(density=0.9, weights=(1.0, 0.5)), "one setting changed, the others stay"
@@ -63,6 +63,11 @@ def test_the_first_override_that_matches_counts_and_is_one_object():
         ("rule: ties\nweights: [1]\nadapters: [{path: a, weight: 2}]", "not both"),
         ("rule: ties\nadapters: [{path: a, wieght: 2}]", "called .wieght"),
         ("rule: ties\nrank: 0", "rank"),
+        ("rule: ties\nadapters: 5", r"adapters: expected a list, as in \[a, b\] \(got 5\)"),
+        ("rule: ties\nadapters: runs/news", "adapters: expected a list"),
+        ("rule: ties\nsettings: 5", "settings: expected settings"),
+        ("rule: ties\nsettings: [density]\ndensity: 1", "settings: expected settings"),
+        ("rule: ties\noverrides: [{modules: a, settings: 5}]", r"overrides\.0\.settings: expected settings"),
         ("- rule", "merge.yaml"),
         ("rule: [", "is not valid YAML"),
     ],

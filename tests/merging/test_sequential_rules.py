@@ -100,3 +100,11 @@ def test_covariance_gain_against_earlier_leaves_the_first_update_alone():
         gained_sums(updates, [moments[0], dict.fromkeys(updates[0], torch.eye(3))])
     with pytest.raises(AdapterError, match=r"at module 'layers\.0\.q': their sum is not positive definite"):
         gained_sums(updates, [moments[0], {n: 3 * m - 2.5 for n, m in moments[1].items()}])
+
+
+def test_of_the_others_moments_only_the_sum_is_held(monkeypatch):
+    """They are asked for one by one, and added up in their order."""
+    updates = random_updates(5)
+    moments = [{name: torch.eye(delta.shape[1]) for name, delta in update.items()} for update in updates]
+    monkeypatch.setattr(torch, "stack", lambda *_args: pytest.fail("holds them all"))
+    assert set(gained_sums(updates, moments)) == set(updates[0])

@@ -1,5 +1,6 @@
 """Merging one by one in constant size equals merging all at once, and survives whatever happens to the process."""
 
+import errno
 import json
 import os
 
@@ -218,3 +219,38 @@ def test_an_adapter_in_float64_is_taken_in_fp32(tmp_path):
     for rule in ("max-magnitude", "sum", "slao"):
         state = merge_into(tmp_path / rule, hand_folder(tmp_path / f"{rule}-a", tensors), rule_named(rule))
         assert dense(state.merge("m")).tolist() == [[4.0] * 4] * 3
+
+
+def test_an_adapter_that_names_another_base(tmp_path):
+    """Refused where no module is common; else it is said, then and when the state is written out."""
+    first = random_folder(tmp_path / "one", 1, shapes={"layers.0.q": (4, 4)}, base="meta/one")
+    strange = random_folder(tmp_path / "two", 2, shapes={"h.0.c_attn": (4, 4)}, base="meta/two")
+    alike = random_folder(tmp_path / "three", 3, shapes={"layers.0.q": (4, 4)}, base="meta/three")
+    merge_into(tmp_path / "state", first, rule_named("sum"))
+    with pytest.raises(AdapterError, match=r"The state and '.*two' are of different bases: they name 'meta/one' and"):
+        merge_into(tmp_path / "state", strange)
+    assert State(tmp_path / "state").about.notes == ()
+    state = merge_into(tmp_path / "state", alike)
+    (note,) = state.about.notes
+    assert "name different bases although their shapes agree (the state: meta/one; three: meta/three)" in note
+    assert write_result(state, state.facts, tmp_path / "out").notes == (note,)
+
+
+def test_a_state_where_a_file_is(tmp_path, places):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="exists and holds no merge state"):
+        merge_into(tmp_path / "file", places[0], rule_named("sum"))
+    with pytest.raises(StoreError, match=r"file/x' cannot be made"):
+        merge_into(tmp_path / "file" / "x", places[0], rule_named("sum"))
+
+
+def test_a_full_disk_leaves_the_old_state(tmp_path, places, monkeypatch):
+    merge_into(tmp_path / "state", places[0], rule_named("max-magnitude"))
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("perdure.merging.slots.FoldKeeper.extend", full)
+    with pytest.raises(StoreError, match=r"No space is left for '.*state'. The state is as it was"):
+        merge_into(tmp_path / "state", places[1])
+    assert State(tmp_path / "state").about.count == 1

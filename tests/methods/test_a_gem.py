@@ -1,5 +1,7 @@
 """A-GEM: the projection by hand, its promise on random gradients, what it draws, and when it leaves gradients alone."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,6 +75,17 @@ def test_gradients_against_remembered_examples() -> None:
     assert max(float(t.abs().max()) for pair in left.values() for t in pair if t is not None) < 1e-6
     assert float(reference["first"][1].abs().max()) > 1e-3  # type: ignore[union-attr]
     assert ctx.notes["a-gem/fired"] == 0.5
+
+
+def test_a_layer_the_loss_does_not_reach_has_no_gradient() -> None:
+    ctx = context(1)
+    ctx.model.start(Kaiming().start(ctx))
+    ctx.model.modules["unused"] = dataclasses.replace(
+        ctx.model.modules["second"], A=torch.nn.Parameter(torch.ones(2, 5)), B=torch.nn.Parameter(torch.ones(4, 2))
+    )
+    grads = ctx.task_gradients(toy_task(0).train[:8])
+    assert grads["unused"] == (None, None)
+    assert grads["second"][1] is not None
 
 
 def test_each_step_draws_its_own_examples_and_a_resumed_one_the_same() -> None:

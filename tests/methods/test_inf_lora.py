@@ -11,6 +11,7 @@ from perdure.errors import TrainingError
 from perdure.methods.inf_lora import InfLora, Memory, empty_memory, frozen_directions, updated_memory
 from perdure.methods.parts import Method
 from perdure.methods.plain import Sum
+from perdure.tasks.task import Stage
 from tests.methods.two_layers import INPUTS, context, learn_toy, toy_task, toy_tasks
 
 
@@ -127,6 +128,15 @@ def test_threshold_rises_with_the_tasks() -> None:
     smaller = Memory(torch.linalg.svd(moment).U[:, : part._memory["first"].basis_IK.shape[1] - 1])
     assert held >= 0.75
     assert 1 - float(smaller.without(moment).diagonal().sum() / moment.diagonal().sum()) < 0.75
+
+
+def test_more_tasks_than_directions_are_refused_before_anything_is_trained() -> None:
+    """Defaults: all of the inputs is remembered after the 11th task."""
+    tasks = [Stage(f"t{i}", ()) for i in range(12)]
+    assert InfLora().falls_short(tasks[:11]) is None
+    assert "method.init.over_tasks=12" in str(InfLora().falls_short(tasks))
+    assert InfLora(over_tasks=12).falls_short(tasks) is None
+    assert InfLora(threshold_end=0.99).falls_short(tasks) is None
 
 
 def test_a_full_memory_is_named() -> None:

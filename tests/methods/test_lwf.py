@@ -11,7 +11,7 @@ import torch
 from perdure.context import StageContext
 from perdure.history import Past
 from perdure.methods.lwf import LwF, distillation
-from perdure.methods.parts import Method
+from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
@@ -74,6 +74,10 @@ def test_the_teacher_answers_once_a_stage_and_others_when_they_come(monkeypatch:
     part._teacher(replayed, own)  # as every batch beside a buffer: another process's may hold old examples
     part._teacher(replayed, [*own, *other])
     assert asked[-2:] == [len(own), len(own) + len(other)]
+
+
+def test_free_text_is_refused_before_anything_is_trained() -> None:
+    assert Need.LABELS in LwF(weight=1.0).requires()
 
 
 def test_first_task_has_no_old_answers() -> None:

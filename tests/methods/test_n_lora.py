@@ -80,6 +80,7 @@ def test_the_proximal_step_takes_one_lambda(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         ProximalRows(**settings)  # pyright: ignore[reportArgumentType]
     assert ProximalRows().sparsity == 0.5
+    assert ProximalRows(weight=None, sparsity=None).sparsity == 0.5
     assert ProximalRows(weight=0.5).sparsity is None
 
 

@@ -1,5 +1,6 @@
 """Replay: uniform and balanced choices, budgets, mixing, memory as tensors, and a foreign buffer refused."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from perdure.errors import RunMismatch
 from perdure.methods.replay import ExampleBuffer, class_balanced, decoded, encoded, reservoir
-from perdure.tasks.task import Example
+from perdure.tasks.task import Example, Stage
 from tests.methods.two_layers import context, toy_task
 
 
@@ -137,3 +138,16 @@ def test_a_foreign_buffer_is_refused() -> None:
 def test_one_budget_only() -> None:
     with pytest.raises(ValidationError, match="per_task or in_all"):
         ExampleBuffer(per_task=3, in_all=4)
+
+
+def test_a_free_text_task_is_one_class_and_does_not_crowd_out_the_others() -> None:
+    part = ExampleBuffer(in_all=12)
+    part.remember(context(0), toy_task(0).train)  # two labels
+    for index in (1, 2):
+        ctx = context(index)
+        ctx.stage = Stage("text", (dataclasses.replace(toy_task(index), labels={}),))
+        part.remember(ctx, [dataclasses.replace(e, label=e.text) for e in toy_task(index).train])
+        copy = ExampleBuffer(in_all=12)
+        copy.load(part.state())
+        part = copy
+    assert {task: len(kept) for task, kept in part.buffer().items()} == {"task0": 6, "task1": 3, "task2": 3}

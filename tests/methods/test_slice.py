@@ -15,7 +15,7 @@ from perdure.methods.parts import Need
 from perdure.methods.slice import Slice, start_directions
 from perdure.ops import surgery
 from perdure.settings import validate
-from perdure.tasks.task import Example
+from perdure.tasks.task import Example, Stage
 from tests.methods.two_layers import context, toy_task
 
 SMALL: dict[str, Any] = {"batches": 3, "batch_size": 8, "replay_batches": 2}
@@ -214,14 +214,37 @@ def test_the_null_space_always_fires() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(UnmetNeed, match="replay buffer is empty"):
         Slice(**SMALL).start(context(1))
-    with pytest.raises(DataError, match=r"replay buffer of 'task0' has 4 examples, fewer than one batch of 8"):
-        Slice(**SMALL).start(context(1, buffer=buffer(1, kept=4)))
     with pytest.raises(DataError, match=r"Task 'task1' has 48 examples"):
         Slice(batch_size=49).start(context(1, buffer=buffer(1)))
     ctx = context(1, buffer=buffer(1))
     ctx.backbone.model.second.base_layer.weight.data.zero_()  # type: ignore[union-attr, operator]
     with pytest.raises(TrainingError, match="gradient at 'first' is zero"):
         Slice(**SMALL).start(ctx)
+
+
+def test_what_is_left_of_an_old_task_is_a_batch_where_it_is_less_than_one() -> None:
+    ctx = context(2, buffer={"task0": toy_task(0).train[:16], "task1": toy_task(1).train[:3]})
+    assert [[len(batch) for batch in of_task] for of_task in Slice(**SMALL)._replayed(ctx)] == [[8, 8], [3]]
+    in_all = {**SMALL, "replay_batches_in_all": 3}
+    del in_all["replay_batches"]
+    few = context(2, buffer={"task0": toy_task(0).train[:2], "task1": toy_task(1).train[:3]})
+    assert [[len(batch) for batch in of_task] for of_task in Slice(**in_all)._replayed(few)] == [[5]]
+
+
+def test_a_task_smaller_than_a_batch_is_named_before_anything_is_trained() -> None:
+    small, whole = Stage("small", (toy_task(1, train=7),)), Stage("whole", (toy_task(0),))
+    assert Slice(**SMALL).falls_short([whole]) is None
+    reason = Slice(**SMALL).falls_short([whole, small])
+    assert reason is not None
+    assert "'small' has 7 training examples" in reason
+    assert "method.init.batch_size=7" in reason
+
+
+def test_a_null_space_larger_than_the_sketches_is_refused_before_the_first_task() -> None:
+    settings = {**SMALL, "operator": "null-space", "null_directions": 9, "storage": "sketched"}
+    with pytest.raises(ConfigError, match=r"9 directions are to be removed, but a sketch keeps 8"):
+        Slice(**settings).start(context())
+    Slice(**settings, sketch_width=9).start(context())
 
 
 def test_needs() -> None:

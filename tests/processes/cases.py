@@ -17,7 +17,8 @@ from perdure.checkpoint import load_checkpoint
 from perdure.composition import resolve_method
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
-from perdure.methods.parts import Context, Gradients, StepRule
+from perdure.methods.parts import Context, Gradients, Start, StepRule
+from perdure.methods.plain import Kaiming
 from perdure.ops.factors import Factors
 from perdure.run import learn
 from perdure.store import Store
@@ -39,6 +40,16 @@ class Recorder(StepRule):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(grads, path)
         return grads
+
+
+class StartsByRank(Kaiming):
+    """Starts differently on every process, as where a measured start is not the same to the last bit."""
+
+    def start(self, ctx: Context) -> Start:
+        start = super().start(ctx)
+        for pair in start.factors.values():
+            pair.A.add_(int(os.environ.get("RANK", "0")))
+        return start
 
 
 class FailsOn(StepRule):

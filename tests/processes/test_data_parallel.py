@@ -78,6 +78,21 @@ def test_an_error_on_one_process_ends_both_and_finished_tasks_are_kept(tmp_path,
     assert Store(tmp_path / "run").stages() == ["fruit"]
 
 
+BY_RANK = {"preset": "inc-lora", "init": {"kind": "tests.processes.cases:StartsByRank"}}
+
+
+def starts_by_rank(out: Path, model: Path) -> None:
+    exact_run(out, model, BY_RANK, count=1)
+
+
+def test_all_start_where_the_main_process_does(tmp_path, model_folder):
+    errors = tmp_path / "errors"
+    assert together(2, starts_by_rank, tmp_path / "two", model_folder, errors=errors) == [0, 0]
+    starts_by_rank(tmp_path / "one", model_folder)
+    for module, pair in trained(tmp_path / "one", 1, BY_RANK).items():
+        torch.testing.assert_close(trained(tmp_path / "two", 1, BY_RANK)[module].A, pair.A, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.slow
 def test_a_run_of_two_goes_on_with_two(tmp_path, model_folder):
     errors = tmp_path / "errors"

@@ -16,7 +16,7 @@ import pytest
 from perdure.durable import write_json, write_lines
 from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.metrics import FORMULAS
-from perdure.report import notes, settings, steps
+from perdure.report import charts, notes, settings, steps
 from perdure.report import page as report_page
 from perdure.report.html import tag
 from perdure.report.page import write_report
@@ -282,6 +282,26 @@ def test_a_score_that_is_no_accuracy_is_not_called_right_or_wrong(run: Path) -> 
     found = only(run)
     assert [change.task for change in found.changes] == ["topic"]
     assert found.without_changes["mood"].startswith("scored by something else")
+
+
+def test_a_task_that_was_not_scored_when_learnt_has_that_for_its_reason(run: Path) -> None:
+    scores = run / "stages" / "01-mood" / "scores.json"
+    cells = json.loads(scores.read_text(encoding="utf-8"))
+    write_json(scores, {**cells, "mood": {"score": None, "examples": 0}})
+    assert only(run).without_changes["mood"] == "not scored right after it was learnt"
+
+
+def test_own_tasks_have_no_budget_of_a_suite(tmp_path: Path) -> None:
+    own = {"suite": None, "tasks": [{"name": "mood", "train": "mood.jsonl"}]}
+    described = settings.described(only(write_run(tmp_path / "own", config=own)))
+    assert (described["Suite"], described["Seed"]) == ("own tasks", "0")
+    assert described["Budget a task"] == "as each task says"
+
+
+def test_runs_that_differ_at_the_end_of_their_names_differ_in_charts() -> None:
+    names = ["n-lora-proximal, seed 0", "n-lora-proximal, seed 1"]
+    assert [charts.shown(name) for name in names] == ["n-lora-p…ximal, seed 0", "n-lora-p…ximal, seed 1"]
+    assert charts.shown("short") == "short"
 
 
 def test_another_tasks_label_is_wrong_even_if_it_reads_the_same(run: Path) -> None:

@@ -55,3 +55,12 @@ def test_without_data_what_is_known_and_what_is_expected(monkeypatch: pytest.Mon
         "Give --data (or $PERDURE_CL_BENCHMARK) for sizes and warnings. Layout: <TYPE>/<dataset>/"
     )
     assert not any(line.startswith("  examples:") for line in lines)
+
+
+def test_a_suite_out_of_packages_is_described_before_anything_is_fetched(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
+    lines = shown("quickstart")
+    assert any(line.startswith("  licence: ") for line in lines)
+    assert lines[-1].startswith("Not in the cache yet: ")
+    assert " MB)" in lines[-1]
+    assert not (tmp_path / "cache").exists()

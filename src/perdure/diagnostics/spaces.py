@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perdure.ops.decompose import SVD, effective_rank_of, inner, numerical_rank, svd
+from perdure.ops.decompose import SVD, effective_rank_of, inner, numerical_rank, rounding, svd
 from perdure.ops.lowrank import Delta, LowRank, dense
 
 
@@ -53,9 +53,9 @@ class Space:
 
 
 def space(delta: Delta) -> Space:
-    """The directions and sizes of an update."""
+    """The directions and sizes of an update; of a dense one, directions within the rounding of its dtype are not counted."""
     parts = svd(delta)
-    rank = numerical_rank(parts.s, (delta.shape[0], delta.shape[1]))
+    rank = numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), rounding(delta))
     cut = SVD(parts.U[:, :rank], parts.s[:rank], parts.V[:, :rank])
     return Space(delta, cut, float(parts.s.square().sum()))
 

@@ -9,7 +9,7 @@ they count; eps a ridge.
 X = dW P minimises the new task's output error plus the change of the others' outputs,
     E_t ||(X - dW) x||^2 + kappa E_o ||X x||^2 + eps ||X||_F^2,
 whose normal equation is X (C_t + kappa C_o + eps I) = dW C_t. The rank stays R, so it exports exactly; only statistics are
-needed, no examples, of a size that does not grow with the number of tasks.
+needed, no examples: one moment a task, and of those to be spared their sum alone.
 
 Source: this project (docs/merging.md); related: RegMean (arXiv 2212.09849), which is this with kappa 1 and every other
 task in C_o; GPM (arXiv 2103.09762), the hard projection. Deviation from the plain formula: `ridge` is relative,
@@ -19,6 +19,7 @@ eps = ridge * mean diagonal of (C_t + kappa C_o), so that it means the same for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -77,8 +78,8 @@ def gained_sum(
         if delta is not None:
             rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
             width = delta.shape[1]
-            others = [_moment(moments, i, module, width) for i in rest]
-            spared = torch.stack(others).sum(dim=0) if others else None
+            # one by one: of the others' moments only their sum is held
+            spared = reduce(torch.add, (_moment(moments, i, module, width) for i in rest)) if rest else None
             own = _moment(moments, index, module, width)
             try:
                 gained.append(covariance_gain(delta, own, spared, kappa, ridge))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -91,7 +92,8 @@ def fold_rows(
 
 def rows_of(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0) -> RowsOf:
     """Gives rows `start:stop` of `scale` times the merged matrix [O, I]."""
-    entries = [replace(entry, delta=widened(entry.delta)) for entry in entries]
+    dtype = _common_dtype(entries)  # a fold writes one update's tile over another's
+    entries = [replace(entry, delta=widened(entry.delta, dtype)) for entry in entries]
 
     def rows(start: int, stop: int, arena: Arena | None = None) -> Tensor:
         arena, slots = arena or Arena(), {}
@@ -116,4 +118,9 @@ def whole(rows: RowsOf, shape: tuple[int, int], dtype: torch.dtype = torch.float
 def merged(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0) -> Tensor:
     """`scale` times the merged matrix [O, I]."""
     height, width = entries[0].delta.shape
-    return whole(rows_of(fold, module, entries, scale), (height, width), working_dtype(entries[0].delta))
+    return whole(rows_of(fold, module, entries, scale), (height, width), _common_dtype(entries))
+
+
+def _common_dtype(entries: Sequence[Entry]) -> torch.dtype:
+    """What all updates are computed in: float64 if one of them is stored so, else fp32."""
+    return reduce(torch.promote_types, [working_dtype(entry.delta) for entry in entries])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from perdure.adapters import write_adapter
 from perdure.errors import AdapterError, ConfigError
-from perdure.merging.base import Addition, Base, write_with
+from perdure.merging.base import Addition, Base, Target, write_with
 from perdure.merging.card import card
 from perdure.merging.covariance_gain import Moments
 from perdure.merging.fold import RowsOf
@@ -29,7 +29,7 @@ from perdure.merging.sources import ModuleInfo, Only, Sources, open_sources, tur
 from perdure.ops.decompose import compress, squared_norm, truncate
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
-from perdure.output import new_folder
+from perdure.output import check_apart, check_new, new_folder
 
 ENOUGH = 0.95
 """Share of the energy below which a user is warned that the adapter is not what was merged."""
@@ -45,6 +45,7 @@ class MergeReport:
         form: 'adapter' or 'model'.
         rank: of the adapter; None for a model.
         energy: share of the merged update's squared norm that was kept, in all and per module; 1 where it is exact.
+        dtype: of the adapter's factors; None for a model.
         notes: warnings and facts a user should read.
     """
 
@@ -54,6 +55,7 @@ class MergeReport:
     energy: float
     energies: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dtype: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -119,10 +121,11 @@ def merge_folders(
     Raises:
         AdapterError: an adapter or the base cannot be used; a rank above a layer's.
         ConfigError: the rule's result has no exact rank and neither `base` nor `rank` is given.
-        StoreError: `out` exists.
+        StoreError: `out` exists, or writing there would destroy or change what is read.
     """
     sources = open_sources(places)
     check_form(rule, overrides, base, rank)
+    check_apart(Path(out), [*places, base])
     merger = Merger(sources, rule, overrides, moments)
     record = {
         "rule": name_of(rule),
@@ -189,20 +192,47 @@ def write_result(
             report = _into_model(merger, facts, Base(base), made, dtype)
         else:
             report = _into_adapter(merger, facts, made, rank, dtype or torch.float32)
-        report = MergeReport(out, report.form, report.rank, report.energy, report.energies, facts.notes + report.notes)
+        report = replace(report, out=out, notes=facts.notes + report.notes)
         facts_json = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
         (made / RECORD).write_text(json.dumps(facts_json, indent=1) + "\n")
         (made / "README.md").write_text(card(facts_json, facts.base if base is None else str(base)))
     return report
 
 
+def check_result(
+    modules: Mapping[str, ModuleInfo], out: Path, base: str | Path | None, rank: int | None, overwrite: bool
+) -> None:
+    """A result of these modules can be written so: for a caller that has much to do before it calls `write_result`.
+
+    Raises:
+        StoreError: `out` exists; AdapterError: the base or the rank does not fit; ConfigError: the rank is none.
+    """
+    check_new(out, overwrite)
+    if base is not None:
+        _targets(Base(base), modules)
+    elif rank is not None:
+        _check_rank(rank, modules)
+
+
+def _targets(base: Base, modules: Mapping[str, ModuleInfo]) -> dict[str, Target]:
+    """Module -> the weight it changes, each another one."""
+    targets: dict[str, Target] = {}
+    owners: dict[str, str] = {}
+    for module, info in modules.items():
+        target = targets[module] = base.target(module, info.shape, info.kind, info.transposed)
+        if (other := owners.setdefault(target.tensor, module)) != module:
+            raise AdapterError(
+                f"Modules '{other}' and '{module}' both stand for '{target.tensor}' in '{base.folder}': the adapters were saved "
+                "under different model classes. Save them under one."
+            )
+    return targets
+
+
 def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: torch.dtype | None) -> MergeReport:
-    additions: dict[str, Addition] = {}
-    for module, info in facts.modules.items():
-        target = base.target(module, info.shape, info.kind, info.transposed)
-        additions[target.tensor] = (
-            partial(_turned, merger, module) if target.transposed else partial(merger.rows, module)
-        )
+    additions: dict[str, Addition] = {
+        target.tensor: partial(_turned, merger, module) if target.transposed else partial(merger.rows, module)
+        for module, target in _targets(base, facts.modules).items()
+    }
     write_with(base, out, additions, dtype)
     return MergeReport(out, "model", None, 1.0)
 
@@ -237,7 +267,8 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
     total = sum(part for _, part in shares.values())
     energy = sum(part for part, _ in shares.values()) / total if total > 0 else 1.0
     energies = {module: part / whole if whole > 0 else 1.0 for module, (part, whole) in shares.items()}
-    return MergeReport(out, "adapter", common, energy, energies, tuple(_warnings(energy, energies, common)))
+    warnings = tuple(_warnings(energy, energies, common))
+    return MergeReport(out, "adapter", common, energy, energies, warnings, str(dtype).removeprefix("torch."))
 
 
 def _factors(merged: Delta, rank: int | None) -> tuple[LowRank, float]:

@@ -41,7 +41,7 @@ class Override(Settings):
             return value
         own = {key: value[key] for key in ("modules", "rule") if key in value}
         rest = {key: part for key, part in value.items() if key not in ("modules", "rule", "settings")}
-        return {**own, "settings": {**(value.get("settings") or {}), **rest}}
+        return {**own, "settings": _with_rest(value.get("settings"), rest)}
 
     def chosen(self, rule: Rule) -> Rule:
         """The rule it stands for, given the merge's own.
@@ -108,8 +108,10 @@ class MergeFile(Settings):
             return value
         known = {key: part for key, part in value.items() if key in cls.model_fields}
         rest = {key: part for key, part in value.items() if key not in cls.model_fields}
-        sources = [{"path": item} if isinstance(item, str) else item for item in known.get("adapters") or []]
-        return {**known, "adapters": sources, "settings": {**(known.get("settings") or {}), **rest}}
+        listed = known.get("adapters") or []
+        if isinstance(listed, list):  # else the validation says what is expected
+            listed = [{"path": item} if isinstance(item, str) else item for item in listed]
+        return {**known, "adapters": listed, "settings": _with_rest(known.get("settings"), rest)}
 
     def chosen(self) -> Rule:
         """The rule with its settings, and the adapters' weights if any is given.
@@ -126,6 +128,11 @@ class MergeFile(Settings):
         return rule_named(self.rule, settings)
 
 
+def _with_rest(settings: Any, rest: Mapping[str, Any]) -> Any:
+    """What stands under `settings`, with the `rest`; what is no mapping stays as it is, for the validation to refuse."""
+    return {**(settings or {}), **rest} if isinstance(settings or {}, Mapping) else settings
+
+
 def read_merge_file(path: Path) -> MergeFile:
     """A merge file, with its relative paths taken from where it lies.
 
@@ -140,4 +147,6 @@ def read_merge_file(path: Path) -> MergeFile:
 
     sources = tuple(Source(path=placed(source.path), weight=source.weight) for source in found.adapters)
     named = {key: placed(place) for key in ("base", "tasks", "backbone") if (place := getattr(found, key)) is not None}
+    if found.out is not None:
+        named["out"] = str(here / found.out)
     return found.model_copy(update={"adapters": sources, **named})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.adapter_format import natural
-from perdure.adapters import Adapter, open_adapter
+from perdure.adapters import Adapter, free_name, open_adapter
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
 
@@ -79,9 +79,11 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
             known_of, known = modules.setdefault(module, (name, info))
             if known != info:
                 raise AdapterError(_differs(module, known_of, known, name, info))
-    _check_common(adapters)
+    (first, known), *others = adapters.items()
+    for name, adapter in others:
+        check_related(f"'{first}'", known.config.base, known, name, adapter)
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    return Sources(adapters, ordered, tuple(_base_notes(adapters)))
+    return Sources(adapters, ordered, tuple(base_notes({name: each.config.base for name, each in adapters.items()})))
 
 
 class Only(Mapping[str, Delta]):
@@ -116,8 +118,7 @@ def _names(places: Sequence[str | Path]) -> list[str]:
         if sum(p == own for p in paths) > 1:
             depth = 1
         name = "/".join(own[-depth:])
-        taken = sum(known == name or known.startswith(f"{name} (") for known in names)
-        names.append(f"{name} ({taken + 1})" if taken else name)
+        names.append(free_name(name, names))
     return names
 
 
@@ -139,25 +140,24 @@ def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInf
     )
 
 
-def _check_common(adapters: Mapping[str, Adapter]) -> None:
-    """Adapters that name different bases have at least one module in common with the first.
+def check_related(first: str, base: str | None, modules: Iterable[str], name: str, adapter: Adapter) -> None:
+    """An adapter that names another base than what is `first` has at least one module in common with it.
 
     Raises:
-        AdapterError: one has none; names its first module.
+        AdapterError: it has none; names its first module.
     """
-    first, *others = adapters.items()
-    for name, adapter in others:
-        bases = [each.config.base for each in (first[1], adapter)]
-        if all(bases) and bases[0] != bases[1] and not set(adapter) & set(first[1]):
-            raise AdapterError(
-                f"'{first[0]}' and '{name}' are adapters of different bases: they name '{bases[0]}' and '{bases[1]}', and module "
-                f"'{next(iter(adapter))}' of the latter, like all its others, is not in the former. If it is one base under "
-                "two names, write the same base_model_name_or_path into both adapter_config.json."
-            )
+    own = adapter.config.base
+    if base and own and base != own and not set(adapter) & set(modules):
+        raise AdapterError(
+            f"{first} and '{name}' are of different bases: they name '{base}' and '{own}', and module "
+            f"'{next(iter(adapter))}' of the latter, like all its others, is not in the former. If it is one base under two "
+            f"names, write '{base}' as base_model_name_or_path into the adapter_config.json of the latter."
+        )
 
 
-def _base_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
-    bases = {name: adapter.config.base for name, adapter in adapters.items() if adapter.config.base}
-    if len(set(bases.values())) > 1:
-        listed = "; ".join(f"{name}: {base}" for name, base in bases.items())
+def base_notes(bases: Mapping[str, str | None]) -> Iterator[str]:
+    """That those of these names which name a base name different ones."""
+    named = {name: base for name, base in bases.items() if base}
+    if len(set(named.values())) > 1:
+        listed = "; ".join(f"{name}: {base}" for name, base in named.items())
         yield f"The adapters name different bases although their shapes agree ({listed}). Make sure that it is one model."

@@ -12,6 +12,7 @@ merging all at once gives: the same operations in the same order on the same num
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from perdure.adapter_format import natural
-from perdure.adapters import Adapter, open_adapter
-from perdure.durable import sha256, write_text
+from perdure.adapters import Adapter, free_name, open_adapter
+from perdure.durable import make_folder, sha256, told_if_full, write_text
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
 from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.merging.slots import keeper_for
-from perdure.merging.sources import ModuleInfo
+from perdure.merging.sources import ModuleInfo, base_notes, check_related
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
+from perdure.output import MERGE_STATE
 from perdure.settings import Settings, validate
 
-ABOUT = "state.json"
+ABOUT = MERGE_STATE
 
 
 class About(Settings):
@@ -46,6 +48,7 @@ class About(Settings):
     modules: dict[str, ModuleInfo]
     base: str | None
     task_type: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -74,7 +77,7 @@ class State:
         about = self.about
         names = {name: name for name in about.adapters}
         record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
-        return Facts(about.modules, about.base, about.task_type, record)
+        return Facts(about.modules, about.base, about.task_type, record, about.notes)
 
     def merge(self, module: str) -> Delta:
         """The merged delta [O, I] of a module."""
@@ -101,14 +104,17 @@ def merge_into(
     Raises:
         ConfigError: no rule, another rule than the state's, one that cannot be merged one by one, or the adapter is in it.
         AdapterError: the adapter cannot be read, or is of another base.
-        StoreError: the folder holds something else; RunBusy: another process writes to it.
+        StoreError: the folder holds something else, cannot be made, or has no space; RunBusy: another process writes to it.
     """
     folder = Path(folder)
     _state_and_rule(folder, rule, weight)  # a mistake leaves no folder behind
     adapter = open_adapter(place)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with (
+            told_if_full(folder, "The state is as it was; free some space, then merge again."),
+            FileLock(folder / ".lock", timeout=0),
+        ):
             known, chosen = _state_and_rule(folder, rule, weight)  # as it is now: another process may have merged since
             _extend(folder, known, chosen, adapter, weight, again)
     except Timeout:
@@ -119,7 +125,7 @@ def merge_into(
 def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
     """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
     known = State(folder) if (folder / ABOUT).is_file() else None
-    if known is None and folder.exists() and not all(_is_own(path.name) for path in folder.iterdir()):
+    if known is None and folder.exists() and not (folder.is_dir() and all(_is_own(p.name) for p in folder.iterdir())):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
     chosen = _chosen(known, rule)
     if weight != 1.0 and "weights" not in type(chosen).model_fields:
@@ -176,12 +182,13 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         rule=name_of(rule),
         settings=rule.model_dump(mode="json"),
         file=file,
-        adapters=(*(about.adapters if about else ()), _free_name(adapter.name, about)),
+        adapters=(*(about.adapters if about else ()), free_name(adapter.name, about.adapters if about else ())),
         digests=(*(about.digests if about else ()), digest),
         weight=(about.weight if about else 0.0) + weight,
         modules=modules,
         base=(about.base if about else None) or adapter.config.base,
         task_type=(about.task_type if about else None) or adapter.config.task_type,
+        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_base_note(about, adapter)))),
     )
     _commit(folder, new)
 
@@ -189,6 +196,8 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
 def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
     """The modules of the state and of the adapter, which must agree."""
     modules = dict(about.modules) if about else {}
+    if about:
+        check_related("The state", about.base, modules, str(adapter.folder), adapter)
     for module, entry in adapter.modules.items():
         info = ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
         if (known := modules.setdefault(module, info)) != info:
@@ -198,6 +207,11 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
                 f"{info.transposed}) here."
             )
     return {module: modules[module] for module in sorted(modules, key=natural)}
+
+
+def _base_note(about: About | None, adapter: Adapter) -> Iterator[str]:
+    """That the adapter names another base than the state, although their shapes agree."""
+    return base_notes({"the state": about.base if about else None, adapter.name: adapter.config.base})
 
 
 def _commit(folder: Path, new: About) -> None:
@@ -220,8 +234,3 @@ def _read_about(folder: Path) -> About:
     if Path(about.file).name != about.file:
         raise StoreError(f"{path}: {about.file!r} is no file name in this folder.")
     return about
-
-
-def _free_name(name: str, about: About | None) -> str:
-    taken = set(about.adapters) if about else set()
-    return next(n for n in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if n not in taken)

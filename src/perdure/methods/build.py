@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role
 from perdure.settings import validate
+
+if TYPE_CHECKING:
+    from perdure.tasks.task import Stage
 
 ROLES: Mapping[Role, type[Part]] = {
     "init": Init,
@@ -92,3 +95,14 @@ def check_needs(method: Method, offered: Iterable[Need]) -> None:
     for name, part in method.parts().items():
         for need in sorted(part.requires() - have, key=lambda n: n.name):
             raise UnmetNeed(f"Method '{method.name}', {name}: {type(part).__name__} requires {need.value}.")
+
+
+def check_stages(method: Method, stages: Sequence[Stage]) -> None:
+    """Every part can see these stages through to the last.
+
+    Raises:
+        ConfigError: names the part, and what to set.
+    """
+    for name, part in method.parts().items():
+        if reason := part.falls_short(stages):
+            raise ConfigError(f"Method '{method.name}', {name}: {reason}.")

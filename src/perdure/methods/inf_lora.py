@@ -20,7 +20,7 @@ Settings: `threshold` eps rises linearly to `threshold_end` over `over_tasks` ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -36,6 +36,7 @@ from perdure.ops.factors import Factors
 if TYPE_CHECKING:
     from perdure.methods.parts import Context, Method
     from perdure.ops.lowrank import Update
+    from perdure.tasks.task import Stage
 
 Energy = Literal["inputs", "released-code"]
 
@@ -138,6 +139,15 @@ class InfLora(Init):
         """Refused where there is no past it could reach."""
         reason = method.out_of_reach()
         return reason and f"it keeps A off old tasks' inputs, but {reason}"
+
+    def falls_short(self, stages: Sequence[Stage]) -> str | None:
+        """Once all of the inputs is remembered, no direction is left for a further task."""
+        if self.threshold_end < 1 or len(stages) <= self.over_tasks + 1:
+            return None
+        return (
+            f"after {self.over_tasks + 1} tasks it remembers the whole input space (threshold_end is 1), and a further task has "
+            f"no direction left; there are {len(stages)}. Set method.init.over_tasks={len(stages)} or more"
+        )
 
     def start(self, ctx: Context) -> Start:
         """See `Init`; only B is trained.

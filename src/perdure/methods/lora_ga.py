@@ -13,7 +13,7 @@ the singular values and scales only B; compare with `perdure.methods.lora_ga.sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -36,6 +36,7 @@ from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
     from perdure.methods.parts import Context, Part
+    from perdure.tasks.task import Stage
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr"]
 READ_BY: Mapping[str, tuple[Storage, ...]] = {
@@ -123,6 +124,17 @@ class GradientInit(Init):
         check_read(self, "storage", READ_BY)
         return self
 
+    def falls_short(self, stages: Sequence[Stage]) -> str | None:
+        """A gradient takes at least one whole batch of a stage."""
+        for stage in stages:
+            given = sum(len(task.train) for task in stage.tasks)
+            if stage.tasks and given < self.batch_size:
+                return (
+                    f"task '{stage.name}' has {given} training examples, fewer than one batch of {self.batch_size} for the "
+                    f"gradient that starts the adapter. Set method.init.batch_size={given}, or give more"
+                )
+        return None
+
     def _accumulators(self, ctx: Context, purpose: str) -> Callable[[], FullGradients]:
         """Makes empty gradients that can be compared and mixed with each other."""
 
@@ -131,8 +143,7 @@ class GradientInit(Init):
 
         if self.storage == "dense":
             return lambda: DenseGradients(generator, self.iterations)
-        rank = max(pair.A.shape[0] for pair in ctx.factors.values())
-        width = self.sketch_width or 4 * rank
+        rank, width = _rank(ctx), self._sketched_directions(ctx)
         if width < 2 * rank:
             raise ConfigError(
                 f"method.init.sketch_width: {width} directions are too few, because A and B are chosen from 2 * lora.rank = "
@@ -141,12 +152,19 @@ class GradientInit(Init):
         sketcher = Sketcher(width, self.buckets, generator)
         return lambda: SketchedGradients(sketcher)
 
+    def _sketched_directions(self, ctx: Context) -> int:
+        return self.sketch_width or 4 * _rank(ctx)
+
     def _task_gradient(self, ctx: Context, empty: FullGradients, purpose: str) -> FullGradients:
         """`empty` filled with the stage's mean gradient."""
         name = f"Task '{ctx.stage.name}'"
         add_mean(ctx, full_batches(ctx, ctx.stage.train, self.batch_size, self.batches, purpose, name), empty)
         check_norms(ctx, empty.norms(), name)
         return empty
+
+
+def _rank(ctx: Context) -> int:
+    return max(pair.A.shape[0] for pair in ctx.factors.values())
 
 
 class LoraGa(GradientInit):

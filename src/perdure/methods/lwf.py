@@ -48,7 +48,7 @@ class LwF(BatchPenalty):
         reduction: over old tasks, sum (the paper) or mean (the penalty does not grow with their number).
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA, Need.LABELS})
     needs_past: ClassVar[bool] = True
 
     temperature: float = Field(default=2.0, gt=0)

@@ -126,7 +126,9 @@ class ProximalRows(StepRule):
     def _one_lambda(cls, given: dict[str, Any]) -> dict[str, Any]:
         if given.get("weight") is not None and given.get("sparsity") is not None:
             raise ValueError("give either `weight` or `sparsity`, not both")
-        return given if given.get("weight") is not None else {**given, "sparsity": given.get("sparsity", 0.5)}
+        if given.get("weight") is None and given.get("sparsity") is None:
+            return {**given, "sparsity": 0.5}
+        return given
 
     def conflicts(self, method: Method) -> str | None:
         """Refused where zeros of a factor are none of the update: the init offsets the base, or keeps the factor frozen."""

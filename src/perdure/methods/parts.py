@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from perdure.tasks.task import Example, Stage, StreamMode
 
 Gradients = dict[str, tuple[Tensor | None, Tensor | None]]
-"""Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen."""
+"""Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen, or the loss does not depend on it."""
 
 
 class Need(Enum):
@@ -65,6 +65,11 @@ class Start:
 
     factors: Mapping[str, Factors]
     trainable: Trainable = "AB"
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of every module's factors, in order."""
+        each = ((pair.A, pair.B, pair.A0, pair.B0) for pair in self.factors.values())
+        return [tensor for four in each for tensor in four if tensor is not None]
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class Context(Protocol):
 class Part(BaseModel):
     """What all parts share: frozen, typed settings, and points in the loop where a part may act."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it requires whatever its settings are."""
@@ -209,6 +214,12 @@ class Part(BaseModel):
         """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
         Asked before anything is loaded; each part knows its own conflicts."""
+        return None
+
+    def falls_short(self, stages: Sequence[Stage]) -> str | None:
+        """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
+
+        Asked before anything is trained: what it would need later cannot be set any more in a run that has begun."""
         return None
 
     def acts(self, ctx: Context) -> bool:

@@ -8,13 +8,13 @@ Experience replay as in Chaudhry et al., arXiv 1902.10486 (a memory batch beside
 The budget is per task, or in all (then older tasks give way as new ones arrive).
 
 Settings: see `ExampleBuffer`. Deviations: the paper's memory batch is as large as the batch (`ratio` 1); free-text tasks have no
-classes, so class-balanced draws from them at random.
+classes, so that for class-balanced each is one class.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,6 +27,10 @@ from perdure.tasks.task import Example
 
 if TYPE_CHECKING:
     from perdure.methods.parts import Context, Method
+
+
+FREE_TEXT = "free text"
+"""Marks such a task in the state."""
 
 
 def reservoir(
@@ -42,11 +46,17 @@ def reservoir(
     return sample
 
 
-def class_balanced(pool: Sequence[Example], budget: int, generator: torch.Generator) -> list[Example]:
-    """At most `budget` of the pool: classes (task and label) take turns in random order, examples within one too."""
+def class_balanced(
+    pool: Sequence[Example], budget: int, generator: torch.Generator, free_text: Set[str] = frozenset()
+) -> list[Example]:
+    """At most `budget` of the pool: classes (task and label) take turns in random order, examples within one too.
+
+    A task in `free_text` is one class: each of its targets for one would crowd out all that was kept before.
+    """
     classes: dict[tuple[str, str], list[Example]] = {}
     for i in torch.randperm(len(pool), generator=generator).tolist():
-        classes.setdefault((pool[i].task, pool[i].label), []).append(pool[i])
+        task, label = pool[i].task, pool[i].label
+        classes.setdefault((task, "" if task in free_text else label), []).append(pool[i])
     groups = list(classes.values())
     order = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
     turns = (group[turn] for turn in range(max(map(len, order), default=0)) for group in order if turn < len(group))
@@ -83,6 +93,7 @@ class ExampleBuffer(Replay):
 
     _kept: list[Example] = PrivateAttr(default_factory=list)
     _tasks: list[str] = PrivateAttr(default_factory=list)
+    _free_text: set[str] = PrivateAttr(default_factory=set)
     _seen: int = PrivateAttr(default=0)
     _step: int = PrivateAttr(default=0)
 
@@ -131,6 +142,7 @@ class ExampleBuffer(Replay):
         """See `Replay`."""
         generator = ctx.generator("replay.remember")
         self._tasks += [task for task in dict.fromkeys(e.task for e in examples) if task not in self._tasks]
+        self._free_text |= {task.name for task in ctx.stage.tasks if not task.labels}
         if self.in_all is not None:
             self._kept = self._chosen(self._kept, self._seen, examples, self.in_all, generator)
         else:
@@ -144,7 +156,7 @@ class ExampleBuffer(Replay):
     ) -> list[Example]:
         if self.choose == "reservoir":
             return reservoir(kept, seen, new, budget, generator)
-        return class_balanced([*kept, *new], budget, generator)
+        return class_balanced([*kept, *new], budget, generator, self._free_text)
 
     def buffer(self) -> dict[str, tuple[Example, ...]]:
         """See `Replay`; a task of which nothing is kept any more is not listed."""
@@ -162,8 +174,8 @@ class ExampleBuffer(Replay):
         return [*batch, *(self._kept[i] for i in order.tolist())]
 
     def state(self) -> dict[str, Tensor]:
-        """The kept examples, the tasks in order, and how much was seen and done."""
-        tasks = [Example("", "", task) for task in self._tasks]
+        """The kept examples, the tasks in order (and which are free text), and how much was seen and done."""
+        tasks = [Example("", FREE_TEXT if task in self._free_text else "", task) for task in self._tasks]
         counts = torch.tensor([self._seen, self._step])
         return {"kept": encoded(self._kept), "tasks": encoded(tasks), "counts": counts}
 
@@ -172,5 +184,7 @@ class ExampleBuffer(Replay):
         if not state:
             return
         self._kept = decoded(state["kept"])
-        self._tasks = [example.task for example in decoded(state["tasks"])]
+        tasks = decoded(state["tasks"])
+        self._tasks = [example.task for example in tasks]
+        self._free_text = {example.task for example in tasks if example.label == FREE_TEXT}
         self._seen, self._step = (int(value) for value in state["counts"])

@@ -32,7 +32,7 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from perdure.errors import UnmetNeed
+from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
 from perdure.methods.lora_ga import GradientInit, LoraGa, check_read, offset_start, singular_directions
 from perdure.methods.loram import rescaled
@@ -131,7 +131,12 @@ class Slice(GradientInit):
         return None
 
     def start(self, ctx: Context) -> Start:
-        """Steps (1) to (6); LoRA-GA on the first task."""
+        """Steps (1) to (6); LoRA-GA on the first task.
+
+        Raises:
+            ConfigError: the sketches keep fewer directions than the null space is to have.
+        """
+        self._check_null_space(ctx)
         if len(ctx.past) == 0:
             return self._first_task().start(ctx)
         empty = self._accumulators(ctx, "slice")
@@ -148,6 +153,14 @@ class Slice(GradientInit):
             A, B = start_directions(U, Vh, rank, self.right)
             starts[module] = rescaled(A, B, ctx.weight(module), module)
         return offset_start(starts, ctx.factors)
+
+    def _check_null_space(self, ctx: Context) -> None:
+        sketched = self.operator == "null-space" and self.storage == "sketched"
+        if sketched and self.null_directions > (width := self._sketched_directions(ctx)):
+            raise ConfigError(
+                f"method.init.null_directions: {self.null_directions} directions are to be removed, but a sketch keeps {width}. "
+                f"Set method.init.sketch_width={self.null_directions} or more, or storage: dense."
+            )
 
     def _first_task(self) -> LoraGa:
         shared = {name: getattr(self, name) for name in GradientInit.model_fields}
@@ -170,13 +183,14 @@ class Slice(GradientInit):
             )
         if self.replay_batches_in_all is not None:
             mixed = self._equally_many(ctx, self.replay_batches_in_all * self.batch_size)
-            return [full_batches(ctx, mixed, self.batch_size, len(mixed), "slice.old", "The replay buffer")]
+            return [self._batches_of(ctx, mixed, len(mixed), "slice.old")]
         return [
-            full_batches(
-                ctx, kept, self.batch_size, self.replay_batches, f"slice.old.{task}", f"The replay buffer of '{task}'"
-            )
-            for task, kept in ctx.buffer.items()
+            self._batches_of(ctx, kept, self.replay_batches, f"slice.old.{task}") for task, kept in ctx.buffer.items()
         ]
+
+    def _batches_of(self, ctx: Context, kept: Sequence[Example], count: int, purpose: str) -> list[Sequence[Example]]:
+        """Whole batches, or a smaller one where less is kept: a budget for all tasks leaves each ever less."""
+        return full_batches(ctx, kept, min(self.batch_size, len(kept)), count, purpose, "The replay buffer")
 
     def _equally_many(self, ctx: Context, count: int) -> list[Example]:
         """`count` kept examples (or all), taken from the tasks in turn."""

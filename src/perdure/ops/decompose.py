@@ -62,6 +62,11 @@ def numerical_rank(s: Tensor, shape: tuple[int, int], eps: float = torch.finfo(t
     return int((s > eps * max(shape) * s[0]).sum()) if s.numel() else 0
 
 
+def rounding(delta: Delta) -> float:
+    """`numerical_rank`'s eps for it: float64's for factors, which `svd` multiplies in float64, else its working dtype's."""
+    return torch.finfo(torch.float64 if isinstance(delta, LowRank) else working_dtype(delta)).eps
+
+
 def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
     """The first `rank` directions as factors of equal norm, A = sqrt(s) V^T and B = U sqrt(s); zero-padded to `rank`."""
     kept = min(rank, parts.s.numel())
@@ -78,9 +83,9 @@ def compress(delta: Delta) -> LowRank:
 
     Of a dense update, directions within the rounding of its dtype are not counted.
     """
-    parts, dtype = svd(delta), working_dtype(delta)
-    eps = torch.finfo(torch.float64 if isinstance(delta, LowRank) else dtype).eps
-    return balanced(parts, max(numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), eps), 1), dtype)
+    parts = svd(delta)
+    rank = numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), rounding(delta))
+    return balanced(parts, max(rank, 1), working_dtype(delta))
 
 
 def truncate(delta: Delta, rank: int) -> tuple[LowRank, float]:

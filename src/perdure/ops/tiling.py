@@ -68,9 +68,9 @@ def tile(delta: Delta, start: int, stop: int, arena: Arena | None = None) -> Ten
     return out.copy_(delta[start:stop])
 
 
-def widened(delta: Delta) -> Delta:
-    """The update in its working dtype, so that cutting tiles from it converts nothing again."""
-    dtype = working_dtype(delta)
+def widened(delta: Delta, dtype: torch.dtype | None = None) -> Delta:
+    """The update in its working dtype (or a wider one), so that cutting tiles from it converts nothing again."""
+    dtype = dtype or working_dtype(delta)
     return LowRank(delta.A.to(dtype), delta.B.to(dtype)) if isinstance(delta, LowRank) else delta.to(dtype)
 
 

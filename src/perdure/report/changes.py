@@ -59,6 +59,9 @@ def task_changes(
             without[task] = reason
             continue
         assert learnt is not None
+        if run.score_matrix[learnt][t] is None:
+            without[task] = "not scored right after it was learnt"
+            continue
         before, after = answers[learnt].get(task, ()), answers[-1].get(task, ())
         if not _is_accuracy(before, run.score_matrix[learnt][t]) or not _is_accuracy(after, run.score_matrix[-1][t]):
             without[task] = "scored by something else than the share of answers equal to the label"

@@ -45,9 +45,12 @@ class Chart:
 
 
 def shown(name: str) -> str:
-    """A name as plotly shows it: plain text, shortened; plotly reads a little HTML, so that is escaped."""
+    """A name as plotly shows it: plain text, shortened; plotly reads a little HTML, so that is escaped.
+
+    What is left out is in the middle: names of runs of one method differ at their ends.
+    """
     text = plain(name)
-    return escape(text if len(text) <= NAME else text[: NAME - 1] + "…", quote=False)
+    return escape(text if len(text) <= NAME else f"{text[:8]}…{text[8 + 1 - NAME :]}", quote=False)
 
 
 def metric_bars(runs: Sequence[Run], metric: str, title: str) -> Chart:

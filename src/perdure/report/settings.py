@@ -11,17 +11,19 @@ from perdure.report.runs import Run
 def described(run: Run) -> dict[str, str]:
     """Heading -> value: method with its parts, tasks, budget, model, training, versions."""
     about, config = run.about, run.about["config"]
-    method = config["method"]
+    method, suite = config["method"], _first({k: config[k] for k in ("suite", "order", "data") if config.get(k)})
     return {
         "Method": method["name"],
         "Parts": _parts(method),
-        "Suite": _first({k: config[k] for k in ("suite", "order", "data") if config.get(k)}) or "own tasks",
+        "Suite": suite or "own tasks",
         "Tasks": ", ".join(run.scores.tasks),
         "Added later": ", ".join(about.get("added", ())) or "none",
         "History of adapters": ", ".join(about.get("history", ())) or "none",
         "Stages finished": f"{len(run.scores.stages)} of {1 if method['stream'] == 'joint' else len(run.scores.tasks)}",
-        "Seed": f"{config['seed']} (data: {config.get('data_seed', 0)})",
-        "Budget a task": _pairs({k: "all" if v is None else v for k, v in config["budget"].items()}) + " examples",
+        "Seed": f"{config['seed']} (data: {config.get('data_seed', 0)})" if suite else str(config["seed"]),
+        "Budget a task": _pairs({k: "all" if v is None else v for k, v in config["budget"].items()}) + " examples"
+        if suite
+        else "as each task says",
         "Model": _first(config["backbone"]),
         "LoRA": _pairs(config["lora"]),
         "Training": _pairs(config["training"]),

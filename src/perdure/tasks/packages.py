@@ -186,6 +186,13 @@ def package_file(name: str, progress: Progress | None = None) -> Path:
     return path
 
 
+def is_cached(name: str) -> bool:
+    """Whether asset `name` lies in the cache as a whole; its checksum is left to `package_file`."""
+    asset = ASSETS[name]
+    path = cache_folder() / "packages" / asset.filename
+    return path.is_file() and path.stat().st_size == asset.size
+
+
 def matches(path: Path, asset: Asset) -> bool:
     """Whether `path` is the whole, right file."""
     return path.is_file() and path.stat().st_size == asset.size and sha256(path) == asset.sha256
