@@ -21,6 +21,7 @@ SWEEPS = {
     "leaderboard/runoff.yaml": "leaderboard/runoff",
     "leaderboard/screen.yaml": "leaderboard/screen",
     "leaderboard/finals.yaml": "leaderboard/finals",
+    "leaderboard/long.yaml": "leaderboard/long",
     "claims/compare.yaml": "claims/compare",
     "vision/sweep.yaml": "vision",
 }
