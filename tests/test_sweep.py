@@ -423,7 +423,11 @@ def test_file_names_of_runs_fit_on_a_disk():
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_that_can_be_gone_on_with(sweep_file, tmp_path):
-    out = tmp_path / "out"
+    out, sweep = tmp_path / "out", yaml.safe_load(sweep_file.read_text())
+    sweep["settings"]["training.epochs"] = (
+        100  # as it stands it lasts a second, and is over before a busy machine interrupts it
+    )
+    sweep_file.write_text(yaml.safe_dump(sweep))
     command = [sys.executable, "-m", "perdure", "sweep", str(sweep_file), "--out", str(out)]
     sweep = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
     while not [*out.glob("runs/*/stages/*")]:
@@ -433,6 +437,7 @@ def test_ctrl_c_ends_a_sweep_that_can_be_gone_on_with(sweep_file, tmp_path):
     told, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
     assert "stopped; run the sweep again to go on" in told
+    assert "[6/6]" not in told
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert not (out / "failed").exists()
     assert len(run_sweep(load_sweep(sweep_file), out, 2, lambda _: None)) == 4
