@@ -23,10 +23,10 @@ from perdure.merge_command import base_folder
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
-from perdure.merging.state import ABOUT, State
+from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
-from perdure.output import check_apart
+from perdure.output import MERGE_STATE, check_apart
 from perdure.reopen import begun_config, load_learner
 from perdure.scores import read_scores
 from perdure.store import STATE, Store
@@ -60,7 +60,7 @@ def export(
         AdapterError: the base does not fit.
     """
     folder = Path(folder)
-    source = State(folder) if (folder / ABOUT).is_file() else _Deployed(folder, task)
+    source = State(folder) if (folder / MERGE_STATE).is_file() else _Deployed(folder, task)
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "adapter" and base is not None:

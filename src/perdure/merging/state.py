@@ -33,8 +33,6 @@ from perdure.ops.lowrank import Delta
 from perdure.output import MERGE_STATE
 from perdure.settings import Settings, validate
 
-ABOUT = MERGE_STATE
-
 
 class About(Settings):
     """state.json."""
@@ -69,7 +67,9 @@ class State:
         self.rule = rule_named(self.about.rule, self.about.settings)
         self.keeper = keeper_for(self.rule)
         if not (self.folder / self.about.file).is_file():
-            raise StoreError(f"'{self.folder}' lacks '{self.about.file}', which {ABOUT} names; restore it from a copy.")
+            raise StoreError(
+                f"'{self.folder}' lacks '{self.about.file}', which {MERGE_STATE} names; restore it from a copy."
+            )
 
     @property
     def facts(self) -> Facts:
@@ -124,7 +124,7 @@ def merge_into(
 
 def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
     """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
-    known = State(folder) if (folder / ABOUT).is_file() else None
+    known = State(folder) if (folder / MERGE_STATE).is_file() else None
     if known is None and folder.exists() and not (folder.is_dir() and all(_is_own(p.name) for p in folder.iterdir())):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
     chosen = _chosen(known, rule)
@@ -135,7 +135,9 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
 
 def _is_own(name: str) -> bool:
     """What a process killed before the first commit leaves."""
-    return name in (".lock", f".partial-{ABOUT}") or (name.startswith("merged-") and name.endswith(".safetensors"))
+    return name in (".lock", f".partial-{MERGE_STATE}") or (
+        name.startswith("merged-") and name.endswith(".safetensors")
+    )
 
 
 def _chosen(known: State | None, rule: Rule | None) -> Rule:
@@ -216,16 +218,18 @@ def _base_note(about: About | None, adapter: Adapter) -> Iterator[str]:
 
 def _commit(folder: Path, new: About) -> None:
     """Name the new file in state.json, atomically; then the old file is of no use."""
-    write_text(folder / ABOUT, new.model_dump_json(indent=1) + "\n")
+    write_text(folder / MERGE_STATE, new.model_dump_json(indent=1) + "\n")
     for path in folder.glob("merged-*.safetensors"):
         if path.name != new.file:
             path.unlink()
 
 
 def _read_about(folder: Path) -> About:
-    path = folder / ABOUT
+    path = folder / MERGE_STATE
     if not path.is_file():
-        raise StoreError(f"'{folder}' holds no merge state (no {ABOUT}); give the folder of `perdure merge --into`.")
+        raise StoreError(
+            f"'{folder}' holds no merge state (no {MERGE_STATE}); give the folder of `perdure merge --into`."
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -12,6 +12,7 @@ def described(run: Run) -> dict[str, str]:
     """Heading -> value: method with its parts, tasks, budget, model, training, versions."""
     about, config = run.about, run.about["config"]
     method, suite = config["method"], _first({k: config[k] for k in ("suite", "order", "data") if config.get(k)})
+    budget = {split: "all" if size is None else size for split, size in config["budget"].items()}
     return {
         "Method": method["name"],
         "Parts": _parts(method),
@@ -21,9 +22,7 @@ def described(run: Run) -> dict[str, str]:
         "History of adapters": ", ".join(about.get("history", ())) or "none",
         "Stages finished": f"{len(run.scores.stages)} of {1 if method['stream'] == 'joint' else len(run.scores.tasks)}",
         "Seed": f"{config['seed']} (data: {config.get('data_seed', 0)})" if suite else str(config["seed"]),
-        "Budget a task": _pairs({k: "all" if v is None else v for k, v in config["budget"].items()}) + " examples"
-        if suite
-        else "as each task says",
+        "Budget a task": f"{_pairs(budget)} examples" if suite else "as each task says",
         "Model": _first(config["backbone"]),
         "LoRA": _pairs(config["lora"]),
         "Training": _pairs(config["training"]),

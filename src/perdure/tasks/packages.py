@@ -169,7 +169,7 @@ def package_file(name: str, progress: Progress | None = None) -> Path:
     if name not in ASSETS:
         raise UnknownName("package file", name, ASSETS)
     asset = ASSETS[name]
-    path = cache_folder() / "packages" / asset.filename
+    path = _place(asset)
     if matches(path, asset):
         return path
     with locked(path, asset):
@@ -188,14 +188,20 @@ def package_file(name: str, progress: Progress | None = None) -> Path:
 
 def is_cached(name: str) -> bool:
     """Whether asset `name` lies in the cache as a whole; its checksum is left to `package_file`."""
-    asset = ASSETS[name]
-    path = cache_folder() / "packages" / asset.filename
-    return path.is_file() and path.stat().st_size == asset.size
+    return _is_whole(_place(ASSETS[name]), ASSETS[name])
 
 
 def matches(path: Path, asset: Asset) -> bool:
     """Whether `path` is the whole, right file."""
-    return path.is_file() and path.stat().st_size == asset.size and sha256(path) == asset.sha256
+    return _is_whole(path, asset) and sha256(path) == asset.sha256
+
+
+def _place(asset: Asset) -> Path:
+    return cache_folder() / "packages" / asset.filename
+
+
+def _is_whole(path: Path, asset: Asset) -> bool:
+    return path.is_file() and path.stat().st_size == asset.size
 
 
 @contextlib.contextmanager
