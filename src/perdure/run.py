@@ -312,7 +312,7 @@ def _about(
         "threads": known["threads"] if known else torch.get_num_threads(),
         "processes": processes.count,
         **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": versions(),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from perdure.backbones.rounded import cpu_autocast
 from perdure.errors import ConfigError
 
 
@@ -38,4 +39,7 @@ def model_device(model: nn.Module) -> torch.device:
 
 def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
     """Within: a model computes in the run's precision, its weights stay as they are."""
-    return torch.autocast(model_device(model).type, torch.bfloat16, enabled=precision == "bf16")
+    kind = model_device(model).type
+    if precision == "bf16" and kind == "cpu":
+        return cpu_autocast()
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,79 @@
+"""bf16 products on processors without bf16 instructions: operands and results are rounded to bf16, the product is fp32's.
+
+torch's own bf16 kernels multiply number by number there, some ten times slower than in fp32 (benchmarks/bf16_step). A bf16
+product with sums in fp32 is, by definition,
+
+    Y = bf16( fp32(bf16(X)) @ fp32(bf16(W)) )
+
+and that is what is computed here, forward and backward, with fp32's fast kernels: the results differ from the processor's
+own bf16 in the order of sums only. Within attention as one kernel (SDPA) the probabilities are not rounded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+PRODUCTS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        functional.linear,
+        functional.scaled_dot_product_attention,
+        functional.conv2d,
+        torch.conv2d,
+        *(getattr(torch, name) for name in ("matmul", "mm", "bmm", "addmm", "baddbmm")),
+        *(getattr(Tensor, name) for name in ("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm")),
+    }
+)
+"""What autocast computes in bf16 and the models here use; anything else is left to torch, slower and right."""
+
+
+@functools.cache
+def has_fast_bf16() -> bool:
+    """Whether torch has fast bf16 kernels for this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class RoundedProducts(TorchFunctionMode):
+    """Within, and under autocast to bf16 on a CPU: products are computed as in the file's head."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The product in bf16; any other function as it is."""
+        named: dict[str, Any] = dict(kwargs or {})
+        if func not in PRODUCTS or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **named)
+        with torch.autocast("cpu", enabled=False):
+            args, named = tree_map_only(Tensor, _rounded, (args, named))
+            product = func(*args, **named)
+        return product.to(torch.bfloat16) if product.dtype == torch.float32 else product
+
+
+@contextmanager
+def rounded_autocast() -> Any:
+    """torch's autocast to bf16 on a CPU, with products computed as in the file's head."""
+    with torch.autocast("cpu", torch.bfloat16), RoundedProducts():
+        yield
+
+
+def cpu_autocast() -> AbstractContextManager[Any]:
+    """Within: products of a model on the CPU are those of bf16, by the faster of the two ways."""
+    return torch.autocast("cpu", torch.bfloat16) if has_fast_bf16() else rounded_autocast()
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    """The values bf16 has for these, in fp32; masks, indices and float64 as they are, like under autocast."""
+    single = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return tensor.to(torch.bfloat16).float() if single else tensor
