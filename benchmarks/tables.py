@@ -15,6 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!-- table: (\w+)(?:\.(\w+))? -->\n.*?<!-- end -->", re.DOTALL)
+ANY_MARK = re.compile(r"<!--\s*(?:table|end)\b")
+LEAST = {"README.md": 1, "docs/results.md": 8, "docs/choosing.md": 1, "docs/protocol.md": 2}
+"""Pages, and how many tables each must have: a mark that is lost would leave numbers nobody checks."""
 
 
 def pages() -> list[Path]:
@@ -33,20 +36,31 @@ def filled(text: str) -> str:
     return MARK.sub(table, text)
 
 
+def marks_are_whole(name: str, text: str) -> bool:
+    """Whether every mark of a page is one that is filled, and those that must be there are."""
+    return not ANY_MARK.search(MARK.sub("", text)) and len(MARK.findall(text)) >= LEAST.get(name, 0)
+
+
 def main() -> None:
     sys.path.insert(0, str(ROOT))
+    if broken := [page for page in pages() if not marks_are_whole(_name(page), page.read_text(encoding="utf-8"))]:
+        sys.exit(f"a table's mark is broken or missing: {', '.join(map(_name, broken))}")
     check, stale = "--check" in sys.argv, []
     for path in pages():
         old = path.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
-            stale.append(str(path.relative_to(ROOT)))
+            stale.append(_name(path))
             if not check:
                 path.write_text(new, encoding="utf-8")
     if stale:
         print(f"{'not what the records say' if check else 'written'}: {', '.join(stale)}")
     if stale and check:
         sys.exit(1)
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 if __name__ == "__main__":

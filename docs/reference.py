@@ -1,4 +1,4 @@
-"""Writes what docs/ says about the code from the code itself: every key of a configuration, and what each preset deploys.
+"""Writes what docs/ says about the code from the code itself: every key of a configuration, what each preset deploys, every file.
 
 It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
 
@@ -8,6 +8,7 @@ It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -29,6 +30,7 @@ from perdure.methods.table import PRESETS
 from perdure.tasks.spec import TaskSpec
 
 DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "perdure"
 MARK = re.compile(r"(<!-- from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "": ("A configuration", RunConfig),
@@ -150,9 +152,32 @@ def deployed() -> str:
     return "\n".join(["| `deployed/` holds | its rank | presets |", "|---|---|---|", *rows])
 
 
+def files() -> str:
+    """Every source file and the first sentence of its head, folder by folder."""
+    folders = sorted({path.parent for path in SOURCE.rglob("*.py")})
+    parts = []
+    for folder in folders:
+        rows = [
+            f"| [{path.name}](../{path.relative_to(SOURCE.parents[1]).as_posix()}) | {cell(first_sentence(path))} |"
+            for path in sorted(folder.glob("*.py"))
+            if first_sentence(path)
+        ]
+        if rows:
+            name = folder.relative_to(SOURCE.parent).as_posix()
+            parts.append("\n".join([f"## {name}/", "", "| file | what it is for |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def first_sentence(path: Path) -> str:
+    """Of a file's head, without what is in brackets behind it."""
+    head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(head.partition("\n\n")[0].split())
+    return re.split(r"(?<=[.:;]) (?=[A-Z(])", paragraph)[0].rstrip(".:;")
+
+
 def pages() -> Iterator[tuple[Path, str, str]]:
     """(page, what it says, what it should say) of every page with marks."""
-    makers = {"configuration": configuration, "deployed": deployed}
+    makers = {"configuration": configuration, "deployed": deployed, "files": files}
     for path in sorted(DOCS.glob("*.md")):
         old = path.read_text(encoding="utf-8")
         yield path, old, MARK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", old)

@@ -13,6 +13,7 @@ from benchmarks.leaderboard import plan as leaderboard
 from perdure.config import load_config
 from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
+from perdure.report.sweeps import cell_of
 from perdure.sweep import SweepConfig, cells
 
 
@@ -78,7 +79,13 @@ def recorded(method: str, seed: int, share: float, size: float) -> dict:
     }
 
 
-def test_outcomes():
+@pytest.fixture
+def two_seeds(monkeypatch):
+    """The claims' runs are to be seeds 0 and 1 of one order."""
+    monkeypatch.setattr(table, "planned", lambda _: {("quickstart default", 0), ("quickstart default", 1)})
+
+
+def test_outcomes(two_seeds):
     shares = {
         "ps-lora": (0.9, 0.02),
         "inc-lora": (0.6, 0.5),
@@ -99,7 +106,21 @@ def test_outcomes():
     assert "quickstart: average accuracy" in table.rows(rows)
 
 
-def test_a_row_without_a_run_and_a_sweep_of_one_seed():
+def test_no_verdict_before_all_pairs_are_run(two_seeds):
+    """A pair that is missing, or has failed, could turn the verdict."""
+    rows = [recorded(name, 0, share, 1.0) for name, share in (("ps-lora", 0.9), ("inc-lora", 0.6))]
+    assert "| better than incremental LoRA | - | 1 of 2 pairs run |" in table.table({"compare": rows, "many": []})
+
+
+def test_the_pairs_planned_are_those_of_the_sweeps(sweeps):
+    """By the name a record's order has."""
+    for name, claim in (("compare", {}), ("many", {"sweep": "many"})):
+        found = {cell_of({"config": c.config.model_dump(), "scores": {}}) for c in cells(SweepConfig(**sweeps[name]))}
+        assert table.planned(claim) == found
+
+
+def test_a_row_without_a_run_and_a_sweep_of_one_seed(monkeypatch):
+    monkeypatch.setattr(table, "planned", lambda _: {("quickstart default", 0)})
     rows = [recorded(name, 0, share, 1.0) for name, share in (("ps-lora", 0.9), ("inc-lora", 0.6), ("n-lora", 0.6))]
     lines = table.table({"compare": [], "many": rows}).splitlines()[2:]
     outcome = {tuple(line.split(" | ")[:2]): line.split(" | ")[-1] for line in lines}

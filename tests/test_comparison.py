@@ -77,6 +77,24 @@ def test_only_cells_that_all_have_count_and_same_seed_same_numbers():
     assert study(some) == study(some)
 
 
+def test_an_order_counts_alike_with_however_many_seeds():
+    """((1 + .5) / 2 + .25) / 2 = .5: order a has two seeds, order b one."""
+    right = {("a", 0): [1, 1, 1, 1], ("a", 1): [1, 1, 0, 0], ("b", 0): [1, 0, 0, 0]}
+    found = study([Outcome("m", cell, {"x": np.array(v, dtype=float)}) for cell, v in right.items()])
+    assert found.intervals["m"].mean == pytest.approx(0.5)
+
+
+def test_a_seed_that_says_nothing_new_changes_next_to_nothing():
+    some = [
+        o for m, seed in (("m", 1), ("n", 2)) for o in outcomes(m, 0.8 if m == "m" else 0.77, seed) if o.cell[1] == 0
+    ]
+    again = [Outcome(o.method, (o.cell[0], 1), o.right) for o in some if o.cell[0] == "a"]
+    before, after = study(some, "m").comparisons[0], study(some + again, "m").comparisons[0]
+    assert after.difference.mean == pytest.approx(before.difference.mean)
+    assert after.difference.low == pytest.approx(before.difference.low, abs=0.003)
+    assert after.difference.high == pytest.approx(before.difference.high, abs=0.003)
+
+
 def test_what_cannot_be_compared_is_said():
     with pytest.raises(DataError, match="No order and seed"):
         study(outcomes("m", 0.5, 1)[:1] + outcomes("n", 0.5, 1)[1:])

@@ -53,8 +53,12 @@ def fitting(case: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if CASES[case](build_method(resolve_method(name)))]
 
 
-def rows(records: Sequence[Record], intervals: Mapping[str, Any]) -> list[list[str]]:
-    """A row a case: the best, who comes close (half a point) in the least time, and what the best costs."""
+def rows(records: Sequence[Record], intervals: Mapping[str, Any], confirmed: Mapping[str, float]) -> list[list[str]]:
+    """A row a case: the best, who comes close (half a point) in the least time, what the best costs.
+
+    Args:
+        confirmed: method -> average accuracy on held-back sequences, of the few that met there.
+    """
     own = {name: [row for row in records if row["method"] == name] for name in intervals}
     seconds = {
         name: statistics.mean(
@@ -79,9 +83,15 @@ def rows(records: Sequence[Record], intervals: Mapping[str, Any]) -> list[list[s
                 f"{seconds[best]:.0f}",
                 f"{kept:.1f}",
                 "-" if close == best else f"{close} ({100 * intervals[close].mean:.1f}, {seconds[close]:.0f} s)",
+                ", ".join(f"{name} {100 * confirmed[name]:.1f}" for name in ranked_in(confirmed, left)) or "-",
             ]
         )
     return found
+
+
+def ranked_in(confirmed: Mapping[str, float], left: Sequence[str]) -> list[str]:
+    """Of a case's methods the three best on held-back sequences, best first."""
+    return sorted((name for name in left if name in confirmed), key=lambda name: -confirmed[name])[:3]
 
 
 COLUMNS = (
@@ -92,9 +102,10 @@ COLUMNS = (
     "processor s",
     "kept, MB",
     "as good within half a point, quicker",
+    "of these on held-back sequences",
 )
 
 
-def as_table(records: Sequence[Record], intervals: Mapping[str, Any]) -> str:
+def as_table(records: Sequence[Record], intervals: Mapping[str, Any], confirmed: Mapping[str, float]) -> str:
     """The rows as markdown."""
-    return "\n".join(markdown_table(list(COLUMNS), rows(records, intervals)))
+    return "\n".join(markdown_table(list(COLUMNS), rows(records, intervals, confirmed)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import yaml
 from benchmarks.leaderboard.choosing import as_table as choosing_table
 from benchmarks.leaderboard.gap import as_table as gap_table
+from benchmarks.leaderboard.honesty import calibration_table, overlap_table
 from benchmarks.leaderboard.target import as_table as target_table
-from benchmarks.records import HERE, in_common, records
+from benchmarks.records import HERE, in_common, record, records
 
 from perdure.comparison import Study, study
-from perdure.report.sweeps import METRICS, cost_cells, interval, mean, outcome, p_value
+from perdure.report.sweeps import METRICS, cell_of, cost_cells, interval, mean, outcome, over_orders, p_value
 from perdure.report.text import markdown_table
+from perdure.report.words import points
 from perdure.sweep import cells, load_sweep
 
 Record = Mapping[str, Any]
@@ -24,6 +27,11 @@ COST = ("processor s", "kept, MB", "deployed, MB", "opposite signs", "collisions
 BEST = "perdure"
 """Whom the others are compared with, where it is among them; else the one with the best mean."""
 ONE_SEED = "One seed: intervals and p do not contain the noise of training."
+SOME_ONE_SEED = "Of some sequences there is one seed, and intervals and p do not contain its noise of training"
+ABOUT_SUMMARY = (
+    "Points on test examples. Average accuracy and forgetting are those of the finals, without `long`. The 95 % interval is "
+    "wide because the suites are not equally hard, which is so for every method: paired differences tell methods apart."
+)
 
 
 def progress() -> str:
@@ -68,9 +76,13 @@ def screening() -> str:
 
 
 def choosing() -> str:
-    """Which method when, from the screening."""
-    rows, _ = comparable("screen")
-    return choosing_table(rows, studied(rows).intervals) if rows else "The screening has no record yet."
+    """Which method when, from the screening, and what the finals say of those that fit."""
+    rows, left_out = comparable("screen")
+    if not rows:
+        return "The screening has no record yet."
+    held_back, _ = comparable("finals")
+    confirmed = {name: interval.mean for name, interval in studied(held_back).intervals.items()} if held_back else {}
+    return "\n\n".join([choosing_table(rows, studied(rows).intervals, confirmed), *left_out])
 
 
 def finals() -> str:
@@ -87,7 +99,7 @@ def finals() -> str:
 
 def summary() -> str:
     """The finals and the long sequences at a glance: average accuracy by suite, best first."""
-    rows, _ = comparable("finals")
+    rows, left_out = comparable("finals")
     if not rows:
         return "The finals have no record yet."
     every = [*rows, *comparable("long")[0]]
@@ -97,23 +109,23 @@ def summary() -> str:
     for name in sorted(intervals, key=lambda name: -intervals[name].mean):
         own = [row for row in every if row["method"] == name]
         by_suite = [[row for row in own if row["config"]["suite"] == suite] for suite in suites]
-        averages = [mean(some, "average_accuracy") for some in by_suite]
-        lines.append([name, interval(intervals[name]), *averages, mean(own, "forgetting")])
+        averages = [points(over_orders(some, average_accuracy)) for some in by_suite]
+        forgetting = mean([row for row in rows if row["method"] == name], "forgetting")
+        lines.append([name, interval(intervals[name]), *averages, forgetting])
     told = markdown_table(["method", "average accuracy", *suites, "forgetting"], lines)
-    about = "Points on test examples; average accuracy with its 95 % interval is that of the finals, without `long`."
-    return "\n".join([*told, "", " ".join([about, *so_far("finals"), *so_far("long")])])
+    return "\n".join([*told, "", " ".join([ABOUT_SUMMARY, *left_out, *so_far("finals"), *so_far("long")])])
 
 
 def target() -> str:
     """What the preset perdure was to reach, and what it reached."""
-    rows, _ = comparable("finals")
-    return "\n\n".join([target_table(rows), *so_far("finals")]) if rows else "The finals have no record yet."
+    rows, left_out = comparable("finals")
+    return "\n\n".join([target_table(rows), *left_out, *so_far("finals")]) if rows else "The finals have no record yet."
 
 
 def gap() -> str:
     """How much of what one adapter a task reaches each method does not learn, and how much it loses again."""
-    rows, _ = comparable("finals")
-    return gap_table(rows) if rows else "The finals have no record yet."
+    rows, left_out = comparable("finals")
+    return "\n\n".join([gap_table(rows), *left_out]) if rows else "The finals have no record yet."
 
 
 def long() -> str:
@@ -122,12 +134,28 @@ def long() -> str:
     return "\n\n".join([listing(rows), *left_out, compared(rows)]) if rows else "The long sequences have no record yet."
 
 
+def overlap() -> str:
+    """Test examples of the finals that tuning has read, and what the results are without them."""
+    return overlap_table(record("leaderboard/overlap.json"), comparable("finals")[0])
+
+
+def calibration() -> str:
+    """How often the comparison finds a difference where there is none, by design and noise."""
+    return calibration_table(record("leaderboard/calibration.json"))
+
+
 def so_far(step: str) -> list[str]:
     """What is still to come of a step, in a sentence; nothing where every run has a record or failed."""
     runs = runs_of(step)
     done = {row["id"] for kind in ("records", "failed") for row in records(f"leaderboard/{step}/{kind}")}
     missing = len(runs.keys() - done)
-    return [f"Not complete: {missing} of the {len(runs)} runs of `{step}` are still to come."] if missing else []
+    if not missing:
+        return []
+    rows, _ = comparable(step)
+    orders = {seed: len({cell_of(row)[0] for row in rows if cell_of(row)[1] == seed}) for _, seed in map(cell_of, rows)}
+    counted = "; ".join(f"seed {seed}: {count} sequences" for seed, count in sorted(orders.items()))
+    told = f" Counted so far: {counted}." if counted else ""
+    return [f"Not complete: {missing} of the {len(runs)} runs of `{step}` are still to come.{told}"]
 
 
 def comparable(step: str) -> tuple[list[Record], list[str]]:
@@ -174,8 +202,15 @@ def compared(rows: Sequence[Record]) -> str:
     )
     head = [first, interval(found.intervals[first]), "", ""]
     columns = ["method", "average accuracy", f"{first} is ahead by", "p (Holm)"]
-    few = [] if len({seed for _, seed in found.cells}) > 1 else ["", ONE_SEED]
+    seeds = Counter(order for order, _ in found.cells)
+    alone = sum(count == 1 for count in seeds.values())
+    few = ["", ONE_SEED if alone == len(seeds) else f"{SOME_ONE_SEED} ({alone} of {len(seeds)})."] if alone else []
     return "\n".join([*markdown_table(columns, [head, *lines]), *few])
+
+
+def average_accuracy(row: Record) -> float:
+    """Of a run, from its answers as the comparison takes them, so that both round alike."""
+    return statistics.mean(float(right.mean()) for right in outcome(row).right.values())
 
 
 def studied(rows: Sequence[Record]) -> Study:

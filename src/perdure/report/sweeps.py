@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,10 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 
 def outcome(record: Record) -> Outcome:
-    """A record as the comparison wants it."""
-    return Outcome(row_name(record), cell_of(record), outcome_values(record))
+    """A record as the comparison wants it. A task's examples are those of its suite: two suites may draw others of one name."""
+    suite = record["config"].get("suite") or "own"
+    values = {f"{suite} {task}": right for task, right in outcome_values(record).items()}
+    return Outcome(row_name(record), cell_of(record), values)
 
 
 def cell_of(record: Record) -> OrderAndSeed:
@@ -130,9 +132,17 @@ def interval(value: Interval) -> str:
 
 
 def mean(records: Sequence[Record], metric: str) -> str:
-    """A metric's mean over runs, in points; '-' where it has no meaning."""
-    known = [record["scores"][metric] for record in records if record["scores"][metric] is not None]
-    return points(statistics.mean(known) if known else None)
+    """A metric's mean, every order counted alike, in points; '-' where it has no meaning."""
+    return points(over_orders(records, lambda record: record["scores"][metric]))
+
+
+def over_orders(records: Sequence[Record], value: Callable[[Record], float | None]) -> float | None:
+    """The mean over orders of the mean over an order's runs: one with more seeds counts like the others; None without values."""
+    by_order: dict[str, list[float]] = {}
+    for record in records:
+        if (found := value(record)) is not None:
+            by_order.setdefault(cell_of(record)[0], []).append(found)
+    return statistics.mean(map(statistics.mean, by_order.values())) if by_order else None
 
 
 def comparison_cells(comparison: Comparison) -> list[str]:
