@@ -49,6 +49,15 @@ def test_a_share_of_the_task_gradient(tmp_path, small_tasks, encoder_folder):
     assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.25] * (len(rows) - 1))
 
 
+def test_under_an_offset_the_first_step_has_nothing_to_share(tmp_path, small_tasks, encoder_folder):
+    """LoRA-GA starts with large A and B, but with an update of exactly 0: no rounding is blown up to the share."""
+    method = {"preset": "lora-ga", "penalties": {"l2": {"gradient_share": 0.5}}}
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, method)
+    rows = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
+    assert (rows[0]["shares"]["l2"], rows[0]["penalties"]["l2"]) == (0, 0)
+    assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.5] * (len(rows) - 1))
+
+
 def test_divergence_names_task_and_step_and_keeps_finished_tasks(tmp_path, small_tasks, encoder_folder, monkeypatch):
     from perdure.backbones.encoder import Encoder
 

@@ -72,7 +72,10 @@ class InputOverlap(WeightPenalty):
         return value, grad_A.to(factors.A.dtype), torch.zeros_like(factors.B)
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Remember the A just trained (and, after an init that offsets the base, the one it started from)."""
+        """Remember the A just trained; where the init offsets the base A and A - A0, which together read what the update reads.
+
+        From the update rather than from `ctx.factors`: a history given as adapters has no other factors.
+        """
         for module, delta in update.items():
             assert isinstance(delta, LowRank)  # a stage's own update always is
             A = delta.A.detach().to(torch.promote_types(delta.A.dtype, torch.float32))
