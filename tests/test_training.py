@@ -18,7 +18,7 @@ from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.lowrank import dense
 from perdure.store import Store
 from perdure.tasks.task import Example
-from perdure.training import cut_batches
+from perdure.training import add_weight_penalties, cut_batches
 from perdure.training_state import Average, Training, schedule
 from tests.contract.runs import short_run
 from tests.methods.two_layers import context
@@ -70,6 +70,29 @@ def test_under_an_offset_the_first_step_has_nothing_to_share(tmp_path, small_tas
     rows = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
     assert (rows[0]["shares"]["l2"], rows[0]["penalties"]["l2"]) == (0, 0)
     assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.5] * (len(rows) - 1))
+
+
+def test_shares_by_hand():
+    """The loss's gradient is 3 at one entry of A; under B = 1 the penalty's is on both factors. Without either: 0, or none."""
+    ctx = context()
+    ctx.model.start(Kaiming().start(ctx))
+    shares = {}
+    for name, loss_has, penalty_has in (
+        ("both", True, True),
+        ("loss", True, False),
+        ("penalty", False, True),
+        ("", False, False),
+    ):
+        for module in ctx.model.modules.values():
+            module.B.data.fill_(float(penalty_has))  # at B = 0 the penalty has no gradient
+            module.A.grad = torch.zeros_like(module.A)
+            module.B.grad = None
+            module.A.grad[0, 0] = 3.0 * loss_has
+        method = Method("m", Kaiming(), Sum(), {"l2": SquaredNorm(weight=0.5)})
+        values: dict[str, float] = {}
+        shares[name] = add_weight_penalties(ctx.model, method, ctx, values)["l2"]
+    assert shares["both"] > 0
+    assert (shares["loss"], shares["penalty"], shares[""]) == (0.0, None, 0.0)
 
 
 def test_divergence_names_task_and_step_and_keeps_finished_tasks(tmp_path, small_tasks, encoder_folder, monkeypatch):
