@@ -1,6 +1,6 @@
 """O-LoRA: new adapters read inputs in directions orthogonal to those of the old ones. Wang et al., arXiv 2310.14152.
 
-    o-lora = kaiming + InputOverlap + sum                    with l2 on the factors as released: + FactorNorm
+    o-lora = kaiming + overlap (InputOverlap) + sum        with l2 on the factors, as released: + factor-norm (FactorNorm)
 
 Symbols (paper -> here; the paper writes A [d, r] and B [r, k] for W + A B, PEFT the other way round)
     A_i^T     A_i  [R, I]   the matrix of task i that reads the inputs, frozen
