@@ -167,6 +167,11 @@ def test_lines_hold_any_character(tmp_path):
     assert read_lines(tmp_path / "rows.jsonl") == rows
 
 
+def test_lines_are_json_whatever_the_numbers(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", [{"a": float("inf"), "b": {"c": [float("nan"), 1.5]}}])
+    assert read_lines(tmp_path / "rows.jsonl") == [{"a": None, "b": {"c": [None, 1.5]}}]
+
+
 def test_folders_inside_are_forced_to_the_disk_before_those_around(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("perdure.durable.sync_folder", lambda folder: synced.append(folder.name))

@@ -15,11 +15,13 @@ from perdure.methods.l2 import SquaredNorm
 from perdure.methods.output_drift import OutputDrift
 from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
+from perdure.ops.lowrank import dense
 from perdure.store import Store
 from perdure.tasks.task import Example
-from perdure.training import cut_batches
-from perdure.training_state import schedule
+from perdure.training import add_weight_penalties, cut_batches
+from perdure.training_state import Average, Training, schedule
 from tests.contract.runs import short_run
+from tests.methods.two_layers import context
 
 
 def _adapter(out):
@@ -30,15 +32,27 @@ def _adapter(out):
 
 @pytest.mark.parametrize("accumulation", [2, 3, 8])
 def test_accumulation_is_memory_not_mathematics(accumulation, tmp_path, small_tasks, encoder_folder):
-    """One SGD-like comparison: after a single step of AdamW the factors agree to rounding."""
-    method = {"preset": "l2", "penalties": {"l2": {"weight": 0.5}}}
-    for name, count in (("one", 1), ("many", accumulation)):
-        training = {"epochs": 1, "batch_size": 7, "accumulation": count, "learning_rate": 1e-3}  # 20 examples: ragged
-        short_run(tmp_path / name, small_tasks[:1], encoder_folder, method, training=training)
-    one, many = (read_lines(Store(tmp_path / n).stage_folder(1) / "log.jsonl") for n in ("one", "many"))
-    assert [row["step"] for row in one] == [1, 2, 3]
-    assert one[0]["loss"] == pytest.approx(many[0]["loss"], rel=1e-5)
-    assert one[1]["penalties"]["l2"] == pytest.approx(many[1]["penalties"]["l2"], rel=1e-3)
+    """Three steps, the last ragged, end in the same update; a penalty counted once a micro-batch would end in another.
+
+    At the first step B = 0 and the penalty has no gradient: it takes further ones to see it. Its gradient
+    is then about as long as the loss's, and nothing is clipped, so that neither hides a factor.
+    """
+
+    def learnt(name, weight, count):
+        method = {"preset": "l2", "penalties": {"l2": {"weight": weight}}}
+        training = {"epochs": 1, "batch_size": 7, "accumulation": count, "learning_rate": 1e-2, "max_grad_norm": None}
+        short_run(tmp_path / name, small_tasks[:1], encoder_folder, method, training=training)  # 20 examples
+        adapter = _adapter(tmp_path / name)
+        return torch.cat([dense(adapter[module]).flatten() for module in adapter])
+
+    one, many = learnt("one", 0.2, 1), learnt("many", 0.2, accumulation)
+    multiplied = learnt("multiplied", 0.2 * accumulation, 1)
+    assert (many - one).norm() < 1e-3 * (multiplied - one).norm()
+    logs = [read_lines(Store(tmp_path / n).stage_folder(1) / "log.jsonl") for n in ("one", "many")]
+    assert [row["step"] for row in logs[0]] == [1, 2, 3]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["penalties"]["l2"] == pytest.approx(theirs["penalties"]["l2"], rel=1e-3)
 
 
 def test_a_share_of_the_task_gradient(tmp_path, small_tasks, encoder_folder):
@@ -47,6 +61,38 @@ def test_a_share_of_the_task_gradient(tmp_path, small_tasks, encoder_folder):
     rows = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
     assert rows[0]["shares"]["l2"] == 0  # at the start B = 0 and the penalty has no gradient to share
     assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.25] * (len(rows) - 1))
+
+
+def test_under_an_offset_the_first_step_has_nothing_to_share(tmp_path, small_tasks, encoder_folder):
+    """LoRA-GA starts with large A and B, but with an update of exactly 0: no rounding is blown up to the share."""
+    method = {"preset": "lora-ga", "penalties": {"l2": {"gradient_share": 0.5}}}
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, method)
+    rows = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
+    assert (rows[0]["shares"]["l2"], rows[0]["penalties"]["l2"]) == (0, 0)
+    assert [row["shares"]["l2"] for row in rows[1:]] == pytest.approx([0.5] * (len(rows) - 1))
+
+
+def test_shares_by_hand():
+    """The loss's gradient is 3 at one entry of A; under B = 1 the penalty's is on both factors. Without either: 0, or none."""
+    ctx = context()
+    ctx.model.start(Kaiming().start(ctx))
+    shares = {}
+    for name, loss_has, penalty_has in (
+        ("both", True, True),
+        ("loss", True, False),
+        ("penalty", False, True),
+        ("", False, False),
+    ):
+        for module in ctx.model.modules.values():
+            module.B.data.fill_(float(penalty_has))  # at B = 0 the penalty has no gradient
+            module.A.grad = torch.zeros_like(module.A)
+            module.B.grad = None
+            module.A.grad[0, 0] = 3.0 * loss_has
+        method = Method("m", Kaiming(), Sum(), {"l2": SquaredNorm(weight=0.5)})
+        values: dict[str, float] = {}
+        shares[name] = add_weight_penalties(ctx.model, method, ctx, values)["l2"]
+    assert shares["both"] > 0
+    assert (shares["loss"], shares["penalty"], shares[""]) == (0.0, None, 0.0)
 
 
 def test_divergence_names_task_and_step_and_keeps_finished_tasks(tmp_path, small_tasks, encoder_folder, monkeypatch):
@@ -87,6 +133,52 @@ def test_averaging_the_last_half_changes_the_adapter(tmp_path, small_tasks, enco
         short_run(tmp_path / average, small_tasks[:1], encoder_folder, "inc-lora", training=training)
     kept, averaged = _adapter(tmp_path / "none"), _adapter(tmp_path / "last-half")
     assert any(not torch.equal(kept[name].B, averaged[name].B) for name in kept)
+
+
+def averaged(*values: float, first: int) -> float:
+    """One parameter takes the values after steps 0, 1, ...; its mean from step `first` on."""
+    parameter = torch.zeros(1)
+    average = Average([parameter], first)
+    for step, value in enumerate(values):
+        parameter.fill_(value)
+        average.take(step)
+    average.give()
+    return parameter.item()
+
+
+def test_the_last_half_by_hand():
+    """5 steps: the last 3 count; 4 steps: the last 2; 1 step: itself."""
+    assert averaged(1, 2, 3, 4, 5, first=5 // 2) == 4
+    assert averaged(1, 2, 3, 4, first=4 // 2) == 3.5
+    assert averaged(7, first=1 // 2) == 7
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_the_last_half_goes_on_from_what_was_written_down(done):
+    parameter = torch.zeros(1)
+    before, after = Average([parameter], 2), Average([parameter], 2)
+    for step, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
+        if step == done:
+            after.load([total.clone() for total in before.sums], done)
+        parameter.fill_(value)
+        (before if step < done else after).take(step)
+    after.give()
+    assert parameter.item() == 4
+
+
+def test_a_training_averages_the_last_half_of_its_steps():
+    """48 examples in batches of 10, twice: steps 0 to 9, of which 5 to 9 count."""
+    ctx = context()
+    ctx.model.start(Kaiming().start(ctx))
+    training = Training(ctx.model, ctx, TrainingSettings(epochs=2, batch_size=10, average="last-half"))
+    assert training.total == 10
+    while training.done < training.total:
+        for parameter in training.parameters:
+            parameter.data.fill_(training.done)
+        training.end_step()
+    assert training.averaged is not None
+    training.averaged.give()
+    assert all(torch.equal(parameter, torch.full_like(parameter, 7.0)) for parameter in training.parameters)
 
 
 def test_a_smaller_rate_after_the_first_task(tmp_path, small_tasks, encoder_folder):

@@ -43,7 +43,7 @@ PENALTIES: dict[str, dict[str, Any]] = {
     "sign-magnitude": {"sign-magnitude": {"weight": 0.01}},
     "sign-magnitude scalar": {"sign-magnitude": {"weight": 0.01, "reading": "scalar"}},
     "sparsity": {"sparsity": {"weight": 1e-4}},
-    "sparsity released_code": {"sparsity": {"weight": 1e-4, "target": "released_code"}},
+    "sparsity released_code": {"sparsity": {"weight": 1e-4, "target": "released-code"}},
     "overlap": {"overlap": {"weight": 0.5}},
     "overlap absolute": {"overlap": {"weight": 0.5, "form": "absolute"}},
     "overlap + sparsity": {"overlap": {"weight": 0.5}, "sparsity": {"weight": 1e-4}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -93,7 +92,7 @@ class JsonLines:
             loss=step.loss,
             learning_rate=step.learning_rate,
             penalties=dict(step.penalties),
-            shares={name: share if math.isfinite(share) else None for name, share in step.shares.items()},
+            shares=dict(step.shares),
         )
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:

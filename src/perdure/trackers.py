@@ -77,7 +77,7 @@ class Trackers:
         self._now = self._before + step.step
         values = {"loss": step.loss, "learning_rate": step.learning_rate}
         values |= {f"penalty/{name}": value for name, value in step.penalties.items()}
-        values |= {f"share/{name}": value for name, value in step.shares.items()}
+        values |= {f"share/{name}": value for name, value in step.shares.items() if value is not None}
         self._log(values)
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:

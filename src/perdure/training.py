@@ -43,14 +43,14 @@ class Step:
         loss: mean task loss.
         penalties: name -> weighted value.
         shares: weight penalty's name -> norm of its weighted gradient over that of the gradient before weight penalties (task
-            loss and batch penalties).
+            loss and batch penalties); None where only the penalty has a gradient.
     """
 
     step: int
     loss: float
     learning_rate: float
     penalties: Mapping[str, float] = field(default_factory=dict)
-    shares: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Checkpoints(Protocol):
@@ -130,13 +130,14 @@ def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> S
 
 def add_weight_penalties(
     model: AdaptedModel, method: Method, ctx: Context, values: dict[str, float]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Add every weight penalty's gradient to the factors', its weighted value to `values`; return their shares (see `Step`)."""
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, WeightPenalty) and p.weight != 0}
     if not penalties:
         return {}
     before = _norm([p.grad for p in model.parameters()])
-    factors, shares = model.factors(), {}
+    factors = model.factors()
+    shares: dict[str, float | None] = {}
     for name, penalty in penalties.items():
         value, grads = penalty.values_and_grads(factors, ctx.past)
         trained = [
@@ -151,7 +152,8 @@ def add_weight_penalties(
             grad = grad.to(parameter.dtype)
             parameter.grad = grad * weight if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
         values[name] = weight * float(value)
-        shares[name] = weight * norm / before if before else math.inf
+        length = weight * norm
+        shares[name] = length / before if before else None if length else 0.0
     return shares
 
 

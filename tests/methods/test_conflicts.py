@@ -59,7 +59,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for init in ("lora-ga", "loram", "slice-free")
     ],
     ({"init": "loram", "penalties": {"sparsity": {**W, "target": "factors"}}}, "target: factors .*offsets the base"),
-    ({"init": "lora-ga", "penalties": {"sparsity": {**W, "target": "released_code"}}}, "target: released_code"),
+    ({"init": "lora-ga", "penalties": {"sparsity": {**W, "target": "released-code"}}}, "target: released-code"),
     *[
         ({"init": init, "penalties": {"factor-norm": W}}, r"penalties\.factor-norm: FactorNorm .*towards -s B0 A0")
         for init in ("lora-ga", "loram", "slice-free")

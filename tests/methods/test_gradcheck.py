@@ -44,13 +44,13 @@ PENALTIES: dict[str, Callable[[], WeightPenalty]] = {
         f"sign-magnitude {reading} {terms} {history}": lambda reading=reading, terms=terms, history=history: SignMagnitude(
             weight=1.0, alpha=2.0, reading=reading, terms=terms, history=history
         )
-        for reading in ("elementwise", "scalar")
-        for terms in ("both", "sign-only", "magnitude-only")
+        for reading, terms in (("elementwise", "both"), ("scalar", "both"), ("elementwise", "sign-only"))
         for history in ("sum", "merged")
     },
+    "sign-magnitude magnitude-only": lambda: SignMagnitude(weight=1.0, terms="magnitude-only"),
     "sparsity": lambda: Sparsity(weight=1.0),
     "sparsity factors": lambda: Sparsity(weight=1.0, target="factors"),
-    "sparsity released_code": lambda: Sparsity(weight=1.0, target="released_code", reduction="mean"),
+    "sparsity released-code": lambda: Sparsity(weight=1.0, target="released-code", reduction="mean"),
     "overlap square": lambda: InputOverlap(weight=1.0),
     "overlap absolute": lambda: InputOverlap(weight=1.0, form="absolute"),
     "factor-norm": lambda: FactorNorm(weight=1.0),
@@ -69,7 +69,7 @@ MEMORY = {
     },
     OutputDrift: {"moment.m": MOMENT, "energy.m": torch.tensor(3.0, dtype=torch.float64)},
 }
-FACTORS_ONLY = ("sparsity factors", "sparsity released_code")
+FACTORS_ONLY = ("sparsity factors", "sparsity released-code")
 
 
 def with_a_past(name: str) -> WeightPenalty:

@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from perdure.errors import TrainingError
@@ -137,6 +139,18 @@ def test_more_tasks_than_directions_are_refused_before_anything_is_trained() -> 
     assert "method.init.over_tasks=12" in str(InfLora().falls_short(tasks))
     assert InfLora(over_tasks=12).falls_short(tasks) is None
     assert InfLora(threshold_end=0.99).falls_short(tasks) is None
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"threshold": 0.9, "threshold_end": 0.8}, "threshold rises to threshold_end"),
+        ({"threshold": 0.995, "threshold_end": 0.995, "over_tasks": 5}, "over_tasks is not read"),
+    ],
+)
+def test_thresholds_that_cannot_be_meant_are_refused(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        InfLora(**settings)
 
 
 def test_a_full_memory_is_named() -> None:

@@ -24,28 +24,33 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("target", ["update", "factors", "released_code"])
+@pytest.mark.parametrize("target", ["update", "factors", "released-code"])
 def test_targets_equal_their_formulas(target: Any, reduction: Any) -> None:
     A, B = random(2, 6).requires_grad_(), random(6, 2, seed=1).requires_grad_()
     entries = {
         "update": (0.5 * B @ A).abs().flatten(),  # ||dW||_1, scaling inside
         "factors": torch.cat([A.abs().flatten(), B.abs().flatten()]),
-        "released_code": (A @ B).abs().flatten(),  # torch.norm(lora_A @ lora_B, p=1) of the code, [R, R]
+        "released-code": (A @ B).abs().flatten(),  # torch.norm(lora_A @ lora_B, p=1) of the code, [R, R]
     }[target]
     expected = entries.sum() if reduction == "sum" else entries.mean()
     wanted = torch.autograd.grad(expected, (A, B), materialize_grads=True)
-    part = Sparsity(weight=1.0, target=target, reduction=reduction, tile=4)
+    part = Sparsity(weight=1.0, target=target, reduction=reduction, tile=4 if target == "update" else None)
     value, *grads = part.value_and_grad("q", Factors(A, B, 0.5), Past())
     torch.testing.assert_close(value, expected.detach())
     for got, want in zip(grads, wanted, strict=True):
         torch.testing.assert_close(got, want)
 
 
+def test_a_tile_is_for_the_update_only() -> None:
+    with pytest.raises(ValidationError, match="target factors does not read tile"):
+        Sparsity(weight=1.0, target="factors", tile=4)
+
+
 def test_released_code_refuses_non_square_layers_before_training() -> None:
     pair = Factors(torch.ones(2, 6), torch.ones(3, 2), 1.0)
     ctx: Any = SimpleNamespace(factors={"model.v_proj": pair})
     with pytest.raises(ConfigError, match=r"non-square module 'model.v_proj' \(3 x 6\)"):
-        Sparsity(weight=0.4, target="released_code").before_task(ctx)
+        Sparsity(weight=0.4, target="released-code").before_task(ctx)
     Sparsity(weight=0.4).before_task(ctx)
 
 
@@ -101,6 +106,13 @@ def test_no_row_at_the_threshold_survives_by_rounding() -> None:
         matrix = random(384, 8, seed=seed).float()
         shrink_rows(matrix, norm_quantile(matrix, 0.5))
         assert int((matrix != 0).any(dim=1).sum()) == 192
+
+
+@pytest.mark.parametrize("share, rows", [(0.0, 0), (0.01, 1), (0.25, 3), (0.3, 3), (0.7, 7), (0.99, 10)])
+def test_a_share_of_ten_rows_is_the_least_and_rounded_up(share: float, rows: int) -> None:
+    matrix = torch.arange(1.0, 11.0)[:, None]
+    shrink_rows(matrix, norm_quantile(matrix, share))
+    assert int((matrix == 0).sum()) == rows
 
 
 def proximal(**settings: Any) -> Method:

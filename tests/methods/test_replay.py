@@ -84,6 +84,11 @@ def test_budget_in_all_is_never_exceeded_and_old_tasks_give_way(choose: str) -> 
         assert [len(kept) for kept in part.buffer().values()] == [4, 4, 4]
 
 
+def test_a_ratio_is_for_mixed_batches_only() -> None:
+    with pytest.raises(ValidationError, match=r"use init-only does not read ratio .only mixed"):
+        ExampleBuffer(use="init-only", ratio=0.5)
+
+
 def test_mixing_adds_old_examples_behind_the_batch() -> None:
     part = ExampleBuffer(per_task=16, ratio=0.5)
     batch = toy_task(1).train[:8]

@@ -36,8 +36,5 @@ def test_equals_autograd(offset: bool) -> None:
 def test_is_zero_at_the_offset_itself() -> None:
     torch.manual_seed(0)
     A, B = torch.randn(4, 64), torch.randn(48, 4)
-    value, grad_A, grad_B = squared_norm_and_grads(Factors(A, B, 2.0, A.clone(), B.clone()))
-    scale = squared_norm_and_grads(Factors(A, B, 2.0))[0]
-    assert abs(value) <= 1e-12 * scale
-    assert grad_A.abs().max() < 1e-2
-    assert grad_B.abs().max() < 1e-2
+    for result in squared_norm_and_grads(Factors(A, B, 2.0, A.clone(), B.clone())):
+        assert not result.any()

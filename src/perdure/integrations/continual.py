@@ -218,7 +218,8 @@ class Continual:
         """Penalties and step rule, once per optimiser step, on the whole gradient."""
         values: dict[str, float] = {}
         shares = add_weight_penalties(self.model, self.method, self.ctx, values)
-        self.penalties = {f"penalty/{n}": v for n, v in values.items()} | {f"share/{n}": s for n, s in shares.items()}
+        known = {f"share/{name}": share for name, share in shares.items() if share is not None}
+        self.penalties = {f"penalty/{name}": value for name, value in values.items()} | known
         if self.method.step_rule:
             self.model.set_gradients(self.method.step_rule.gradients(self.ctx, self.model.gradients()))
 

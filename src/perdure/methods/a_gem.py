@@ -1,5 +1,7 @@
 """A-GEM: no step may raise the average loss on remembered examples. Chaudhry et al., arXiv 1812.00420.
 
+    a-gem = kaiming + a-gem (AGem, a step rule) + sum + buffer (use: init-only)
+
     g       gradient of the current batch, over all factors together
     g_ref   gradient of the mean loss on examples drawn from the buffer
     g~ = g                                        where <g, g_ref> >= 0

@@ -1,6 +1,6 @@
 """Covariance gain: of each update keep what its own task's inputs need and earlier tasks' inputs do not feel. This project.
 
-    covariance-gain = kaiming + no penalty + CovarianceGain
+    covariance-gain = kaiming + covariance-gain (CovarianceGain)
 
 Symbols (perdure.merging.covariance_gain has the derivation)                        [O, I] = the module's weight
     C_t     mean of x x^T over the module's inputs on the task just learnt, by the model as trained [I, I]

@@ -1,6 +1,6 @@
 """ELLA: spare the positions where the past put its energy. Das Biswas et al., arXiv 2601.02232.
 
-    ella = kaiming + PastEnergy + sum
+    ella = kaiming + past-energy (PastEnergy) + sum
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     dW_t     W   effective update of the task being trained, scaling and offset included

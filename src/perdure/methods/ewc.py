@@ -1,6 +1,6 @@
 """EWC, online: hold back the weights old tasks are sensitive to. arXiv 1612.00796 (Kirkpatrick et al.), 1805.06370 (online).
 
-    ewc = kaiming + FisherPenalty + sum
+    ewc = kaiming + fisher (FisherPenalty) + sum
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     theta - theta*   W       effective update of the task being trained: what it changes of the weights it started from

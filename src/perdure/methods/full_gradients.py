@@ -189,7 +189,10 @@ def product_svd(left_OK: Tensor, right_KI: Tensor, count: int) -> Triplets:
 def full_batches(
     ctx: Context, examples: Sequence[Example], size: int, count: int, purpose: str, whose: str
 ) -> list[Sequence[Example]]:
-    """At most `count` random batches of exactly `size` examples, so that their plain mean is the mean over examples.
+    """At most `count` random batches of exactly `size` examples, so that the plain mean of their losses is that over examples.
+
+    For a classifier, that is. A language model's loss is the mean over a batch's answer tokens: there every batch counts the
+    same and long answers count by their tokens within theirs, which comes close to, but is not, the mean over all tokens.
 
     Raises:
         DataError: fewer examples than one batch; `whose` says whose.

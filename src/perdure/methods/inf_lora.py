@@ -1,5 +1,7 @@
 """InfLoRA: train B only, in input directions that no earlier task uses. Liang and Li, arXiv 2404.00228.
 
+    inf-lora = inf-lora (InfLora) + sum
+
     C_t   mean of x x^T over a module's inputs x on task t's examples [I, I]            r  rank
     M     orthonormal basis of the old tasks' input space, kept as itself or as its complement (DualGPM)
 
@@ -25,11 +27,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import TrainingError
-from perdure.methods.input_moments import input_moments
+from perdure.methods.input_moments import check_reached, input_moments
 from perdure.methods.parts import Init, Need, Start, Trainable
 from perdure.ops.factors import Factors
 
@@ -82,10 +84,12 @@ def updated_memory(memory: Memory, moment_II: Tensor, threshold: float, energy: 
 
     Args:
         memory: of the tasks so far.
-        moment_II: mean of x x^T, symmetric.
+        moment_II: mean of x x^T, symmetric; where it is 0 (no input reached the module) the memory stays as it is.
         threshold: share of the energy in (0, 1].
         energy: what a direction counts for: its eigenvalue, or the square of it.
     """
+    if not moment_II.any():
+        return memory
     power = 1 if energy == "inputs" else 2
     whole = torch.linalg.svdvals(moment_II).pow(power).sum()
     outside = memory.without(moment_II)
@@ -116,8 +120,8 @@ class InfLora(Init):
 
     Args:
         threshold: share of the input energy remembered after the first task.
-        threshold_end: the share it rises to.
-        over_tasks: after how many tasks.
+        threshold_end: the share it rises to; at least `threshold`.
+        over_tasks: after how many tasks; not read where the two are equal.
         energy: how a direction is counted, see the file's head.
         batches: over how many batches of examples inputs are measured; None = all of the task's.
         batch_size: examples in each.
@@ -135,6 +139,15 @@ class InfLora(Init):
 
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> InfLora:
+        if self.threshold > self.threshold_end:
+            raise ValueError("threshold rises to threshold_end, which must not be smaller; raise threshold_end")
+        usual = type(self).model_fields["over_tasks"].default
+        if self.threshold == self.threshold_end and self.over_tasks != usual:
+            raise ValueError("threshold and threshold_end are equal, so over_tasks is not read; leave it out")
+        return self
+
     def conflicts(self, method: Method) -> str | None:
         """Refused where there is no past it could reach."""
         reason = method.out_of_reach()
@@ -144,6 +157,8 @@ class InfLora(Init):
         """Once all of the inputs is remembered, no direction is left for a further task."""
         if self.threshold_end < 1 or len(stages) <= self.over_tasks + 1:
             return None
+        if self.threshold == 1:
+            return "it remembers the whole input space from the first task on. Lower method.init.threshold"
         return (
             f"after {self.over_tasks + 1} tasks it remembers the whole input space (threshold_end is 1), and a further task has "
             f"no direction left; there are {len(stages)}. Set method.init.over_tasks={len(stages)} or more"
@@ -153,10 +168,12 @@ class InfLora(Init):
         """See `Init`; only B is trained.
 
         Raises:
-            TrainingError: a module has no free input direction left.
+            TrainingError: a module has no free input direction left, or no input at all.
         """
         factors: dict[str, Factors] = {}
-        for module, moment in self._moments(ctx, "inf-lora.before").items():
+        moments = self._moments(ctx, "inf-lora.before")
+        check_reached(moments, f"Task '{ctx.stage.name}'")
+        for module, moment in moments.items():
             pair = ctx.factors[module]
             memory = self._remembered(module, moment)
             A = frozen_directions(memory, moment, pair.A.shape[0])

@@ -5,10 +5,13 @@ Legend: N inputs (real positions of all examples), I input features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+
+from perdure.errors import TrainingError
 
 if TYPE_CHECKING:
     from perdure.methods.parts import Context
@@ -18,16 +21,33 @@ if TYPE_CHECKING:
 def input_moments(ctx: Context, batches: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
     """Module -> C = mean of x x^T over its inputs x at real positions, [I, I] fp64, by the model as it is now.
 
-    Padding does not count, and long examples count by their positions. Memory: one [I, I] a module.
+    Padding does not count, and long examples count by their positions. A module that no input reaches (an expert never chosen)
+    has zeros. Memory: one [I, I] a module.
     """
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    sums = {
+        module: torch.zeros(pair.shape[1], pair.shape[1], dtype=torch.float64, device=pair.A.device)
+        for module, pair in ctx.factors.items()
+    }
+    counts = dict.fromkeys(sums, 0)
 
     def sink(module: str, inputs_NI: Tensor) -> None:
         x = inputs_NI.detach().float()
-        moment = (x.mT @ x).double()
-        sums[module] = sums[module].add_(moment) if module in sums else moment
-        counts[module] = counts.get(module, 0) + x.shape[0]
+        sums[module].add_((x.mT @ x).double())
+        counts[module] += x.shape[0]
 
     ctx.stream(batches, "inputs", sink)
-    return {module: sums[module].div_(counts[module]) for module in ctx.factors}
+    return {module: total.div_(max(1, counts[module])) for module, total in sums.items()}
+
+
+def check_reached(moments: Mapping[str, Tensor], whose: str) -> None:
+    """Every target module has inputs to start from.
+
+    Raises:
+        TrainingError: none reached a module; names it.
+    """
+    for module, moment in moments.items():
+        if not moment.any():
+            raise TrainingError(
+                f"{whose}: no input reaches '{module}', so no adapter can start from its inputs. Take '{module}' out of "
+                "lora.targets if this model does not use it, or choose another init."
+            )

@@ -1,6 +1,6 @@
 """L2: keep the task's update small. The ablation every sign or subspace penalty has to beat.
 
-    l2 = kaiming + SquaredNorm + sum
+    l2 = kaiming + l2 (SquaredNorm) + sum
 
     L = L_task + lambda sum_modules ||dW_t||_F^2        ops.frobenius.squared_norm_and_grads
     dW_t   effective update of the task being trained, scaling and offset included

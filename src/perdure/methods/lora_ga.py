@@ -1,5 +1,7 @@
 """LoRA-GA: start the adapter in the directions of the task's first gradient (Wang et al., arXiv 2407.05000).
 
+    lora-ga = lora-ga (LoraGa) + sum, lora.alpha 2
+
     G  mean gradient of the task loss with respect to the full weight [O, I]      U S V^T  its truncated SVD
     r  rank          s  scaling          gamma  stable-scale constant             O  output features (m in the paper)
 
@@ -32,10 +34,11 @@ from perdure.methods.full_gradients import (
     full_batches,
 )
 from perdure.methods.parts import Init, Need, Start
+from perdure.methods.settings_read import check_read
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Part
+    from perdure.methods.parts import Context
     from perdure.tasks.task import Stage
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr"]
@@ -45,21 +48,6 @@ READ_BY: Mapping[str, tuple[Storage, ...]] = {
     "buckets": ("sketched",),
 }
 """Setting -> the storage that reads it."""
-
-
-def check_read(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
-    """Every setting that is not at its default is read by what the part's setting `choice` chooses.
-
-    Args:
-        readers: setting -> the choices that read it.
-
-    Raises:
-        ValueError: names the setting, and what reads it.
-    """
-    chosen = getattr(part, choice)
-    for name, reading in readers.items():
-        if chosen not in reading and getattr(part, name) != type(part).model_fields[name].default:
-            raise ValueError(f"{choice} {chosen} does not read {name} (only {' and '.join(reading)}); leave it out")
 
 
 def singular_directions(U: Tensor, Vh: Tensor, rank: int, direction: Direction = "ArB2r") -> tuple[Tensor, Tensor]:
@@ -87,7 +75,8 @@ def stable_factors(A: Tensor, B: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 def offset_start(start: Mapping[str, tuple[Tensor, Tensor]], like: Mapping[str, Factors]) -> Start:
     """A start whose base is offset by -s B0 A0, so that the model's function is unchanged.
 
-    The offset uses the factors as they will be stored (cast to the adapter's dtype, then fp32), not as computed.
+    The offset uses the factors as they will be stored (cast to the adapter's dtype, then fp32), not as computed. A base stored in
+    bf16 or fp16 takes W - s B0 A0 rounded to its own digits, and the function is unchanged up to that.
     """
     factors: dict[str, Factors] = {}
     for module, (A, B) in start.items():

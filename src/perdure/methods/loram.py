@@ -1,5 +1,7 @@
 """LoRAM: start both factors as fixed sine bases at the magnitude of the weight (Zhang et al., arXiv 2507.06558).
 
+    loram = loram (Loram) + sum, lora.alpha 2
+
     D_m[k, i] = sqrt(2 / (m + 1)) sin((i + 1)(k + 1) pi / (m + 1))     the type-I discrete sine basis of R^m, orthonormal
     A = D_I[:r],  B = D_O[:r]^T
     rho = log_min(O, I)(r)                                             the logarithmic magnification

@@ -1,5 +1,7 @@
 """LwF: on the new task's inputs, keep answering the old tasks' questions as before. Li and Hoiem, arXiv 1606.09282.
 
+    lwf = kaiming + distillation (LwF) + sum
+
     y_o'   the model's answer, before this stage, to the input under old task o (teacher)      T  temperature
     y_o    the same by the model being trained                                                 lambda  `weight`
 

@@ -1,6 +1,7 @@
 """N-LoRA: sparse updates seldom collide, so one task's weights leave the others' alone. Yang et al., arXiv 2410.10179.
 
-    n-lora = kaiming + Sparsity + sum                       with exact zeros instead: kaiming + ProximalRows (step rule) + sum
+    n-lora = kaiming + sparsity (Sparsity) + sum
+    n-lora-proximal = kaiming + proximal-rows (ProximalRows, a step rule) + sum        exact zeros instead
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     dW_t = A_t B_t    W   effective update of the task being trained, scaling and offset included
@@ -9,13 +10,13 @@ Symbols (paper -> here)                                                         
 Equations
     update         L_sparse = ||dW||_1 = sum_ij |W_ij|                                ops.entrywise.l1_norm, on tiles, never dense
     factors        L_sparse = ||A||_1 + ||B||_1
-    released_code  L_sparse = sum_kl |A B|_kl, an [R, R] product without meaning: the code multiplies lora_A [R, I] by
+    released-code  L_sparse = sum_kl |A B|_kl, an [R, R] product without meaning: the code multiplies lora_A [R, I] by
                    lora_B [O, R], which fits square layers only
     proximal       row <- max(0, 1 - tau / ||row||) row  for rows of B (columns of A) after each step, tau = lr lambda sqrt(R):
                    zeros are exact                                                    `shrink_rows`
 
 Settings: see `Sparsity` and `ProximalRows`. Deviations and what the paper leaves open
-    - The published lambdas (0.4; 0.55; 1.8; LLaMA 0.38-0.46) belong to released_code, not to the equation.
+    - The published lambdas (0.4; 0.55; 1.8; LLaMA 0.38-0.46) belong to released-code, not to the equation.
     - A sub-gradient under Adam never makes W exactly zero, and no threshold is published for what counts as zero ("collision").
       Here an entry is small at `small` times its module's own root mean square.
     - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the gradient's length, and
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.methods.parts import StepRule, WeightPenalty
+from perdure.methods.settings_read import check_read
 from perdure.ops.entrywise import l1_norm, small_share
 from perdure.ops.precision import ValueAndGrads, divided, precise
 from perdure.ops.through_factors import Scratch
@@ -53,19 +55,24 @@ class Sparsity(WeightPenalty):
 
     Args:
         weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        target: update: the paper's equation; factors: A and B; released_code: the [R, R] product of the code, square layers only.
+        target: update: the paper's equation; factors: A and B; released-code: the [R, R] product of the code, square layers only.
         reduction: sum over the target's entries, or their mean.
         small: what counts as a small entry when the sparsity reached is noted, in units of the update's root mean square at its
             module (a Gaussian has 8 % below 0.1).
-        tile: rows worked on at a time; chosen by the module's width when not given.
+        tile: rows worked on at a time; chosen by the module's width when not given. Target update only.
     """
 
-    target: Literal["update", "factors", "released_code"] = "update"
+    target: Literal["update", "factors", "released-code"] = "update"
     reduction: Literal["sum", "mean"] = "sum"
     small: float = Field(default=0.1, gt=0)
     tile: int | None = Field(default=None, gt=0)
 
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Sparsity:
+        check_read(self, "target", {"tile": ("update",)})
+        return self
 
     def conflicts(self, method: Method) -> str | None:
         """Refused where the init offsets the base and the target is not the update."""
@@ -75,7 +82,7 @@ class Sparsity(WeightPenalty):
 
     def before_task(self, ctx: Context) -> None:
         """Refuses non-square layers for the released form."""
-        if self.target == "released_code":
+        if self.target == "released-code":
             for module, pair in ctx.factors.items():
                 _check_square(module, pair)
 
@@ -86,7 +93,7 @@ class Sparsity(WeightPenalty):
             found, count = l1_norm(exact, self.tile, self._scratch), exact.shape[0] * exact.shape[1]
         else:
             _check_no_offset(module, exact, f"target: {self.target}")
-            if self.target == "released_code":
+            if self.target == "released-code":
                 _check_square(module, exact)
             form = _l1_of_factors if self.target == "factors" else _l1_as_released
             found, count = form(exact)
@@ -189,9 +196,9 @@ def shrink_rows(matrix: Tensor, threshold: float) -> None:
 
 
 def norm_quantile(matrix: Tensor, share: float) -> float:
-    """The norm that `share` of the rows do not exceed; 0 where that is less than one row."""
+    """The norm that at least `share` of the rows do not exceed; 0 for a share of 0."""
     norms = torch.linalg.vector_norm(matrix, dim=1)
-    count = round(share * norms.numel())
+    count = math.ceil(share * norms.numel() - 1e-9)  # .7 of 10 rows is 7, and not the 8 that 7.000000000000001 would be
     return float(norms.kthvalue(count).values) if count else 0.0
 
 

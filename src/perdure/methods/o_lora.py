@@ -1,6 +1,6 @@
 """O-LoRA: new adapters read inputs in directions orthogonal to those of the old ones. Wang et al., arXiv 2310.14152.
 
-    o-lora = kaiming + InputOverlap + sum                    with l2 on the factors as released: + FactorNorm
+    o-lora = kaiming + overlap (InputOverlap) + sum        with l2 on the factors, as released: + factor-norm (FactorNorm)
 
 Symbols (paper -> here; the paper writes A [d, r] and B [r, k] for W + A B, PEFT the other way round)
     A_i^T     A_i  [R, I]   the matrix of task i that reads the inputs, frozen
@@ -72,7 +72,10 @@ class InputOverlap(WeightPenalty):
         return value, grad_A.to(factors.A.dtype), torch.zeros_like(factors.B)
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Remember the A just trained (and, after an init that offsets the base, the one it started from)."""
+        """Remember the A just trained; where the init offsets the base A and A - A0, which together read what the update reads.
+
+        From the update rather than from `ctx.factors`: a history given as adapters has no other factors.
+        """
         for module, delta in update.items():
             assert isinstance(delta, LowRank)  # a stage's own update always is
             A = delta.A.detach().to(torch.promote_types(delta.A.dtype, torch.float32))

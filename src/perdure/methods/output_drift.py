@@ -1,6 +1,6 @@
 """Output drift: change each layer's outputs little on the inputs old tasks gave it. This project; no examples are kept.
 
-    output-drift = kaiming + OutputDrift + sum
+    output-drift = kaiming + output-drift (OutputDrift) + sum
 
 Symbols                                                                            [O, I] = the module's weight
     dW     effective update of the task being trained (scaling and offset included)

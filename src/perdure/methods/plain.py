@@ -1,8 +1,8 @@
 """The plain choices: new adapters from kaiming or from the last one; updates summed, replaced or kept apart.
 
-inc-lora = Kaiming  + none + Sum                a new adapter for each task, all summed
-seq-lora = Continue + none + Latest             one adapter, trained on and on
-per-task = Kaiming  + none + PerTaskAdapters    an upper bound: every task is answered by its own update
+inc-lora = kaiming (Kaiming) + sum (Sum)                   a new adapter for each task, all summed
+seq-lora = continue (Continue) + latest (Latest)           one adapter, trained on and on
+per-task = kaiming (Kaiming) + per-task (PerTaskAdapters)  an upper bound: every task is answered by its own update
 """
 
 from __future__ import annotations

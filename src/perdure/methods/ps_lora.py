@@ -1,6 +1,6 @@
 """PS-LoRA: keep the signs of what was learnt, shrink what is added, merge by larger magnitude. arXiv 2512.08960.
 
-    ps-lora = kaiming + SignMagnitude + MaxMagnitude
+    ps-lora = kaiming + sign-magnitude (SignMagnitude) + max-magnitude (MaxMagnitude)
 
 Symbols (paper -> here)                                                          [O, I] = the module's weight
     dW_t            W   effective update of the task being trained, scaling and offset included
@@ -20,7 +20,8 @@ plain L2.
 Settings: see `SignMagnitude` and `MaxMagnitude`. Deviations and what the paper leaves open
     - The equation mixes a norm with a matrix. `reading`: elementwise (default) sum_ij W_ij^2 (1 - T_ij S_ij), or scalar
       ||W||^2 (1 - mean T S). Not stated either: reduction over positions (here sum), alpha, whether scaling is inside dW (here
-      always).
+      always). The published lambda is 0.001 (Standard) and 0.1 (Long), under the authors' reduction and alpha; the preset's
+      0.01 is this project's, for the ones here.
     - Merging "after all tasks" and "after each" both stand in the paper: `when`. For the same adapters the merged result is
       the same; what differs is the base the next task trains on.
     - Ablations its reviewers ask for: `terms` sign-only and magnitude-only. `history: merged` is ours.
@@ -28,9 +29,10 @@ Settings: see `SignMagnitude` and `MaxMagnitude`. Deviations and what the paper 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import ConfigError
@@ -38,12 +40,21 @@ from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
 from perdure.methods.history_update import HistoryKind, history_update, no_history
 from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
+from perdure.methods.settings_read import check_read
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.precision import divided, precise
 from perdure.ops.sign_magnitude import Form, Reading, Terms, elementwise_tile, reference, tiled
 from perdure.ops.sign_magnitude_compiled import compiled_tile
 from perdure.ops.through_factors import Scratch
+
+READ_BY_TERMS: Mapping[str, tuple[Terms, ...]] = {
+    "alpha": ("both", "sign-only"),
+    "reading": ("both",),
+    "history": ("both", "sign-only"),
+    "tile": ("both", "sign-only"),
+}
+"""Setting -> the terms that read it; with sign-only both readings are the same."""
 
 
 class SignMagnitude(WeightPenalty):
@@ -57,9 +68,11 @@ class SignMagnitude(WeightPenalty):
         terms: both; magnitude-only: ||W||^2; sign-only: W^2 counts as 1 everywhere, sum (1 - T S), for both readings.
         history: H is the sum of the earlier updates, or the merged update that answers queries.
         engine: tiled: closed form, constant memory; compiled: the same tiles, each fused into one pass by torch.compile (half a
-            minute to build, needs a C++ compiler on a CPU, where it gains little); reference: autograd on dense matrices.
+            minute to build, needs a C++ compiler on a CPU, where it gains little; both terms of the elementwise reading only);
+            reference: autograd on dense matrices.
         tile: rows worked on at a time; chosen by the module's width when not given.
 
+    A setting that the terms or the engine do not read is refused where it is not at its default.
     S = tanh(alpha H) is computed once a stage and kept in fp32 (one dense [O, I] for each module).
     """
 
@@ -74,6 +87,16 @@ class SignMagnitude(WeightPenalty):
     _seen: Past | None = PrivateAttr(default=None)
     _signs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> SignMagnitude:
+        check_read(self, "terms", READ_BY_TERMS)
+        check_read(self, "engine", {"tile": ("tiled", "compiled")})
+        if self.engine == "compiled" and (self.terms != "both" or self.reading != "elementwise"):
+            raise ValueError(
+                "engine compiled has a kernel for terms both and reading elementwise only; leave engine out"
+            )
+        return self
 
     def conflicts(self, method: Method) -> str | None:
         """Refused where there is no past, or none apart from the update."""

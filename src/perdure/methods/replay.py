@@ -1,5 +1,7 @@
 """Replay: keep a few old examples, for inits and step rules only or mixed into the batches.
 
+    replay = kaiming + sum + buffer (ExampleBuffer, use: mixed)
+
 Experience replay as in Chaudhry et al., arXiv 1902.10486 (a memory batch beside every batch), with two ways to choose:
 
     reservoir        every example seen so far is kept with the same probability (Vitter 1985, algorithm R)
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from perdure.errors import RunMismatch
 from perdure.methods.parts import Need, Replay
+from perdure.methods.settings_read import check_read
 from perdure.tasks.task import Example
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ class ExampleBuffer(Replay):
         choose: how the kept ones are chosen.
         per_task: budget for each task; 128 if neither budget is given.
         in_all: budget for all tasks together.
-        ratio: old examples per new one in a mixed batch.
+        ratio: old examples per new one in a mixed batch; use mixed only.
     """
 
     use: Literal["mixed", "init-only"] = "mixed"
@@ -98,9 +101,10 @@ class ExampleBuffer(Replay):
     _step: int = PrivateAttr(default=0)
 
     @model_validator(mode="after")
-    def _one_budget(self) -> ExampleBuffer:
+    def _every_setting_is_read(self) -> ExampleBuffer:
         if self.per_task is not None and self.in_all is not None:
             raise ValueError("give per_task or in_all, not both")
+        check_read(self, "use", {"ratio": ("mixed",)})
         return self
 
     @property

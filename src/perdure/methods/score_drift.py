@@ -1,6 +1,6 @@
 """Score drift: change the scores of old tasks' labels little on the inputs old tasks had. This project; no examples are kept.
 
-    perdure = kaiming + ScoreDrift + sum, the mean of the last half of the steps, half the learning rate after task 1
+    perdure = kaiming + score-drift (ScoreDrift) + sum, training.average last-half, training.later_learning_rate_factor 0.5
 
 Symbols                                                                            [O, I] = the module's weight
     dW     effective update of the task being trained (scaling and offset included)

@@ -1,5 +1,7 @@
 """SLAO: one adapter for all tasks, restarted on an orthonormal basis and merged ever more slowly. arXiv 2512.23017.
 
+    slao = slao (SlaoStart) + slao (SlaoMerge)
+
     A_t, B_t     factors trained on task t (t = 1, 2, ...), on the pretrained base        A [R, I], B [O, R]
     start        A_t = Q^T  with Q R = A_{t-1}^T,    B_t = B_{t-1}                        `orthonormal_rows`
     merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  merging.slao, `SlaoMerge`

@@ -1,5 +1,7 @@
 """SLICE: start the adapter from the new task's gradient after surgery against the old tasks'. arXiv 2605.12752.
 
+    slice = slice (Slice) + sum + buffer (use: init-only), lora.alpha 2
+
     G_c  mean full gradient over batches of the new task [O, I]        s    scaling
     G_r  the same over replayed batches of every old task              r    rank
     W    the weight the task trains on (pretrained + carry)            rho  log_min(O, I)(r)
@@ -34,10 +36,11 @@ from torch import Tensor
 
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
-from perdure.methods.lora_ga import GradientInit, LoraGa, check_read, offset_start, singular_directions
+from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start, singular_directions
 from perdure.methods.loram import rescaled
 from perdure.methods.parts import Need, Start
 from perdure.methods.replay import ExampleBuffer
+from perdure.methods.settings_read import check_read
 from perdure.ops import surgery
 from perdure.ops.surgery import Coefficients, Gram
 

@@ -1,5 +1,7 @@
 """SLICE without replay: the new gradient, weighed by what its own inputs need and the old tasks' inputs do not feel.
 
+    slice-free = slice-free (SliceFree) + sum, lora.alpha 2
+
     G_c   mean full gradient of the new task [O, I]              C_t    second moment of the module's inputs on the new task
     s, r  scaling and rank                                       C_<t   the same, summed over the tasks learnt so far [I, I]
 

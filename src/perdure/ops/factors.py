@@ -18,7 +18,12 @@ class Factors:
     """`A` [R, I], `B` [O, R] in PEFT's naming, and where they started if the base was offset by that start.
 
     An init that offsets the base (SLICE, LoRA-GA, LoRAM) trains on W - s B0 A0, so what the task adds to W is
-    s (B A - B0 A0): that is the update which penalties, statistics and merges must see, never s B A.
+    s (B A - B0 A0): that is the update which penalties, statistics and merges must see, never s B A. It is computed as
+
+        B A - B0 A0 = (B - B0) A + B0 (A - A0)
+
+    which is exactly 0 at the start and has digits of its own near it; a difference of the two products would be their rounding
+    there, of which l1 takes the signs and `gradient_share` makes a whole share of the gradient.
 
     Args:
         A, B: the factors.
@@ -38,10 +43,11 @@ class Factors:
         return self.B.shape[0], self.A.shape[1]
 
     def update(self) -> LowRank:
-        """The effective update s (B A - B0 A0) as stacked factors; rank R, or 2R with an offset."""
+        """The effective update s (B A - B0 A0) as factors: A, s B, or with an offset [A; A - A0], s [B - B0, B0] (rank 2R)."""
         if self.A0 is None or self.B0 is None:
             return LowRank(self.A, self.B * self.scaling)
-        return LowRank(torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1) * self.scaling)
+        A, B = torch.cat([self.A, self.A - self.A0]), torch.cat([self.B - self.B0, self.B0], dim=1)
+        return LowRank(A, B * self.scaling)
 
     def copied(self) -> Factors:
         """The same numbers in memory of their own, row by row, as a file gives them back: BLAS then rounds alike."""
@@ -50,10 +56,11 @@ class Factors:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start:stop` of the effective update [O, I]."""
-        tile = self.B[start:stop] @ self.A
-        if self.A0 is not None and self.B0 is not None:
-            tile = torch.addmm(tile, self.B0[start:stop], self.A0, alpha=-1)
-        return tile.mul_(self.scaling)
+        B = self.B[start:stop]
+        if self.A0 is None or self.B0 is None:
+            return (B @ self.A).mul_(self.scaling)
+        B0 = self.B0[start:stop]
+        return torch.addmm(B0 @ (self.A - self.A0), B - B0, self.A).mul_(self.scaling)
 
     def gradients(self, grad_OI: Tensor) -> tuple[Tensor, Tensor]:
         """Chain rule: the gradient of A and of B, given that of the effective update [O, I]."""

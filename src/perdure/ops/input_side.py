@@ -45,7 +45,7 @@ def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
 def drift(factors: Factors, moment_II: Tensor, metric_OO: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """tr(F dW C dW^T) (scalar, float64), and its gradients of A [R, I] and B [O, R]; never forms [O, I].
 
-    The value is summed in float64 because under an offset it is a small difference of large numbers.
+    The value is summed in float64 because the products of an update's rank-one terms may be larger than their sum.
     """
     delta = factors.update()
     read_KI = delta.A @ moment_II

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from perdure.durable import finite
 from perdure.report.html import Html, table
-from perdure.report.runs import Run, finite
+from perdure.report.runs import Run
 
 
 def table_of(run: Run) -> Html | None:

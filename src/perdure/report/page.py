@@ -15,12 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import write_json, write_text
+from perdure.durable import finite, write_json, write_text
 from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
 from perdure.report import sections
 from perdure.report.html import Html, join, tag
-from perdure.report.runs import Run, finite, read_runs
+from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
 
 

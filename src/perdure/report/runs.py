@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import read_json, read_lines
+from perdure.durable import finite, read_json, read_lines
 from perdure.errors import ConfigError, CorruptFile
 from perdure.metrics import average_accuracy, forgetting
 from perdure.report.changes import TaskChange, task_changes
@@ -124,12 +123,3 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON lines file; a task that did not exist yet in that stage has none."""
     return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)
-
-
-def finite(value: Any) -> Any:
-    """The same with None for every number JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from perdure.durable import finite
 from perdure.report.charts import DASHES, LEGEND, SERIES, Chart, shown
-from perdure.report.runs import Run, finite
+from perdure.report.runs import Run
 
 POINTS = 1200
 """A line has about this many points at most; longer logs are drawn as means of neighbouring steps, and the page says so."""
