@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from perdure.adapter_history import history_record, history_warnings, learn_history
+from perdure.adapter_history import check_apart, history_record, history_stages, history_warnings, learn_history
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
@@ -125,6 +125,7 @@ def run_config(
             check_scored(task, config.evaluation.split)
         # names that cannot stand together, and too many tasks, are told before a model is loaded
         check_stages(method, stages(chosen, method.stream))
+        check_apart([stage.name for stage in history_stages(config.history)], chosen)
         if config.threads:
             torch.set_num_threads(config.threads)
         model, learner = processes.main_first(lambda: load_learner(config, chosen))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.adapter_format import OFFSETTING, REFUSED
@@ -39,6 +40,20 @@ def check_method(method: Method) -> None:
         raise ConfigError(
             f"Method '{method.name}' mixes old examples into the batches, but your trainer makes the batches: concatenate old "
             "and new data into its train_dataset and leave the replay part out (method: {replay: null})."
+        )
+
+
+def check_name(task: str, taken: Sequence[str]) -> None:
+    """The new task has a name of its own, fit for a folder (of a method that answers each task by its own adapter).
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not re.fullmatch(r"[\w-][\w.@-]*", task):
+        raise ConfigError(f"A task cannot be called {task!r}: use letters, digits, '.', '_' and '-'.")
+    if task in taken:
+        raise ConfigError(
+            f"The new task cannot be called '{task}': an earlier adapter is, after its folder. Give Continual another `task`."
         )
 
 
