@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from perdure.durable import read_lines
@@ -46,6 +49,36 @@ def test_everything_that_steps_change_goes_on(stops, tmp_path, small_tasks, enco
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
     log = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_sigterm_after_the_last_step_is_not_swallowed(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    """No further step would meet it: whoever minded it before hears of it."""
+    import perdure.sequence
+
+    class Told(Exception):
+        pass
+
+    def tell(*_: object) -> None:
+        raise Told
+
+    real = perdure.sequence.train
+
+    def train(*given):
+        real(*given)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(Told):
+            patch.setattr(perdure.sequence, "train", train)
+            short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+        assert signal.getsignal(signal.SIGTERM) is tell
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Store(tmp_path / "run").stages() == []
+    for folder in ("run", "whole"):
+        short_run(tmp_path / folder, small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
 def test_it_is_written_when_the_time_has_come(tmp_path, small_tasks, encoder_folder, monkeypatch):

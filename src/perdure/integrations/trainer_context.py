@@ -84,7 +84,7 @@ class TrainerBackbone:
         """Nothing to prepare: rows are what the trainer's collator takes."""
 
     def collate(self, examples: Sequence[Any]) -> Batch:
-        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`, of a decoder by its own or its labels."""
+        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`, a decoder's by its labels."""
         from accelerate.utils.operations import send_to_device
 
         inputs: dict[str, Any] = dict(send_to_device(self._collate(list(examples)), self._trainer.args.device))
