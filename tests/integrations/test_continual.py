@@ -277,6 +277,14 @@ def test_models_that_train_something_else_are_refused(lora, message, tmp_path, m
         Continual().attach(trainer)
 
 
+def test_a_model_on_several_devices_is_refused(tmp_path, model_folder):
+    model = peft_model(model_folder)
+    trainer = plain_trainer(model, rows(0), tmp_path, stack)
+    model.get_base_model().lm_head.to("meta")
+    with pytest.raises(ConfigError, match=r"several devices \(cpu, meta; device_map\).*Load it without device_map"):
+        Continual().attach(trainer)
+
+
 def test_other_trained_parameters_are_refused(tmp_path, model_folder):
     model = peft_model(model_folder)
     model.get_base_model().lm_head.weight.requires_grad_(True)

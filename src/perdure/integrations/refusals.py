@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perdure.adapter_format import OFFSETTING, REFUSED
@@ -82,6 +82,11 @@ def check_trainer(trainer: Any) -> None:
                     f"The trainer splits the model or its sequences over processes ({kind}), so that a process holds a part of "
                     "the gradient only. Use plain data parallelism."
                 )
+    if len(places := {parameter.device for parameter in _parameters(trainer)}) > 1:
+        raise ConfigError(
+            f"The model lies on several devices ({', '.join(sorted(map(str, places)))}; device_map), while penalties and what is "
+            "measured need the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
+        )
     if trainer.args.fp16:
         raise ConfigError(
             "fp16 multiplies gradients by a changing factor until they are clipped, and a penalty would have to know it. Use "
@@ -92,6 +97,11 @@ def check_trainer(trainer: Any) -> None:
             f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
             "another one, such as adamw_torch."
         )
+
+
+def _parameters(trainer: Any) -> Iterator[Any]:
+    model = getattr(trainer, "model", None)
+    return iter(()) if model is None else model.parameters()
 
 
 def check_adapter(peft_model: Any) -> None:
