@@ -14,7 +14,7 @@ import perdure
 from perdure.adapter_history import history_stages, history_warnings
 from perdure.adapters import open_adapter
 from perdure.config import load_config
-from perdure.errors import AdapterError, PerdureError, RunMismatch, UnmetNeed
+from perdure.errors import AdapterError, ConfigError, PerdureError, RunMismatch, UnmetNeed
 from perdure.ops.lowrank import dense
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
@@ -172,3 +172,15 @@ def test_a_method_that_needs_the_old_data_is_refused(method, tmp_path, encoder_f
 def test_every_adapter_has_a_stage_of_its_own_name():
     names = [stage.name for stage in history_stages(["x/v1.2", "x/v1", "y/v1"])]
     assert names == ["history-v1.2", "history-v1", "history-v1.3"]
+
+
+def test_a_task_called_like_a_stage_of_the_history_is_refused(tmp_path, encoder_folder, past):
+    """Its scores would be taken for those of the adapter, which has none."""
+    news, mail = (write_task(tmp_path, f"history-{name}", ("apples", "pears")) for name in ("news", "mail"))
+    history, backbone = [str(folder) for folder in past], {"kind": "encoder", "model": str(encoder_folder)}
+    with pytest.raises(ConfigError, match=r"cannot be called 'history-news'.*Rename"):
+        perdure.learn(out=tmp_path / "refused", tasks=[news], history=history, backbone=backbone)
+    run_config(started(tmp_path, encoder_folder, past), tmp_path / "run")
+    with pytest.raises(ConfigError, match="cannot be called 'history-mail'"):
+        perdure.add(tmp_path / "run", mail)
+    assert Store(tmp_path / "run").stages() == ["history-news", "history-mail", "fruit"]

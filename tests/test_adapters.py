@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from perdure.adapter_format import natural
-from perdure.adapters import Adapter, open_adapter, write_adapter
+from perdure.adapters import Adapter, adapter_names, open_adapter, write_adapter
 from perdure.errors import AdapterError
 from perdure.ops.decompose import compress
 from perdure.ops.lowrank import LowRank, dense
@@ -34,6 +34,11 @@ def test_by_hand(tmp_path):
     assert (adapter.modules["m"].shape, adapter.modules["m"].rank) == ((3, 4), 2)
     assert dense(adapter["m"]).tolist() == [[4.0] * 4] * 3, "alpha / r = 2, times ones @ ones = 2"
     assert adapter.factors("m").scaling == 2
+
+
+def test_adapters_are_called_after_their_folders():
+    places = ["a/adapter", "b/adapter", "runs/b/deployed", "owner/mail box", "..", "adapter"]
+    assert adapter_names(places) == ["a", "b", "b.2", "mail-box", "adapter", "adapter.2"]
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,13 @@ def test_a_trial_of_the_backbone_is_no_use_of_a_module(ranking: Any, tmp_path: P
     ctx.stream_scores([task.train], lambda _module, use, _x, _g: uses.add(use))
     assert backbone._packs
     assert uses == {0}
+
+
+def test_a_note_that_is_no_number_is_left_out_and_told() -> None:
+    """Written down it would be no JSON: the stage failed after all its steps, and again whenever it went on."""
+    ctx = context()
+    ctx.note("part/cosine", 0.5)
+    ctx.note("part/other", 1)
+    with pytest.warns(RuntimeWarning, match="'part/cosine' is nan; it is not noted"):
+        ctx.note("part/cosine", float("nan"))
+    assert ctx.notes == {"part/other": 1.0}

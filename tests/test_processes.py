@@ -95,3 +95,20 @@ def test_a_whole_tensor_is_itself():
     assert gathered(whole) is whole
     write(target, whole)
     assert torch.equal(target, whole)
+
+
+def test_a_process_computes_on_its_own_gpu_before_anything_else(monkeypatch):
+    """FSDP2 asks torch for the current device, whichever the model is on."""
+    import torch.distributed as dist
+
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", lambda engines, timeout: seen.append(engines))
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert Group().rank == 3
+    assert seen == [1, "cpu:gloo,cuda:nccl"]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import signal
 
+import pytest
+import torch
+
+import perdure
+import perdure.training
 from perdure.durable import read_lines
 from perdure.progress import Quiet
 from perdure.store import Store
+from perdure.training_state import Training
 from tests.contract.runs import bits, short_run
 
 TRAINING = {
@@ -46,6 +53,56 @@ def test_everything_that_steps_change_goes_on(stops, tmp_path, small_tasks, enco
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
     log = read_lines(Store(tmp_path / "run").stage_folder(1) / "log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_model_on_the_cpu_keeps_no_random_state_of_a_gpu(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    """Nor does it ask for those that another machine's GPUs had."""
+    found = []
+
+    class Kept(Training):
+        def end_step(self) -> None:
+            super().end_step()
+            found.append(self.state())
+            self.load({**self.state(), "cuda.0": torch.get_rng_state(), "cuda.1": torch.get_rng_state()})
+
+    monkeypatch.setattr(perdure.training, "Training", Kept)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()])
+    backbone = {"kind": "encoder", "model": str(encoder_folder), "device": "cpu"}
+    perdure.learn(out=tmp_path / "run", tasks=small_tasks[:1], method="inc-lora", backbone=backbone, **SETTINGS)
+    assert found
+    assert not [key for state in found for key in state if key.startswith("cuda")]
+
+
+def test_sigterm_after_the_last_step_is_not_swallowed(tmp_path, small_tasks, encoder_folder, monkeypatch):
+    """No further step would meet it: whoever minded it before hears of it."""
+    import perdure.sequence
+
+    class Told(Exception):
+        pass
+
+    def tell(*_: object) -> None:
+        raise Told
+
+    real = perdure.sequence.train
+
+    def train(*given):
+        real(*given)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        monkeypatch.setattr(perdure.sequence, "train", train)
+        with pytest.raises(Told):
+            short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+        monkeypatch.setattr(perdure.sequence, "train", real)
+        assert signal.getsignal(signal.SIGTERM) is tell
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Store(tmp_path / "run").stages() == []
+    for folder in ("run", "whole"):
+        short_run(tmp_path / folder, small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
 def test_it_is_written_when_the_time_has_come(tmp_path, small_tasks, encoder_folder, monkeypatch):

@@ -9,17 +9,16 @@ Legend: R rank, O output features, I input features.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from perdure.adapters import Adapter, free_name, open_adapter
+from perdure.adapters import Adapter, adapter_names, open_adapter
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
 from perdure.config import RunConfig
 from perdure.context import StageContext
 from perdure.durable import sha256
-from perdure.errors import AdapterError, UnmetNeed
+from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import Method, Part, PerTask
@@ -33,13 +32,20 @@ from perdure.tasks.task import Stage, Task
 
 def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
     """A stage without tasks for each adapter, named after its folder."""
-    names: list[str] = []
-    for place in places:
-        path = Path(place)
-        plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
-        name = f"history-{re.sub(r'[^A-Za-z0-9._-]', '-', plain) or 'adapter'}"
-        names.append(free_name(name, names, "{}.{}"))
-    return tuple(Stage(name, ()) for name in names)
+    return tuple(Stage(f"history-{name}", ()) for name in adapter_names(places))
+
+
+def check_apart(history: Collection[str], tasks: Sequence[Task]) -> None:
+    """No task is called like a stage of the history, whose scores are not counted.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if taken := [task.name for task in tasks if task.name in history]:
+        raise ConfigError(
+            f"A task cannot be called '{taken[0]}' here: so is the stage of an adapter of `history`, which has no scores. "
+            "Rename one of them."
+        )
 
 
 def history_record(config: RunConfig, store: Store) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -110,6 +110,19 @@ def open_adapter(place: str | Path) -> Adapter:
 def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
     """`name`, or with the first number from 2 on under which it is not among `taken`."""
     return next(n for n in chain((name,), (numbered.format(name, i) for i in count(2))) if n not in taken)
+
+
+def adapter_names(places: Sequence[str | Path]) -> list[str]:
+    """What to call each adapter as a task: after its folder, no two alike, and fit for a file name.
+
+    Of `RUN/stages/01-mail/adapter` and `RUN/deployed` that is the folder above.
+    """
+    names: list[str] = []
+    for path in map(Path, places):
+        plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
+        name = "" if plain == ".." else re.sub(r"[^A-Za-z0-9._-]", "-", plain)
+        names.append(free_name(name or "adapter", names, "{}.{}"))
+    return names
 
 
 def write_adapter(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,7 +176,12 @@ class StageContext:
             return [self.backbone.scores(batch, outputs, task) for task in tasks]
 
     def note(self, name: str, value: float) -> None:
-        self.notes[name] = float(value)
+        number = float(value)
+        if math.isfinite(number):
+            self.notes[name] = number
+            return
+        self.notes.pop(name, None)  # JSON has no such number, and a stage that is learnt is not lost for one
+        warnings.warn(f"Task '{self.stage.name}': '{name}' is {number}; it is not noted.", RuntimeWarning, stacklevel=2)
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:
         learnt = {*self.past.stages, *(t.name for t in self.stage.tasks)}

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from perdure.adapter_history import history_record, history_warnings, learn_history
+from perdure.adapter_history import check_apart, history_record, history_stages, history_warnings, learn_history
+from perdure.backbones.base import Backbone
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
@@ -42,6 +43,7 @@ from perdure.tasks.splits import repeated_from_older
 from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, stages
 
+CPU = torch.device("cpu")
 VERSIONS = ("perdure", "torch", "transformers", "peft")
 
 
@@ -125,10 +127,13 @@ def run_config(
             check_scored(task, config.evaluation.split)
         # names that cannot stand together, and too many tasks, are told before a model is loaded
         check_stages(method, stages(chosen, method.stream))
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        check_apart([stage.name for stage in history_stages(config.history)], chosen)
+        threads = store.about["threads"] if store.exists else config.threads
+        if threads:
+            torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then
         model, learner = processes.main_first(lambda: load_learner(config, chosen))
         check_needs(method, offered(model, chosen, method, config))
+        check_shards(config, learner)
         _check_count(store, processes)
         warnings = suite.warnings if suite else ()
         processes.once(
@@ -269,6 +274,19 @@ def resume(
     return told(report, store)
 
 
+def check_shards(config: RunConfig, learner: Backbone) -> None:
+    """What the run leaves behind can be written while the base is split over processes.
+
+    Raises:
+        ConfigError: the model itself is needed for it, and the one that writes has only a part.
+    """
+    if config.shard and learner.answers_from_examples:
+        raise ConfigError(
+            "shard=true does not go with a vision backbone: its deployed model is written with class means that the whole model "
+            "computes, while the process that writes holds a part of it. Leave shard out; data parallelism works."
+        )
+
+
 def _check_count(store: Store, processes: Processes) -> None:
     """The run was begun by as many processes.
 
@@ -308,7 +326,7 @@ def _about(
                 else []
             ),
         ],
-        "precision": known["precision"] if known else choose_precision(config.precision),
+        "precision": known["precision"] if known else choose_precision(config.precision, model.device),
         "threads": known["threads"] if known else torch.get_num_threads(),
         "processes": processes.count,
         **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
@@ -322,17 +340,18 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
-def choose_precision(wanted: str) -> Literal["fp32", "bf16"]:
-    """bf16 where this processor multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s), else fp32."""
+def choose_precision(wanted: str, device: torch.device = CPU) -> Literal["fp32", "bf16"]:
+    """bf16 where `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU), else fp32."""
     if wanted in ("fp32", "bf16"):
         return wanted  # pyright: ignore[reportReturnType]
+    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)  # a GPU begins that slowly
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(768, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
+        left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))
         times = []
         for _ in range(8):
             began = time.perf_counter()
-            torch.mm(left, right)
+            torch.mm(left, right)[0, 0].item()  # reading a number waits for the device
             times.append(time.perf_counter() - began)
         seconds[dtype] = min(times)
     return "bf16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "fp32"

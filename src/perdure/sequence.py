@@ -62,7 +62,7 @@ def run_sequence(
         model.fold(past.carry)  # 1. the next task trains on what the past carries
         for part in parts:
             part.before_task(ctx)
-        unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes))
+        unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes), processes)
         start = unfinished.start() or method.init.start(ctx)
         processes.align(start.tensors())  # measured alike everywhere, but not every kernel gives the same bits twice
         model.start(start)  # 2. its adapter starts
@@ -93,6 +93,6 @@ def run_sequence(
 
 
 def _minutes(config: RunConfig, processes: Processes) -> float | None:
-    """Minutes between checkpoints in this process; None for all but the main one, and for all where several use dropout."""
+    """Minutes between checkpoints; None where several processes use dropout."""
     own_randomness = processes.count > 1 and config.lora.dropout > 0  # one process's random state is not the others'
-    return config.training.checkpoint_minutes if processes.main and not own_randomness else None
+    return None if own_randomness else config.training.checkpoint_minutes

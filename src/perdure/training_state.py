@@ -30,6 +30,7 @@ class Training:
         self.total = math.ceil(len(ctx.stage.train) / settings.batch_size) * settings.epochs
         self.done = 0
         self.parameters = model.parameters()
+        self._device = model.device
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self._rate, weight_decay=settings.weight_decay)
         self.averaged = Average(self.parameters, self.total // 2) if settings.average == "last-half" else None
 
@@ -49,13 +50,13 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that another `Training` of the same stage needs to go on to the bit, dropout included."""
-        tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(self.parameters)}
+        tensors: dict[str, Tensor] = {f"parameter.{i}": parameter for i, parameter in enumerate(self.parameters)}
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": tensor for name, tensor in moments.items()}
         if self.averaged:
             tensors |= {f"average.{i}": total for i, total in enumerate(self.averaged.sums)}
-        if torch.cuda.is_available():
-            tensors |= {f"cuda.{i}": random for i, random in enumerate(torch.cuda.get_rng_state_all())}
+        if self._device.type == "cuda":
+            tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # its own: machines differ in how many there are
         return {**tensors, "random": torch.get_rng_state(), "done": torch.tensor(self.done)}
 
     @torch.no_grad()
@@ -76,8 +77,8 @@ class Training:
         if self.averaged:
             self.averaged.load([groups["average"][str(i)] for i in range(len(self.parameters))], self.done)
         torch.set_rng_state(state["random"].cpu())
-        if "cuda" in groups:
-            torch.cuda.set_rng_state_all([groups["cuda"][str(i)].cpu() for i in range(len(groups["cuda"]))])
+        if "cuda" in groups and self._device.type == "cuda":
+            torch.cuda.set_rng_state(groups["cuda"]["0"].cpu(), self._device)
 
 
 def schedule(step: int, total: int, settings: TrainingSettings) -> float:

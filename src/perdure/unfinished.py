@@ -9,7 +9,7 @@
 A part that starts in the middle of a stage gets `before_task`, then `load` with what it remembered at that step; the init is
 not asked again. Removed when the stage is finished; ignored when it belongs to another stage or is damaged: then the stage is
 learnt from its beginning, which gives the same bits. SIGTERM (a scheduler takes the machine back) writes once more after the step
-it meets, and ends the process.
+it meets, and ends the process; where several share the run, all of them, whichever was told.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from perdure.context import StageContext
 from perdure.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Method, Start
+from perdure.processes import ALONE, Processes
 from perdure.store import UNFINISHED, Store
 from perdure.training import Step
 from perdure.training_state import Training
@@ -45,6 +46,7 @@ class Unfinished:
     Args:
         steps: the stage's log, shared with whoever writes it.
         minutes: time between checkpoints; None = none is written.
+        processes: those that learn the stage together; the main one writes, and all read what it finds.
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class Unfinished:
         ctx: StageContext,
         steps: list[Step],
         minutes: float | None,
+        processes: Processes = ALONE,
     ) -> None:
         self._folder = store.folder / UNFINISHED
         data = {task.name: task.fingerprint() for task in ctx.stage.tasks}  # a task added again may have other data
         self._stage = {"stage": ctx.stage.name, "index": ctx.index, "tasks": data}
-        self._method, self._model, self._ctx, self._steps = method, model, ctx, steps
+        self._method, self._model, self._ctx, self._steps, self._processes = method, model, ctx, steps, processes
         self._seconds = None if minutes is None else 60 * minutes
         self._written = time.monotonic()
         self._terminated = False
@@ -67,9 +70,8 @@ class Unfinished:
 
     def start(self) -> Start | None:
         """How the adapter started, with the parts' memory, the log and the notes read back; None where the stage begins."""
-        folder = self._whole()
+        folder = self._processes.once(self._kept)
         if folder is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
             return None
         about, groups = load_groups(folder / STATE, self._model.device)
         remember(self._method, groups, folder / STATE)
@@ -92,16 +94,30 @@ class Unfinished:
         """
         if self._seconds is None:
             return
-        if self._terminated or time.monotonic() - self._written >= self._seconds:
+        if self._told():
+            self._processes.once(self._write, training)  # the others wait: a launcher ends all as soon as one has ended
+            raise SystemExit(128 + signal.SIGTERM)
+        if self._processes.main and time.monotonic() - self._written >= self._seconds:
             self._write(training)
             self._written = time.monotonic()
-        if self._terminated:
-            raise SystemExit(128 + signal.SIGTERM)
 
     @contextmanager
     def minding_sigterm(self) -> Iterator[None]:
-        """Within: SIGTERM ends the process after the step it meets, once that is written. Nothing where no checkpoint is."""
-        if self._seconds is None or threading.current_thread() is not threading.main_thread():
+        """Within: SIGTERM ends the process after the step it meets, once that is written. Nothing where no checkpoint is.
+
+        One that meets no further step does what it would have done without this, when this is over.
+        """
+        if self._seconds is None:
+            yield
+            return
+        with self._noting_sigterm():
+            yield
+        if self._told():
+            signal.raise_signal(signal.SIGTERM)
+
+    @contextmanager
+    def _noting_sigterm(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
             yield
             return
 
@@ -113,6 +129,10 @@ class Unfinished:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+    def _told(self) -> bool:
+        """Whether any of the processes was told to end: the same answer in all."""
+        return self._processes.total(float(self._terminated)) != [0.0]
 
     def _write(self, training: Training) -> None:
         """A folder of its own, then the manifest that names it, then away with the last one."""
@@ -133,6 +153,13 @@ class Unfinished:
         for old in self._folder.iterdir():
             if old.is_dir() and old != folder:
                 shutil.rmtree(old)
+
+    def _kept(self) -> Path | None:
+        """The folder to go on from; without one, whatever lies there is removed."""
+        folder = self._whole()
+        if folder is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return folder
 
     def _whole(self) -> Path | None:
         """The folder of a checkpoint that belongs to this stage and is undamaged."""

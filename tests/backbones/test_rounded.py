@@ -80,6 +80,12 @@ def test_what_autocast_leaves_alone_stays():
         assert functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == torch.float32
 
 
+def test_a_torch_without_onednn_has_no_fast_bf16(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert rounded.has_fast_bf16.__wrapped__() is False
+
+
 @pytest.mark.parametrize(("fast", "expected"), [(True, False), (False, True)])
 def test_the_faster_way_is_taken(monkeypatch, fast, expected):
     used = []

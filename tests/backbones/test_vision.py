@@ -247,6 +247,16 @@ def test_images_may_be_data_uris(folder: Path, colours: Task) -> None:
     assert backbone.predict([uri], ["colours"]) == backbone.predict([path], ["colours"])
 
 
+def test_pretrained_features_are_those_of_fp32_whenever_they_are_measured(folder: Path, colours: Task) -> None:
+    """A run measures them before it sets its precision; `predict` and `rollback` after."""
+    begun, reopened = load(folder, colours), load(folder)
+    reopened.precision = "bf16"
+    reopened.prepare([colours])
+    assert reopened.precision == "bf16"
+    for one, feature_ND in begun._pretrained.items():
+        assert torch.equal(reopened._pretrained[one], feature_ND)
+
+
 def test_checkpointing_changes_memory_not_gradients(folder: Path, colours: Task) -> None:
     grads = []
     for on in (False, True):

@@ -277,6 +277,14 @@ def test_models_that_train_something_else_are_refused(lora, message, tmp_path, m
         Continual().attach(trainer)
 
 
+def test_a_model_on_several_devices_is_refused(tmp_path, model_folder):
+    model = peft_model(model_folder)
+    trainer = plain_trainer(model, rows(0), tmp_path, stack)
+    model.get_base_model().lm_head.to("meta")
+    with pytest.raises(ConfigError, match=r"several devices \(cpu, meta; device_map\).*Load it without device_map"):
+        Continual().attach(trainer)
+
+
 def test_other_trained_parameters_are_refused(tmp_path, model_folder):
     model = peft_model(model_folder)
     model.get_base_model().lm_head.weight.requires_grad_(True)
@@ -300,6 +308,21 @@ def test_a_history_that_does_not_fit_is_refused(tmp_path, model_folder):
 def test_nothing_is_saved_before_it_is_attached(tmp_path):
     with pytest.raises(ConfigError, match=r"Call attach\(trainer\) and train first"):
         Continual().save(tmp_path / "x")
+
+
+def test_earlier_tasks_are_called_after_their_folders(tmp_path, model_folder):
+    """Two folders called `adapter`: neither is lost, and both can be folders of what is deployed."""
+    for name, seed in (("march", 0), ("april", 1)):
+        learn(Continual("inc-lora"), tmp_path / name / "adapter", model_folder, seed)
+    history = [str(tmp_path / name / "adapter") for name in ("march", "april")]
+    continual = Continual("per-task", history=history, task="may")
+    learn(continual, tmp_path / "may", model_folder, 2)
+    continual.save_deployed(tmp_path / "deployed")
+    assert sorted(folder.name for folder in (tmp_path / "deployed").iterdir()) == ["april", "march", "may"]
+    with pytest.raises(ConfigError, match="cannot be called 'april': an earlier adapter is"):
+        Continual(history=history, task="april")
+    with pytest.raises(ConfigError, match=r"cannot be called '\.\./may': use letters"):
+        Continual(history=history, task="../may")
 
 
 def test_one_continual_serves_one_trainer(tmp_path, model_folder):

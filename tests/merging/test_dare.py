@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from perdure.errors import ConfigError
-from perdure.merging.dare import dare_updates, drop
+from perdure.merging.dare import drop
 from perdure.ops.lowrank import dense
 from tests.merging.merge_cases import assert_same, one_row_tiles, random_update, random_updates
+from tests.merging.whole_updates import dare_updates
 
 
 def test_an_injected_mask_by_hand():

@@ -13,13 +13,12 @@ from perdure.adapters import Adapter
 from perdure.config import LoraSettings
 from perdure.errors import AdapterError, ConfigError, StoreError
 from perdure.lora import AdaptedModel
-from perdure.merging.dare import dare_updates
 from perdure.merging.folders import merge_folders
 from perdure.merging.linear import sum_updates, task_arithmetic_updates
 from perdure.merging.rules import rule_named
-from perdure.merging.ties import ties_updates
 from perdure.ops.lowrank import LowRank, dense
 from tests.adapter_cases import random_folder
+from tests.merging.whole_updates import dare_updates, ties_updates
 
 SHAPES = {"first": (20, 12), "second": (9, 20)}
 

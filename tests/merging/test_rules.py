@@ -8,16 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.merging.dare import dare_updates
 from perdure.merging.linear import average_updates, sum_updates, task_arithmetic_updates
-from perdure.merging.magmax import magmax_updates
 from perdure.merging.max_magnitude import max_magnitude_updates
 from perdure.merging.modules import at_module, merge_modules, module_names
 from perdure.merging.rules import RULES, Rule, name_of, rule_named
 from perdure.merging.slao import slao_chain
-from perdure.merging.ties import ties_updates
 from perdure.ops.lowrank import LowRank, Update, dense
 from tests.merging.merge_cases import assert_same, gained_sums, random_updates
+from tests.merging.whole_updates import dare_updates, magmax_updates, ties_updates
 
 
 def moments_for(updates):

@@ -7,11 +7,11 @@ import torch
 
 from perdure.errors import AdapterError
 from perdure.merging.covariance_gain import covariance_gain
-from perdure.merging.magmax import magmax_updates
 from perdure.merging.modules import merge_modules
 from perdure.merging.slao import slao, slao_chain
 from perdure.ops.lowrank import LowRank, dense
 from tests.merging.merge_cases import assert_same, gained_sums, random_update, random_updates
+from tests.merging.whole_updates import magmax_updates
 
 
 def test_magmax_compares_cumulative_vectors_by_hand():

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.merging.ties import ties_updates
 from perdure.ops.lowrank import dense
 from tests.merging.merge_cases import assert_same, one_row_tiles, random_updates
+from tests.merging.whole_updates import ties_updates
 
 T1 = torch.tensor([[3.0, -1.0, 2.0, 0.1, -4.0]])
 T2 = torch.tensor([[-1.0, -2.0, 3.0, 5.0, 0.5]])

@@ -1,6 +1,7 @@
 """A-GEM: the projection by hand, its promise on random gradients, what it draws, and when it leaves gradients alone."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -102,6 +103,27 @@ def test_each_step_draws_its_own_examples_and_a_resumed_one_the_same() -> None:
     resumed.gradients(ctx, {})
     assert len(drawn[0]) == len(set(drawn[0])) == 8
     assert drawn[0] != drawn[1] == drawn[2]
+
+
+def test_only_what_is_drawn_is_read_and_it_is_drawn_as_ever() -> None:
+    class Rows(list[Any]):
+        read: ClassVar[list[Any]] = []
+
+        def __iter__(self):
+            raise AssertionError("every old row is read")
+
+        def __getitem__(self, index):
+            self.read.append(found := super().__getitem__(index))
+            return found
+
+    first, second = toy_task(0).train[:5], toy_task(1).train[:7]
+    ctx = context(2, buffer={"task0": Rows(first), "empty": Rows([]), "task1": Rows(second)})
+    ctx.model.start(Kaiming().start(ctx))
+    part = AGem(batch_size=4)
+    part.before_task(ctx)
+    part.gradients(ctx, ctx.task_gradients(first))
+    order = torch.randperm(12, generator=ctx.generator("a-gem.0"))[:4].tolist()
+    assert Rows.read == [[*first, *second][i] for i in order]
 
 
 def test_first_task_is_left_alone_and_later_ones_need_a_buffer() -> None:

@@ -68,8 +68,7 @@ def test_an_arena_gives_the_same_memory_again_after_reset():
 
 
 def test_results_do_not_depend_on_the_number_of_threads(threads, monkeypatch):
-    from perdure.merging.dare import dare_updates
-    from perdure.merging.ties import ties_updates
+    from tests.merging.whole_updates import dare_updates, ties_updates
 
     one_row_tiles(monkeypatch)
     updates = random_updates(3)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import PrivateAttr
 from torch import Tensor
 
 import perdure.run
@@ -61,6 +63,21 @@ class FailsOn(StepRule):
     def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
         if ctx.stage.name == self.stage and os.environ.get("RANK") == str(self.rank):
             raise RuntimeError("struck by lightning")
+        return grads
+
+
+class Signalled(FailsOn):
+    """One process is sent SIGTERM during the second step of one stage."""
+
+    _steps: int = PrivateAttr(default=0)
+
+    def before_task(self, ctx: Context) -> None:
+        self._steps = 0
+
+    def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
+        self._steps += 1
+        if ctx.stage.name == self.stage and self._steps == 2 and os.environ.get("RANK") == str(self.rank):
+            os.kill(os.getpid(), signal.SIGTERM)
         return grads
 
 

@@ -44,6 +44,8 @@ def _member(rank: int, count: int, port: int, errors: Path, work: Callable[..., 
     except BaseException as error:
         errors.mkdir(parents=True, exist_ok=True)
         (errors / str(rank)).write_text("".join(traceback.format_exception(error)))
+        if isinstance(error, SystemExit):
+            raise
         sys.exit(error.exit_code if isinstance(error, PerdureError) else 1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.durable import read_lines
+from perdure.durable import read_json, read_lines
 from perdure.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.processes.cases import STRONG, all_gradients, exact_run, trained
@@ -102,6 +102,31 @@ def test_a_run_of_two_goes_on_with_two(tmp_path, model_folder):
     for name in ("run", "whole"):
         assert together(2, fails_nowhere, tmp_path / name, model_folder, errors=errors) == [0, 0]
     assert Store(tmp_path / "run").manifest == Store(tmp_path / "whole").manifest  # to the bit
+
+
+def signalled(out: Path, model: Path, rank: int) -> None:
+    rule = {"kind": "tests.processes.cases:Signalled", "rank": rank, "stage": "sky"}
+    exact_run(out, model, {**STRONG, "step_rule": rule})
+
+
+def goes_on(out: Path, model: Path, rank: int) -> None:
+    import tests.processes.cases
+
+    tests.processes.cases.Signalled.gradients = lambda self, ctx, grads: grads  # type: ignore[method-assign]
+    signalled(out, model, rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_ends_both_when_the_step_is_written(rank, tmp_path, model_folder):
+    out, errors = tmp_path / "run", tmp_path / "errors"
+    assert together(2, signalled, out, model_folder, rank, errors=errors) == [143, 143]
+    assert Store(out).stages() == ["fruit"]
+    assert read_json(out / "unfinished" / "manifest.json")["folder"] == "000002"
+    for folder in (out, tmp_path / "whole"):
+        assert together(2, goes_on, folder, model_folder, rank, errors=errors) == [0, 0], last_error(errors, 0)
+    assert Store(out).manifest == Store(tmp_path / "whole").manifest  # to the bit
+    assert len(read_lines(Store(out).stage_folder(2) / "log.jsonl")) == 4
 
 
 def held(out: Path, model: Path) -> None:

@@ -21,6 +21,7 @@ from perdure.backbones.device import chosen_device
 from perdure.backbones.memory import out_of_memory
 from perdure.backbones.models import model_folder
 from perdure.backbones.modes import not_training
+from perdure.backbones.rounded import recomputation
 from perdure.errors import ConfigError, FetchError, PerdureError
 from perdure.settings import Settings
 
@@ -209,7 +210,7 @@ def enable_checkpointing(model: PreTrainedModel, name: str) -> None:
     try:
         # renamed in transformers 5.2x; the older name warns where both are there
         newer = getattr(model, "activation_checkpointing_enable", None)
-        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False, "context_fn": recomputation})
     except ValueError as error:
         raise ConfigError(
             f"'{name}' has no gradient checkpointing; set backbone.gradient_checkpointing=false."

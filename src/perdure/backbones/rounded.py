@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,8 +37,8 @@ PRODUCTS: frozenset[Callable[..., Any]] = frozenset(
 
 @functools.cache
 def has_fast_bf16() -> bool:
-    """Whether torch has fast bf16 kernels for this processor."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether torch has fast bf16 kernels for this processor; a torch built without oneDNN has not even the question."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class RoundedProducts(TorchFunctionMode):
@@ -71,6 +71,14 @@ def rounded_autocast() -> Any:
 def cpu_autocast() -> AbstractContextManager[Any]:
     """Within: products of a model on the CPU are those of bf16, by the faster of the two ways."""
     return torch.autocast("cpu", torch.bfloat16) if has_fast_bf16() else rounded_autocast()
+
+
+def recomputation() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For activation checkpointing: within what a layer is computed first, and within what again, in the backward pass.
+
+    torch gives the second the autocast of the first, but no other mode; without it bf16 products would not be the same.
+    """
+    return nullcontext(), nullcontext() if has_fast_bf16() else RoundedProducts()
 
 
 def _rounded(tensor: Tensor) -> Tensor:

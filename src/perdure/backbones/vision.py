@@ -147,8 +147,15 @@ class Vision:
             if not task.labels:
                 raise DataError(f"Task '{task.name}' has no labels; an image task needs classes to tell apart.")
             self._tasks[task.name] = task
-            with answering(self.model):
-                features = self._class_features(task)
+            given, self.precision = (
+                self.precision,
+                "fp32",
+            )  # also where they are measured anew on a run that computes in bf16
+            try:
+                with answering(self.model):
+                    features = self._class_features(task)
+            finally:
+                self.precision = given
             # cloned outside: training may not save tensors made in inference mode
             self._pretrained |= {(task.name, label): feature_ND.clone() for label, feature_ND in features.items()}
             self._heads.clear()

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from perdure.adapters import open_adapter, write_adapter
+from perdure.adapters import adapter_names, open_adapter, write_adapter
 from perdure.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.integrations.earlier import check_fits, earlier_past, measures, save_memory
-from perdure.integrations.refusals import check_adapter, check_method, check_trainer
+from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer
 from perdure.integrations.trainer_context import (
     Rows,
     TrainerBackbone,
@@ -51,11 +51,11 @@ class Continual:
         method: a preset's name, or a composition of parts (as in `perdure.learn`).
         history: folders of the earlier tasks' adapters, oldest first; any plain PEFT LoRA, right on the untouched base.
         old_examples: task name -> rows of old tasks in the form the trainer's collator takes, for SLICE and A-GEM.
-        task: the new task's name.
+        task: the new task's name; earlier ones are called after their folders.
         seed: of the init.
 
     Raises:
-        ConfigError: an unknown method, or a part that works in perdure's own loop only; says why.
+        ConfigError: an unknown method, a part that works in perdure's own loop only, or a name that will not do; says why.
         AdapterError: a folder is no plain LoRA adapter.
     """
 
@@ -72,6 +72,9 @@ class Continual:
         check_method(built)
         self.method = dataclasses.replace(built, replay=None)  # the old examples are given, not kept
         self.history = [open_adapter(folder) for folder in history]
+        self.names = adapter_names(history)
+        """Of the earlier tasks."""
+        check_name(task, self.names)
         self.task, self.seed = task, seed
         self.penalties: dict[str, float] = {}
         """Of the last step: 'penalty/<name>', its weighted value; 'share/<name>', its gradient's norm over the task's."""
@@ -173,7 +176,7 @@ class Continual:
             stage = TrainerStage.named(name, rows)
             return TrainerContext(stage, index, past, self._old, self.model, backbone, {}, self.seed)
 
-        past = earlier_past(self.history, self.method, self.model, context)
+        past = earlier_past(self.history, self.names, self.method, self.model, context)
         self.ctx = context(self.task, len(past), past)
 
     def _begin(self) -> None:

@@ -6,6 +6,7 @@ The consolidation is applied to the folders one after another, exactly as the lo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,11 +46,16 @@ def check_fits(adapter: Adapter, model: AdaptedModel) -> None:
 
 
 def earlier_past(
-    history: Sequence[Adapter], method: Method, model: AdaptedModel, context: Callable[[str, int, Past], Context]
+    history: Sequence[Adapter],
+    names: Sequence[str],
+    method: Method,
+    model: AdaptedModel,
+    context: Callable[[str, int, Past], Context],
 ) -> Past:
     """The past after `history`; every part of `method` has its memory.
 
     Args:
+        names: what each task of the history is called.
         context: name, index and past of a stage -> what its parts may look at.
 
     Raises:
@@ -58,14 +64,14 @@ def earlier_past(
     updates = [_update(adapter, model) for adapter in history]
     remembered = _remembered(history, method, lambda index: updates[index], model.device)
     if remembered is not None and measures(method.consolidate):
-        return remembered
+        return dataclasses.replace(remembered, stages=tuple(names))  # its own are those each training was given
     rebuilt = [] if remembered else [p for p in method.parts().values() if _remembers(p) and not p.needs]
     past = Past(load_update=lambda index: updates[index])
-    for index, (adapter, update) in enumerate(zip(history, updates, strict=True)):
-        ctx = context(adapter.name, index, past)
+    for index, (adapter, name, update) in enumerate(zip(history, names, updates, strict=True)):
+        ctx = context(name, index, past)
         for part in rebuilt:
             part.after_task(ctx, update)
-        past = past.after(adapter.name, update, method.consolidate.fold(ctx, past, update), _factors(adapter, model))
+        past = past.after(name, update, method.consolidate.fold(ctx, past, update), _factors(adapter, model))
     return past
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perdure.adapter_format import OFFSETTING, REFUSED
@@ -42,6 +43,20 @@ def check_method(method: Method) -> None:
         )
 
 
+def check_name(task: str, taken: Sequence[str]) -> None:
+    """The new task has a name of its own, fit for a folder (of a method that answers each task by its own adapter).
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not re.fullmatch(r"[\w-][\w.@-]*", task):
+        raise ConfigError(f"A task cannot be called {task!r}: use letters, digits, '.', '_' and '-'.")
+    if task in taken:
+        raise ConfigError(
+            f"The new task cannot be called '{task}': an earlier adapter is, after its folder. Give Continual another `task`."
+        )
+
+
 def check_trainer(trainer: Any) -> None:
     """The trainer leaves whole, reduced, unscaled gradients on every process before it clips them.
 
@@ -67,6 +82,11 @@ def check_trainer(trainer: Any) -> None:
                     f"The trainer splits the model or its sequences over processes ({kind}), so that a process holds a part of "
                     "the gradient only. Use plain data parallelism."
                 )
+    if len(places := {parameter.device for parameter in _parameters(trainer)}) > 1:
+        raise ConfigError(
+            f"The model lies on several devices ({', '.join(sorted(map(str, places)))}; device_map), while penalties and what is "
+            "measured need the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
+        )
     if trainer.args.fp16:
         raise ConfigError(
             "fp16 multiplies gradients by a changing factor until they are clipped, and a penalty would have to know it. Use "
@@ -77,6 +97,11 @@ def check_trainer(trainer: Any) -> None:
             f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
             "another one, such as adamw_torch."
         )
+
+
+def _parameters(trainer: Any) -> Iterator[Any]:
+    model = getattr(trainer, "model", None)
+    return iter(()) if model is None else model.parameters()
 
 
 def check_adapter(peft_model: Any) -> None:

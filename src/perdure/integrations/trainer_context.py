@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.context import StageContext
@@ -77,17 +78,26 @@ class TrainerBackbone:
 
     def __init__(self, trainer: Any, model: nn.Module, collate: Any) -> None:
         self.model, self._trainer, self._collate = model, trainer, collate
+        self.encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Nothing to prepare: rows are what the trainer's collator takes."""
 
     def collate(self, examples: Sequence[Any]) -> Batch:
-        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`."""
+        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`, a decoder's by its labels."""
         from accelerate.utils.operations import send_to_device
 
-        inputs: Any = send_to_device(self._collate(list(examples)), self._trainer.args.device)
+        inputs: dict[str, Any] = dict(send_to_device(self._collate(list(examples)), self._trainer.args.device))
         mask = inputs.get("attention_mask")
-        return Batch(examples, dict(inputs), len(examples), None if mask is None else mask.bool())
+        if mask is None and self.encoder_decoder and "input_ids" in inputs:
+            mask = torch.ones_like(inputs["input_ids"])  # or the decoder's would be taken for it
+        mask = None if mask is None else mask.bool()
+        if self.encoder_decoder and (decoder_mask := decoder_positions(inputs)) is not None:
+            if mask is not None and mask.shape == decoder_mask.shape:
+                config: Any = self.model.config
+                inputs = one_longer(inputs, config.pad_token_id)
+            return Batch(examples, inputs, len(examples), mask, decoder_positions(inputs))
+        return Batch(examples, inputs, len(examples), mask)
 
     def forward(self, batch: Batch) -> Outputs:
         """The trainer's own loss."""
@@ -156,6 +166,20 @@ class TrainerContext(StageContext):
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:
         _refuse("scores on validation examples")
+
+
+def decoder_positions(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """[n, length] True where a decoder reads no padding: by its mask, else where a label is learnt; None without either."""
+    if (mask := inputs.get("decoder_attention_mask")) is not None:
+        return mask.bool()
+    labels = inputs.get("labels")
+    return labels != -100 if labels is not None and labels.ndim == 2 and not labels.is_floating_point() else None
+
+
+def one_longer(inputs: Mapping[str, Any], pad: int | None) -> dict[str, Any]:
+    """The decoder's tensors with one more position of padding: an encoder's and a decoder's inputs are told apart by length."""
+    fill = {"labels": -100, "decoder_input_ids": pad or 0, "decoder_attention_mask": 0}
+    return {n: functional.pad(t, (0, 1), value=fill[n]) if n in fill else t for n, t in inputs.items()}
 
 
 @contextmanager

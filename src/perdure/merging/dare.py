@@ -15,7 +15,7 @@ the same masks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -23,11 +23,8 @@ import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.merging.fold import Entry, Fold, Total, Transform, merged
-from perdure.merging.linear import checked_weights
-from perdure.merging.modules import merge_modules
+from perdure.merging.fold import Fold, Total, Transform
 from perdure.merging.ties import Vote
-from perdure.ops.lowrank import Delta, Update
 
 Consensus = Literal["sum", "ties"]
 Mask = Callable[[str, int, tuple[int, int]], Tensor]
@@ -72,26 +69,3 @@ def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:
 def consensus_fold(consensus: Consensus) -> Fold:
     """How the thinned updates are put together."""
     return Total() if consensus == "sum" else Vote()
-
-
-def dare_updates(
-    updates: Sequence[Update],
-    density: float,
-    seed: int = 0,
-    consensus: Consensus = "sum",
-    rescale: bool = True,
-    weights: Sequence[float] | None = None,
-    scale: float = 1.0,
-    masks: Sequence[Mask] | None = None,
-) -> dict[str, Tensor]:
-    """Module by module the DARE merge, dense [O, I]; `masks`, one an update, replace the random ones."""
-    weights = checked_weights(weights, len(updates))
-    masks = masks or [random_mask(seed, index, density) for index in range(len(updates))]
-    drops = [dropping(mask, density, rescale) for mask in masks]
-
-    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
-        present = zip(deltas, weights, drops, strict=True)
-        entries = [Entry(d, w, t) for d, w, t in present if d is not None]
-        return merged(consensus_fold(consensus), module, entries, scale)
-
-    return dict(merge_modules(updates, merge))

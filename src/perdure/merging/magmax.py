@@ -12,14 +12,10 @@ Settings: scale .5, and the later task on ties, as in the released code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from perdure.merging.fold import Entry, Slots, merged
-from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, Update
+from perdure.merging.fold import Slots
 from perdure.ops.tiling import Arena, choose, larger
 
 
@@ -38,12 +34,3 @@ class KeepFarthest:
 
     def result(self, slots: Slots, arena: Arena) -> Tensor:
         return slots["kept"]
-
-
-def magmax_updates(updates: Sequence[Update], scale: float = 0.5) -> dict[str, Tensor]:
-    """Module by module the MagMax merge, dense [O, I], of updates in the order they were trained."""
-
-    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
-        return merged(KeepFarthest(), module, [Entry(delta) for delta in deltas if delta is not None], scale)
-
-    return dict(merge_modules(updates, merge))

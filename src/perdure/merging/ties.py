@@ -20,16 +20,14 @@ position for any number of updates, so merging one by one is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from perdure.merging.fold import Entry, Slots, Transform, merged
-from perdure.merging.linear import checked_weights
-from perdure.merging.modules import merge_modules
-from perdure.ops.lowrank import Delta, Update
+from perdure.merging.fold import Slots, Transform
+from perdure.ops.lowrank import Update
 from perdure.ops.magnitude import magnitude_threshold
 from perdure.ops.tiling import Arena, choose, larger
 
@@ -81,26 +79,3 @@ def trim(thresholds: Mapping[str, float]) -> Transform:
         return torch.ops.aten.hardshrink.out(tile, float(below), out=tile) if threshold > 0 else tile
 
     return apply
-
-
-def ties_updates(
-    updates: Sequence[Update],
-    density: float = 0.2,
-    scope: Scope = "model",
-    weights: Sequence[float] | None = None,
-    scale: float = 1.0,
-) -> dict[str, Tensor]:
-    """Module by module the TIES merge, dense [O, I]; a module missing in an update does not vote.
-
-    Args:
-        density: share of entries kept, in (0, 1].
-        scale: lambda.
-    """
-    weights = checked_weights(weights, len(updates))
-    trims = [trim(thresholds(update, density, scope)) for update in updates]
-
-    def merge(module: str, deltas: list[Delta | None]) -> Tensor:
-        present = zip(deltas, weights, trims, strict=True)
-        return merged(Vote(), module, [Entry(d, w, t) for d, w, t in present if d is not None], scale)
-
-    return dict(merge_modules(updates, merge))

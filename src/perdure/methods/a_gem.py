@@ -12,7 +12,9 @@ Settings: `batch_size` of the reference gradient. Deviations: none; a penalty's 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -80,16 +82,19 @@ class AGem(StepRule):
         Raises:
             UnmetNeed: a later task finds the buffer empty.
         """
-        kept = [example for examples in ctx.buffer.values() for example in examples]
-        if not kept:
+        ends = list(accumulate(len(examples) for examples in ctx.buffer.values()))
+        if not ends or not ends[-1]:
             if len(ctx.past) == 0:
                 return grads
             raise UnmetNeed(
                 f"A-GEM needs remembered examples at task '{ctx.stage.name}', but the replay buffer is empty."
             )
-        order = torch.randperm(len(kept), generator=ctx.generator(f"a-gem.{self._step}"))[: self.batch_size]
+        order = torch.randperm(ends[-1], generator=ctx.generator(f"a-gem.{self._step}"))[: self.batch_size]
         self._step += 1
-        projected, fired = project(grads, ctx.task_gradients([kept[i] for i in order.tolist()]))
+        # drawn first, then looked up (counted from the end): a user's dataset may be slow to read
+        buffers, places = list(ctx.buffer.values()), [(i, bisect_right(ends, i)) for i in order.tolist()]
+        drawn = [buffers[at][i - ends[at]] for i, at in places]
+        projected, fired = project(grads, ctx.task_gradients(drawn))
         self._fired += fired
         ctx.note("a-gem/fired", self._fired / self._step)
         return projected

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from perdure.merging.dare import Consensus, dare_updates
+from perdure.merging import rules
+from perdure.merging.dare import Consensus
 from perdure.merging.linear import average_updates
-from perdure.merging.magmax import magmax_updates
-from perdure.merging.ties import Scope, ties_updates
+from perdure.merging.modules import merge_modules
+from perdure.merging.ties import Scope
 from perdure.methods.parts import Consolidate, Folded, Keeps, Need
 from perdure.ops.lowrank import add_updates
 
@@ -93,7 +94,7 @@ class Ties(MergeRule):
     scale: float = Field(default=1.0, gt=0)
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
-        return ties_updates(updates, self.density, self.scope, scale=self.scale)
+        return _by(rules.Ties(density=self.density, scope=self.scope, scale=self.scale), updates)
 
 
 class Dare(MergeRule):
@@ -116,7 +117,10 @@ class Dare(MergeRule):
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         """Masks depend on the run's seed and the stage."""
         seed = int(torch.randint(2**31, (), generator=ctx.generator("dare")))
-        return dare_updates(updates, self.density, seed, self.consensus, self.rescale, scale=self.scale)
+        rule = rules.Dare(
+            density=self.density, seed=seed, consensus=self.consensus, rescale=self.rescale, scale=self.scale
+        )
+        return _by(rule, updates)
 
 
 class MagMax(MergeRule):
@@ -141,4 +145,9 @@ class MagMax(MergeRule):
         )
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
-        return magmax_updates(updates, self.scale)
+        return _by(rules.MagMax(scale=self.scale), updates)
+
+
+def _by(rule: rules.Rule, updates: Sequence[Update]) -> Update:
+    """Module by module what `perdure merge` would give."""
+    return dict(merge_modules(updates, rule.prepare(updates).merge))
