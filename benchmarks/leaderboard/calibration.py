@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.comparison import Outcome, study
+from perdure.sweeps.comparison import Outcome, study
 
 TASKS, EXAMPLES, ACCURACY, STUDIES, RESAMPLES = 5, 500, 0.8, 400, 200
 DESIGNS = ((1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (9, 1), (9, 2))
