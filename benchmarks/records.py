@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from perdure.comparison import OrderAndSeed
 from perdure.report.sweeps import cell_of
+from perdure.sweeps.comparison import OrderAndSeed
 
 HERE = Path(__file__).parent
 

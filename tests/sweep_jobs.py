@@ -36,6 +36,6 @@ def minding(name: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    from perdure.sweep_workers import run_all
+    from perdure.sweeps.workers import run_all
 
     run_all(["a", "b"], 2, partial(minding, folder=Path(sys.argv[1])), lambda *_: None)

@@ -14,12 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 import perdure
-from perdure import ability
-from perdure.ability import Ability, Row, general_ability, offline_rows, offline_tasks, open_finished
 from perdure.cli import app
 from perdure.config import load_config
 from perdure.errors import ConfigError, StoreError
-from perdure.harness import HarnessScore, counted_once, main_score
+from perdure.studies import ability
+from perdure.studies.ability import Ability, Row, general_ability, offline_rows, offline_tasks, open_finished
+from perdure.studies.harness import HarnessScore, counted_once, main_score
 from perdure.tasks.suites import describe
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_images, tiny_vision

@@ -19,7 +19,7 @@ from perdure.ops.lowrank import dense
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
 from perdure.store import Store
-from perdure.sweep_record import outcome_values, run_record
+from perdure.sweeps.record import outcome_values, run_record
 from tests.contract.runs import bits, short_run
 from tests.months import write_config, write_task
 

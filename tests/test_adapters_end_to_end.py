@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from perdure.cli_adapters import add_commands
+from perdure.cli.adapters import add_commands
 from perdure.merging.rules import RULES, rule_named
 from tests.adapter_cases import in_hub_cache, trained_folders
 from tests.backbones.tiny import tiny_causal

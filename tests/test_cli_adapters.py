@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from perdure.adapters import Adapter
-from perdure.cli_adapters import add_commands
+from perdure.cli.adapters import add_commands
 from perdure.errors import AdapterError, ConfigError, StoreError
 from perdure.merging.linear import average_updates, sum_updates
 from perdure.ops.lowrank import dense

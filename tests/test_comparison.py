@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from perdure.comparison import Outcome, holm, study
 from perdure.errors import DataError
+from perdure.sweeps.comparison import Outcome, holm, study
 
 CELLS = [(order, seed) for order in ("a", "b", "c") for seed in (0, 1)]
 

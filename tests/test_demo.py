@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure import demo
+from perdure.cli import demo
 from perdure.scores import Scores, read_scores
 from tests.own_files import perdure
 from tests.report.run_folders import write_run

@@ -12,7 +12,7 @@ from benchmarks.leaderboard.gap import columns
 from benchmarks.leaderboard.honesty import calibration_table, overlap_table
 
 from perdure.methods.table import PRESETS
-from perdure.sweep_record import outcome_values
+from perdure.sweeps.record import outcome_values
 from tests.test_claims import recorded
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from perdure.config import LoraSettings
 from perdure.errors import ConfigError, DataError
 from perdure.lora import AdaptedModel
-from perdure.mining import Conflicts, Mined, find_sequence, gradient_conflicts, mine
+from perdure.studies.mining import Conflicts, Mined, find_sequence, gradient_conflicts, mine
 from perdure.tasks.task import Example, Task
 from tests.methods.two_layers import Toy, toy_task
 

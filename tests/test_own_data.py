@@ -8,12 +8,12 @@ import json
 import pytest
 import yaml
 
+from perdure.cli.template import write_template
 from perdure.config import load_config
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.prediction import predict
 from perdure.run import resume, run_config
 from perdure.settings import parse_overrides
-from perdure.template import write_template
 from tests.contract.runs import SETTINGS, bits
 
 

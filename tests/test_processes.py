@@ -12,7 +12,7 @@ from torch import nn
 from perdure.errors import ConfigError, UnknownName
 from perdure.processes import ALONE, Group, _result, _result_or_error, join
 from perdure.sharding import blocks, gathered, write
-from perdure.sweep import SweepConfig, run_sweep
+from perdure.sweeps.sweep import SweepConfig, run_sweep
 
 
 def member(rank: int, count: int, sharded: bool = False) -> Group:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from perdure.cli_studies import _give
+from perdure.cli.studies import _give
 from perdure.config import RunConfig
 from perdure.errors import ConfigError, StoreError
 from perdure.lora import AdaptedModel
@@ -17,7 +17,7 @@ from perdure.methods.build import build_method
 from perdure.ops.lowrank import dense
 from perdure.record import load_stage_update
 from perdure.scores import read_scores
-from perdure.studies import NO_PART, WHOLE, OpenRun, Row, Study, open_run, sign_split, signs
+from perdure.studies.signs import NO_PART, WHOLE, OpenRun, Row, Study, open_run, sign_split, signs
 from perdure.tasks.task import Task
 from tests.methods.two_layers import CONFIG, Toy, learn_toy, toy_task, toy_tasks
 from tests.own_files import perdure

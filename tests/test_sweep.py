@@ -17,15 +17,15 @@ import yaml
 from typer.testing import CliRunner
 
 import perdure.run
-import perdure.sweep
+import perdure.sweeps.sweep
 from perdure.cli import app
 from perdure.errors import ConfigError, StoreError
 from perdure.report.sweeps import cell_of, is_sweep, p_value, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
 from perdure.shared import SECONDS
 from perdure.store import Store
-from perdure.sweep import SweepConfig, _read_suite, _run_cell, cells, load_sweep, run_sweep
-from perdure.sweep_record import outcome_values
+from perdure.sweeps.record import outcome_values
+from perdure.sweeps.sweep import SweepConfig, _read_suite, _run_cell, cells, load_sweep, run_sweep
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_what_another_sweep_did_meanwhile_is_not_done_again(sweep_file, tmp_path
     monkeypatch.setattr(
         perdure.run, "run_config", lambda *_, **__: SimpleNamespace(average_accuracy=0.5, forgetting=None)
     )
-    monkeypatch.setattr(perdure.sweep, "run_record", another)
+    monkeypatch.setattr(perdure.sweeps.sweep, "run_record", another)
     assert _run_cell(cell, tmp_path, False, None) == "average 50.0"
     assert _run_cell(cell, tmp_path, False, None) == "left alone: another sweep has done it"
     assert told == ["left alone: another sweep is at it"]
@@ -282,7 +282,7 @@ def test_a_run_without_threads_does_not_have_those_of_the_run_before(sweep_file,
 
 
 def test_a_sweep_of_which_runs_failed_ends_with_an_error(sweep_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(perdure.sweep, "run_all", lambda todo, processes, run, ended: ended(todo[0], None))
+    monkeypatch.setattr(perdure.sweeps.sweep, "run_all", lambda todo, processes, run, ended: ended(todo[0], None))
     out = tmp_path / "out"
     ended = CliRunner().invoke(app, ["sweep", str(sweep_file), "--out", str(out)])
     assert ended.exit_code == 1
@@ -377,7 +377,7 @@ CANNOT_RUN = [
 
 @pytest.mark.parametrize(("change", "message"), CANNOT_RUN)
 def test_what_cannot_run_is_told_before_anything_does(change, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(perdure.sweep, "run_all", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr(perdure.sweeps.sweep, "run_all", lambda *_: pytest.fail("begun"))
     sweep = SweepConfig(
         **{"name": "x", "settings": {"suite": "quickstart"}, "methods": {"good": {"method": "l2"}}, **change}
     )

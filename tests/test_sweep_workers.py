@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from perdure.sweep_workers import run_all
+from perdure.sweeps.workers import run_all
 from tests.sweep_jobs import TOLD, job
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from benchmarks.records import HERE, in_common, records, spread
 
-from perdure.comparison import Comparison, OrderAndSeed, holm, study
 from perdure.report.sweeps import cell_of, outcome
 from perdure.report.text import markdown_table
+from perdure.sweeps.comparison import Comparison, OrderAndSeed, holm, study
 
 Record = Mapping[str, Any]
 NOTHING = "No run is recorded yet."

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perdure.comparison import OrderAndSeed
 from perdure.report.sweeps import cell_of, over_orders
 from perdure.report.text import markdown_table
+from perdure.sweeps.comparison import OrderAndSeed
 
 Record = Mapping[str, Any]
 Matrix = Sequence[Sequence[float]]

@@ -11,7 +11,7 @@ import numpy as np
 from perdure.report.sweeps import over_orders
 from perdure.report.text import markdown_table
 from perdure.report.words import points
-from perdure.sweep_record import outcome_values
+from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]
 Overlap = Mapping[str, Mapping[str, Mapping[str, Any]]]

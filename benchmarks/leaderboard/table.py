@@ -14,11 +14,11 @@ from benchmarks.leaderboard.honesty import calibration_table, overlap_table
 from benchmarks.leaderboard.target import as_table as target_table
 from benchmarks.records import HERE, in_common, record, records
 
-from perdure.comparison import Study, study
 from perdure.report.sweeps import METRICS, cell_of, cost_cells, interval, mean, outcome, over_orders, p_value
 from perdure.report.text import markdown_table
 from perdure.report.words import points
-from perdure.sweep import cells, load_sweep
+from perdure.sweeps.comparison import Study, study
+from perdure.sweeps.sweep import cells, load_sweep
 
 Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perdure.comparison import study
 from perdure.report.sweeps import outcome, over_orders
 from perdure.report.text import markdown_table
+from perdure.sweeps.comparison import study
 
 Record = Mapping[str, Any]
 OURS, BOUNDS = "perdure", ("joint", "per-task", "seq-lora")

@@ -1,8 +1,9 @@
 """Metrics of a continual-learning run, as pure functions of its score matrix.
 
 Legend: score_ST[s, t] is the score (a fraction of 1) on task t after stage s; T tasks, S stages. In the usual sequence
-stage s learns task s (S = T); joint training has one stage. b_T holds the untrained model's scores. Where a metric has no
-meaning (one stage, an unscored cell) it is None, never 0. Nothing is clipped: forgetting may be negative.
+stage s learns task s (S = T); joint training has one stage. b_T holds the untrained model's scores. In `FORMULAS`, which
+reports print, a stands for score_ST. Where a metric has no meaning (one stage, an unscored cell) it is None, never 0. Nothing
+is clipped: forgetting may be negative.
 """
 
 from __future__ import annotations

@@ -94,9 +94,8 @@ class Group(Processes):
     def __init__(self) -> None:
         import torch.distributed as dist
 
-        if (
-            torch.cuda.is_available()
-        ):  # first: what is made without a device named (FSDP2's streams) goes to the current one
+        if torch.cuda.is_available():
+            # first: what is made without a device named (FSDP2's streams) goes to the current one
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         if not dist.is_initialized():
             engines = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

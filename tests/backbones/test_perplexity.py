@@ -16,7 +16,7 @@ from perdure.backbones.base import Prediction
 from perdure.errors import DataError
 from perdure.evaluation import outcomes, perplexity, score
 from perdure.store import Store
-from perdure.sweep_record import outcome_values, run_record
+from perdure.sweeps.record import outcome_values, run_record
 from perdure.tasks.task import Example, Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 

@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from perdure.cli_adapters import add_commands
+from perdure.cli.adapters import add_commands
 from perdure.merging.max_magnitude import max_magnitude
 from perdure.merging.merge_file import read_merge_file
 from perdure.merging.rules import RULES

@@ -147,10 +147,8 @@ class Vision:
             if not task.labels:
                 raise DataError(f"Task '{task.name}' has no labels; an image task needs classes to tell apart.")
             self._tasks[task.name] = task
-            given, self.precision = (
-                self.precision,
-                "fp32",
-            )  # also where they are measured anew on a run that computes in bf16
+            # also where they are measured anew on a run that computes in bf16
+            given, self.precision = self.precision, "fp32"
             try:
                 with answering(self.model):
                     features = self._class_features(task)

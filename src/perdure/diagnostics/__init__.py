@@ -3,6 +3,7 @@
 positions.py  counted entry by entry, on row tiles, exact or from sampled rows with a confidence interval
 spaces.py     exact and in the size of the factors
 report.py     both over all modules and pairs: `diagnose(updates) -> Diagnosis`
+folders.py    the same for adapter folders, read tile by tile
+text.py       the report as tables for a terminal
 words.py      what the numbers mean, in plain sentences
-page.py       a heat map by layer and module type, one self-contained HTML file
 """

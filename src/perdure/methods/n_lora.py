@@ -20,7 +20,7 @@ Settings: see `Sparsity` and `ProximalRows`. Deviations and what the paper leave
     - A sub-gradient under Adam never makes W exactly zero, and no threshold is published for what counts as zero ("collision").
       Here an entry is small at `small` times its module's own root mean square.
     - lambda by hand is the paper's open question: `gradient_share` (see `Penalty`) sets it by the gradient's length, and
-      `sparsity` of `ProximalRows` by a stated share of exact zeros. The shares reached are noted in the stage's log.
+      `sparsity` of `ProximalRows` by a stated share of exact zeros. The shares reached are in the stage's notes.
     - `ProximalRows` is ours. An averaged trajectory (training.average) mixes its zeros with values of earlier steps.
 """
 

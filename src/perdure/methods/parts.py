@@ -174,7 +174,7 @@ class Context(Protocol):
         ...
 
     def note(self, name: str, value: float) -> None:
-        """Put a number (a cosine, a threshold chosen, how often a rule fired) into the stage's log."""
+        """Put a number (a cosine, a threshold chosen, how often a rule fired) into the stage's notes."""
         ...
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:

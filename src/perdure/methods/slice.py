@@ -204,7 +204,7 @@ class Slice(GradientInit):
         return turns[:count]
 
     def _operate(self, ctx: Context, grams: Mapping[str, Gram]) -> dict[str, Coefficients]:
-        """Step (2): module -> the two coefficients; noted in the stage's log."""
+        """Step (2): module -> the two coefficients, which are noted."""
         if self.scope == "global":
             together = surgery.total(grams.values())
             units = dict.fromkeys(grams, together)

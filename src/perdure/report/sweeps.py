@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure.comparison import Comparison, Interval, OrderAndSeed, Outcome, Study, study
 from perdure.durable import make_folder, write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
-from perdure.sweep_record import outcome_values
+from perdure.sweeps.comparison import Comparison, Interval, OrderAndSeed, Outcome, Study, study
+from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]
 METRICS = ("learning_accuracy", "forgetting", "backward_transfer")

@@ -46,8 +46,8 @@ from perdure.scores import Scores
 from perdure.settings import Settings, parse_overrides, read_yaml, validate, with_override
 from perdure.shared import SECONDS
 from perdure.store import Store
-from perdure.sweep_record import code_hash, run_record
-from perdure.sweep_workers import run_all
+from perdure.sweeps.record import code_hash, run_record
+from perdure.sweeps.workers import run_all
 from perdure.tasks.suites import chosen_order, describe, load_suite
 
 LONGEST = 100  # bytes of a row's name, and of an order's in a file name that would else be too long for a disk (255)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from perdure.comparison import Values
 from perdure.diagnostics.report import diagnose
 from perdure.durable import read_lines
 from perdure.methods.build import build_method
 from perdure.record import load_stage_update
 from perdure.scores import Scores
 from perdure.store import Store
+from perdure.sweeps.comparison import Values
 
 FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
 
@@ -41,7 +41,7 @@ def run_record(store: Store, scores: Scores) -> dict[str, Any]:
 
 def code_hash() -> str:
     """sha256 over every source file of perdure: which code made a record."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())

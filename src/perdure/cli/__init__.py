@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from perdure.cli_adapters import add_commands as add_adapter_commands
-from perdure.cli_runs import MaxForgetting, Progress, Tracker, reporter_of, show_scores
-from perdure.cli_runs import add_commands as add_run_commands
-from perdure.cli_studies import add_commands as add_study_commands
+from perdure.cli.adapters import add_commands as add_adapter_commands
+from perdure.cli.runs import MaxForgetting, Progress, Tracker, reporter_of, show_scores
+from perdure.cli.runs import add_commands as add_run_commands
+from perdure.cli.studies import add_commands as add_study_commands
 from perdure.errors import ConfigError, PerdureError
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def run(
 @app.command()
 def init(file: Annotated[Path, typer.Argument(help="The configuration file to write.")] = Path("perdure.yaml")) -> None:
     """Write a commented configuration for your own data, to be edited and given to `perdure run`."""
-    from perdure.template import write_template
+    from perdure.cli.template import write_template
 
     write_template(file)
     typer.echo(f"Wrote {file}. Edit its tasks, then: perdure run {file}")
@@ -114,7 +114,7 @@ def sweep(
     processes: Annotated[int, typer.Option(help="Runs at once.")] = 2,
 ) -> None:
     """Many runs from one file, on local processes, resumable; one JSON record each. Ends with 1 if a run failed."""
-    from perdure.sweep import failures, load_sweep, run_sweep
+    from perdure.sweeps.sweep import failures, load_sweep, run_sweep
 
     chosen = load_sweep(file)
     out = out or Path("runs") / chosen.name
@@ -179,7 +179,7 @@ def demo(
     progress: Progress = "auto",
 ) -> None:
     """Five real tasks with seq-lora, inc-lora and ps-lora, side by side; about five minutes on two cores."""
-    from perdure.demo import run_demo
+    from perdure.cli.demo import run_demo
 
     run_demo(out, seed, progress)
 

@@ -22,7 +22,6 @@ from perdure.backbones.language import LanguageModel
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.evaluation import score
-from perdure.harness import Harness, HarnessScore
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
 from perdure.methods.parts import PerTask
@@ -31,6 +30,7 @@ from perdure.record import load_past
 from perdure.reopen import check_base
 from perdure.run import load_learner
 from perdure.store import Store
+from perdure.studies.harness import Harness, HarnessScore
 from perdure.tasks.few_shot import with_shots
 from perdure.tasks.suites import describe, load_suite
 from perdure.tasks.task import INVERSE_PERPLEXITY, Task
@@ -209,7 +209,7 @@ def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> 
 
 
 def harness_rows(run: Finished, asked: Harness, shots: Sequence[int], examples: int | None) -> list[Row]:
-    """The same for tasks of lm-evaluation-harness (`perdure.harness`).
+    """The same for tasks of lm-evaluation-harness (`perdure.studies.harness`).
 
     A row has the number of examples that the harness says were in the prompt; a task that is always asked alike is one row.
     """
@@ -251,7 +251,7 @@ def general_ability(
 
     Raises:
         ConfigError: fewer than 0 examples in a prompt, or `include` without `harness`.
-        StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `perdure.harness`.
+        StoreError, ConfigError, FetchError: see `open_finished`, `load_suite` and `perdure.studies.harness`.
     """
     if min(shots, default=0) < 0:
         raise ConfigError(f"--shots {min(shots)}: a prompt holds 0 examples or more.")

@@ -39,9 +39,9 @@ def mine(
 ) -> None:
     """Which tasks of a suite conflict: cosines of their gradients, the most and the least conflicting sequences."""
     from perdure.config import load_config
-    from perdure.mining import mine as find
     from perdure.run import load_configured_suite, load_learner
     from perdure.settings import parse_overrides
+    from perdure.studies.mining import mine as find
 
     _ready(out, "mined", overwrite)
     config = load_config({"suite": suite, "data": data, "backbone": backbone}, parse_overrides(settings or []))
@@ -63,7 +63,7 @@ def ability(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """General ability before and after a run: tasks it never learnt, without and with examples in the prompt."""
-    from perdure.ability import general_ability
+    from perdure.studies.ability import general_ability
 
     found = general_ability(
         run, shots=shots or [0, 5], examples=examples, task=task, harness=harness or [], include=include
@@ -76,7 +76,7 @@ def ability(
 @study_app.command("sign-split")
 def sign_split(run: Path, examples: Examples = None, out: Out = None, overwrite: Overwrite = False) -> None:
     """PS-LoRA's second figure: the smallest k % of an update, split by sign agreement with the past, each part scored."""
-    from perdure.studies import sign_split as study
+    from perdure.studies.signs import sign_split as study
 
     _ready(out, "sign-split", overwrite)
     _give(study(_opened(run, examples)), out, "sign-split")
@@ -85,7 +85,7 @@ def sign_split(run: Path, examples: Examples = None, out: Out = None, overwrite:
 @study_app.command("signs")
 def signs(run: Path, examples: Examples = None, out: Out = None, overwrite: Overwrite = False) -> None:
     """How much of each update's effect its signs, its magnitudes and its largest k % carry."""
-    from perdure.studies import signs as study
+    from perdure.studies.signs import signs as study
 
     _ready(out, "signs", overwrite)
     _give(study(_opened(run, examples)), out, "signs")
@@ -95,7 +95,7 @@ def _opened(folder: Path, examples: int | None) -> Any:
     from perdure.config import load_config
     from perdure.reopen import check_base, load_learner, recorded_tasks
     from perdure.store import Store
-    from perdure.studies import open_run
+    from perdure.studies.signs import open_run
 
     store = Store(folder)
     config, tasks = load_config(store.about["config"]), recorded_tasks(store)
