@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.merging.covariance_gain import covariance_gain
-from perdure.methods.input_moments import input_moments
+from perdure.methods.input_moments import add_moments, input_moments
 from perdure.methods.parts import Consolidate, Folded, Need
 from perdure.ops.lowrank import add_updates
 
@@ -65,9 +65,7 @@ class CovarianceGain(Consolidate):
             module: covariance_gain(delta, own[module], self._past.get(module), self.kappa, self.ridge)
             for module, delta in update.items()
         }
-        for module, moment in own.items():
-            new = moment.float()
-            self._past[module] = self._past[module].to(new) + new if module in self._past else new
+        add_moments(self._past, {module: moment.float() for module, moment in own.items()})
         total = add_updates(past.carry, kept)
         return Folded(carry=total, deployed=total)
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.methods.history_update import HistoryKind, history_update, no_history
+from perdure.methods.history_update import HistoryKind, OfHistory, no_history
 from perdure.methods.parts import WeightPenalty
 from perdure.ops.entrywise import weighted_squares
-from perdure.ops.lowrank import dense
 from perdure.ops.precision import divided, no_penalty, precise
 from perdure.ops.through_factors import Scratch
 
@@ -53,8 +53,7 @@ class PastEnergy(WeightPenalty):
     history: HistoryKind = "sum"
     tile: int | None = Field(default=None, gt=0)
 
-    _seen: Past | None = PrivateAttr(default=None)
-    _energy: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _energies: OfHistory = PrivateAttr(default_factory=OfHistory)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
@@ -63,25 +62,13 @@ class PastEnergy(WeightPenalty):
 
     def before_task(self, ctx: Context) -> None:
         """Forget the last stage's energies; says early that per-task updates are no history."""
-        self._seen, self._energy = ctx.past, {}
-        history_update(ctx.past, self.history)
+        self._energies.begin(ctx.past, self.history)
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""
         exact = precise(factors)
-        energy = self._past_energy(module, exact.A, past)
+        energy = self._energies.at(module, exact.A, past, self.history, torch.square)
         if energy is None:
             return no_penalty(factors)
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
         return divided(weighted_squares(exact, energy, self.tile, self._scratch), count, factors)
-
-    def _past_energy(self, module: str, like: Tensor, past: Past) -> Tensor | None:
-        """P^2 in `like`'s dtype, computed when it is first asked for; None without history."""
-        if past is not self._seen:
-            self._seen, self._energy = past, {}
-        if module not in self._energy or self._energy[module].dtype != like.dtype:
-            history = history_update(past, self.history).get(module)
-            if history is None:
-                return None
-            self._energy[module] = dense(history).to(like).square()
-        return self._energy[module]

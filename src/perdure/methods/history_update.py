@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.methods.parts import PerTask
+from perdure.ops.lowrank import dense
 
 if TYPE_CHECKING:
     from perdure.history import Past
@@ -27,6 +31,32 @@ def history_update(past: Past, kind: HistoryKind) -> Update:
     if isinstance(past.deployed, PerTask):
         raise ConfigError("history: merged needs one merged update, but this consolidation deploys one per task.")
     return past.deployed
+
+
+class OfHistory:
+    """A dense function of each module's history, computed when it is first asked for in a stage and then kept."""
+
+    def __init__(self) -> None:
+        self._past: Past | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    def begin(self, past: Past, kind: HistoryKind) -> None:
+        """Forget the last stage's; says early that per-task updates are no history (see `history_update`)."""
+        self._past, self._kept = past, {}
+        history_update(past, kind)
+
+    def at(
+        self, module: str, like: Tensor, past: Past, kind: HistoryKind, function: Callable[[Tensor], Tensor]
+    ) -> Tensor | None:
+        """`function` of the module's history H [O, I] in `like`'s dtype, which it may not write to; None without history."""
+        if past is not self._past:
+            self._past, self._kept = past, {}
+        if module not in self._kept or self._kept[module].dtype != like.dtype:
+            history = history_update(past, kind).get(module)
+            if history is None:
+                return None
+            self._kept[module] = function(dense(history).to(like))
+        return self._kept[module]
 
 
 def no_history(method: Method, doing: str = "it compares a task's update with those before it") -> str | None:

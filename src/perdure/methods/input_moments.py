@@ -39,6 +39,12 @@ def input_moments(ctx: Context, batches: Sequence[Sequence[Example]]) -> dict[st
     return {module: total.div_(max(1, counts[module])) for module, total in sums.items()}
 
 
+def add_moments(sums: dict[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    """Add matrices to the sums over the tasks before, which may have been read back to the CPU."""
+    for key, moment in new.items():
+        sums[key] = sums[key].to(moment) + moment if key in sums else moment
+
+
 def check_reached(moments: Mapping[str, Tensor], whose: str) -> None:
     """Every target module has inputs to start from.
 

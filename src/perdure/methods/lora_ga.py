@@ -180,3 +180,8 @@ class LoraGa(GradientInit):
             gradients.drop(module)
             starts[module] = stable_factors(*singular_directions(U, Vh, rank, self.direction), self.gamma)
         return offset_start(starts, ctx.factors)
+
+
+def lora_ga_like(init: GradientInit) -> LoraGa:
+    """LoRA-GA on the gradient that `init` measures: how the first task starts, which has no past to heed."""
+    return LoraGa(**{name: getattr(init, name) for name in GradientInit.model_fields})

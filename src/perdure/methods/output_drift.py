@@ -29,7 +29,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.methods.history_update import no_history
-from perdure.methods.input_moments import input_moments
+from perdure.methods.input_moments import add_moments, input_moments
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
 from perdure.ops.precision import divided, no_penalty, precise
@@ -91,9 +91,7 @@ class OutputDrift(WeightPenalty):
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure the task's inputs on the model as trained, and add them to those of the past."""
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "output-drift"))[: self.batches]
-        for module, moment in input_moments(ctx, batches).items():
-            new = moment.float()
-            self._moments[module] = self._moments[module].to(new) + new if module in self._moments else new
+        add_moments(self._moments, {module: moment.float() for module, moment in input_moments(ctx, batches).items()})
 
     def state(self) -> dict[str, Tensor]:
         """C [I, I] by module, and the energies of the stage."""

@@ -38,7 +38,7 @@ from torch import Tensor
 from perdure.errors import ConfigError
 from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
-from perdure.methods.history_update import HistoryKind, history_update, no_history
+from perdure.methods.history_update import HistoryKind, OfHistory, history_update, no_history
 from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
 from perdure.methods.settings_read import check_read
 from perdure.ops.factors import Factors
@@ -84,8 +84,7 @@ class SignMagnitude(WeightPenalty):
     engine: Literal["tiled", "compiled", "reference"] = "tiled"
     tile: int | None = Field(default=None, gt=0)
 
-    _seen: Past | None = PrivateAttr(default=None)
-    _signs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _signs: OfHistory = PrivateAttr(default_factory=OfHistory)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     @model_validator(mode="after")
@@ -104,8 +103,7 @@ class SignMagnitude(WeightPenalty):
 
     def before_task(self, ctx: Context) -> None:
         """Forget the last stage's signs; says early that per-task updates are no history."""
-        self._seen, self._signs = ctx.past, {}
-        history_update(ctx.past, self.history)
+        self._signs.begin(ctx.past, self.history)
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`; computed in fp32 or better whatever the factors are stored in."""
@@ -115,22 +113,15 @@ class SignMagnitude(WeightPenalty):
             zero = exact.A.new_zeros(exact.shape)
             results = reference(exact, zero if history is None else dense(history).to(zero), form)
         else:
-            signs = self._sign(module, exact.A, past)
+            signs = self._signs.at(module, exact.A, past, self.history, self._sign)
             kernel = compiled_tile if self.engine == "compiled" else elementwise_tile
             results = tiled(exact, signs, form, self.tile, self._scratch, kernel)
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1
         return divided(results, count, factors)
 
-    def _sign(self, module: str, like: Tensor, past: Past) -> Tensor | None:
-        """tanh(alpha H) in `like`'s dtype, computed when it is first asked for; None without history."""
-        if past is not self._seen:
-            self._seen, self._signs = past, {}
-        if module not in self._signs or self._signs[module].dtype != like.dtype:
-            history = history_update(past, self.history).get(module)
-            if history is None:
-                return None
-            self._signs[module] = dense(history).to(like).mul(self.alpha).tanh_().contiguous()
-        return self._signs[module]
+    def _sign(self, H: Tensor) -> Tensor:
+        """S = tanh(alpha H)."""
+        return H.mul(self.alpha).tanh_().contiguous()
 
 
 class MaxMagnitude(Consolidate):

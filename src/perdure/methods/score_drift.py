@@ -35,6 +35,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.methods.history_update import no_history
+from perdure.methods.input_moments import add_moments
 from perdure.methods.parts import Need, WeightPenalty
 from perdure.ops.input_side import drift
 from perdure.ops.precision import divided, precise
@@ -94,9 +95,8 @@ class ScoreDrift(WeightPenalty):
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "score-drift"))[: self.batches]
         ctx.stream_scores(batches, sink)
         examples = sum(map(len, batches))
-        for key, count in positions.items():
-            _add(self._inputs, key, inputs[key] / max(1, count))
-            _add(self._outputs, key, outputs[key] / examples)
+        add_moments(self._inputs, {key: (inputs[key] / max(1, count)).float() for key, count in positions.items()})
+        add_moments(self._outputs, {key: (outputs[key] / examples).float() for key in positions})
 
     def state(self) -> dict[str, Tensor]:
         """C [I, I] and F [O, O] by use and module."""
@@ -110,7 +110,3 @@ class ScoreDrift(WeightPenalty):
             group, _, use = key.partition(".")
             groups[group][use] = tensor
         self._inputs, self._outputs = groups["inputs"], groups["outputs"]
-
-
-def _add(sums: dict[str, Tensor], key: str, new: Tensor) -> None:
-    sums[key] = sums[key].to(new.device) + new.float() if key in sums else new.float()

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
-from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start, singular_directions
+from perdure.methods.lora_ga import GradientInit, lora_ga_like, offset_start, singular_directions
 from perdure.methods.loram import rescaled
 from perdure.methods.parts import Need, Start
 from perdure.methods.replay import ExampleBuffer
@@ -141,7 +141,7 @@ class Slice(GradientInit):
         """
         self._check_null_space(ctx)
         if len(ctx.past) == 0:
-            return self._first_task().start(ctx)
+            return lora_ga_like(self).start(ctx)
         empty = self._accumulators(ctx, "slice")
         new = self._task_gradient(ctx, empty(), "slice.new")
         old = self._old_gradient(ctx, empty())
@@ -164,10 +164,6 @@ class Slice(GradientInit):
                 f"method.init.null_directions: {self.null_directions} directions are to be removed, but a sketch keeps {width}. "
                 f"Set method.init.sketch_width={self.null_directions} or more, or storage: dense."
             )
-
-    def _first_task(self) -> LoraGa:
-        shared = {name: getattr(self, name) for name in GradientInit.model_fields}
-        return LoraGa(**shared)
 
     def _old_gradient(self, ctx: Context, empty: FullGradients) -> FullGradients:
         """`empty` filled with the mean over old tasks of each one's mean gradient."""

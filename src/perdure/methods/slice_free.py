@@ -25,8 +25,8 @@ from torch import Tensor
 
 from perdure.merging.covariance_gain import covariance_gain
 from perdure.methods.full_gradients import full_batches
-from perdure.methods.input_moments import input_moments
-from perdure.methods.lora_ga import GradientInit, LoraGa, offset_start
+from perdure.methods.input_moments import add_moments, input_moments
+from perdure.methods.lora_ga import GradientInit, lora_ga_like, offset_start
 from perdure.methods.loram import rescaled
 from perdure.methods.parts import Need, Start
 from perdure.methods.slice import RightDirections, start_directions
@@ -65,7 +65,7 @@ class SliceFree(GradientInit):
     def start(self, ctx: Context) -> Start:
         """See `Init`; LoRA-GA while nothing is learnt."""
         if not self._past:
-            return LoraGa(**{name: getattr(self, name) for name in GradientInit.model_fields}).start(ctx)
+            return lora_ga_like(self).start(ctx)
         gradient = self._task_gradient(ctx, self._accumulators(ctx, "slice-free")(), "slice-free")
         moments = self._moments(ctx, "slice-free")
         starts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -82,8 +82,7 @@ class SliceFree(GradientInit):
 
     def after_task(self, ctx: Context, update: Update) -> None:
         """Add the learnt task's second moments."""
-        for module, moment in self._moments(ctx, "slice-free.after").items():
-            self._past[module] = self._past[module].to(moment) + moment if module in self._past else moment
+        add_moments(self._past, self._moments(ctx, "slice-free.after"))
 
     def _moments(self, ctx: Context, purpose: str) -> dict[str, Tensor]:
         name = f"Task '{ctx.stage.name}'"
