@@ -9,8 +9,10 @@ Legend: R rank, O output features, I input features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from perdure.adapters import Adapter, adapter_names, open_adapter
 from perdure.backbones.base import Backbone
@@ -19,9 +21,10 @@ from perdure.config import RunConfig
 from perdure.context import StageContext
 from perdure.durable import sha256
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
+from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
-from perdure.methods.parts import Method, Part, PerTask
+from perdure.methods.parts import Context, Method, Part, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.progress import Reporter
@@ -100,16 +103,16 @@ def learn_history(
         past, stage, place = load_past(store, method), stages[index], config.history[index]
         update = updates[place]
         ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
-        for part in method.parts().values():
-            if type(part).state is not Part.state:  # it remembers; what it needs of data was refused before
-                part.after_task(ctx, update)
-        folded = method.consolidate.fold(ctx, past, update)
-        if isinstance(folded.deployed, PerTask):
+        remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
+        adapter = open_adapter(place)
+        check_continues(adapter, method, model)
+        factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
+        past = with_stage(past, ctx, method, remembering, update, factors)
+        if isinstance(past.deployed, PerTask):
             raise UnmetNeed(
                 f"Method '{method.name}' answers each task by its own adapter; adapters without a task would never "
                 "answer. Choose a method that merges."
             )
-        past = past.after(stage.name, update, folded, _factors(open_adapter(place), method, model))
         record = StageRecord(report, stage.name)
         base = public_name(config.backbone["model"])
         save_stage(store, stage.name, past, method, update, record, {}, {}, model, base)
@@ -138,8 +141,7 @@ def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[s
                 f"'{config.backbone['model']}' is {wanted[0]} x {wanted[1]}: it belongs to another base. Give that one with "
                 "--backbone."
             )
-    # Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
-    return {name: LowRank(delta.A.float().clone(), delta.B.float().clone()) for name, delta in adapter.items()}
+    return own_update(adapter, torch.float32)
 
 
 def _shape(model: AdaptedModel, module: str) -> tuple[int, int]:
@@ -147,23 +149,59 @@ def _shape(model: AdaptedModel, module: str) -> tuple[int, int]:
     return model.modules[module].B.shape[0], model.modules[module].A.shape[1]
 
 
-def _factors(adapter: Adapter, method: Method, model: AdaptedModel) -> dict[str, Factors]:
-    """The adapter's A and B as this run's own factors would hold them, for an init that goes on from them; else empty."""
-    if not method.init.continues:
-        return {}
+def remembers(part: Part) -> bool:
+    """Whether the part has a memory of its own."""
+    return type(part).state is not Part.state
+
+
+def with_stage(
+    past: Past,
+    ctx: Context,
+    method: Method,
+    remembering: Iterable[Part],
+    update: Mapping[str, LowRank],
+    factors: Mapping[str, Factors],
+) -> Past:
+    """The past after an adapter that was trained elsewhere: `remembering` parts look at it, and it is consolidated."""
+    for part in remembering:
+        part.after_task(ctx, update)
+    return past.after(ctx.stage.name, update, method.consolidate.fold(ctx, past, update), factors)
+
+
+def own_update(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, LowRank]:
+    """The adapter's effective update, as `dtype` where that is given.
+
+    Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    """
+    return {n: LowRank(*(t.to(dtype=dtype, copy=True) for t in (delta.A, delta.B))) for n, delta in adapter.items()}
+
+
+def own_factors(adapter: Adapter, model: AdaptedModel, dtype: torch.dtype | None = None) -> dict[str, Factors]:
+    """The adapter's A and B at the scaling of the model's LoRA and on its device, for an init that goes on from them."""
     found: dict[str, Factors] = {}
+    for name in adapter:
+        module, stored = model.modules[name], adapter.factors(name)
+        A, B = (tensor.to(module.A.device, dtype, copy=True) for tensor in (stored.A, stored.B))
+        found[name] = Factors(A, B * (stored.scaling / module.scaling), module.scaling)
+    return found
+
+
+def check_continues(adapter: Adapter, method: Method, model: AdaptedModel) -> None:
+    """An init that goes on from the last adapter finds factors of the model's rank in every module.
+
+    Raises:
+        AdapterError: it does not; names the module.
+    """
+    if not method.init.continues:
+        return
     for name, module in model.modules.items():
         if name not in adapter.modules or adapter.modules[name].rank != module.A.shape[0]:
             has = f"has rank {adapter.modules[name].rank}" if name in adapter.modules else "does not change"
             raise AdapterError(
                 f"Method '{method.name}' goes on from the last adapter's factors, but '{adapter.folder}' {has} at '{name}', "
-                f"where this run has rank {module.A.shape[0]}. Set lora.rank and lora.targets to the adapter's, or choose a "
-                "method that starts a new adapter (inc-lora, ps-lora)."
+                f"where the model's LoRA has rank {module.A.shape[0]}. Set lora.rank and lora.targets (of your own LoraConfig: "
+                "r and target_modules) to the adapter's, or choose a method that starts a new adapter (inc-lora, ps-lora)."
             )
-        pair = adapter.factors(name)
-        B = pair.B.float() * (pair.scaling / module.scaling)
-        found[name] = Factors(pair.A.float().clone(), B.clone(), module.scaling)
-    return found
 
 
 def _digest(adapter: Adapter) -> str:

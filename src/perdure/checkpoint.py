@@ -25,8 +25,8 @@ from perdure.ops.lowrank import Delta, LowRank, Update
 CPU = torch.device("cpu")
 
 
-def save_checkpoint(path: Path, past: Past, method: Method) -> None:
-    """Write the past and the parts' memory."""
+def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, Any] | None = None) -> None:
+    """Write the past and the parts' memory; `more` can be read back with `about_of`."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {"stages": past.stages, "scaling": {n: pair.scaling for n, pair in past.factors.items()}}
     _put_update(tensors, "total", past.total)
@@ -41,7 +41,13 @@ def save_checkpoint(path: Path, past: Past, method: Method) -> None:
         about["deployed"] = "update"
         _put_update(tensors, "deployed", past.deployed)
     put_factors(tensors, "factors", past.factors)
-    save_groups(path, tensors | memory(method), about)
+    save_groups(path, tensors | memory(method), {**about, **(more or {})})
+
+
+def about_of(path: Path) -> dict[str, Any]:
+    """What JSON says about the tensors of a file, without reading them."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {})["perdure"])
 
 
 def load_checkpoint(

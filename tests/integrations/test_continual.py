@@ -14,16 +14,15 @@ from transformers import AutoModelForCausalLM
 
 from perdure.adapters import open_adapter
 from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
-from perdure.integrations import Continual
+from perdure.integrations import Continual, earlier
 from perdure.integrations.earlier import MEMORY_FILE
 from perdure.merging.linear import average_updates, sum_updates
-from perdure.merging.magmax import magmax_updates
 from perdure.merging.max_magnitude import max_magnitude_updates
-from perdure.merging.ties import ties_updates
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer
+from tests.merging.whole_updates import magmax_updates, ties_updates
 
 LENGTH, COUNT = 6, 20
 
@@ -87,6 +86,29 @@ def test_what_is_measured_goes_on_from_folder_to_folder(name, tmp_path, model_fo
     trainer = plain_trainer(peft_model(model_folder), rows(1), tmp_path, stack)
     with pytest.raises(UnmetNeed, match=r"measures statistics on every task.*Continual\.save writes them"):
         Continual(measuring(name), history=[without]).attach(trainer)
+
+
+def test_a_memory_of_another_history_is_not_taken(tmp_path, model_folder):
+    for name, seed in (("march", 0), ("other", 2)):
+        learn(Continual(measuring("ewc")), tmp_path / name, model_folder, seed)
+    learn(Continual(measuring("ewc"), history=[tmp_path / "march"]), tmp_path / "april", model_folder, 1)
+    for history, reason in ((["april"], "is of 2 tasks, not 1"), (["other", "april"], "is of other adapters")):
+        continual = Continual(measuring("ewc"), history=[tmp_path / name for name in history])
+        with pytest.raises(UnmetNeed, match=reason):
+            continual.attach(plain_trainer(peft_model(model_folder), rows(3), tmp_path, stack))
+
+
+def test_where_no_memory_is_needed_that_of_another_history_is_left_alone(tmp_path, model_folder, monkeypatch):
+    """What SLICE remembers may begin anew."""
+    loaded, real, old = [], earlier.load_checkpoint, {"march": rows(0)}
+    monkeypatch.setattr(earlier, "load_checkpoint", lambda path, *given: (loaded.append(path), real(path, *given))[1])
+    learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
+    given = Continual(measuring("slice"), history=[tmp_path / "march"], old_examples=old)
+    learn(given, tmp_path / "april", model_folder, 1)
+    for history, whole in ((["april"], []), (["march", "april"], [tmp_path / "april" / MEMORY_FILE])):
+        continual = Continual(measuring("slice"), history=[tmp_path / name for name in history], old_examples=old)
+        continual.attach(plain_trainer(peft_model(model_folder), rows(2), tmp_path, stack))
+        assert loaded == whole
 
 
 def test_the_memory_is_of_the_training_that_counts(tmp_path, model_folder):
@@ -298,7 +320,7 @@ def test_a_history_that_does_not_fit_is_refused(tmp_path, model_folder):
     with pytest.raises(AdapterError, match=r"changes '.*v_proj', which the model's LoRA does not target"):
         Continual(history=[tmp_path / "march"]).attach(fewer)
     larger = plain_trainer(peft_model(model_folder, r=4), rows(0), tmp_path, stack)
-    with pytest.raises(ConfigError, match=r"whose rank at .* is 2; the model's LoRA has 4"):
+    with pytest.raises(AdapterError, match=r"has rank 2 at .*, where the model's LoRA has rank 4\. .*LoraConfig"):
         Continual("seq-lora", history=[tmp_path / "march"]).attach(larger)
     plain = plain_trainer(AutoModelForCausalLM.from_pretrained(model_folder), rows(0), tmp_path, stack)
     with pytest.raises(ConfigError, match="Expected a PEFT model with one active LoRA adapter"):

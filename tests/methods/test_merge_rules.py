@@ -11,6 +11,8 @@ from perdure.history import Past
 from perdure.methods.merge_rules import Average, Dare, MagMax, MergeRule, Ties
 from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import LowRank, add_updates, dense
+from tests.merging.merge_cases import random_updates
+from tests.merging.whole_updates import dare_updates, magmax_updates, ties_updates
 
 ROWS = [[4.0, 1.0, -2.0, 0.5], [2.0, -3.0, -1.0, 0.1], [-3.0, -1.0, 1.0, 0.2]]
 """Three updates of one module [1, 4]."""
@@ -67,3 +69,18 @@ def test_what_the_next_task_trains_on(rule: type[MergeRule]) -> None:
     torch.testing.assert_close(dense(folded(rule(trains_on="sum"))[1]["q"])[0], torch.tensor([3.0, -3.0, -2.0, 0.8]))
     deployed, carry = folded(rule(trains_on="merged"))
     assert torch.equal(dense(carry["q"])[0], deployed)
+
+
+def test_a_method_merges_as_its_rule_does_to_the_bit() -> None:
+    ctx: Any = SimpleNamespace(generator=lambda purpose: torch.Generator().manual_seed(0))
+    given = random_updates(3)
+    seed = int(torch.randint(2**31, (), generator=ctx.generator("dare")))
+    for found, expected in (
+        (Ties(density=0.3, scope="tensor", scale=0.7), ties_updates(given, 0.3, "tensor", scale=0.7)),
+        (Ties(density=1.0), ties_updates(given, 1.0)),
+        (Dare(density=0.4, consensus="ties", scale=2.0), dare_updates(given, 0.4, seed, "ties", scale=2.0)),
+        (Dare(rescale=False), dare_updates(given, 0.5, seed, rescale=False)),
+        (MagMax(scale=0.25), magmax_updates(given, 0.25)),
+    ):
+        merged = found._merged(ctx, given)
+        assert all(torch.equal(dense(merged[module]), expected[module]) for module in expected)

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from perdure.adapter_history import check_continues
 from perdure.adapters import adapter_names, open_adapter, write_adapter
 from perdure.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.history import Past
-from perdure.integrations.earlier import check_fits, earlier_past, measures, save_memory
+from perdure.integrations.earlier import check_fits, digests, earlier_past, measures, save_memory
 from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer
 from perdure.integrations.trainer_context import (
     Rows,
@@ -88,7 +89,8 @@ class Continual:
 
         Raises:
             ConfigError: the trainer, its engine or its model does not fit, or its base was folded into before; says why.
-            AdapterError: an earlier adapter changes modules that the model's LoRA does not target.
+            AdapterError: an earlier adapter changes modules that the model's LoRA does not target, or is of another rank where
+                the method goes on from its factors.
         """
         if self._trainer is not None:
             raise ConfigError("This Continual is attached already; make a new one for every trainer.")
@@ -98,6 +100,8 @@ class Continual:
         check_adapter(peft_model)
         for adapter in self.history:
             check_fits(adapter, self.model)
+        if self.history:
+            check_continues(self.history[-1], self.method, self.model)
         check_needs(self.method, self._offered(trainer))
         if getattr(self.model.model, FOLDED, False):
             raise ConfigError(
@@ -130,7 +134,7 @@ class Continual:
                 fan_in_fan_out=self.model.fan_in_fan_out,
             )
             after = self.ctx.past.after(self.task, update, self._folded or Folded({}, {}), self._factors())
-            save_memory(made, after, self.method)
+            save_memory(made, after, self.method, self._digests)
 
     def save_deployed(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write what the method answers queries with: an adapter where that is exact, else the merged model.
@@ -168,14 +172,16 @@ class Continual:
 
     def _context(self, trainer: Any, peft_model: Any) -> None:
         """`ctx`: what the parts may look at; data is opened only for a method that measures something on it."""
-        measures = any(part.needs & {Need.TRAINING_DATA, Need.OLD_EXAMPLES} for part in self.method.parts().values())
-        rows, collate = training_rows(trainer) if measures else (Rows(()), trainer.data_collator)
+        reads = any(part.needs & {Need.TRAINING_DATA, Need.OLD_EXAMPLES} for part in self.method.parts().values())
+        rows, collate = training_rows(trainer) if reads else (Rows(()), trainer.data_collator)
         backbone = TrainerBackbone(trainer, peft_model, collate)
 
         def context(name: str, index: int, past: Past) -> TrainerContext:
             stage = TrainerStage.named(name, rows)
             return TrainerContext(stage, index, past, self._old, self.model, backbone, {}, self.seed)
 
+        keeps = any(map(measures, self.method.parts().values()))
+        self._digests = digests(self.history) if keeps else []
         past = earlier_past(self.history, self.names, self.method, self.model, context)
         self.ctx = context(self.task, len(past), past)
 
@@ -187,13 +193,6 @@ class Continual:
         for part in parts.values():
             part.before_task(self.ctx)
         start = self.method.init.start(self.ctx)
-        for name, pair in start.factors.items():
-            own = self.model.modules[name]
-            if pair.A.shape != own.A.shape or pair.B.shape != own.B.shape:
-                raise ConfigError(
-                    f"The init goes on from '{self.history[-1].folder}', whose rank at '{name}' is {pair.A.shape[0]}; the "
-                    f"model's LoRA has {own.A.shape[0]}. Give LoraConfig the same r."
-                )
         if any(pair.A0 is not None for pair in start.factors.values()):
             setattr(self.model.model, FOLDED, True)
         self.model.start(start)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
+from perdure.adapter_history import own_factors, own_update, remembers, with_stage
 from perdure.adapters import Adapter
-from perdure.checkpoint import load_checkpoint, save_checkpoint
+from perdure.checkpoint import about_of, load_checkpoint, save_checkpoint
+from perdure.durable import sha256
 from perdure.errors import AdapterError, UnmetNeed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.parts import Context, Method, Need, Part
-from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 
 MEMORY_FILE = "perdure.safetensors"
@@ -61,69 +62,69 @@ def earlier_past(
     Raises:
         UnmetNeed: a part needs a memory that the last folder does not hold.
     """
-    updates = [_update(adapter, model) for adapter in history]
+    updates = [{n: delta.to(model.device) for n, delta in own_update(adapter).items()} for adapter in history]
     remembered = _remembered(history, method, lambda index: updates[index], model.device)
     if remembered is not None and measures(method.consolidate):
         return dataclasses.replace(remembered, stages=tuple(names))  # its own are those each training was given
-    rebuilt = [] if remembered else [p for p in method.parts().values() if _remembers(p) and not p.needs]
+    rebuilt = [] if remembered else [p for p in method.parts().values() if remembers(p) and not p.needs]
     past = Past(load_update=lambda index: updates[index])
     for index, (adapter, name, update) in enumerate(zip(history, names, updates, strict=True)):
         ctx = context(name, index, past)
-        for part in rebuilt:
-            part.after_task(ctx, update)
-        past = past.after(name, update, method.consolidate.fold(ctx, past, update), _factors(adapter, model))
+        past = with_stage(past, ctx, method, rebuilt, update, own_factors(adapter, model))
     return past
 
 
-def save_memory(folder: Path, past: Past, method: Method) -> None:
+def digests(history: Sequence[Adapter]) -> list[str]:
+    """The sha256 of each adapter's weights: by them a memory is known to belong to a history."""
+    return [sha256(adapter.file) for adapter in history]
+
+
+def save_memory(folder: Path, past: Past, method: Method, earlier: Sequence[str]) -> None:
     """Write what the parts have measured beside the adapter in `folder`; nothing for a method that measures nothing.
 
     What can be computed from the adapters again is not kept.
+
+    Args:
+        earlier: the digests of the adapters before it.
     """
     if any(map(measures, method.parts().values())):
         kept = past if measures(method.consolidate) else Past(stages=past.stages)
-        save_checkpoint(folder / MEMORY_FILE, kept, method)
+        save_checkpoint(folder / MEMORY_FILE, kept, method, {"adapters": [*earlier, *digests([Adapter(folder)])]})
 
 
 def _remembered(
     history: Sequence[Adapter], method: Method, load_update: Callable[[int], dict[str, LowRank]], device: torch.device
 ) -> Past | None:
-    """The past in the last folder's memory; None where there is none and none is needed."""
+    """The past in the last folder's memory; None where there is none of this history, and none is needed."""
     owners = {name: part for name, part in method.parts().items() if measures(part)}
     if not history or not owners:
         return None
     path = history[-1].folder / MEMORY_FILE
-    past = load_checkpoint(path, method, load_update, device) if path.is_file() else None
+    if (found := _another(path, history)) is None:
+        return load_checkpoint(path, method, load_update, device)
     # all that SLICE remembers is GradVac's moving average, which may begin anew; its old examples are given
     needing = [name for name, part in owners.items() if Need.OLD_EXAMPLES not in part.needs]
-    if needing and (past is None or len(past) != len(history)):
-        found = "is not there" if past is None else f"is of {len(past)} tasks, not {len(history)}"
+    if needing:
         raise UnmetNeed(
             f"Method '{method.name}', {needing[0]}: it measures statistics on every task and keeps them in '{path}', which "
             f"{found}. Continual.save writes them when every earlier task was trained with this method."
         )
-    return past
+    return None
+
+
+def _another(path: Path, history: Sequence[Adapter]) -> str | None:
+    """Why the memory in `path` is not of this history; None where it is."""
+    if not path.is_file():
+        return "is not there"
+    about = about_of(path)
+    if (count := len(about["stages"])) != len(history):
+        return f"is of {count} tasks, not {len(history)}"
+    known = digests(history)
+    if about.get("adapters", known) != known:  # not written by the first versions
+        return "is of other adapters, or they changed since"
+    return None
 
 
 def measures(part: Part) -> bool:
     """Whether the part keeps a memory measured on training examples, which no adapter folder can give back."""
-    return _remembers(part) and Need.TRAINING_DATA in part.needs
-
-
-def _remembers(part: Part) -> bool:
-    return type(part).state is not Part.state
-
-
-def _update(adapter: Adapter, model: AdaptedModel) -> dict[str, LowRank]:
-    """The adapter's effective update, where the model is; copies, aligned as torch's own memory."""
-    return {name: LowRank(delta.A.clone(), delta.B.clone()).to(model.device) for name, delta in adapter.items()}
-
-
-def _factors(adapter: Adapter, model: AdaptedModel) -> dict[str, Factors]:
-    """The adapter's factors at the scaling of the model's LoRA, for inits that go on from them."""
-    found: dict[str, Factors] = {}
-    for name in adapter:
-        module, stored = model.modules[name], adapter.factors(name)
-        A, B = (tensor.clone().to(module.A.device) for tensor in (stored.A, stored.B))
-        found[name] = Factors(A, B * (stored.scaling / module.scaling), module.scaling)
-    return found
+    return remembers(part) and Need.TRAINING_DATA in part.needs
