@@ -22,7 +22,7 @@ class Past:
     Args:
         stages: names of the finished stages, oldest first.
         total: the sum of all effective updates so far (low rank while that is smaller). Where the init continues from the last
-            adapter each of them is the whole change so far, and their sum is no history: penalties refuse that init.
+            adapter, each update already contains the earlier ones and the sum counts them again: penalties refuse that init.
         carry: the update folded into the base while the next stage trains.
         deployed: the update that answers queries now.
         factors: the last stage's trained factors, for inits that go on from them; empty before the first.

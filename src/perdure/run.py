@@ -67,7 +67,7 @@ def learn(
             line. Or give `suite="quickstart"` among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
-        max_forgetting: stop before a stage after which a task learnt before scores so many points less than at its best.
+        max_forgetting: refuse a stage after which an earlier task scores more than this many points below its best.
         report: who is told about progress.
         settings: everything else of `perdure.config.RunConfig`, for example `training={"epochs": 2}`, `seed=1`.
 

@@ -146,7 +146,7 @@ class Store:
             )
 
     def version_changes(self, now: Mapping[str, str]) -> list[str]:
-        """What is to be said where the run goes on with other versions of packages than it was begun with: a line, or none."""
+        """A warning, if versions of packages have changed since the run began; else none."""
         begun = self.begun.get("versions", {})
         changed = [f"{name} {was} (now {now[name]})" for name, was in begun.items() if now.get(name, was) != was]
         if not changed:

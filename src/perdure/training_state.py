@@ -1,6 +1,6 @@
-"""What the steps of a stage change besides the parts' memory: parameters, optimiser, average, random state; and where they stand.
+"""What must be saved to resume within a stage: parameters, optimiser, running average, random state, number of steps done.
 
-The learning rate is a function of the step, and the batches are one of the stage: neither needs to be remembered.
+The learning rate follows from the step and the batches from the seed: neither needs to be saved.
 """
 
 from __future__ import annotations

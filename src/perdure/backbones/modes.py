@@ -1,4 +1,4 @@
-"""Modules whose training flag is off for a while, each for itself: `model.eval()` would change all of them."""
+"""Put single modules into eval mode for a while, without `model.eval()`, which would change all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Covariance-gain merge: keep of an update what its own inputs need and others' inputs do not feel.
+"""Covariance-gain merge: keep of an update what its own inputs need, and leave outputs on other tasks' inputs unchanged.
 
 Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t; C_o that of the other tasks; kappa how much
 they count; eps a ridge.

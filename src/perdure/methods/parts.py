@@ -219,7 +219,7 @@ class Part(BaseModel):
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
         """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
 
-        Asked before anything is trained: what it would need later cannot be set any more in a run that has begun."""
+        Asked before training, because settings cannot be changed once a run has begun."""
         return None
 
     def acts(self, ctx: Context) -> bool:
