@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.cli import demo
+from perdure.cli import demonstration
 from perdure.scores import Scores, read_scores
 from tests.own_files import perdure
 from tests.report.run_folders import write_run
@@ -23,8 +23,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         report.end(scores)
         return scores
 
-    monkeypatch.setattr(demo, "METHODS", ("ps-lora",))
-    monkeypatch.setattr(demo, "run_config", run_config)
+    monkeypatch.setattr(demonstration, "METHODS", ("ps-lora",))
+    monkeypatch.setattr(demonstration, "run_config", run_config)
 
 
 def test_json_lines_are_all_of_standard_output(

@@ -179,7 +179,7 @@ def demo(
     progress: Progress = "auto",
 ) -> None:
     """Five real tasks with seq-lora, inc-lora and ps-lora, side by side; about five minutes on two cores."""
-    from perdure.cli.demo import run_demo
+    from perdure.cli.demonstration import run_demo
 
     run_demo(out, seed, progress)
 
