@@ -19,7 +19,7 @@ from typing import Literal
 from perdure.errors import ConfigError, UnknownName
 from perdure.tasks.archives import members
 from perdure.tasks.folders import whole_folder
-from perdure.tasks.packages import ASSETS, Progress, cache_folder, package_file
+from perdure.tasks.packages import ASSETS, cache_folder, package_file
 
 Kind = Literal["encoder", "causal", "seq2seq", "vision"]
 Converter = Callable[[Path, Path], None]
@@ -103,7 +103,7 @@ def model_kind(name: str) -> Kind | None:
     return known.kind if known else None
 
 
-def model_folder(name: str, progress: Progress | None = None) -> str:
+def model_folder(name: str) -> str:
     """What `from_pretrained` takes for `name`: a folder, or a hub id.
 
     Raises:
@@ -115,7 +115,7 @@ def model_folder(name: str, progress: Progress | None = None) -> str:
         known = MODELS.get(name.removeprefix("hub:"))
         return known.hub if known else name.removeprefix("hub:")
     if name in MODELS:
-        return str(_known(name, progress))
+        return str(_known(name))
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -129,8 +129,8 @@ def model_folder(name: str, progress: Progress | None = None) -> str:
     raise UnknownName("model, and no folder,", name, MODELS)
 
 
-def _known(name: str, progress: Progress | None) -> Path:
+def _known(name: str) -> Path:
     """The converted folder in the cache; made if it is missing or damaged."""
     model = MODELS[name]
     folder = cache_folder() / "models" / f"{name}-{ASSETS[model.asset].sha256[:12]}"
-    return whole_folder(folder, lambda fresh: model.convert(package_file(model.asset, progress), fresh))
+    return whole_folder(folder, lambda fresh: model.convert(package_file(model.asset), fresh))

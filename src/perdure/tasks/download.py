@@ -14,8 +14,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
 from perdure.errors import FetchError
-from perdure.tasks.packages import Asset, Progress, by_hand
+from perdure.tasks.packages import Asset, by_hand
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -27,7 +30,7 @@ CHUNK = 1 << 18
 SPARE = 1 << 24  # bytes to leave free on the disk
 
 
-def download(asset: Asset, part: Path, progress: Progress | None, target: Path) -> None:
+def download(asset: Asset, part: Path, target: Path) -> None:
     """Fill `part` with the whole file; what it holds already is kept and the rest asked for.
 
     Raises:
@@ -42,7 +45,7 @@ def download(asset: Asset, part: Path, progress: Progress | None, target: Path) 
         if certificate := settings.get("cert"):
             session.verify = certificate
         for index in indexes(settings):
-            reason = _from_index(session, index, asset, part, progress)
+            reason = _from_index(session, index, asset, part)
             if reason is None:
                 return
             reasons.append(reason)
@@ -55,14 +58,14 @@ def without_passwords(text: str) -> str:
     return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
 
 
-def _from_index(session: Session, index: str, asset: Asset, part: Path, progress: Progress | None) -> str | None:
+def _from_index(session: Session, index: str, asset: Asset, part: Path) -> str | None:
     """None when `part` is whole, else why this index could not give it; a broken connection is tried again."""
     import requests
 
     reason = ""
     for attempt in range(RETRIES):
         try:
-            _transfer(session, _find(index, asset, session), asset, part, progress)
+            _transfer(session, _find(index, asset, session), asset, part)
         except requests.HTTPError as error:
             return str(error)  # it names status and address; asking again will not help
         except LookupError as error:
@@ -78,7 +81,7 @@ def _from_index(session: Session, index: str, asset: Asset, part: Path, progress
     return reason
 
 
-def npm_pack(asset: Asset, part: Path, progress: Progress | None, target: Path) -> None:
+def npm_pack(asset: Asset, part: Path, target: Path) -> None:
     """Fill `part` through the npm client, which knows the user's registry; it fetches the packed file and runs nothing.
 
     Raises:
@@ -99,8 +102,6 @@ def npm_pack(asset: Asset, part: Path, progress: Progress | None, target: Path) 
             packed = Path(folder) / asset.filename
             if packed.is_file():
                 os.replace(packed, part)
-                if progress:
-                    progress(asset.filename, asset.size, asset.size)
                 return
             reason = f"npm: {without_passwords(done.stderr.strip())[:200] or done.returncode}"
     raise FetchError(f"Could not download {asset.filename} ({reason})." + by_hand(asset, target))
@@ -150,7 +151,7 @@ def _find(index: str, asset: Asset, session: Session) -> str:
     raise LookupError(f"the index has no file {asset.filename}")
 
 
-def _transfer(session: Session, url: str, asset: Asset, part: Path, progress: Progress | None) -> None:
+def _transfer(session: Session, url: str, asset: Asset, part: Path) -> None:
     """Append to `part` until it has all bytes; EOFError if the connection ends early."""
     done = part.stat().st_size if part.exists() else 0
     if done >= asset.size:
@@ -162,16 +163,23 @@ def _transfer(session: Session, url: str, asset: Asset, part: Path, progress: Pr
         response.raise_for_status()
         goes_on = _continues(response, done)
         done = done if goes_on else 0
-        with part.open("ab" if goes_on else "wb") as file:
+        with part.open("ab" if goes_on else "wb") as file, _bar() as bar:
+            shown = bar.add_task(asset.filename, total=asset.size, completed=done)
             for piece in response.iter_content(CHUNK):
                 file.write(piece)
                 done += len(piece)
-                if progress:
-                    progress(asset.filename, done, asset.size)
+                bar.update(shown, completed=done)
                 if done > asset.size:
                     break  # not the file; the checksum will say so
     if done < asset.size:
         raise EOFError(f"the connection ended after {done} of {asset.size} bytes")
+
+
+def _bar() -> Progress:
+    """How far a download is, for a person at a terminal; nothing for anybody else."""
+    console = Console(stderr=True)
+    columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _continues(response: Response, done: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from perdure.durable import sha256
 from perdure.errors import FetchError
 from perdure.tasks.archives import members
-from perdure.tasks.packages import ASSETS, Progress, cache_folder, locked, package_file
+from perdure.tasks.packages import ASSETS, cache_folder, locked, package_file
 
 LISTING = "perdure-files.json"
 
@@ -33,7 +33,7 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def unpacked(name: str, progress: Progress | None = None) -> Path:
+def unpacked(name: str) -> Path:
     """The folder with the members that asset `name` keeps, unpacked once under their own paths.
 
     Raises:
@@ -42,7 +42,7 @@ def unpacked(name: str, progress: Progress | None = None) -> Path:
     asset = ASSETS[name]
     key = hashlib.sha256("\n".join((asset.sha256, *asset.keep)).encode()).hexdigest()
     folder = cache_folder() / "unpacked" / f"{asset.filename}-{key[:12]}"
-    return whole_folder(folder, lambda fresh: _unpack(package_file(name, progress), asset.keep, fresh))
+    return whole_folder(folder, lambda fresh: _unpack(package_file(name), asset.keep, fresh))
 
 
 def _unpack(package: Path, keep: tuple[str, ...], folder: Path) -> None:

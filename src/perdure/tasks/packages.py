@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from perdure.durable import sha256
 from perdure.errors import FetchError, UnknownName
-
-Progress = Callable[[str, int, int], None]
-"""Called with the file's name, the bytes there so far, and the bytes in all."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PERDURE_CACHE") or user_cache_dir("perdure"))
 
 
-def package_file(name: str, progress: Progress | None = None) -> Path:
+def package_file(name: str) -> Path:
     """The path of asset `name`, fetched if it is not in the cache yet; its sha256 is checked every time.
 
     Raises:
@@ -178,7 +175,7 @@ def package_file(name: str, progress: Progress | None = None) -> Path:
         damaged = path.exists()
         path.unlink(missing_ok=True)
         try:
-            _fetch(asset, path, progress)
+            _fetch(asset, path)
         except FetchError as error:
             if damaged:
                 raise FetchError(f"The cached {path} was damaged and has been removed. {error}") from error
@@ -236,14 +233,14 @@ def by_hand(asset: Asset, path: Path) -> str:
     )
 
 
-def _fetch(asset: Asset, path: Path, progress: Progress | None) -> None:
+def _fetch(asset: Asset, path: Path) -> None:
     """Download to `path`; a second time from nothing if the sum of an old and a new part is wrong."""
     from perdure.tasks.download import download, npm_pack
 
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     for attempt in (0, 1):
-        (npm_pack if asset.index == "npm" else download)(asset, part, progress, path)
+        (npm_pack if asset.index == "npm" else download)(asset, part, path)
         found = sha256(part)
         if found == asset.sha256:
             os.replace(part, path)

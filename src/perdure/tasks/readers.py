@@ -29,7 +29,7 @@ from perdure.tasks.image_sets import (
     read_pixel_table,
 )
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
-from perdure.tasks.packages import ASSETS, Progress, package_file
+from perdure.tasks.packages import ASSETS, package_file
 from perdure.tasks.splits import Pair, Pool
 from perdure.tasks.stories import read_stories
 
@@ -146,7 +146,7 @@ def _body(part: Message) -> str:
     return text
 
 
-def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: Progress | None = None) -> Pool:
+def read_pool(about: Mapping[str, Any], *, data: Path | None = None) -> Pool:
     """The pool of one task, by its description in a suite file.
 
     Its `source` names the `reader`, the package's `asset` (without one, the reader gets the `data` folder) and what
@@ -169,10 +169,10 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None, progress: P
         inspect.signature(READERS[name]).bind(None, **settings)
     except TypeError as error:
         raise ConfigError(f"The settings of reader '{name}' do not fit: {error}.") from None
-    return READERS[name](_source(asset, progress) if asset else data, **settings)
+    return READERS[name](_source(asset) if asset else data, **settings)
 
 
-def _source(asset: str, progress: Progress | None) -> Path:
+def _source(asset: str) -> Path:
     """The package file, or the folder with what is kept of a large one."""
     kept = asset in ASSETS and ASSETS[asset].keep
-    return unpacked(asset, progress) if kept else package_file(asset, progress)
+    return unpacked(asset) if kept else package_file(asset)

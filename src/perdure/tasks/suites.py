@@ -17,7 +17,6 @@ import yaml
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.class_splits import with_class_splits
-from perdure.tasks.packages import Progress
 from perdure.tasks.splits import Size, draw
 from perdure.tasks.task import SPLITS, Example, Task
 
@@ -108,7 +107,6 @@ def load_suite(
     validation: Size | None = None,
     test: Size | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Suite:
     """The suite's tasks with their examples.
 
@@ -138,7 +136,7 @@ def load_suite(
     for some in ([task for task in names if task not in packaged], packaged):
         for task in some:
             try:
-                made[task] = _load_task(task, about, folder, sizes, seed, progress)
+                made[task] = _load_task(task, about, folder, sizes, seed)
             except MissingTask as error:
                 notes.setdefault(f"left out, {error}", []).append(task)
                 continue
@@ -156,7 +154,6 @@ def _load_task(
     data: Path | None,
     sizes: dict[str, Size],
     seed: int,
-    progress: Progress | None,
 ) -> Task:
     about = suite["tasks"][name]
     if "source" not in about:
@@ -165,7 +162,7 @@ def _load_task(
         return load_own_task(name, about, sizes, seed)
     from perdure.tasks.readers import read_pool
 
-    pool = read_pool(about, data=data, progress=progress)
+    pool = read_pool(about, data=data)
     near = any(described.get("without_near_repeats", False) for described in (suite, about))
     train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
     drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
