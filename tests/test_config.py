@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError
-from perdure.settings import parse_overrides
+from perdure.settings import Settings, parse_overrides, validate
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])
@@ -51,6 +53,41 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
 def test_a_power_of_ten_is_a_number_in_a_file(tmp_path):
     (tmp_path / "run.yaml").write_text("method: {preset: l2, penalties: {l2: {weight: 1e-3}}}\nsuite: quickstart\n")
     assert load_config(tmp_path / "run.yaml").method["penalties"]["l2"]["weight"] == 1e-3
+
+
+MEANT = [
+    ({"epochs": 3}, "Did you mean 'training.epochs'"),
+    ({"learning_rate": 1e-3}, "Did you mean 'training.learning_rate'"),
+    ({"rank": 4}, "Did you mean 'lora.rank'"),
+    ({"lr": 1e-3}, "Did you mean 'training.learning_rate'"),
+    ({"training": {"lr": 1e-3}}, "setting of training is called 'lr'. Did you mean 'learning_rate'"),
+    ({"training": {"rank": 4}}, "Did you mean 'lora.rank'"),
+    ({"lora": {"r": 4}}, "Did you mean 'rank'"),
+    ({"BS": 8}, "Did you mean 'training.batch_size'"),
+    ({"batch_sise": 8}, "Did you mean 'training.batch_size'"),
+    ({"model": "minilm"}, "Did you mean 'backbone'"),
+    ({"max_length": 64}, "Did you mean 'backbone.max_length'"),
+    ({"Training": {}}, "Did you mean 'training'"),
+    ({"trainig": {}}, "Did you mean 'training'"),
+    ({"method": "PS-LoRA"}, "Did you mean 'ps-lora'"),
+    ({"training.epochs": 1}, "write training={'epochs': 1} (in a file `training: {epochs: 1}`)"),
+    ({"method.init.c": 2}, "write method={'init': {'c': 2}} (in a file `method: {init: {c: 2}}`)"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MEANT, ids=str)
+def test_an_unknown_key_names_what_was_meant(given, message):
+    """Wherever it is, in upper or lower case, and by the name that other libraries give it."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(given)
+
+
+def test_what_other_libraries_call_a_setting_is_meant_only_where_there_is_such_a_setting():
+    class Small(Settings):
+        molde: int = 0
+
+    with pytest.raises(ConfigError, match="Did you mean 'molde'"):
+        validate(Small, {"model": 1})
 
 
 def test_what_a_file_names_beside_it_is_found_from_anywhere(tmp_path):
