@@ -8,7 +8,9 @@ import pytest
 
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError
+from perdure.methods.build import build_method
 from perdure.settings import Settings, parse_overrides, validate
+from perdure.sweeps.sweep import SweepConfig
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])
@@ -88,6 +90,25 @@ def test_what_other_libraries_call_a_setting_is_meant_only_where_there_is_such_a
 
     with pytest.raises(ConfigError, match="Did you mean 'molde'"):
         validate(Small, {"model": 1})
+
+
+@pytest.mark.parametrize(
+    "key", ["training.epochs", "training.learning_rate", "training.max_grad_norm", "seed", "threads"]
+)
+def test_a_truth_value_is_no_number(key):
+    for value in (True, False):
+        with pytest.raises(ConfigError, match=rf"{key}: should be a number, not true or false \(got {value}\)"):
+            load_config({"suite": "quickstart"}, {key: value})
+
+
+def test_a_truth_value_is_no_number_of_a_part_a_task_or_a_list():
+    with pytest.raises(ConfigError, match="weight: should be a number"):
+        build_method(load_config({"method": {"preset": "l2", "penalties": {"l2": {"weight": True}}}}).method)
+    with pytest.raises(ConfigError, match=r"tasks\.0\.test_size: should be a number"):
+        load_config({"tasks": [{"name": "a", "train": "a.csv", "test_size": True}]})
+    with pytest.raises(ConfigError, match="seeds: should be a number"):
+        validate(SweepConfig, {"name": "x", "methods": {"l2": {}}, "seeds": [True]})
+    assert load_config({}, {"evaluation.every_stage": False, "lora.rslora": True}).lora.rslora
 
 
 def test_what_a_file_names_beside_it_is_found_from_anywhere(tmp_path):

@@ -11,10 +11,10 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from perdure.errors import ConfigError, PerdureError, UnknownName, nearest
 
@@ -22,9 +22,28 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors, and so are infinite numbers."""
+    """Frozen; unknown keys are errors, and so are infinite numbers, and true or false for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if _truth_for_a_number(cls.model_fields[info.field_name or ""].annotation, value):
+            raise ValueError("should be a number, not true or false")
+        return value
+
+
+def _truth_for_a_number(annotation: Any, value: Any) -> bool:
+    """Whether a truth value stands where the type has numbers: pydantic would take it for 1 or 0."""
+    kinds = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _truth_for_a_number(kinds[0], value)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return bool not in kinds and any(_truth_for_a_number(kind, value) for kind in kinds)
+    if typing.get_origin(annotation) in (tuple, list) and isinstance(value, list | tuple):
+        return any(_truth_for_a_number(kinds[0], one) for one in value)
+    return annotation in (int, float) and isinstance(value, bool)
 
 
 POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
