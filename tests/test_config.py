@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError
-from perdure.settings import parse_overrides
+from perdure.methods.build import build_method
+from perdure.settings import Settings, parse_overrides, validate
+from perdure.sweeps.sweep import SweepConfig
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])
@@ -51,6 +55,60 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
 def test_a_power_of_ten_is_a_number_in_a_file(tmp_path):
     (tmp_path / "run.yaml").write_text("method: {preset: l2, penalties: {l2: {weight: 1e-3}}}\nsuite: quickstart\n")
     assert load_config(tmp_path / "run.yaml").method["penalties"]["l2"]["weight"] == 1e-3
+
+
+MEANT = [
+    ({"epochs": 3}, "Did you mean 'training.epochs'"),
+    ({"learning_rate": 1e-3}, "Did you mean 'training.learning_rate'"),
+    ({"rank": 4}, "Did you mean 'lora.rank'"),
+    ({"lr": 1e-3}, "Did you mean 'training.learning_rate'"),
+    ({"training": {"lr": 1e-3}}, "setting of training is called 'lr'. Did you mean 'learning_rate'"),
+    ({"training": {"rank": 4}}, "Did you mean 'lora.rank'"),
+    ({"lora": {"r": 4}}, "Did you mean 'rank'"),
+    ({"BS": 8}, "Did you mean 'training.batch_size'"),
+    ({"batch_sise": 8}, "Did you mean 'training.batch_size'"),
+    ({"model": "minilm"}, "Did you mean 'backbone'"),
+    ({"max_length": 64}, "Did you mean 'backbone.max_length'"),
+    ({"Training": {}}, "Did you mean 'training'"),
+    ({"trainig": {}}, "Did you mean 'training'"),
+    ({"method": "PS-LoRA"}, "Did you mean 'ps-lora'"),
+    ({"training.epochs": 1}, "write training={'epochs': 1} (in a file `training: {epochs: 1}`)"),
+    ({"method.init.c": 2}, "write method={'init': {'c': 2}} (in a file `method: {init: {c: 2}}`)"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MEANT, ids=str)
+def test_an_unknown_key_names_what_was_meant(given, message):
+    """Wherever it is, in upper or lower case, and by the name that other libraries give it."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(given)
+
+
+def test_what_other_libraries_call_a_setting_is_meant_only_where_there_is_such_a_setting():
+    class Small(Settings):
+        molde: int = 0
+
+    with pytest.raises(ConfigError, match="Did you mean 'molde'"):
+        validate(Small, {"model": 1})
+
+
+@pytest.mark.parametrize(
+    "key", ["training.epochs", "training.learning_rate", "training.max_grad_norm", "seed", "threads"]
+)
+def test_a_truth_value_is_no_number(key):
+    for value in (True, False):
+        with pytest.raises(ConfigError, match=rf"{key}: should be a number, not true or false \(got {value}\)"):
+            load_config({"suite": "quickstart"}, {key: value})
+
+
+def test_a_truth_value_is_no_number_of_a_part_a_task_or_a_list():
+    with pytest.raises(ConfigError, match="weight: should be a number"):
+        build_method(load_config({"method": {"preset": "l2", "penalties": {"l2": {"weight": True}}}}).method)
+    with pytest.raises(ConfigError, match=r"tasks\.0\.test_size: should be a number"):
+        load_config({"tasks": [{"name": "a", "train": "a.csv", "test_size": True}]})
+    with pytest.raises(ConfigError, match="seeds: should be a number"):
+        validate(SweepConfig, {"name": "x", "methods": {"l2": {}}, "seeds": [True]})
+    assert load_config({}, {"evaluation.every_stage": False, "lora.rslora": True}).lora.rslora
 
 
 def test_what_a_file_names_beside_it_is_found_from_anywhere(tmp_path):

@@ -309,6 +309,14 @@ WRONG = {
     "{methods: {l2: {seed: 5}}}": r"methods\.l2\.seed: ",
     "{methods: {l2: {trials: [{training.epochs: 1}, {seed: 5}]}}}": r"methods\.l2\.trials\.seed: ",
     "{grid: {seed: [1]}, methods: {l2: {}}}": r"grid\.seed: ",
+    "{methods: {l2: {gird: {training.epochs: [1]}}}}": r"setting of methods\.l2 is called 'gird'. Did you mean 'grid'.* trials",
+    "{methods: {l2: {trails: [{}]}}}": r"'trails'. Did you mean 'trials'",
+    "{methods: {mine: {metod: l2}}}": r"'metod'. Did you mean 'method'",
+    "{methods: {l2: {epochs: 3}}}": r"'epochs'. Did you mean 'training\.epochs'",
+    "{suite: quickstart, methods: {l2: {}}}": r"yaml: `suite`: of a run. Put it under `settings`, as in `settings: {suite: ",
+    "{training.epochs: 1, lora: {}, methods: {l2: {}}}": r"`lora`, `training.epochs`: of a run. Put it under `settings`",
+    "{method: l2, methods: {l2: {}}}": "'method'. Did you mean 'methods'",
+    "{suite: quickstart, method: l2, seed: 3}": r"^'\S*sweep.yaml' is a run's configuration.*perdure run [^\n]*$",
     "{orders: [a], sequences: [{order: b}], methods: {l2: {}}}": r"orders and the `order` of a sequence",
 }
 
@@ -355,6 +363,16 @@ def test_a_setting_of_a_part_given_by_its_name_leaves_it_that_part():
 
 
 CANNOT_RUN = [
+    ({"settings": {"suite": "quickstart", "training": {"epochs": 0}}}, r"^methods\.good: training\.epochs: "),
+    (
+        {"methods": {"good": {"method": "l2"}, "bad": {"method": "l2", "lora.rnk": 3}}},
+        r"^methods\.bad: .*'rnk'. Did you mean 'rank'",
+    ),
+    ({"methods": {"l2": {"training.epochs": 0, "lora.rank": 0}}}, r"^methods\.l2: .*\nmethods\.l2: "),
+    (
+        {"methods": {"wide": {"lora.rank": 3}}},
+        r"^methods\.wide: No method is called 'wide'.* says with `method:` which method it is",
+    ),
     ({"settings": {"suite": "quickstar"}}, "Did you mean 'quickstart'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["default", "revrsed"]}, "Did you mean 'reversed'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["no,such"]}, "No task of suite 'quickstart' is called 'no'"),

@@ -21,7 +21,7 @@ A message says what is wrong, where, and what to do about it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class PerdureError(Exception):
@@ -39,15 +39,29 @@ class ConfigError(PerdureError):
 class UnknownName(ConfigError):
     """Nothing of this kind has that name.
 
-    >>> str(UnknownName("method", "pslora", ["ps-lora", "l2"]))
-    "No method is called 'pslora'. Did you mean 'ps-lora'? Known: l2, ps-lora."
+    Args:
+        meant: what was meant, where the caller knows better than by the spelling.
+
+    >>> str(UnknownName("method", "PSLora", ["ps-lora", "l2"]))
+    "No method is called 'PSLora'. Did you mean 'ps-lora'? Known: l2, ps-lora."
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], meant: str | None = None) -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        meant = meant or nearest(name, {one: one for one in names})
+        hint = f" Did you mean '{meant}'?" if meant else ""
         super().__init__(f"No {kind} is called '{name}'.{hint} Known: {', '.join(names)}.")
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str | None:
+    """The value of the key that is spelt most like `name`, in upper or lower case; None where none is near.
+
+    >>> nearest("EPOCH", {"rank": "lora.rank", "epochs": "training.epochs"})
+    'training.epochs'
+    """
+    folded = {key.casefold(): value for key, value in reversed(known.items())}  # of two that are the same the first
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return folded[close[0]] if close else None
 
 
 class UnmetNeed(ConfigError):

@@ -70,14 +70,9 @@ def check_base(store: Store, model: AdaptedModel) -> None:
     Raises:
         RunMismatch: they are not; gives both fingerprints.
     """
-    about = store.begun
-    known, found = about.get("base"), model.fingerprint()
-    if known is not None and known != found:
-        raise RunMismatch(
-            f"The base model '{about['config']['backbone']['model']}' changed since the run in '{store.folder}' began: its "
-            f"fingerprint was {known[:12]}, now {found[:12]}. What the run learnt is right on the old weights only: "
-            "restore them, or begin a new run."
-        )
+    begun, found = store.begun, model.fingerprint()
+    if begun.get("base") not in (None, found):
+        raise RunMismatch(store.base_changed(begun, found))
 
 
 def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]:
@@ -135,15 +130,8 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
 
 
 def _check_data(store: Store, about: dict[str, Any], task: Task) -> None:
-    if task.fingerprint() == about["tasks"][task.name]:
-        return
-    sizes = about["sizes"][task.name]
-    counts = ", ".join(f"{sizes[s]} {s} examples, now {n}" for s in SPLITS if (n := len(getattr(task, s))) != sizes[s])
-    raise RunMismatch(
-        f"The data of task '{task.name}' changed since it was learnt in '{store.folder}' (tasks.{task.name}: "
-        f"{f'it had {counts}' if counts else 'as many examples, but not the same ones, or other labels'}). Restore the old "
-        "data: scores would not compare. To learn new data of the same task, keep them in files of their own and `perdure add`."
-    )
+    if task.fingerprint() != about["tasks"][task.name]:
+        raise RunMismatch(store.data_changed(task.name, about["sizes"], task_record([task])["sizes"]))
 
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:

@@ -1,6 +1,7 @@
 """Reading settings of any kind: from YAML and `key=value`, and checking them against a class that says what there is.
 
-Every mistake ends in one ConfigError that lists all problems with their places; an unknown key names the nearest known one.
+Every mistake ends in one ConfigError that lists all problems with their places; an unknown key names the nearest known one,
+beside it or in another group of settings, also by what other libraries call it.
 """
 
 from __future__ import annotations
@@ -8,22 +9,41 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from perdure.errors import ConfigError, PerdureError, UnknownName
+from perdure.errors import ConfigError, PerdureError, UnknownName, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors, and so are infinite numbers."""
+    """Frozen; unknown keys are errors, and so are infinite numbers, and true or false for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if _truth_for_a_number(cls.model_fields[info.field_name or ""].annotation, value):
+            raise ValueError("should be a number, not true or false")
+        return value
+
+
+def _truth_for_a_number(annotation: Any, value: Any) -> bool:
+    """Whether a truth value stands where the type has numbers: pydantic would take it for 1 or 0."""
+    kinds = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _truth_for_a_number(kinds[0], value)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return bool not in kinds and any(_truth_for_a_number(kind, value) for kind in kinds)
+    if typing.get_origin(annotation) in (tuple, list) and isinstance(value, list | tuple):
+        return any(_truth_for_a_number(kinds[0], one) for one in value)
+    return annotation in (int, float) and isinstance(value, bool)
 
 
 POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -118,12 +138,67 @@ def validate(model: type[Model], data: Any, where: str = "") -> Model:
 def _explain(model: type[BaseModel], error: Any, where: str) -> str:
     place = ".".join(str(part) for part in (*([where] if where else []), *error["loc"])) or "settings"
     if error["type"] == "extra_forbidden":
-        owner = _owner(model, error["loc"][:-1])
-        inside = place.rpartition(".")[0]
-        kind = f"setting of {inside}" if inside else "setting"
-        return str(UnknownName(kind, str(error["loc"][-1]), [*owner.model_fields] if owner else []))
+        key = str(error["loc"][-1])
+        inside = ".".join(str(part) for part in (*([where] if where else []), *error["loc"][:-1]))
+        return unknown_key(model, key, error["input"], _owner(model, error["loc"][:-1]), inside)
     said = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"{place}: {said} (got {error['input']!r:.80})"
+
+
+SAME = {
+    **dict.fromkeys(("lr",), "learning_rate"),
+    **dict.fromkeys(("epoch", "num_epochs", "num_train_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("bs", "batch", "batchsize", "per_device_train_batch_size"), "batch_size"),
+    **dict.fromkeys(("grad_accum", "gradient_accumulation_steps"), "accumulation"),
+    **dict.fromkeys(("warmup", "warmup_ratio"), "warmup_share"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_scheduler_type"), "schedule"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("clip", "grad_clip", "max_norm"), "max_grad_norm"),
+    **dict.fromkeys(("r", "lora_r", "lora_rank"), "rank"),
+    **dict.fromkeys(("lora_alpha",), "alpha"),
+    **dict.fromkeys(("lora_dropout",), "dropout"),
+    **dict.fromkeys(("target_modules", "modules"), "targets"),
+    **dict.fromkeys(("use_rslora",), "rslora"),
+    **dict.fromkeys(("model", "base_model", "model_name"), "backbone"),
+    **dict.fromkeys(("max_length", "max_len", "max_seq_length"), "backbone.max_length"),
+}
+"""What people and other libraries call a setting -> its name here."""
+
+
+def unknown_key(
+    model: type[BaseModel],
+    key: str,
+    value: Any = None,
+    owner: type[BaseModel] | None = None,
+    inside: str = "",
+    beside: Iterable[str] = (),
+) -> str:
+    """That settings of a `model` know no `key`, and which was meant: one beside it, or inside another group of settings.
+
+    Args:
+        owner, inside: the class that was given the key and its place, where that is not the model itself.
+        beside: names that may stand there too.
+    """
+    own = [*(owner.model_fields if owner else () if inside else model.model_fields), *beside]
+    head, _, rest = key.partition(".")
+    if rest and head in own:
+        nested = with_override({}, rest, value)
+        in_file = yaml.safe_dump({head: nested}, default_flow_style=True, width=1000).strip()[1:-1]
+        return f"'{key}' is a setting inside `{head}`: write {head}={nested!r:.80} (in a file `{in_file:.80}`)."
+    names = {name: name for name in own} | {leaf: p for leaf, p in _leaves(model).items() if leaf not in own}
+    same = SAME.get(key.casefold(), "")
+    group, _, leaf = same.rpartition(".")
+    meant = same if group and group in own else names.get(leaf) or nearest(key, names)
+    return str(UnknownName(f"setting of {inside}" if inside else "setting", key, own, meant))
+
+
+def _leaves(model: type[BaseModel]) -> dict[str, str]:
+    """Names of the settings inside the model's groups of settings -> where they are."""
+    found: dict[str, str] = {}
+    for group, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= {leaf: f"{group}.{leaf}" for leaf in field.annotation.model_fields}
+    return found
 
 
 EXPECTED = {

@@ -130,13 +130,12 @@ class Store:
         Raises:
             RunMismatch: names everything that differs; the order of the tasks counts.
         """
-        known, found = self.begun, []
+        known = self.begun
         if "config" in known:  # a setting that did not exist yet has its default
             known["config"] = load_config(known["config"]).model_dump(mode="json")
-        for part in ("config", "tasks", "base", "history"):
-            if part not in known or part not in about:
-                continue  # written before this was recorded, or not asked
-            found += _differences(known[part], json.loads(json.dumps(about[part])), part)
+        if not self._differs(known, about, ("config", "history")) and (changed := self._changed_since(known, about)):
+            raise RunMismatch("\n".join(changed))
+        found = self._differs(known, about, ("config", "tasks", "base", "history"))
         if not found and [*known["tasks"]] != (now := [*about.get("tasks", known["tasks"])]):
             found = [f"the order of its tasks was {', '.join(known['tasks'])}, now {', '.join(now)}"]
         if found:
@@ -144,6 +143,42 @@ class Store:
                 f"'{self.folder}' holds a run of another configuration: {'; '.join(found)}. "
                 "Choose another folder, or give the settings it was begun with."
             )
+
+    def _differs(self, known: Mapping[str, Any], about: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
+        """What differs, in words; a part that was not recorded or is not asked does not."""
+        asked = [part for part in parts if part in known and part in about]
+        return [line for part in asked for line in _differences(known[part], json.loads(json.dumps(about[part])), part)]
+
+    def _changed_since(self, known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+        """What the same settings name, and is no longer what it was: the data of tasks of the same names, the base model."""
+        old, new = known.get("tasks", {}), about.get("tasks", {})
+        if "tasks" in about and old.keys() != new.keys():
+            return []
+        names = [name for name in new if old[name] != new[name]]
+        found = [self.data_changed(name, known.get("sizes", {}), about.get("sizes", {})) for name in names]
+        if self._differs(known, about, ("base",)):
+            found.append(self.base_changed(known, about["base"]))
+        return found
+
+    def data_changed(self, task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        """In words, that a task's data are not those the run was begun with, or that were added to it; `sizes` of the splits."""
+        old, new = was.get(task, {}), now.get(task, {})
+        counts = ", ".join(f"{old[s]} {s} examples, now {new[s]}" for s in old if s in new and old[s] != new[s])
+        since = "it was learnt" if task in self.stages() else "the run began"
+        return (
+            f"The data of task '{task}' changed since {since} in '{self.folder}' (tasks.{task}: "
+            f"{f'it had {counts}' if counts else 'as many examples, but not the same ones, or other labels'}). Restore the old "
+            "data: scores would not compare. To learn new data of the same task, keep them in files of their own and `perdure "
+            "add`; to begin anew with them, choose another folder."
+        )
+
+    def base_changed(self, begun: Mapping[str, Any], now: str) -> str:
+        """In words, that the weights of the base model are not those the run was begun on."""
+        return (
+            f"The base model '{begun['config']['backbone']['model']}' changed since the run in '{self.folder}' began: its "
+            f"fingerprint was {begun['base'][:12]}, now {now[:12]}. What the run learnt is right on the old weights only: "
+            "restore them, or begin a new run in another folder."
+        )
 
     def version_changes(self, now: Mapping[str, str]) -> list[str]:
         """A warning, if versions of packages have changed since the run began; else none."""

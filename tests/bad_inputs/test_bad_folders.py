@@ -68,14 +68,16 @@ def from_python(place: Place) -> None:
 
 
 STATE = "stages/02-sky/state.safetensors"
+DATA_CHANGED = ("The data of task 'fruit' changed since it was learnt", "train examples, now", "Restore the old data")
 NO_RUN = ("holds no run", "Give the folder that `perdure run --out` wrote")
 CASES: dict[str, Bad] = {
     "another configuration": Bad(
         nothing, ("config.seed was 0, now 1", "Choose another folder", "settings it was begun with"), 6, (*AGAIN, "seed=1")
     ),
-    "data changed since": Bad(more_data, ("tasks.fruit", "Choose another folder"), 6, RESUME),
+    "data changed since": Bad(more_data, DATA_CHANGED, 6, RESUME),
+    "data changed, and the same again": Bad(more_data, DATA_CHANGED, 6, AGAIN),
     "data gone since": Bad(lambda p: (p.folder / "data/sky.csv").unlink(), ("data/sky.csv does not exist",), 4, RESUME),
-    "base changed since": Bad(other_base, ("base was", "Choose another folder"), 6, RESUME),
+    "base changed since": Bad(other_base, ("The base model", "changed since the run", "restore them"), 6, RESUME),
     "run.json empty": Bad(holds("run.json", ""), ("run.json' is not valid JSON", "Restore it from a copy"), 6, RESUME),
     "state damaged": Bad(damage(STATE), (STATE, "is damaged", "The last stage that is whole: fruit", "Restore"), 6, RESUME),
     "state missing": Bad(gone(STATE), (STATE, "is missing", "The last stage that is whole: fruit", "Restore"), 6, RESUME),

@@ -22,11 +22,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
+from perdure.settings import Settings
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
@@ -182,10 +183,10 @@ class Context(Protocol):
         ...
 
 
-class Part(BaseModel):
+class Part(Settings):
     """What all parts share: frozen, typed settings, and points in the loop where a part may act."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it requires whatever its settings are."""

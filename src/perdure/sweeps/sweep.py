@@ -41,9 +41,10 @@ from perdure.config import RunConfig, load_config, located_settings
 from perdure.durable import make_folder, write_json
 from perdure.errors import ConfigError, RunBusy, StoreError
 from perdure.methods.build import build_method
+from perdure.methods.table import PRESETS
 from perdure.processes import started
 from perdure.scores import Scores
-from perdure.settings import Settings, parse_overrides, read_yaml, validate, with_override
+from perdure.settings import Settings, parse_overrides, read_yaml, unknown_key, validate, with_override
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweeps.record import code_hash, run_record
@@ -115,7 +116,11 @@ class SweepConfig(Settings):
                     f"A method's row cannot be called {name!r:.120}, because files are named after it. Use at most {LONGEST} "
                     "letters, without '/' and '\\' and no '.' first; `method` in the row says which method it is."
                 )
-            validate(Row, row, f"methods.{name}")
+            place = f"methods.{name}"
+            validate(Row, row, place)
+            for key in row:
+                if key.partition(".")[0] not in {*RunConfig.model_fields, *Row.model_fields}:
+                    raise ConfigError(unknown_key(RunConfig, key, row[key], RunConfig, place, beside=Row.model_fields))
         return rows
 
 
@@ -151,6 +156,20 @@ def load_sweep(path: Path) -> SweepConfig:
         ConfigError: no such file, or not a sweep.
     """
     data = read_yaml(path, "sweep")
+    if "methods" not in data and data.keys() & {"suite", "tasks", "method"}:
+        raise ConfigError(
+            f"'{path}' is a run's configuration, not a sweep: learn it with `perdure run {path}`. A sweep has `methods`, and "
+            "what a run is told stands under `settings`."
+        )
+    # `method`, `seed` and `order` are said otherwise in a sweep
+    outside = [
+        key for key in data if key.partition(".")[0] in RunConfig.model_fields.keys() - {"method", "seed", "order"}
+    ]
+    if outside:
+        raise ConfigError(
+            f"{path}: {', '.join(f'`{key}`' for key in outside)}: of a run. Put it under `settings`, as in "
+            f"`settings: {{{outside[0]}: ...}}`."
+        )
 
     def located(settings: Any) -> Any:
         return located_settings(settings, path) if isinstance(settings, dict) else settings
@@ -165,7 +184,11 @@ def load_sweep(path: Path) -> SweepConfig:
 
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
-    """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons."""
+    """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons.
+
+    Raises:
+        ConfigError: a run's settings are wrong; names the row.
+    """
     for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
         others = {key: value for key, value in sequence.items() if key not in ("suite", "order", "tasks")}
         common = {**sweep.settings, **({} if order is None else {"order": order}), **sequence, "seed": seed}
@@ -175,15 +198,17 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
             row = {key: value for key, value in own.items() if key not in ("method", "grid", "trials")}
             for varied in _variants(sweep, own):
                 overrides = _one_by_one({**of_method, **row, **varied})
-                yield Cell(
-                    name,
-                    varied,
-                    load_config(
+                try:
+                    config = load_config(
                         {"method": own.get("method", name), **data},
                         parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()]),
-                    ),
-                    others,
-                )
+                    )
+                except ConfigError as error:
+                    lines = [f"methods.{name}: {line}" for line in str(error).splitlines()]
+                    if "method" not in own and name not in PRESETS:
+                        lines[-1] += " A row of another name says with `method:` which method it is."
+                    raise ConfigError("\n".join(lines)) from error
+                yield Cell(name, varied, config, others)
 
 
 def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -6,25 +6,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from perdure.errors import ConfigError, DataError
-from perdure.settings import read_yaml, validate
+from perdure.settings import Settings, read_yaml, validate
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import Size
 from perdure.tasks.task import Task
 
 
-class Sizes(BaseModel):
+class Sizes(Settings):
     """Examples a task at most; 'all' there are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     train: Size = "all"
     validation: Size = "all"
     test: Size = "all"
 
 
-class DataFolder(BaseModel):
+class DataFolder(Settings):
     """The folder a suite's readers look in: the environment variable that names it, and what should be in it.
 
     Args:
@@ -33,7 +32,6 @@ class DataFolder(BaseModel):
         usual: where a system's package puts the data; read if nothing else is given and it is there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     variable: str
     layout: str
     origin: str
@@ -42,7 +40,7 @@ class DataFolder(BaseModel):
     usual: str | None = None
 
 
-class SuiteSpec(BaseModel):
+class SuiteSpec(Settings):
     """The file of a suite.
 
     Args:
@@ -54,7 +52,6 @@ class SuiteSpec(BaseModel):
         without_near_repeats: also leave out texts that nearly repeat another one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     version: int = Field(default=1, ge=1)
     about: str = ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from perdure.settings import Settings
 from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ READING = ("format", "text_field", "label_field", "free", "encoding")
 LABELLING = ("format", "label_field", "labels", "free", "template")
 
 
-class TaskSpec(BaseModel):
+class TaskSpec(Settings):
     """Where a task's examples come from and how they are read.
 
     Args:
@@ -45,8 +46,6 @@ class TaskSpec(BaseModel):
         same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
             are then chosen on the test split.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     train: str | None = None
