@@ -23,7 +23,7 @@ from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import check_positions, check_whole, explained
 from perdure.errors import DataError
 from perdure.settings import Settings
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Example, Task, without_labels
 
 
 class EncoderSettings(Settings):
@@ -85,8 +85,10 @@ class Encoder:
         """
         for task in tasks:
             if not task.labels:
+                cure = without_labels(task)
                 raise DataError(
-                    f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; take a language model."
+                    f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; "
+                    f"{f'{cure}, or ' if cure else ''}take a language model."
                 )
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {

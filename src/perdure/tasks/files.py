@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings import read_yaml, validate
@@ -28,9 +30,19 @@ def read_task_spec(path: str | Path) -> TaskSpec:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def task_spec(task: str | Path | TaskSpec) -> TaskSpec:
+def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
     """The settings of a task, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
-    return task.located(".") if isinstance(task, TaskSpec) else read_task_spec(task).located(Path(task).parent)
+    match task:
+        case TaskSpec():
+            return task.located(".")
+        case str() | Path():
+            return read_task_spec(task).located(Path(task).parent)
+        case Mapping():
+            return validate(TaskSpec, task, "task").located(".")
+    raise ConfigError(
+        f"{task!r:.80} is no task: give a perdure.Task, a task's YAML file, or its settings as in "
+        "{'name': 'reviews', 'train': 'reviews.csv'}."
+    )
 
 
 def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
