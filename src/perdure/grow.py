@@ -27,7 +27,7 @@ from perdure.sequence import run_sequence
 from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.splits import checked, repeated_from_older
 from perdure.tasks.task import Task, given_tasks, same_task, stages, version
 
 
@@ -63,7 +63,7 @@ def add(
     with store.writing():
         store.verify()
         spec = None if isinstance(task, Task) else task_spec(task)
-        new = _named(spec.load() if spec else task, store)  # pyright: ignore[reportArgumentType]
+        new = _named(spec.load() if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
         check_metric(new)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)

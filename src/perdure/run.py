@@ -39,7 +39,7 @@ from perdure.sequence import run_sequence
 from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.splits import checked, repeated_from_older
 from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, given_tasks, stages
 
@@ -66,7 +66,8 @@ def learn(
     Args:
         out: the run's folder.
         tasks: the tasks in order (or one alone), or their YAML files (or settings, whose relative files are looked for in
-            the working folder): such a run can also be gone on with from the command line. Or give `suite="quickstart"` among the settings.
+            the working folder): such a run can also be gone on with from the command line. Or give `suite="quickstart"`
+            among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
         max_forgetting: refuse a stage after which an earlier task scores more than this many points below its best.
@@ -85,7 +86,7 @@ def learn(
     if specs:
         settings["tasks"] = [spec.model_dump() for spec in specs]
     config = load_config({"method": method, "backbone": backbone, **settings})
-    own = None if tasks is None or specs else given
+    own = None if tasks is None or specs else [checked(task) for task in given]
     return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
 
 

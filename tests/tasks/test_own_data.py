@@ -452,3 +452,16 @@ def test_a_dataset_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(FetchError, match=r"could not load 'org/set', split 'train': no route.*local files"):
         load_task(TaskSpec(name="t", dataset="org/set"))
+
+
+def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
+    write(tmp_path / "all.jsonl", GOOD)
+    with pytest.raises(
+        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that also occur in the test split"
+    ):
+        TaskSpec(name="t", train="all.jsonl", test="all.jsonl").load(tmp_path)
+    write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
+    with pytest.raises(
+        DataError, match=r"40 training rows removed whose text comes with different labels\). Correct the data"
+    ):
+        TaskSpec(name="t", train="both.jsonl").load(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.files import task_spec
+from perdure.tasks.splits import checked
 from perdure.tasks.task import Task, given_tasks, without_labels
 
 PAIRS: Any = [("dull", "bad"), ("fine", "good")]
@@ -87,3 +88,27 @@ def test_one_task_alone_stands_for_a_list_of_it() -> None:
     nothing: Any = [file]
     with pytest.raises(ConfigError, match=r"'t.yaml' is no perdure.Task"):
         given_tasks(nothing)
+
+
+def test_what_files_would_lose_is_noted_and_kept() -> None:
+    train = [("a", "x"), ("A ", "x"), ("b", "y"), ("c", "x"), ("c", "y")]
+    task = Task("t", train, test=[("a", "x"), ("d", "y")], validation=[("d", "y"), ("b", "y")], labels=["x", "y"])
+    found = checked(task)
+    assert found.fingerprint() == task.fingerprint()
+    assert found.train == task.train
+    assert found.notes == (
+        "1 repeated training texts, left as given",
+        "2 training rows whose text comes with different labels, left as given",
+        "2 training texts also occur in the test split, whose score they flatter; left as given",
+        "1 validation texts also occur in the test split, whose score they flatter; left as given",
+        "1 training texts also occur in the validation split, whose score they flatter; left as given",
+    )
+    assert checked(found).notes == found.notes, "said once"
+    clean = Task("t", [("a", "x")], test=[("b", "x")])
+    assert checked(clean) is clean
+
+
+def test_an_empty_text_is_refused_with_its_place() -> None:
+    task = Task("t", [("a", "x"), (" ", "x")], test=[("b", "x")])
+    with pytest.raises(DataError, match="Task 't', train example 1: the text is empty; fill it in"):
+        checked(task)

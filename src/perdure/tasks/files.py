@@ -188,9 +188,10 @@ def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
     validation = 0 if same else spec.validation_size
     drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, name=name, seed=spec.seed)
     if not drawn.train or not drawn.test:
+        why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(
             f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "
-            f"{len(drawn.test)} for test after duplicates are removed. Add examples."
+            f"{len(drawn.test)} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
         )
     if same:
         note = "validation is the test split, as accepted"

@@ -68,7 +68,7 @@ class Task:
         references: text -> every right answer, for the texts that have several; an example's label is the first.
 
     Raises:
-        DataError: a bad name, something that is no example, a label outside `labels`, an empty train or test split, a template without "{text}".
+        DataError: a bad name, no example, a label outside `labels`, an empty train or test split, a template without "{text}".
     """
 
     name: str
