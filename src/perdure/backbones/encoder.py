@@ -30,7 +30,7 @@ class EncoderSettings(Settings):
     """How the encoder reads and answers.
 
     Args:
-        model: a known model's name, a folder, or a hub id.
+        model: a known model's name, a folder, or a hub id (hub:NAME where it has no owner).
         max_length: texts are cut to this many tokens.
         temperature: cosines are divided by it before the softmax.
         attention: transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured).
