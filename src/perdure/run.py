@@ -29,6 +29,7 @@ from perdure.reopen import (
     begun_config,
     load_configured_suite,
     load_learner,
+    load_recorded,
     offered,
     recorded_tasks,
     reopen,
@@ -137,9 +138,7 @@ def run_config(
             return told(report, store)
         if config.suite and suite is None:
             suite = processes.main_first(lambda: load_configured_suite(config))
-        chosen = (
-            suite.tasks if suite else tuple(tasks or processes.main_first(lambda: [s.load() for s in config.tasks]))
-        )
+        chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: _from_files(store, config)))
         for task in chosen:
             check_metric(task)
             check_scored(task, config.evaluation.split)
@@ -167,6 +166,11 @@ def run_config(
                 model.shard(processes)
             run_sequence(chosen, method, model, learner, config, store, report, processes, shared)
     return told(report, store)
+
+
+def _from_files(store: Store, config: RunConfig) -> list[Task]:
+    """The configured tasks; of a run that exists, files that are gone are known to be recorded ones."""
+    return [load_recorded(store, spec) if store.exists else spec.load() for spec in config.tasks]
 
 
 def _absolute(config: RunConfig, store: Store) -> RunConfig:
