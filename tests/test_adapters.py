@@ -283,3 +283,26 @@ def test_a_hub_name_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(AdapterError, match="'someone/adapter' is no folder here and could not be fetched"):
         open_adapter("someone/adapter")
+
+
+def test_a_run_or_a_whole_model_is_told_what_to_give_instead(tmp_path):
+    run = tmp_path / "run"
+    for name in ("stages/01-mail/adapter", "deployed"):
+        (run / name).mkdir(parents=True)
+    hand_folder(run / "stages/01-mail/adapter")
+    (run / "run.json").write_text("{}")
+    (run / "deployed/config.json").write_text("{}")
+    with pytest.raises(
+        AdapterError, match=r"no adapter_config\.json\. The adapters of the run in '.*run' are .*01-mail/adapter\."
+    ):
+        Adapter(run)
+    with pytest.raises(
+        AdapterError, match=r"It is a whole model\. The adapters of the run in '.*run' are .*01-mail/adapter\."
+    ):
+        Adapter(run / "deployed")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with pytest.raises(
+        AdapterError, match=r"It is a whole model\. Give the adapters that were trained on it; .* --base"
+    ):
+        Adapter(tmp_path / "model")

@@ -340,3 +340,18 @@ def test_an_add_goes_on_inside_the_task_with_the_same_data_only(tmp_path, small_
     perdure.add(tmp_path / "other", other, tasks=small_tasks[:2])
     assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
     assert bits(tmp_path / "other") == bits(tmp_path / "fresh") != bits(tmp_path / "whole")
+
+
+def test_a_recorded_file_that_is_gone_is_named_as_such(begun, folder, tmp_path, small_tasks):
+    """Whether a run is gone on with, begun again or grown."""
+    data = tmp_path / "data"
+    data.mkdir()
+    run = folder / "run"
+    about = run / "run.json"
+    about.write_text(about.read_text().replace(str(begun), str(data)))
+    message = (
+        r"fruit.* does not exist: the run in '.*run' recorded that path for task 'fruit'\. Put the file back there"
+    )
+    for call in (lambda: perdure.add(run, small_tasks[2]), lambda: resume(run)):
+        with pytest.raises(DataError, match=message):
+            call()

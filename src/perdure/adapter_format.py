@@ -105,7 +105,7 @@ def read_config(folder: Path) -> AdapterConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise AdapterError(f"'{folder}' is no adapter folder: it has no {CONFIG_FILE}. Give a folder saved by PEFT.")
+        raise AdapterError(f"'{folder}' is no adapter folder: it has no {CONFIG_FILE}. {_instead(folder)}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -128,6 +128,18 @@ def read_config(folder: Path) -> AdapterConfig:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
     except (TypeError, ValueError, AttributeError, re.error) as error:
         raise AdapterError(f"{path}: a rank, alpha or pattern is not what PEFT writes ({error}).") from error
+
+
+def _instead(folder: Path) -> str:
+    """What to give in place of a folder that is no adapter."""
+    run = folder if (folder / "run.json").is_file() else folder.parent
+    adapters = [str(each.parent) for each in sorted(run.glob(f"stages/*/adapter/{CONFIG_FILE}"))]
+    what = "It is a whole model. " if (folder / "config.json").is_file() else ""
+    if adapters and (run / "run.json").is_file():
+        return f"{what}The adapters of the run in '{run}' are {', '.join(adapters)}."
+    if what:
+        return f"{what}Give the adapters that were trained on it; the model itself is what --base takes."
+    return "Give a folder saved by PEFT."
 
 
 def _refuse(path: Path, raw: Mapping[str, Any]) -> None:

@@ -7,8 +7,9 @@ add or a rollback, the run is the old one or the new one, whole.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from perdure.adapter_history import check_apart
 from perdure.backbones.models import public_name
@@ -17,7 +18,7 @@ from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.methods.build import check_stages
 from perdure.processes import started
-from perdure.progress import Quiet, Reporter
+from perdure.progress import Reporter, told_by
 from perdure.record import load_past, save_deployed
 from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
 from perdure.run import ending, told, versions
@@ -26,13 +27,13 @@ from perdure.sequence import run_sequence
 from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.splits import repeated_from_older
-from perdure.tasks.task import Task, same_task, stages, version
+from perdure.tasks.splits import checked, repeated_from_older
+from perdure.tasks.task import Task, given_tasks, same_task, stages, version
 
 
 def add(
     run: str | Path,
-    task: str | Path | TaskSpec | Task,
+    task: str | Path | TaskSpec | Mapping[str, Any] | Task,
     *,
     tasks: Sequence[Task] = (),
     max_forgetting: float | None = None,
@@ -56,12 +57,13 @@ def add(
     """
     if started() > 1:
         raise ConfigError("A task is added by one process: run `perdure add` without a launcher.")
-    report, store = report or Quiet(), Store(Path(run), accept=forgetting_gate(max_forgetting))
+    report, tasks = told_by(report), given_tasks(tasks)
+    store = Store(Path(run), accept=forgetting_gate(max_forgetting))
     _check_grows(store)
     with store.writing():
         store.verify()
         spec = None if isinstance(task, Task) else task_spec(task)
-        new = _named(spec.load() if spec else task, store)  # pyright: ignore[reportArgumentType]
+        new = _named(spec.load() if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
         check_metric(new)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)
@@ -95,7 +97,7 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
     Raises:
         UnknownName: no finished stage of that name. StoreError: the run learnt everything in one stage.
     """
-    store = Store(Path(run))
+    store, tasks = Store(Path(run)), given_tasks(tasks)
     store.about  # noqa: B018  (no run there: said before a lock is made)
     with store.writing():
         store.verify()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from perdure.tasks.files import image_in
 from perdure.tasks.formats import input_format
 from perdure.tasks.rows import read_rows
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, same_task, version
 
 Input = tuple[str, str | None]
 """A text, and the label it should get where that is known."""
@@ -54,7 +54,7 @@ def predict(
         StoreError: no finished stage, or a damaged one. RunMismatch: the base model changed since the run began.
         DataError: the file is malformed; names the line. Or the task has nothing to answer. UnknownName: no such task.
     """
-    store = Store(Path(run))
+    store, tasks = Store(Path(run)), given_tasks(tasks)
     about = store.about
     names = _asked(store, task)
     begun = {spec["name"]: spec for spec in about["config"]["tasks"]}
@@ -166,13 +166,26 @@ def _several(store: Store, names: Sequence[str]) -> StoreError:
 
 def _inputs(inputs: str | Path | Sequence[str], spec: TaskSpec, encoding: str) -> list[Input]:
     if not isinstance(inputs, (str, Path)):
-        if not inputs:
-            raise DataError("There is nothing to answer: give at least one text.")
-        return [(given, None) for given in inputs]
+        return [(text, None) for text in _texts(inputs)]
     rows = read_rows(Path(inputs), encoding, "the current folder")
     form = input_format(spec, rows[0])
     found = (form.read_input(row) for row in rows)
     return [(image_in(Path(inputs).parent, text), label) for text, label in found]
+
+
+def _texts(inputs: Iterable[str]) -> list[str]:
+    if isinstance(inputs, Mapping) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
+        raise DataError(
+            f"{type(inputs).__name__} is nothing to answer: give a list of texts (of a data frame df['text'].tolist()), or the "
+            "path of a data file."
+        )
+    texts = list(inputs)
+    if not texts:
+        raise DataError("There is nothing to answer: give at least one text.")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"Input {position} is {text!r:.80}: give texts, or the path of a data file.")
+    return texts
 
 
 def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:

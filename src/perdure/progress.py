@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Protocol
 
+from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
 
 if TYPE_CHECKING:
@@ -198,6 +199,24 @@ class Live:
 
     def end(self, scores: Scores | None) -> None:
         self._bar.stop()  # also after an error: the cursor comes back
+
+
+def told_by(report: Reporter | None, main: bool = True) -> Reporter:
+    """What was given as `report`, or one that says nothing; only the main process is told.
+
+    Raises:
+        ConfigError: it cannot be told anything.
+    """
+    if report is None:
+        return Quiet()
+    if isinstance(report, type) or not all(
+        callable(getattr(report, name, None)) for name in ("begin", "step", "scored", "end")
+    ):
+        raise ConfigError(
+            f"report={report!r:.80}: expected something with begin, step, scored and end, such as "
+            "perdure.progress.reporter('auto', 'my run') or perdure.trackers.Trackers(out, ['tensorboard'])."
+        )
+    return report if main else Quiet()
 
 
 def reporter(mode: str, title: str, *others: Reporter) -> Reporter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config import RunConfig, load_config
-from perdure.errors import RunMismatch, StoreError
+from perdure.errors import DataError, RunMismatch, StoreError
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Method, Need
@@ -105,12 +106,28 @@ def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]
                 f"Task '{name}' of '{store.folder}' was given from Python. Go on from Python: give it among `tasks`, for "
                 f"example perdure.add('{store.folder}', new_task, tasks=[...])."
             )
-        return spec.load()
+        return load_recorded(store, spec)
 
     found = tuple(load(name) for name in about["tasks"])
     for task in found:
         _check_data(store, about, task)
     return found
+
+
+def load_recorded(store: Store, spec: TaskSpec) -> Task:
+    """A task of the run, loaded again from the files it recorded.
+
+    Raises:
+        DataError: one of them is not there any more, or cannot be read.
+    """
+    files = [] if spec.dataset or spec.package else [file for s in SPLITS if (file := getattr(spec, s))]
+    for file in files:
+        if not Path(file).is_file():
+            raise DataError(
+                f"{file} does not exist: the run in '{store.folder}' recorded that path for task '{spec.name}'. Put the file "
+                f"back there, or add from Python: perdure.add('{store.folder}', new_task, tasks=[...]) takes the task itself."
+            )
+    return spec.load()
 
 
 def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: Sequence[Task] = ()) -> tuple[Task, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from pathlib import Path
@@ -23,12 +23,13 @@ from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs, check_stages
 from perdure.processes import Processes, join
-from perdure.progress import Quiet, Reporter
+from perdure.progress import Reporter, told_by
 from perdure.reopen import (
     BESIDE,
     begun_config,
     load_configured_suite,
     load_learner,
+    load_recorded,
     offered,
     recorded_tasks,
     reopen,
@@ -39,10 +40,12 @@ from perdure.sequence import run_sequence
 from perdure.store import Store
 from perdure.tasks.files import task_spec
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.splits import checked, repeated_from_older
 from perdure.tasks.suites import Suite
-from perdure.tasks.task import Task, stages
+from perdure.tasks.task import Task, given_tasks, stages
 
+OneTask = Task | str | Path | TaskSpec | Mapping[str, Any]
+"""A task, its YAML file, or its settings."""
 CPU = torch.device("cpu")
 VERSIONS = ("perdure", "torch", "transformers", "peft")
 
@@ -50,7 +53,7 @@ VERSIONS = ("perdure", "torch", "transformers", "peft")
 def learn(
     *,
     out: str | Path,
-    tasks: Sequence[Task] | Sequence[str | Path | TaskSpec] | None = None,
+    tasks: OneTask | Iterable[OneTask] | None = None,
     method: str | Mapping[str, Any] = "ps-lora",
     backbone: str | Mapping[str, Any] = "minilm",
     max_forgetting: float | None = None,
@@ -63,8 +66,9 @@ def learn(
 
     Args:
         out: the run's folder.
-        tasks: the tasks in order, or their YAML files (or settings): such a run can also be gone on with from the command
-            line. Or give `suite="quickstart"` among the settings.
+        tasks: the tasks in order (or one alone), or their YAML files (or settings, whose relative files are looked for in
+            the working folder): such a run can also be gone on with from the command line. Or give `suite="quickstart"`
+            among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
         max_forgetting: refuse a stage after which an earlier task scores more than this many points below its best.
@@ -74,15 +78,30 @@ def learn(
     Raises:
         ConfigError, DataError, StoreError, TrainingError, QualityGate: see `perdure.errors`.
     """
-    given = [task for task in tasks or () if isinstance(task, Task)]
-    specs = [task_spec(task) for task in tasks or () if not isinstance(task, Task)]
+    told_by(report)
+    every = () if tasks is None else _listed(tasks)
+    given = [task for task in every if isinstance(task, Task)]
+    specs = [task_spec(task) for task in every if not isinstance(task, Task)]
     if given and specs:
         raise ConfigError("Give all tasks as tasks, or all as files; `task_spec(file).load()` makes a task of a file.")
     if specs:
         settings["tasks"] = [spec.model_dump() for spec in specs]
     config = load_config({"method": method, "backbone": backbone, **settings})
-    own = None if tasks is None or specs else given
+    own = None if tasks is None or specs else [checked(task) for task in given]
     return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
+
+
+def _listed(tasks: OneTask | Iterable[OneTask]) -> tuple[OneTask, ...]:
+    """Several tasks; one alone stands for a list of it.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if isinstance(tasks, (Task, TaskSpec, str, Path, Mapping)):
+        return (tasks,)
+    if not isinstance(tasks, Iterable):
+        raise ConfigError(f"tasks={tasks!r:.80}: expected a list of tasks, of their YAML files or of their settings.")
+    return tuple(tasks)
 
 
 def run_config(
@@ -102,7 +121,7 @@ def run_config(
         suite: the configured suite, where it has been read before.
     """
     processes = join()
-    report = report if report and processes.main else Quiet()
+    report = told_by(report, processes.main)
     config = _absolute(config, Store(Path(out)))
     _check_sources(config, tasks, begun=Store(Path(out)).exists)
     method = build_method(config.method)
@@ -119,9 +138,7 @@ def run_config(
             return told(report, store)
         if config.suite and suite is None:
             suite = processes.main_first(lambda: load_configured_suite(config))
-        chosen = (
-            suite.tasks if suite else tuple(tasks or processes.main_first(lambda: [s.load() for s in config.tasks]))
-        )
+        chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: _from_files(store, config)))
         for task in chosen:
             check_metric(task)
             check_scored(task, config.evaluation.split)
@@ -149,6 +166,11 @@ def run_config(
                 model.shard(processes)
             run_sequence(chosen, method, model, learner, config, store, report, processes, shared)
     return told(report, store)
+
+
+def _from_files(store: Store, config: RunConfig) -> list[Task]:
+    """The configured tasks; of a run that exists, files that are gone are known to be recorded ones."""
+    return [load_recorded(store, spec) if store.exists else spec.load() for spec in config.tasks]
 
 
 def _absolute(config: RunConfig, store: Store) -> RunConfig:
@@ -253,7 +275,7 @@ def resume(
     Raises:
         StoreError: no run there, or its tasks were given from Python and are not given again.
     """
-    store = Store(Path(out))
+    store, tasks = Store(Path(out)), given_tasks(tasks)
     config = begun_config(store)
     if not store.changed and (tasks or config.suite is not None or config.tasks):
         return run_config(config, out, tasks=tasks or None, max_forgetting=max_forgetting, report=report)
@@ -262,7 +284,7 @@ def resume(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
     processes = join()
-    report = report if report and processes.main else Quiet()
+    report = told_by(report, processes.main)
     with _writing(store, processes):
         processes.once(store.verify)
         _check_count(store, processes)

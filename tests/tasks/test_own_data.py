@@ -452,3 +452,42 @@ def test_a_dataset_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(FetchError, match=r"could not load 'org/set', split 'train': no route.*local files"):
         load_task(TaskSpec(name="t", dataset="org/set"))
+
+
+def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
+    write(tmp_path / "all.jsonl", GOOD)
+    with pytest.raises(
+        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that also occur in the test split"
+    ):
+        TaskSpec(name="t", train="all.jsonl", test="all.jsonl").load(tmp_path)
+    write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
+    with pytest.raises(
+        DataError, match=r"40 training rows removed whose text comes with different labels\). Correct the data"
+    ):
+        TaskSpec(name="t", train="both.jsonl").load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("a.csv", "text;label", r"separated by ';': save it with commas"),
+        ("a.csv", "text\tlabel", r"separated by '\\t': name the file \.tsv"),
+        ("a.tsv", "text,label", r"separated by ',': name the file \.csv"),
+        ("a.tsv", "text;label", r"separated by ';': save it with commas"),
+    ],
+)
+def test_another_separator_is_told(tmp_path: Path, name: str, header: str, message: str) -> None:
+    (tmp_path / name).write_text(f"{header}\nwell, then;a\n")
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / name)
+
+
+def test_fields_in_another_case_are_told() -> None:
+    spec = TaskSpec(name="t", train="x.csv")
+    with pytest.raises(DataError, match=r"Did you mean `text_field: Text` and `label_field: LABEL`\?"):
+        choose_format(spec, Row("x", {"Text": "a", "LABEL": "b"}))
+    with pytest.raises(DataError, match=r"Did you mean 'prompt' and 'completion'\?"):
+        choose_format(spec, Row("x", {"Prompt": "a", "Completion": "b"}))
+    row = Row("x", {"Text": "a", "label": "b"})
+    with pytest.raises(DataError, match=r"no field 'text', found 'Text', 'label'\. Did you mean 'Text'\?"):
+        choose_format(spec.model_copy(update={"label_field": "label"}), row).read(row)

@@ -23,14 +23,14 @@ from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import check_positions, check_whole, explained
 from perdure.errors import DataError
 from perdure.settings import Settings
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Example, Task, without_labels
 
 
 class EncoderSettings(Settings):
     """How the encoder reads and answers.
 
     Args:
-        model: a known model's name, a folder, or a hub id.
+        model: a known model's name, a folder, or a hub id (hub:NAME where it has no owner).
         max_length: texts are cut to this many tokens.
         temperature: cosines are divided by it before the softmax.
         attention: transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured).
@@ -85,8 +85,10 @@ class Encoder:
         """
         for task in tasks:
             if not task.labels:
+                cure = without_labels(task)
                 raise DataError(
-                    f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; take a language model."
+                    f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; "
+                    f"{f'{cure}, or ' if cure else ''}take a language model."
                 )
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {

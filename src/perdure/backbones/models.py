@@ -4,6 +4,7 @@
     hub:minilm                      the same model from the model hub
     ./my-model                      a folder that transformers loads
     org/name or hub:org/name        any model of the hub, fetched by transformers
+    hub:gpt2                        one without an owner
 
 To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a converter that fills a folder.
 """
@@ -11,6 +12,7 @@ To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a con
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +128,10 @@ def model_folder(name: str) -> str:
         return str(folder)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
-    raise UnknownName("model, and no folder,", name, MODELS)
+    error = UnknownName("model, and no folder,", name, MODELS)
+    if re.fullmatch(r"\w[\w.-]*", name):
+        error.args = (f"{error} For a model of the hub without an owner write hub:{name}.",)
+    raise error
 
 
 def _known(name: str) -> Path:

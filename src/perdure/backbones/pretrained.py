@@ -46,7 +46,7 @@ class ModelSettings(Settings):
     """Which pretrained model, and how it is held in memory.
 
     Args:
-        model: a known model's name, a folder, or a hub id.
+        model: a known model's name, a folder, or a hub id (hub:NAME where it has no owner).
         revision: branch, tag or commit of a hub model; None = the main branch.
         dtype: of the stored base weights (computing in bf16 is the run's `precision`).
         quantization: '8-bit' or '4-bit' (NF4) store the base through bitsandbytes; updates then run beside it,

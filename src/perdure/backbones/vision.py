@@ -36,7 +36,7 @@ from perdure.backbones.pretrained import (
     query_value_targets,
 )
 from perdure.errors import ConfigError, DataError
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Example, Task, without_labels
 
 Class = tuple[str, str]
 """A class is a task's name and a label of it."""
@@ -145,7 +145,10 @@ class Vision:
         """
         for task in tasks:
             if not task.labels:
-                raise DataError(f"Task '{task.name}' has no labels; an image task needs classes to tell apart.")
+                raise DataError(
+                    f"Task '{task.name}' has no labels; an image task needs classes to tell apart"
+                    f"{f': {cure}' if (cure := without_labels(task)) else ''}."
+                )
             self._tasks[task.name] = task
             # also where they are measured anew on a run that computes in bf16
             given, self.precision = self.precision, "fp32"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings import read_yaml, validate
@@ -28,9 +30,19 @@ def read_task_spec(path: str | Path) -> TaskSpec:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def task_spec(task: str | Path | TaskSpec) -> TaskSpec:
+def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
     """The settings of a task, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
-    return task.located(".") if isinstance(task, TaskSpec) else read_task_spec(task).located(Path(task).parent)
+    match task:
+        case TaskSpec():
+            return task.located(".")
+        case str() | Path():
+            return read_task_spec(task).located(Path(task).parent)
+        case Mapping():
+            return validate(TaskSpec, task, "task").located(".")
+    raise ConfigError(
+        f"{task!r:.80} is no task: give a perdure.Task, a task's YAML file, or its settings as in "
+        "{'name': 'reviews', 'train': 'reviews.csv'}."
+    )
 
 
 def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
@@ -176,9 +188,10 @@ def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
     validation = 0 if same else spec.validation_size
     drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, name=name, seed=spec.seed)
     if not drawn.train or not drawn.test:
+        why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(
             f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "
-            f"{len(drawn.test)} for test after duplicates are removed. Add examples."
+            f"{len(drawn.test)} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
         )
     if same:
         note = "validation is the test split, as accepted"

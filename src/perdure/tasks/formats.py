@@ -76,8 +76,20 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     raise DataError(
         f"{row.where}: no known fields{wanted}, found {', '.join(map(repr, row.fields))}. Known: text/label, sentence/label, "
         "prompt/completion, prompt/answer, input/output, instruction/input/output, messages; or name yours with "
-        "`text_field` and `label_field`."
+        f"`text_field` and `label_field`.{_other_case(row)}"
     )
+
+
+def _other_case(row: Row) -> str:
+    """That fields of the record differ from known ones only in upper and lower case."""
+    found = {field.casefold(): field for field in row.fields}
+    for form in FORMATS:
+        if form.label is not None and {form.text, form.label} <= found.keys():
+            text, label = found[form.text], found[form.label]
+            if form.free:
+                return f" Did you mean '{form.text}' and '{form.label}'? Names are told apart by upper and lower case."
+            return f" Did you mean `text_field: {text}` and `label_field: {label}`?"
+    return ""
 
 
 def _of_texts(spec: TaskSpec, row: Row) -> Format:
@@ -179,7 +191,8 @@ def _label(row: Row, field: str) -> str:
 
 def _present(row: Row, field: str) -> Any:
     if field not in row.fields:
-        raise DataError(f"{row.where}: no field '{field}', found {', '.join(map(repr, row.fields))}.")
+        alike = next((f" Did you mean {name!r}?" for name in row.fields if name.casefold() == field.casefold()), "")
+        raise DataError(f"{row.where}: no field '{field}', found {', '.join(map(repr, row.fields))}.{alike}")
     if row.fields[field] is None:
         raise DataError(f"{row.where}: field '{field}' is missing; fill it in or remove the record.")
     if isinstance(row.fields[field], str):

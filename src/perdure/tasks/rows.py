@@ -80,7 +80,7 @@ def _table(path: Path, encoding: str) -> list[Row]:
                 if not cells:
                     continue
                 if not header:
-                    header = _header(path, cells)
+                    header = _header(path, cells, delimiter)
                 elif len(cells) != len(header):
                     raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
                 else:
@@ -108,6 +108,10 @@ KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
     ".tsv": _table,
     ".parquet": _parquet,
 }
+
+
+SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
+"""What may separate the fields of a table -> the ending under which it is read so, if any is."""
 
 
 def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
@@ -149,8 +153,12 @@ def _object(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _header(path: Path, cells: list[str]) -> list[str]:
+def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
     names = [cell.strip() for cell in cells]
+    other = next((mark for mark in SEPARATORS if mark != delimiter and len(names) == 1 and mark in names[0]), None)
+    if other:
+        cure = f"name the file {SEPARATORS[other]}" if SEPARATORS[other] else "save it with commas"
+        raise DataError(f"{path}: the fields of the header seem to be separated by {other!r}: {cure}.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.task import Task, same_task
 
@@ -191,6 +193,37 @@ def _without(pairs: list[Pair], others: list[Pair], split: str, other: str, note
     if len(kept) < len(pairs):
         notes.append(f"{len(pairs) - len(kept)} {split} texts removed that also occur in the {other} split")
     return kept
+
+
+def checked(task: Task) -> Task:
+    """A task given from Python after the checks that files get; nothing is removed, what files would lose is in its notes.
+
+    Raises:
+        DataError: an empty text; says where.
+    """
+    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in ("train", "validation", "test")}
+    for split, pairs in splits.items():
+        for position, (text, _) in enumerate(pairs):
+            if not text.strip():
+                raise DataError(
+                    f"Task '{task.name}', {split} example {position}: the text is empty; fill it in or remove the example."
+                )
+    notes = []
+    for split, pairs in splits.items():
+        _, repeated, contradicted = unique(pairs, free=not task.labels)
+        word = "training" if split == "train" else split
+        if repeated:
+            notes.append(f"{repeated} repeated {word} texts, left as given")
+        if contradicted:
+            notes.append(f"{contradicted} {word} rows whose text comes with different labels, left as given")
+    for split, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
+        if both := len(splits[split]) - len(without(splits[split], splits[other])):
+            word = "training" if split == "train" else split
+            notes.append(
+                f"{both} {word} texts also occur in the {other} split, whose score they flatter; left as given"
+            )
+    notes = [note for note in notes if note not in task.notes]
+    return dataclasses.replace(task, notes=(*task.notes, *notes)) if notes else task
 
 
 def repeated_from_older(tasks: Sequence[Task]) -> list[str]:

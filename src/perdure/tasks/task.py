@@ -10,9 +10,10 @@ import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
-from perdure.errors import DataError
+from perdure.errors import ConfigError, DataError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -55,7 +56,8 @@ class Task:
 
     Args:
         name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
-        train, validation, test: examples, or (text, label) pairs, or {"text", "label"} mappings.
+        train, validation, test: examples, or (text, label) pairs, or {"text", "label"} mappings (of a data frame:
+            df.to_dict("records")). A whole number as a label is its name, or that of the class at its position in `labels`.
         labels: class name -> the text that stands for it in front of a model; a list means each name stands for
             itself; empty means free text (generation).
         metric: name of the score, a fraction of 1. With 'inverse-perplexity' the texts themselves are learnt (language
@@ -66,7 +68,7 @@ class Task:
         references: text -> every right answer, for the texts that have several; an example's label is the first.
 
     Raises:
-        DataError: a bad name, a label outside `labels`, an empty train or test split, a template without "{text}".
+        DataError: a bad name, no example, a label outside `labels`, an empty train or test split, a template without "{text}".
     """
 
     name: str
@@ -81,15 +83,15 @@ class Task:
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise DataError(f"A task's name should be a text such as 'reviews', found {self.name!r:.80}.")
         name, _ = version(self.name)
         if not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name):
             raise DataError(
                 f"A task cannot be called {self.name!r}: use letters, digits, '.', '_' and '-' "
                 "(and @2 at the end for a second version)."
             )
-        labels: dict[str, str] | Iterable[str] = self.labels
-        if not isinstance(labels, dict):
-            object.__setattr__(self, "labels", {label: label for label in labels})
+        object.__setattr__(self, "labels", self._label_texts_of(self.labels))
         if self.template and "{text}" not in self.template:
             raise DataError(f"The template of task '{self.name}' has no {{text}}: say where the text belongs.")
         if self.learns_text and self.labels:
@@ -102,12 +104,36 @@ class Task:
                     f"Task '{self.name}' has {len(self.labels)} labels, but {len(choices)} choices for {text!r:.60}."
                 )
         for split in SPLITS:
-            object.__setattr__(
-                self, split, tuple(self._example(split, i, e) for i, e in enumerate(getattr(self, split)))
-            )
+            given = self._listed(split, getattr(self, split))
+            object.__setattr__(self, split, tuple(self._example(split, i, e) for i, e in enumerate(given)))
         for split in ("train", "test"):
             if not getattr(self, split):
                 raise DataError(f"Task '{self.name}' has no {split} examples; give it at least one.")
+
+    def _label_texts_of(self, given: object) -> dict[str, str]:
+        """Label names and texts; whole numbers among them as text, as examples have them."""
+        if isinstance(given, Mapping):
+            return {_as_label(name): _as_label(text) for name, text in given.items()}
+        if given is not None and (isinstance(given, (str, bytes)) or not isinstance(given, Iterable)):
+            raise DataError(f"Task '{self.name}': give labels as a list, labels=['bad', 'good'], not {given!r:.80}.")
+        return {label: label for label in map(_as_label, given or ())}
+
+    def _listed(self, split: str, given: object) -> Iterable[object]:
+        """The examples of a split, still as they were given."""
+        where = f"Task '{self.name}', {split}"
+        if hasattr(given, "to_dict") and hasattr(given, "columns"):
+            raise DataError(
+                f"{where}: a data frame goes in as its records, {split}=df.to_dict('records'), with the columns text and label "
+                "(df.rename(columns=...) names them so)."
+            )
+        if isinstance(given, (str, os.PathLike)):
+            raise DataError(
+                f"{where}: expected examples, got {str(given)!r:.80}. To read a file, give its settings in place of the task: "
+                f"{{'name': {self.name!r}, {split!r}: {str(given)!r:.80}}}."
+            )
+        if isinstance(given, Mapping) or not isinstance(given, Iterable):
+            raise DataError(f"{where}: expected a list of (text, label), got {given!r:.80}.")
+        return given
 
     def _example(self, split: str, index: int, given: object) -> Example:
         where = f"Task '{self.name}', {split} example {index}"
@@ -118,14 +144,24 @@ class Task:
                 pass
             case _:
                 raise DataError(f"{where}: expected (text, label) or {{'text', 'label'}}, got {given!r:.80}.")
-        if not isinstance(text, str) or not isinstance(label, str):
-            raise DataError(f"{where}: text and label must be strings.")
+        if not isinstance(text, str):
+            raise DataError(f"{where}: the text must be a string, got {text!r:.80}.")
+        if not isinstance(label, str):
+            label = self._numbered(_as_label(label))
+        if not isinstance(label, str):
+            raise DataError(f"{where}: the label must be a string or a whole number, got {label!r:.80}.")
         if self.labels and label not in self.labels:
             raise DataError(
                 f"{where}: label {label!r} is not one of {', '.join(map(repr, self.labels))}. "
                 "Add it to `labels` or remove the example."
             )
         return Example(text, label, self.name)
+
+    def _numbered(self, label: Any) -> Any:
+        """A whole number gets the name at its position in `labels`, unless numbers are names there."""
+        names = tuple(self.labels)
+        by_position = isinstance(label, str) and label.isdigit() and not any(name.isdigit() for name in names)
+        return names[int(label)] if by_position and int(label) < len(names) else label
 
     @property
     def learns_text(self) -> bool:
@@ -160,6 +196,22 @@ class Task:
         return hashlib.sha256(payload.encode()).hexdigest()
 
 
+def _as_label(given: Any) -> Any:
+    """A whole number or a truth value as text, as data files have it read; all else as it is."""
+    if isinstance(given, Integral):  # truth values, and numpy's integers
+        return str(given)
+    return str(int(given)) if isinstance(given, float) and given.is_integer() else given
+
+
+def without_labels(task: Task) -> str:
+    """What to do about a task without labels where classes are told apart: its classes, if its answers look like such."""
+    names = sorted({example.label for example in task.train})
+    if task.learns_text or not 2 <= len(names) <= max(2, min(50, len(task.train) // 2)):
+        return ""
+    listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+    return f"give labels=[{listed}]"
+
+
 def _content(text: str) -> str:
     """What counts of an input: the text, or for the path of an image file the sha256 of what is in it."""
     if not text.lower().endswith(IMAGE_SUFFIXES) or "\n" in text:
@@ -191,6 +243,24 @@ class Stage:
 
 
 StreamMode = Literal["one-by-one", "joint"]
+
+
+def given_tasks(tasks: Task | Iterable[Task]) -> tuple[Task, ...]:
+    """Tasks given from Python; one alone stands for a list of it.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if isinstance(tasks, Task):
+        return (tasks,)
+    every = tuple(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else (tasks,)
+    for task in every:
+        if not isinstance(task, Task):
+            raise ConfigError(
+                f"tasks: {task!r:.80} is no perdure.Task. Give the run's tasks that were given from Python; it finds those "
+                "from files itself."
+            )
+    return every  # pyright: ignore[reportReturnType]
 
 
 def stages(tasks: Iterable[Task], mode: StreamMode = "one-by-one") -> tuple[Stage, ...]:

@@ -1,0 +1,114 @@
+"""Tasks given from Python: what is taken as an example and as a label, and what every refusal says to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from perdure.errors import ConfigError, DataError
+from perdure.tasks.files import task_spec
+from perdure.tasks.splits import checked
+from perdure.tasks.task import Task, given_tasks, without_labels
+
+PAIRS: Any = [("dull", "bad"), ("fine", "good")]
+
+
+def made(train: Any = PAIRS, name: Any = "t", **more: Any) -> Task:
+    return Task(name, train=train, test=train, **more)
+
+
+FRAME = SimpleNamespace(to_dict=None, columns=["text", "label"])
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a number as a name": ({"name": 3}, r"name should be a text such as 'reviews', found 3"),
+    "a data frame": ({"train": FRAME}, r"Task 't', train: a data frame .* train=df.to_dict\('records'\)"),
+    "a file's name": ({"train": "a.csv"}, r"To read a file, .* \{'name': 't', 'train': 'a.csv'\}"),
+    "a path": ({"train": Path("a.csv")}, r"To read a file, .* \{'name': 't', 'train': 'a.csv'\}"),
+    "a number as examples": ({"train": 5}, r"Task 't', train: expected a list of \(text, label\), got 5"),
+    "columns": ({"train": {"text": ["a"], "label": ["b"]}}, r"expected a list of \(text, label\)"),
+    "a text that is none": ({"train": [(1, "a")]}, "train example 0: the text must be a string, got 1"),
+    "a label that is half": ({"train": [("a", 0.5)]}, "train example 0: the label must be a string or a whole number, got 0.5"),
+    "a number beyond the labels": (
+        {"train": [("a", 2)], "labels": ["bad", "good"]},
+        "train example 0: label '2' is not one of 'bad', 'good'",
+    ),
+    "one text as labels": ({"labels": "bad"}, r"give labels as a list, labels=\['bad', 'good'\], not 'bad'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_task_is_refused_with_the_remedy(case: str) -> None:
+    given, message = REFUSED[case]
+    with pytest.raises(DataError, match=message):
+        made(**given)
+
+
+def test_whole_numbers_as_labels_are_taken_as_in_files() -> None:
+    numbers = [("dull", 0), ("fine", 1)]
+    assert [e.label for e in made(numbers).train] == ["0", "1"]
+    assert (
+        made(numbers, labels=[0, 1]).fingerprint()
+        == made([("dull", "0"), ("fine", "1")], labels=["0", "1"]).fingerprint()
+    )
+    by_position = made(numbers, labels=["bad", "good"])
+    assert by_position.fingerprint() == made(PAIRS, labels=["bad", "good"]).fingerprint()
+    assert [e.label for e in made([("a", 2.0), ("b", True)]).train] == ["2", "True"]
+    assert [e.label for e in made(numbers, labels={"1": "one", "0": "none"}).train] == ["0", "1"]
+
+
+def test_numpys_numbers_are_whole_numbers() -> None:
+    import numpy
+
+    assert [e.label for e in made([("a", numpy.int64(3))]).train] == ["3"]
+
+
+def test_the_cure_for_missing_labels_names_the_classes() -> None:
+    assert without_labels(made()) == "give labels=['bad', 'good']"
+    assert without_labels(made([(f"q {i}", f"a {i}") for i in range(9)])) == "", "answers to write"
+    assert without_labels(made([("a", ""), ("b", "")], metric="inverse-perplexity")) == ""
+    many = made([(f"q {i}", f"{i % 12:02}") for i in range(60)])
+    assert without_labels(many).endswith("'09', ...]")
+
+
+def test_settings_are_a_task_whose_files_lie_in_the_working_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert task_spec({"name": "t", "train": "a.csv"}).train == str(tmp_path / "a.csv")
+    with pytest.raises(ConfigError, match=r"'trian'. Did you mean 'train'"):
+        task_spec({"name": "t", "trian": "a.csv"})
+    nothing: Any = 7
+    with pytest.raises(ConfigError, match=r"7 is no task: give a perdure.Task, a task's YAML file, or its settings"):
+        task_spec(nothing)
+
+
+def test_one_task_alone_stands_for_a_list_of_it() -> None:
+    task, file = made(), "t.yaml"
+    assert given_tasks(task) == given_tasks([task]) == (task,)
+    nothing: Any = [file]
+    with pytest.raises(ConfigError, match=r"'t.yaml' is no perdure.Task"):
+        given_tasks(nothing)
+
+
+def test_what_files_would_lose_is_noted_and_kept() -> None:
+    train = [("a", "x"), ("A ", "x"), ("b", "y"), ("c", "x"), ("c", "y")]
+    task = Task("t", train, test=[("a", "x"), ("d", "y")], validation=[("d", "y"), ("b", "y")], labels=["x", "y"])
+    found = checked(task)
+    assert found.fingerprint() == task.fingerprint()
+    assert found.train == task.train
+    assert found.notes == (
+        "1 repeated training texts, left as given",
+        "2 training rows whose text comes with different labels, left as given",
+        "2 training texts also occur in the test split, whose score they flatter; left as given",
+        "1 validation texts also occur in the test split, whose score they flatter; left as given",
+        "1 training texts also occur in the validation split, whose score they flatter; left as given",
+    )
+    assert checked(found).notes == found.notes, "said once"
+    clean = Task("t", [("a", "x")], test=[("b", "x")])
+    assert checked(clean) is clean
+
+
+def test_an_empty_text_is_refused_with_its_place() -> None:
+    task = Task("t", [("a", "x"), (" ", "x")], test=[("b", "x")])
+    with pytest.raises(DataError, match="Task 't', train example 1: the text is empty; fill it in"):
+        checked(task)
