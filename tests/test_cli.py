@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -71,6 +72,22 @@ def test_an_interrupted_command_says_how_to_go_on(command, says, monkeypatch, ca
     code, error = fails(monkeypatch, capsys, command)
     assert code == INTERRUPTED
     assert says in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_in_which_folder_it_goes_on(number, tmp_path, monkeypatch, capsys):
+    def stopped(config, out, **_):
+        out.mkdir()
+        (out / "run.json").write_text("{}")
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    monkeypatch.setattr("perdure.run.run_config", stopped)
+    code, error = fails(monkeypatch, capsys, "run", "--suite", "quickstart", "--out", tmp_path / "mine")
+    assert code == 128 + number
+    assert f"go on with `perdure resume {tmp_path / 'mine'}`" in error
+    monkeypatch.setattr("perdure.run.run_config", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    error = fails(monkeypatch, capsys, "run", "--suite", "quickstart", "--out", tmp_path / "not-begun")[1]
+    assert "start it again" in error
 
 
 def test_a_part_of_your_own_may_lie_in_the_current_folder(tmp_path, monkeypatch, capsys):

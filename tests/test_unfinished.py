@@ -105,6 +105,45 @@ def test_sigterm_after_the_last_step_is_not_swallowed(tmp_path, small_tasks, enc
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
+class Interrupted(Stop):
+    """Ctrl-C while step 3 is reported, `times` times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(-1)
+        self.times = times
+
+    def step(self, stage, step, total):
+        super().step(stage, step, total)
+        for _ in range(self.times if step.step == 3 else 0):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_writes_the_step_it_meets_and_a_second_one_does_not_wait(tmp_path, small_tasks, encoder_folder, capfd):
+    training = {**SETTINGS, "training": TRAINING}
+    short_run(tmp_path / "whole", small_tasks[:1], encoder_folder, "l2", **training)
+    for times, first in ((1, 4), (2, 1)):
+        out = tmp_path / f"{times}"
+        with pytest.raises(KeyboardInterrupt):
+            short_run(out, small_tasks[:1], encoder_folder, "l2", **training, report=Interrupted(times))
+        assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        last = Stop(-1)
+        short_run(out, small_tasks[:1], encoder_folder, "l2", **training, report=last)
+        assert last.made == list(range(first, 7))
+        assert bits(out) == bits(tmp_path / "whole")
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on(tmp_path, small_tasks, encoder_folder):
+    """As a sweep's do: a terminal sends it to them too, and the sweep tells them to end."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        report = Interrupted(1)
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=report)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert report.made == list(range(1, 7))
+
+
 def test_it_is_written_when_the_time_has_come(tmp_path, small_tasks, encoder_folder, monkeypatch):
     """A clock that moves a minute at every look; every 2.5 minutes is then every third step."""
     import perdure.unfinished

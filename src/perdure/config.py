@@ -28,7 +28,7 @@ from perdure.composition import resolve_method
 from perdure.errors import ConfigError, DataError
 from perdure.methods.table import PRESETS
 from perdure.settings import Settings, read_yaml, validate, with_override
-from perdure.tasks.spec import TaskSpec
+from perdure.tasks.spec import TaskSpec, check_is_task
 
 SPLITS = ("train", "validation", "test")
 SUITE_FILES = (".yaml", ".yml")
@@ -292,6 +292,7 @@ def _resolved(task: Any, named_in: Path) -> Any:
         if not file.is_file():
             raise ConfigError(f"There is no task file '{file}', which '{named_in}' names under `tasks`.")
         settings = read_yaml(file, "task")
+        check_is_task(file, settings)
         try:
             validate(TaskSpec, settings)
         except ConfigError as error:

@@ -153,9 +153,7 @@ def run_config(
         check_shards(config, learner)
         _check_count(store, processes)
         warnings = suite.warnings if suite else ()
-        processes.once(
-            lambda: store.create(_about(config, chosen, model, warnings, store, learner.truncated, processes))
-        )
+        processes.once(lambda: store.create(_about(config, chosen, model, warnings, store, learner, processes)))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
@@ -328,11 +326,13 @@ def _about(
     model: AdaptedModel,
     warnings: Sequence[str],
     store: Store,
-    cut: int,
+    learner: Backbone,
     processes: Processes,
 ) -> dict[str, Any]:
     """run.json: chosen once, when the run begins; a resume uses what it finds."""
     known = store.about if store.exists else None
+    cut, length = learner.truncated, getattr(getattr(learner, "settings", None), "max_length", None)
+    longest = f" ({length})" if length else ""
     return {
         "config": config.model_dump(mode="json"),
         **task_record(tasks),
@@ -343,7 +343,7 @@ def _about(
             *repeated_from_older(tasks),
             *history_warnings(config, store),
             *(
-                [f"{cut} texts are too long for backbone.max_length and are cut; a larger one reads more"]
+                [f"{cut} texts are too long for backbone.max_length{longest} and are cut; a larger one reads more"]
                 if cut
                 else []
             ),

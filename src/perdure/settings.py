@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -132,7 +132,38 @@ def validate(model: type[Model], data: Any, where: str = "") -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(model, e, where) for e in error.errors())) from error
+        raise ConfigError("\n".join(_explain(model, e, where) for e in _by_place(model, error.errors()))) from error
+
+
+def _by_place(model: type[BaseModel], errors: Iterable[Any]) -> Iterator[Any]:
+    """Errors with a setting that may be of several kinds once, not once for each kind."""
+    found: dict[Any, list[Any]] = {}
+    for number, error in enumerate(errors):
+        kinds = _place_of_kinds(model, error["loc"])
+        found.setdefault(kinds or (number,), []).append({**error, "loc": kinds or error["loc"]})
+    for same in found.values():
+        said = list(dict.fromkeys(_said(error) for error in same))
+        yield {**same[0], "said": " or ".join([said[0], *(line.removeprefix("should be ") for line in said[1:])])}
+
+
+def _place_of_kinds(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The place of a setting that may be of several plain kinds, where `loc` goes on with the name of one of them."""
+    for end in range(len(loc) - 1, 0, -1):
+        owner, last = _owner(model, loc[: end - 1]), loc[end - 1]
+        field = owner.model_fields.get(last) if owner and isinstance(last, str) else None
+        kinds = typing.get_args(field.annotation) if field else ()
+        if field and (
+            isinstance(field.annotation, types.UnionType) or typing.get_origin(field.annotation) is typing.Union
+        ):
+            plain = not any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
+            return loc[:end] if plain and len([kind for kind in kinds if kind is not type(None)]) > 1 else None
+    return None
+
+
+def _said(error: Any) -> str:
+    """What is wrong with a value, in words."""
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return EXPECTED.get(error["type"]) or message
 
 
 def _explain(model: type[BaseModel], error: Any, where: str) -> str:
@@ -141,8 +172,7 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
         key = str(error["loc"][-1])
         inside = ".".join(str(part) for part in (*([where] if where else []), *error["loc"][:-1]))
         return unknown_key(model, key, error["input"], _owner(model, error["loc"][:-1]), inside)
-    said = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{place}: {said} (got {error['input']!r:.80})"
+    return f"{place}: {error['said']} (got {error['input']!r:.80})"
 
 
 SAME = {
@@ -207,6 +237,9 @@ EXPECTED = {
         ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "expected settings, as in {key: value}"
     ),
     "missing": "is missing",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
 }
 """Kinds of mistakes -> what a person should have written, where the words of the validation are those of a programmer."""
 

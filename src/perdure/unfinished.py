@@ -8,14 +8,16 @@
 
 A part that starts in the middle of a stage gets `before_task`, then `load` with what it remembered at that step; the init is
 not asked again. Removed when the stage is finished; ignored when it belongs to another stage or is damaged: then the stage is
-learnt from its beginning, which gives the same bits. SIGTERM (a scheduler takes the machine back) writes once more after the step
-it meets, and ends the process; where several share the run, all of them, whichever was told.
+learnt from its beginning, which gives the same bits. SIGTERM (a scheduler takes the machine back) or Ctrl-C writes once more
+after the step it meets, and ends the process; where several share the run, all of them, whichever was told. A second Ctrl-C ends
+it at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import threading
@@ -38,6 +40,8 @@ from perdure.training import Step
 from perdure.training_state import Training
 
 MANIFEST, STATE, LOG, NOTES = "manifest.json", "training.safetensors", "log.jsonl", "notes.json"
+
+INTERRUPTED = b"\nperdure: stopping after this step, which is written down; Ctrl-C again stops at once\n"
 
 
 class Unfinished:
@@ -65,7 +69,7 @@ class Unfinished:
         self._method, self._model, self._ctx, self._steps, self._processes = method, model, ctx, steps, processes
         self._seconds = None if minutes is None else 60 * minutes
         self._written = time.monotonic()
-        self._terminated = False
+        self._terminated = self._interrupted = False
         self._found: dict[str, Tensor] | None = None
 
     def start(self) -> Start | None:
@@ -90,49 +94,63 @@ class Unfinished:
         """Write if it is time to.
 
         Raises:
-            SystemExit: the process was told to end.
+            SystemExit: the process was told to end. KeyboardInterrupt: by Ctrl-C.
         """
         if self._seconds is None:
             return
         if self._told():
             self._processes.once(self._write, training)  # the others wait: a launcher ends all as soon as one has ended
+            if self._interrupted:
+                raise KeyboardInterrupt
             raise SystemExit(128 + signal.SIGTERM)
         if self._processes.main and time.monotonic() - self._written >= self._seconds:
             self._write(training)
             self._written = time.monotonic()
 
     @contextmanager
-    def minding_sigterm(self) -> Iterator[None]:
-        """Within: SIGTERM ends the process after the step it meets, once that is written. Nothing where no checkpoint is.
+    def minding_signals(self) -> Iterator[None]:
+        """Within: SIGTERM and Ctrl-C end the process after the step they meet, once that is written; not where no checkpoint is.
 
         One that meets no further step does what it would have done without this, when this is over.
         """
         if self._seconds is None:
             yield
             return
-        with self._noting_sigterm():
+        with self._noting_signals():
             yield
         if self._told():
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
 
     @contextmanager
-    def _noting_sigterm(self) -> Iterator[None]:
+    def _noting_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
             yield
             return
 
-        def note(*_: object) -> None:
+        def terminate(*_: object) -> None:
             self._terminated = True
 
-        before = signal.signal(signal.SIGTERM, note)
+        def interrupt(*_: object) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            if self._processes.main:
+                os.write(2, INTERRUPTED)  # a signal may come while standard error is written to
+
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+        if (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):  # a sweep's processes leave Ctrl-C to the sweep
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _told(self) -> bool:
         """Whether any of the processes was told to end: the same answer in all."""
-        return self._processes.total(float(self._terminated)) != [0.0]
+        return self._processes.total(float(self._terminated or self._interrupted)) != [0.0]
 
     def _write(self, training: Training) -> None:
         """A folder of its own, then the manifest that names it, then away with the last one."""

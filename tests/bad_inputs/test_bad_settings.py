@@ -47,6 +47,12 @@ CASES: dict[str, Bad] = {
     "no override": command(*RUN, "oops", says=("'oops' is not a setting", "write key=value")),
     "malformed override": setting("training.epochs=[2", "The value of 'training.epochs' is not valid YAML"),
     "no epochs": setting("training.epochs=0", "training.epochs", "greater than or equal to 1"),
+    "words where a number or a word may stand": Bad(
+        lambda p: p.task(validation_size="many"), ("tasks.0.validation_size: should be a whole number or 'all' (got",), 3
+    ),
+    "words where nothing or a number may stand": setting(
+        "evaluation.every_stage=some", "evaluation.every_stage: should be true or false or 'own' (got 'some')\n"
+    ),
     "words for a number": setting("training.epochs=many", "training.epochs", "'many'"),
     "negative learning rate": setting("training.learning_rate=-1", "training.learning_rate", "greater than 0"),
     "learning rate that is no number": setting("training.learning_rate=.nan", "training.learning_rate", "nan"),
@@ -85,6 +91,15 @@ CASES: dict[str, Bad] = {
     "a task for a run": command(
         "run", "data/sky.yaml", says=("'data/sky.yaml' describes a task", "`tasks: [sky.yaml]`")
     ),
+    "a run for a task": command(
+        "add", "run", "config.yaml", says=("'config.yaml' is a run's configuration, not a task: give a file with `name`",)
+    ),
+    "a run among the tasks": Bad(
+        lambda p: (text("suite: quickstart\n", "other.yaml")(p), p.config(tasks=["other.yaml"])),
+        ("'other.yaml' is a run's configuration, not a task",),
+        3,
+    ),
+    "a run for a sweep": command("sweep", "config.yaml", says=("is a run's configuration", "`perdure run config.yaml`")),
     "tasks that are no list": Bad(lambda p: p.config(tasks="sky.yaml"), ("tasks: expected a list", "'sky.yaml'"), 3),
     "lora that is no settings": setting("lora=8", "lora: expected settings, as in {key: value} (got 8)"),
     "against in a report of a run": command("report", "run", "--against", "l2", says=("--against", "sweep")),

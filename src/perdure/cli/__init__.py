@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ def run(
 
     from perdure.run import run_config
 
+    LEARNT_INTO.append(out)
     telling = reporter_of(progress, config.method_name, out, tracker)
     show_scores(run_config(config, out, max_forgetting=max_forgetting, report=telling), progress)
 
@@ -74,6 +76,7 @@ def resume(
     """Go on with a run after its last finished task."""
     from perdure.run import resume as resume_run
 
+    LEARNT_INTO.append(folder)
     telling = reporter_of(progress, folder.name, folder, tracker)
     show_scores(resume_run(folder, max_forgetting=max_forgetting, report=telling), progress)
 
@@ -189,13 +192,18 @@ def _print_json(value: Any) -> None:
 
 
 GOES_ON = {
-    **dict.fromkeys(("run", "resume"), "Finished tasks are kept; go on with `perdure resume RUN`."),
+    **dict.fromkeys(
+        ("run", "resume"),
+        "Finished tasks, and what was written down of the next, are kept; go on with `perdure resume {run}`.",
+    ),
     **dict.fromkeys(("sweep", "demo"), "Finished runs are kept; the same command goes on."),
     "add": "The run holds what it held before; give the same command again.",
 }
 """Command -> what was kept when it was interrupted, and how to go on."""
 STARTS_AGAIN = "Nothing was changed half; start it again."
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+LEARNT_INTO: list[Path] = []
+"""The folder of the run that this command learns, once it is known."""
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What the parser raises for an unknown option or a wrong value; typer gives it no public name."""
 
@@ -209,8 +217,13 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a part of your own, `module:Class`; a sweep's processes inherit it
+    LEARNT_INTO.clear()
     try:
         code = app(standalone_mode=False)
+    except SystemExit as ended:
+        if ended.code == TERMINATED:
+            _tell_stopped()
+        raise
     except PerdureError as error:
         if os.environ.get("PERDURE_TRACEBACK"):
             raise
@@ -220,6 +233,16 @@ def main() -> None:
         error.show()
         sys.exit(ConfigError.exit_code)  # not the parser's 2, which says that a quality gate was not met
     if code == INTERRUPTED:
-        typer.echo(f"perdure: stopped. {GOES_ON.get(sys.argv[1], STARTS_AGAIN)}", err=True)
+        _tell_stopped()
     if code:
         sys.exit(code)
+
+
+def _tell_stopped() -> None:
+    """How to go on with a command that was stopped; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    run = LEARNT_INTO[-1] if LEARNT_INTO else None
+    begun = run is None or (run / "run.json").is_file()
+    how = GOES_ON.get(sys.argv[1], STARTS_AGAIN).format(run=run or "RUN") if begun else STARTS_AGAIN
+    typer.echo(f"perdure: stopped. {how}", err=True)

@@ -12,7 +12,7 @@ from perdure.settings import read_yaml, validate
 from perdure.tasks.formats import choose_format
 from perdure.tasks.hub import dataset_rows
 from perdure.tasks.rows import Row, read_rows
-from perdure.tasks.spec import TaskSpec
+from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import Drawn, Pair, Pool, draw, normal
 from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Example, Task, version
 
@@ -24,8 +24,10 @@ def read_task_spec(path: str | Path) -> TaskSpec:
         DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value, all of them at once.
     """
     path = Path(path)
+    settings = read_yaml(path, "task", DataError)
+    check_is_task(path, settings)
     try:
-        return validate(TaskSpec, read_yaml(path, "task", DataError))
+        return validate(TaskSpec, settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

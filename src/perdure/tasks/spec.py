@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from perdure.errors import ConfigError
 from perdure.settings import Settings
 from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
 
@@ -18,6 +20,18 @@ Size = Annotated[int, Field(ge=0)] | Literal["all"]
 Some = Annotated[int, Field(ge=1)] | Literal["all"]
 READING = ("format", "text_field", "label_field", "free", "encoding")
 LABELLING = ("format", "label_field", "labels", "free", "template")
+
+
+def check_is_task(path: Path, settings: Mapping[str, Any]) -> None:
+    """What was read from a file is a task's.
+
+    Raises:
+        ConfigError: it is a run's configuration.
+    """
+    if settings.keys() & {"suite", "tasks", "method"}:
+        raise ConfigError(
+            f"'{path}' is a run's configuration, not a task: give a file with `name` and `train` of one task."
+        )
 
 
 class TaskSpec(Settings):
