@@ -287,9 +287,8 @@ def test_a_hub_name_that_cannot_be_fetched(monkeypatch):
 
 def test_a_run_or_a_whole_model_is_told_what_to_give_instead(tmp_path):
     run = tmp_path / "run"
-    for name in ("stages/01-mail/adapter", "deployed"):
-        (run / name).mkdir(parents=True)
     hand_folder(run / "stages/01-mail/adapter")
+    (run / "deployed").mkdir()
     (run / "run.json").write_text("{}")
     (run / "deployed/config.json").write_text("{}")
     with pytest.raises(
