@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "suite_names", lambda: ("small",))
     monkeypatch.setattr(suites, "_description", lambda name: about)
     monkeypatch.setitem(readers.READERS, "made", lambda path, tag: Pool(pairs[tag], notes=["invented"]))
-    monkeypatch.setattr(readers, "package_file", lambda asset, progress: None)
+    monkeypatch.setattr(readers, "package_file", lambda asset: None)
 
 
 @pytest.mark.parametrize("name", suite_names())
