@@ -59,7 +59,7 @@ def nearest(name: str, known: Mapping[str, str]) -> str | None:
     >>> nearest("EPOCH", {"rank": "lora.rank", "epochs": "training.epochs"})
     'training.epochs'
     """
-    folded = {key.casefold(): value for key, value in reversed(known.items())}  # of two that are the same the first
+    folded = {key.casefold(): value for key, value in reversed([*known.items()])}  # of two that are the same the first
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     return folded[close[0]] if close else None
 

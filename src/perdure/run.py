@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -98,7 +98,7 @@ def _listed(tasks: OneTask | Iterable[OneTask]) -> tuple[OneTask, ...]:
         ConfigError: neither.
     """
     if isinstance(tasks, (Task, TaskSpec, str, Path, Mapping)):
-        return (tasks,)
+        return (cast(OneTask, tasks),)
     if not isinstance(tasks, Iterable):
         raise ConfigError(f"tasks={tasks!r:.80}: expected a list of tasks, of their YAML files or of their settings.")
     return tuple(tasks)
