@@ -98,7 +98,8 @@ def rows(found: Sequence[Record] | None = None) -> str:
 
 def many(found: Sequence[Record] | None = None) -> str:
     """The rows on more than fifteen tasks."""
-    return _listing(records("claims/many/records") if found is None else found, claims()["many"]["rows"])
+    found = records("claims/many/records") if found is None else found
+    return _listing(found, claims()["many"]["rows"]) + still_to_come("many", len(found))
 
 
 def grids(found: Sequence[Record] | None = None) -> str:
@@ -109,7 +110,15 @@ def grids(found: Sequence[Record] | None = None) -> str:
     names = list(dict.fromkeys(row["method"] for row in found))
     listed = [(name, [row for row in tuned if row["method"] == name]) for name in claims()["grids"]]
     ranked = [name for base, _ in listed for name in (base, *(n for n in names if n.startswith(f"{base}, ")))]
-    return _listing([*found, *(row for _, own in listed for row in own)], ranked) if found else NOTHING
+    told = _listing([*found, *(row for _, own in listed for row in own)], ranked) if found else NOTHING
+    return told + still_to_come("grids", len(found))
+
+
+def still_to_come(sweep: str, done: int) -> str:
+    """How many runs of a sweep that has begun are missing, as a paragraph; nothing before the first and after the last."""
+    about = yaml.safe_load((HERE / "claims" / f"{sweep}.yaml").read_text(encoding="utf-8"))
+    planned = len(about["methods"]) * len(about["seeds"]) * len(about["sequences"])
+    return f"\n\nNot complete: {planned - done} of the {planned} runs are still to come." if 0 < done < planned else ""
 
 
 def _listing(found: Sequence[Record], names: Sequence[str]) -> str:
