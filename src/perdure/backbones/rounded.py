@@ -12,7 +12,7 @@ own bf16 in the order of sums only. Within attention as one kernel (SDPA) the pr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -62,7 +62,7 @@ class RoundedProducts(TorchFunctionMode):
 
 
 @contextmanager
-def rounded_autocast() -> Any:
+def rounded_autocast() -> Iterator[None]:
     """torch's autocast to bf16 on a CPU, with products computed as in the file's head."""
     with torch.autocast("cpu", torch.bfloat16), RoundedProducts():
         yield
