@@ -9,17 +9,12 @@ It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
-import types
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from perdure.backbones.causal import CausalSettings
 from perdure.backbones.encoder import EncoderSettings
@@ -27,6 +22,7 @@ from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
 from perdure.config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
 from perdure.methods.table import PRESETS
+from perdure.settings_words import Key, keys
 from perdure.tasks.spec import TaskSpec
 
 DOCS = Path(__file__).parent
@@ -70,67 +66,24 @@ def configuration() -> str:
 
 def section(model: type[BaseModel]) -> str:
     """One settings class as a table."""
-    about = meanings(model)
     rows = []
-    for name, field in model.model_fields.items():
-        if name not in about:
-            if name == "kind":
-                continue
-            raise SystemExit(f"{model.__name__}.{name} is not explained in the docstring's Args.")
-        what = "a name or a mapping" if model is RunConfig and name in NAMED else kind(field)
-        rows.append(f"| `{name}` | {what} | {default(field)} | {cell(about[name])} |")
+    for key in keys(model):
+        if not key.meaning:
+            raise SystemExit(f"{model.__name__}.{key.name} is not explained in the docstring's Args.")
+        rows.append(f"| `{key.name}` | {of(model, key)} | {default(model, key)} | {cell(key.meaning)} |")
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> its words in the `Args:` of the class or of a class above it."""
-    found: dict[str, str] = {}
-    for cls in reversed(model.__mro__):
-        lines = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
-        for entry in re.split(r"\n {4}(?! )", f"\n{lines}")[1:]:
-            names, _, words = entry.partition(": ")
-            found |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(words.split()))
-    return found
+def of(model: type[BaseModel], key: Key) -> str:
+    """What may stand there."""
+    return "a name or a mapping" if model is RunConfig and key.name in NAMED else cell(key.values)
 
 
-def kind(field: FieldInfo) -> str:
-    """What may stand there, with its bounds."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = [
-        f"{sign} {getattr(one, key)}" for one in field.metadata for key, sign in signs.items() if hasattr(one, key)
-    ]
-    first, *further = words(field.annotation).split(" or ") if bounds else [words(field.annotation)]
-    return cell(" or ".join([" ".join([first, *bounds]), *further]))
-
-
-def words(annotation: Any) -> str:
-    """A type as a reader of YAML knows it."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        bounds = [f" >= {one.ge}" for one in args[1].metadata if hasattr(one, "ge")] if args[1:] else []
-        return words(args[0]) + "".join(bounds)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(words(arg) for arg in args))
-    if origin is typing.Literal:
-        return " or ".join(f"`{arg}`" for arg in args)
-    if origin is tuple:
-        return f"list of {words(args[0])}s" if args[0] is str else "list of mappings or files"
-    names = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "`null`"}
-    return names.get(annotation, "mapping")
-
-
-def default(field: FieldInfo) -> str:
-    """The default as YAML has it."""
-    if field.is_required():
-        return "must be given"
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, dict):
-        value = value.get("name") or value.get("model")
-    if isinstance(value, BaseModel):
+def default(model: type[BaseModel], key: Key) -> str:
+    """What stands there otherwise."""
+    if isinstance(model.model_fields[key.name].default, BaseModel):
         return "see below"
-    if value is None or isinstance(value, bool):
-        return f"`{str(value).lower() if value is not None else 'null'}`"
-    return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`" if str(value).strip() else f"`'{value}'`"
+    return "must be given" if key.default is None else f"`{key.default}`"
 
 
 def cell(text: str) -> str:

@@ -193,7 +193,7 @@ def test_needs_are_checked_before_training():
         needs = frozenset({Need.OLD_EXAMPLES})
 
     method = Method("m", Wants(), Sum(), {"l2": SquaredNorm(weight=1.0)})
-    with pytest.raises(UnmetNeed, match="init: Wants requires examples of earlier tasks: choose a replay part"):
+    with pytest.raises(UnmetNeed, match=r"init: .*Wants requires examples of earlier tasks: choose a replay part"):
         check_needs(method, [Need.DENSE_BASE])
 
 
@@ -204,7 +204,7 @@ def test_a_setting_may_need_what_the_part_does_not():
         Method("m", Kaiming(), Sum(), {"drift": OutputDrift(weight=1.0, normalised=on)}) for on in (False, True)
     )
     check_needs(plain, given)
-    with pytest.raises(UnmetNeed, match="OutputDrift requires a base whose weights are stored dense"):
+    with pytest.raises(UnmetNeed, match="output-drift requires a base whose weights are stored dense"):
         check_needs(share, given)
 
 

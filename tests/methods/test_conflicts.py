@@ -21,19 +21,19 @@ SEQ = {"preset": "seq-lora"}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     # inits that go on from the last adapter, where it is carried too
-    ({"init": "continue", "consolidate": "sum"}, "init: Continue .*count twice. Use the consolidation `latest`"),
+    ({"init": "continue", "consolidate": "sum"}, "init: continue .*count twice. Use the consolidation `latest`"),
     ({"init": "continue", "consolidate": "max-magnitude"}, "count twice"),
     ({"init": "continue", "consolidate": "covariance-gain"}, "count twice"),
     ({"init": "continue", "consolidate": {"kind": "ties", "trains_on": "merged"}}, "count twice"),
-    ({"init": "slao", "consolidate": "magmax"}, "init: SlaoStart .*Use the consolidation `slao`"),
+    ({"init": "slao", "consolidate": "magmax"}, "init: slao .*Use the consolidation `slao`"),
     # consolidations
-    ({"consolidate": "slao"}, "consolidate: SlaoMerge .*Kaiming starts anew"),
-    ({"init": "lora-ga", "consolidate": "slao"}, "LoraGa starts anew"),
-    ({"consolidate": {"kind": "magmax", "trains_on": "pretrained"}}, "consolidate: MagMax .*trains_on: pretrained"),
+    ({"consolidate": "slao"}, "consolidate: slao .*kaiming starts anew"),
+    ({"init": "lora-ga", "consolidate": "slao"}, "lora-ga starts anew"),
+    ({"consolidate": {"kind": "magmax", "trains_on": "pretrained"}}, "consolidate: magmax .*trains_on: pretrained"),
     ({"consolidate": {"kind": "magmax", "trains_on": "merged"}}, "trains_on: merged"),
     # penalties on the past, without a past
     *[
-        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: \w+ has no meaning here: .*{reason}")
+        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: {name} has no meaning here: .*{reason}")
         for name in ("sign-magnitude", "past-energy", "overlap", "fisher", "output-drift", "score-drift", "distillation")
         for rest, reason in (
             ({"stream": "joint"}, "single stage, which has no past"),
@@ -55,44 +55,42 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"init": "inf-lora", "step_rule": {"kind": "proximal-rows", "on": "columns"}}, "on: columns changes A.*Use on: rows"),
     ({"init": "inf-lora", "step_rule": {"kind": "proximal-rows", "on": "both"}}, "on: both changes A"),
     *[
-        ({"init": init, "step_rule": "proximal-rows"}, "step_rule: ProximalRows .*offsets the base")
+        ({"init": init, "step_rule": "proximal-rows"}, "step_rule: proximal-rows .*offsets the base")
         for init in ("lora-ga", "loram", "slice-free")
     ],
     ({"init": "loram", "penalties": {"sparsity": {**W, "target": "factors"}}}, "target: factors .*offsets the base"),
     ({"init": "lora-ga", "penalties": {"sparsity": {**W, "target": "released-code"}}}, "target: released-code"),
     *[
-        ({"init": init, "penalties": {"factor-norm": W}}, r"penalties\.factor-norm: FactorNorm .*towards -s B0 A0")
+        ({"init": init, "penalties": {"factor-norm": W}}, r"penalties\.factor-norm: factor-norm .*towards -s B0 A0")
         for init in ("lora-ga", "loram", "slice-free")
     ],
     # inits and consolidations that protect a past, without one
     *[
-        ({"init": init, **rest}, rf"init: {name} has no meaning here: .*{reason}")
-        for init, name in (("slice-free", "SliceFree"), ("inf-lora", "InfLora"))
+        ({"init": init, **rest}, rf"init: {init} has no meaning here: .*{reason}")
+        for init in ("slice-free", "inf-lora")
         for rest, reason in (
             ({"stream": "joint"}, "single stage, which has no past"),
             ({"consolidate": "per-task"}, "answered by an update of its own"),
             ({"consolidate": "latest"}, "nothing of the past is left"),
         )
     ],
-    ({"preset": "slice", "consolidate": "per-task"}, "init: Slice .*answered by an update of its own"),
-    ({"preset": "slice", "consolidate": "latest"}, "init: Slice .*nothing of the past is left"),
+    ({"preset": "slice", "consolidate": "per-task"}, "init: slice .*answered by an update of its own"),
+    ({"preset": "slice", "consolidate": "latest"}, "init: slice .*nothing of the past is left"),
     *[
-        ({"consolidate": kind, "stream": "joint"}, f"consolidate: {name} .*single stage, which has no past")
-        for kind, name in (
-            ("covariance-gain", "CovarianceGain"), ("max-magnitude", "MaxMagnitude"), ("average", "Average")
-        )
+        ({"consolidate": kind, "stream": "joint"}, f"consolidate: {kind} .*single stage, which has no past")
+        for kind in ("covariance-gain", "max-magnitude", "average")
     ],
     # less kept than a batch
-    ({"preset": "slice", "replay": {"per_task": 8}}, "init: Slice .*batches of 16 examples.*keeps 8"),
+    ({"preset": "slice", "replay": {"per_task": 8}}, "init: slice .*batches of 16 examples.*keeps 8"),
     ({"preset": "slice", "replay": {"in_all": 15}}, "keeps 15. Raise its budget"),
     ({"preset": "slice", "init": {"batch_size": 256}}, "keeps 128"),
     # step rules and replay
-    ({"preset": "a-gem", "consolidate": "per-task"}, "step_rule: AGem .*an update of its own"),
-    ({"preset": "a-gem", "stream": "joint"}, "step_rule: AGem .*single stage"),
-    ({"preset": "replay", "stream": "joint"}, "replay: ExampleBuffer .*no earlier task to replay"),
+    ({"preset": "a-gem", "consolidate": "per-task"}, "step_rule: a-gem .*an update of its own"),
+    ({"preset": "a-gem", "stream": "joint"}, "step_rule: a-gem .*single stage"),
+    ({"preset": "replay", "stream": "joint"}, "replay: buffer .*no earlier task to replay"),
     ({"preset": "slice+ps-lora", "stream": "joint"}, "no past"),
     ({"replay": {"kind": "buffer", "use": "init-only"}}, "none here reads them"),
-    ({"preset": "replay", "consolidate": "per-task"}, "replay: ExampleBuffer .*an update of its own"),
+    ({"preset": "replay", "consolidate": "per-task"}, "replay: buffer .*an update of its own"),
 ]  # fmt: skip
 
 ALLOWED: list[dict[str, Any]] = [
@@ -143,7 +141,7 @@ def test_every_part_that_can_refuse_is_tried() -> None:
         for kind in kinds:
             found = part_class(role, kind)
             if found.conflicts is not Part.conflicts:
-                assert any(found.__name__ in reason or kind in str(given) for given, reason in REFUSED), kind
+                assert any(kind in reason or kind in str(given) for given, reason in REFUSED), kind
 
 
 @pytest.mark.parametrize("penalty", PARTS["penalty"])

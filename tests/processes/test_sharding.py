@@ -91,7 +91,7 @@ def test_one_process_alone_is_refused(tmp_path, model_folder):
 
 
 def test_inits_that_read_full_gradients_are_refused(tmp_path, model_folder):
-    with pytest.raises(UnmetNeed, match=r"init: LoraGa requires gradients of whole weights"):
+    with pytest.raises(UnmetNeed, match=r"init: lora-ga requires gradients of whole weights"):
         _learn(tmp_path / "run", model_folder, "lora-ga")
 
 

@@ -94,23 +94,6 @@ def scores(folder: Path, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def methods(as_json: AsJson = False) -> None:
-    """Every preset, one a line."""
-    from perdure.methods.table import PRESETS
-
-    if as_json:
-        rows = {
-            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": dict(p.settings)}
-            for name, p in PRESETS.items()
-        }
-        _print_json(rows)
-        return
-    width = max(map(len, PRESETS))
-    for name, preset in PRESETS.items():
-        typer.echo(f"{name:<{width}}  {preset.promise}  [{preset.source}]")
-
-
-@app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="SWEEP.yaml: methods x orders x seeds x settings.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/<name of the sweep>.")] = None,
@@ -152,6 +135,38 @@ def report(
 add_run_commands(app)
 add_adapter_commands(app)
 add_study_commands(app)
+methods_app = typer.Typer(invoke_without_command=True)
+app.add_typer(methods_app, name="methods")
+
+
+@methods_app.callback()
+def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Every preset, one a line; `perdure methods show NAME` for its parts and their settings."""
+    from perdure.methods.table import PRESETS
+
+    if ctx.invoked_subcommand is not None:
+        return
+    if as_json:
+        rows = {
+            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": dict(p.settings)}
+            for name, p in PRESETS.items()
+        }
+        _print_json(rows)
+        return
+    width = max(map(len, PRESETS))
+    for name, preset in PRESETS.items():
+        typer.echo(f"{name:<{width}}  {preset.promise}  [{preset.source}]")
+
+
+@methods_app.command("show")
+def show_method(name: str) -> None:
+    """The parts of a preset, or one part: every setting with its default, what may stand there, and what it means."""
+    from perdure.report.methods import method_lines
+
+    for line in method_lines(name):
+        typer.echo(line)
+
+
 suites_app = typer.Typer(invoke_without_command=True)
 app.add_typer(suites_app, name="suites")
 
@@ -166,8 +181,10 @@ def suites(ctx: typer.Context) -> None:
             typer.echo(f"{name:<16} {describe(name)['about']}")
 
 
-@suites_app.command()
-def show(name: str, data: Annotated[str | None, typer.Option(help="Folder with the suite's files.")] = None) -> None:
+@suites_app.command("show")
+def show_suite(
+    name: str, data: Annotated[str | None, typer.Option(help="Folder with the suite's files.")] = None
+) -> None:
     """Tasks of one suite with labels and licence; with --data (or cached files) also sizes, and what is odd about them."""
     from perdure.report.suites import suite_lines
 

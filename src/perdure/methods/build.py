@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
-from perdure.methods.table import PARTS, Role
+from perdure.methods.table import PARTS, Role, kind_of
 from perdure.settings import validate
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check_composition(method: Method) -> None:
     for name, part in method.parts().items():
         switched_off = isinstance(part, Penalty) and part.weight == 0
         if not switched_off and (reason := part.conflicts(method)):
-            raise ConfigError(f"Method '{method.name}', {name}: {type(part).__name__} has no meaning here: {reason}.")
+            raise ConfigError(f"Method '{method.name}', {name}: {kind_of(part)} has no meaning here: {reason}.")
 
 
 def _composed(composition: Mapping[str, Any]) -> Method:
@@ -94,7 +94,7 @@ def check_needs(method: Method, offered: Iterable[Need]) -> None:
     have = set(offered)
     for name, part in method.parts().items():
         for need in sorted(part.requires() - have, key=lambda n: n.name):
-            raise UnmetNeed(f"Method '{method.name}', {name}: {type(part).__name__} requires {need.value}.")
+            raise UnmetNeed(f"Method '{method.name}', {name}: {kind_of(part)} requires {need.value}.")
 
 
 def check_stages(method: Method, stages: Sequence[Stage]) -> None:

@@ -24,6 +24,7 @@ from perdure.errors import ConfigError
 from perdure.merging.slao import slao
 from perdure.methods.parts import Consolidate, Folded, Init, Keeps, PerTask, Start
 from perdure.methods.plain import Kaiming, counted_twice
+from perdure.methods.table import kind_of
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 
@@ -80,7 +81,7 @@ class SlaoMerge(Consolidate):
             return None
         return (
             "it averages the B of all tasks beside the newest A, so every task must go on from the last one's factors, but "
-            f"{type(method.init).__name__} starts anew. Use the init `slao` (or `continue`)"
+            f"{kind_of(method.init)} starts anew. Use the init `slao` (or `continue`)"
         )
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:

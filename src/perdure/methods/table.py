@@ -59,6 +59,13 @@ PARTS: Mapping[Role, Mapping[str, str]] = {
 }
 """Role -> kind -> the class, imported when a method is built."""
 
+
+def kind_of(part: object) -> str:
+    """What a part is called in a configuration: its row of `PARTS`, or `module:Class` of your own."""
+    place = f"{type(part).__module__}:{type(part).__qualname__}"
+    return next((kind for kinds in PARTS.values() for kind, row in kinds.items() if row == place), place)
+
+
 Settings = Mapping[str, Any]
 
 
