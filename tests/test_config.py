@@ -27,7 +27,14 @@ def test_what_is_given_goes_before_what_a_preset_wants():
 def test_other_methods_keep_the_usual_settings():
     usual = RunConfig().lora.alpha
     assert load_config({"method": "ps-lora"}).lora.alpha == usual
-    assert load_config({"method": {"init": {"kind": "slice"}, "replay": {"kind": "buffer"}}}).lora.alpha == usual
+    assert load_config({"method": {"preset": "slice", "init": "kaiming", "replay": None}}).lora.alpha == usual
+
+
+def test_an_init_brings_its_settings_into_any_method():
+    assert load_config({"method": {"init": {"kind": "slice"}, "replay": {"kind": "buffer"}}}).lora.alpha == 2.0
+    assert load_config({"method": "ps-lora"}, {"method.init": "lora-ga"}).lora.alpha == 2.0
+    both = load_config({"method": {"preset": "perdure", "init": "loram"}})
+    assert (both.lora.alpha, both.training.average) == (2.0, "last-half")
 
 
 def test_a_recorded_configuration_reads_back_as_itself():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.methods.table import PARTS, PRESETS, Role, StreamMode
+from perdure.methods.table import PARTS, PRESETS, WANTED, Role, StreamMode
 
 
 def resolve_method(value: Any) -> dict[str, Any]:
@@ -37,6 +37,17 @@ def resolve_method(value: Any) -> dict[str, Any]:
         resolved[key] = _changed(key, resolved[key], part)
     resolved["name"] = name or (preset if preset and _kinds(resolved) == usual else "custom")
     return resolved
+
+
+def wanted_settings(value: Any) -> dict[str, Any]:
+    """Settings of the run, dotted, that a method wants where none are given: its init's, and those of the preset it starts from.
+
+    Args:
+        value: as for `resolve_method`, which raises the same errors.
+    """
+    preset = value.get("preset") if isinstance(value, Mapping) else value
+    init = resolve_method(value)["init"]["kind"]
+    return {**WANTED.get(init, {}), **(PRESETS[preset].settings if preset else {})}
 
 
 def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,9 +24,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from perdure.composition import resolve_method
+from perdure.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
-from perdure.methods.table import PRESETS
 from perdure.settings import Settings, read_yaml, validate, with_override
 from perdure.tasks.spec import TaskSpec, check_is_task
 
@@ -198,7 +197,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
     data = _with_own_sizes(data)
-    for key, value in _wanted(data.get("method")).items():
+    for key, value in wanted_settings(data["method"]).items() if "method" in data else ():
         if not _given(data, key):
             data = with_override(data, key, value)
     return validate(RunConfig, data)
@@ -260,12 +259,6 @@ def _with_own_sizes(data: dict[str, Any]) -> dict[str, Any]:
     usable = {s: stated[s] for s in SPLITS if stated.get(s) == "all" or isinstance(stated.get(s), int)}
     own = {split: None if size == "all" else size for split, size in usable.items()}
     return {**data, "budget": {**own, **budget}} if own else data
-
-
-def _wanted(method: Any) -> Mapping[str, Any]:
-    """What the named preset wants of the run's settings."""
-    name = method.get("preset") if isinstance(method, Mapping) else method
-    return PRESETS[name].settings if isinstance(name, str) and name in PRESETS else {}
 
 
 def _given(data: Any, dotted: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from perdure.config import load_config
 from perdure.errors import UnknownName
 from perdure.methods.build import build_method, part_class
-from perdure.methods.table import PARTS, PRESETS
+from perdure.methods.table import PARTS, PRESETS, WANTED
 from perdure.report.methods import method_lines
 from perdure.settings import parse_overrides
 from perdure.settings_words import Key, keys
@@ -30,7 +30,7 @@ def test_a_preset_is_shown_as_it_is_set():
     assert settings["method.replay.use"] == "init-only"
     assert settings["method.penalties.sparsity.weight"] == PRESETS["slice+n-lora"].penalties["sparsity"]["weight"]
     assert settings["method.penalties.sparsity.gradient_share"] is None
-    assert settings["lora.alpha"] == PRESETS["slice+n-lora"].settings["lora.alpha"]
+    assert settings["lora.alpha"] == WANTED["slice"]["lora.alpha"]
 
 
 @pytest.mark.parametrize("name", PRESETS)

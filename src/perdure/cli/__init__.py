@@ -142,13 +142,14 @@ app.add_typer(methods_app, name="methods")
 @methods_app.callback()
 def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Every preset, one a line; `perdure methods show NAME` for its parts and their settings."""
+    from perdure.composition import wanted_settings
     from perdure.methods.table import PRESETS
 
     if ctx.invoked_subcommand is not None:
         return
     if as_json:
         rows = {
-            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": dict(p.settings)}
+            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
             for name, p in PRESETS.items()
         }
         _print_json(rows)

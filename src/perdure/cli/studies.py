@@ -46,7 +46,7 @@ def mine(
     _ready(out, "mined", overwrite)
     config = load_config({"suite": suite, "data": data, "backbone": backbone}, parse_overrides(settings or []))
     tasks = load_configured_suite(config).tasks
-    _give(find(tasks, *load_learner(config, tasks), length), out, "mined")
+    _give(find(tasks, *load_learner(config, tasks), length, seed=config.seed), out, "mined")
 
 
 def ability(

@@ -68,12 +68,16 @@ def kind_of(part: object) -> str:
 
 Settings = Mapping[str, Any]
 
+WANTED: Mapping[str, Settings] = {kind: {"lora.alpha": 2.0} for kind in ("slice", "slice-free", "lora-ga", "loram")}
+"""Init -> settings of the run, dotted, that it wants where none are given, in whatever method it stands: those that offset the
+base want s = .25, SLICE's own, which is alpha 2 at rank 8 (docs/methods/slice.md)."""
+
 
 @dataclass(frozen=True)
 class Preset:
     """One row: a named composition, where it comes from, and what it promises in a line.
 
-    `settings`: of the run, dotted, that the method wants where none are given (`lora.alpha`).
+    `settings`: of the run, dotted, that the method wants where none are given (`training.average`), beside those of its init.
     """
 
     promise: str
@@ -105,8 +109,6 @@ OVERLAP: Settings = {"weight": 0.5}
 FOR_INITS: Settings = {"kind": "buffer", "use": "init-only"}
 MIXED: Settings = {"kind": "buffer", "use": "mixed"}
 MAX_MAGNITUDE: Settings = {"kind": "max-magnitude"}
-OFFSET: Settings = {"lora.alpha": 2.0}
-"""Inits that offset the base want s = .25, SLICE's own, which is alpha 2 at rank 8 (docs/methods/slice.md)."""
 
 PRESETS: Mapping[str, Preset] = {
     "perdure": Preset(
@@ -151,29 +153,23 @@ PRESETS: Mapping[str, Preset] = {
         "start from the task gradient's SVD, reconciled with the gradients of replayed old tasks",
         "arXiv 2605.12752",
         init={"kind": "slice"},
-        settings=OFFSET,
         replay=FOR_INITS,
     ),
     "slice-free": Preset(
         "SLICE on input statistics instead of replayed examples",
         "beyond arXiv 2605.12752",
         init={"kind": "slice-free"},
-        settings=OFFSET,
     ),
-    "lora-ga": Preset(
-        "start from the task gradient's SVD", "arXiv 2407.05000", init={"kind": "lora-ga"}, settings=OFFSET
-    ),
+    "lora-ga": Preset("start from the task gradient's SVD", "arXiv 2407.05000", init={"kind": "lora-ga"}),
     "loram": Preset(
         "start from fixed sine bases at the weight's magnitude",
         "arXiv 2507.06558",
         init={"kind": "loram"},
-        settings=OFFSET,
     ),
     "slice+ps-lora": Preset(
         "SLICE's start, PS-LoRA's penalty and merge",
         "arXiv 2605.12752 and 2512.08960",
         init={"kind": "slice"},
-        settings=OFFSET,
         penalties={"sign-magnitude": SIGN_MAGNITUDE},
         consolidate=MAX_MAGNITUDE,
         replay=FOR_INITS,
@@ -182,7 +178,6 @@ PRESETS: Mapping[str, Preset] = {
         "SLICE's start, N-LoRA's penalty",
         "arXiv 2605.12752 and 2410.10179",
         init={"kind": "slice"},
-        settings=OFFSET,
         penalties={"sparsity": SPARSITY},
         replay=FOR_INITS,
     ),
@@ -190,7 +185,6 @@ PRESETS: Mapping[str, Preset] = {
         "SLICE's start, and old examples mixed into every batch",
         "arXiv 2605.12752",
         init={"kind": "slice"},
-        settings=OFFSET,
         replay=MIXED,
     ),
     "ewc": Preset(

@@ -249,6 +249,7 @@ def _line(
     return {
         "type": "scatter",
         "mode": "lines+markers",
+        "connectgaps": True,  # a stage at which a task was not scored (`evaluation.every_stage`) has no marker
         "name": shown(name),
         "x": list(x),
         "y": list(y),

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perdure.composition import wanted_settings
 from perdure.errors import UnknownName
 from perdure.methods.build import part_class
 from perdure.methods.table import PARTS, PRESETS, Preset, Role
@@ -33,7 +34,7 @@ def _preset(name: str, preset: Preset) -> Iterator[str]:
     row = preset.composition()
     yield f"{name}: {preset.promise}  [{preset.source}]"
     yield f"Learnt: {row['stream']}. Explained in docs/methods/{name}.md."
-    for setting, value in preset.settings.items():
+    for setting, value in wanted_settings(name).items():
         yield f"{setting}={in_yaml(value)} where nothing else is given."
     for role in PARTS:
         if role != "penalty" and row[role]:
