@@ -11,7 +11,7 @@ from benchmarks.records import HERE, in_common, records, spread
 
 from perdure.report.sweeps import cell_of, outcome
 from perdure.report.text import markdown_table
-from perdure.sweeps.comparison import Comparison, OrderAndSeed, holm, study
+from perdure.sweeps.comparison import Comparison, OrderAndSeed, compare, holm
 
 Record = Mapping[str, Any]
 NOTHING = "No run is recorded yet."
@@ -36,7 +36,7 @@ def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
     own = [about(claim, rows) for claim in stated]
     missing = [planned(claim) - {cell_of(row) for row in own[i]} for i, claim in enumerate(stated)]
     better = [i for i, claim in enumerate(stated) if "better" in claim]
-    compared = {i: compare(own[i], stated[i]["better"]) for i in better if not missing[i]}
+    compared = {i: difference(own[i], stated[i]["better"]) for i in better if not missing[i]}
     # the family is all that was claimed, run or not: what comes later can then only be harder to show, never easier
     corrected = dict(zip(better, holm([compared[i].p if i in compared else 1.0 for i in better]), strict=True))
     lines = ["| paper | says | here | outcome |", "|---|---|---|---|"]
@@ -63,9 +63,9 @@ def planned(claim: Mapping[str, Any]) -> set[OrderAndSeed]:
     return {(f"{s['suite']} {s['order']}", seed) for s in cells["sequences"] for seed in cells["seeds"]}
 
 
-def compare(rows: Sequence[Record], pair: Sequence[str]) -> Comparison:
+def difference(rows: Sequence[Record], pair: Sequence[str]) -> Comparison:
     """The first row minus the second."""
-    return study([outcome(row) for row in rows], pair[0]).comparisons[0]
+    return compare([outcome(row) for row in rows], pair[0]).comparisons[0]
 
 
 def judged(found: Comparison, p: float) -> tuple[str, str]:

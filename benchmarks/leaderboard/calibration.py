@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.sweeps.comparison import Outcome, study
+from perdure.sweeps.comparison import Outcome, compare
 
 TASKS, EXAMPLES, ACCURACY, STUDIES, RESAMPLES = 5, 500, 0.8, 400, 200
 DESIGNS = ((1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (9, 1), (9, 2))
@@ -48,7 +48,7 @@ def false_positives(orders: int, seeds: int, training: float, examples: float) -
     for number in range(STUDIES):
         cells = [(f"order {order}", seed) for order in range(orders) for seed in range(seeds)]
         outcomes = [outcome for cell in cells for outcome in answers(random, cell, training, examples)]
-        found += study(outcomes, "first", resamples=RESAMPLES, seed=number).comparisons[0].p < 0.05
+        found += compare(outcomes, "first", resamples=RESAMPLES, seed=number).comparisons[0].p < 0.05
     return found / STUDIES
 
 

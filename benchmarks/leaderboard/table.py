@@ -17,7 +17,7 @@ from benchmarks.records import HERE, in_common, record, records
 from perdure.report.sweeps import METRICS, cell_of, cost_cells, interval, mean, outcome, over_orders, p_value
 from perdure.report.text import markdown_table
 from perdure.report.words import points
-from perdure.sweeps.comparison import Study, study
+from perdure.sweeps.comparison import Compared, compare
 from perdure.sweeps.sweep import cells, load_sweep
 
 Record = Mapping[str, Any]
@@ -213,7 +213,7 @@ def average_accuracy(row: Record) -> float:
     return statistics.mean(float(right.mean()) for right in outcome(row).right.values())
 
 
-def studied(rows: Sequence[Record]) -> Study:
+def studied(rows: Sequence[Record]) -> Compared:
     """The comparison with `BEST`; a tuned method is one row, whatever its settings."""
     outcomes = [outcome({**row, "varied": {}}) for row in rows]
-    return study(outcomes, BEST if any(o.method == BEST for o in outcomes) else None)
+    return compare(outcomes, BEST if any(o.method == BEST for o in outcomes) else None)

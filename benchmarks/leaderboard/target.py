@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.report.sweeps import outcome, over_orders
 from perdure.report.text import markdown_table
-from perdure.sweeps.comparison import study
+from perdure.sweeps.comparison import compare
 
 Record = Mapping[str, Any]
 OURS, BOUNDS = "perdure", ("joint", "per-task", "seq-lora")
@@ -57,7 +57,7 @@ def _sequence_table(by_sequence: Mapping[str, tuple[int, Sequence[str]]]) -> lis
 def _sequence(rows: Sequence[Record]) -> tuple[int, list[str]]:
     """How many of the other finalists it is significantly above (after Holm), and all of them, these first."""
     own = [row for row in rows if row["method"] not in BOUNDS and not row["method"].startswith(f"{OURS},")]
-    found = study([outcome({**row, "varied": {}}) for row in own], OURS).comparisons
+    found = compare([outcome({**row, "varied": {}}) for row in own], OURS).comparisons
     above = {c.second for c in found if c.p_corrected < SURE and c.difference.mean > 0}
     rivals = sorted((c.second for c in found), key=lambda name: (name not in above, name))
     return len(above), rivals

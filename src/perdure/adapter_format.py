@@ -82,7 +82,7 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
-class AdaptedModule:
+class StoredModule:
     """One module's tensors in the file: their names, the shape (O, I) of the update, and what the module is."""
 
     A: str
@@ -209,7 +209,7 @@ def opened(path: Path) -> Any:
         raise AdapterError(f"{path} is damaged or cut off ({error}); copy or download it again.") from error
 
 
-def read_header(path: Path, config: AdapterConfig) -> dict[str, AdaptedModule]:
+def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
     """Module name -> its tensors, in natural order; only names and shapes are read.
 
     Raises:
@@ -254,7 +254,7 @@ def _checked(
     pair: Mapping[str, str],
     kind: str,
     shapes: Mapping[str, tuple[int, ...]],
-) -> AdaptedModule:
+) -> StoredModule:
     if len(pair) < 2:
         (present,) = pair.values()
         raise AdapterError(f"{path}: '{present}' has no counterpart; the file is incomplete.")
@@ -266,7 +266,7 @@ def _checked(
         raise AdapterError(
             f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states for it."
         )
-    return AdaptedModule(pair["A"], pair["B"], (B[0], A[1]), rank, kind)
+    return StoredModule(pair["A"], pair["B"], (B[0], A[1]), rank, kind)
 
 
 def finite(tensor: Tensor, name: str, path: Path) -> Tensor:

@@ -53,11 +53,6 @@ class LoraSettings(Settings):
     targets: tuple[str, ...] = ()
     rslora: bool = False
 
-    @property
-    def scaling(self) -> float:
-        """The factor of B A in the update."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
-
 
 class TrainingSettings(Settings):
     """How one stage is trained.

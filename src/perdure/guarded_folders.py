@@ -57,11 +57,10 @@ class Step:
     evaluations: int
     needed: int | None
 
-    def kept_gain(self, split: str = "test") -> float | None:
-        """Share of the new task's unguarded gain that the guarded merge keeps; None where there was no gain."""
-        scores = self.test if split == "test" else self.validation
-        gain = scores["unguarded"][self.task] - scores["before"][self.task]
-        return (scores["after"][self.task] - scores["before"][self.task]) / gain if gain > 0 else None
+    def kept_gain(self) -> float | None:
+        """Share of the new task's unguarded gain on test examples that the guarded merge keeps; None where there was no gain."""
+        before, after, unguarded = (self.test[state][self.task] for state in ("before", "after", "unguarded"))
+        return (after - before) / (unguarded - before) if unguarded > before else None
 
     def largest_loss(self, split: str = "test") -> PairedLoss:
         """What the earlier task that lost most has lost since its adapter was added (negative: all gained)."""

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
@@ -78,9 +78,6 @@ class Several:
 class JsonLines:
     """One JSON object an event, for other programs."""
 
-    def __init__(self, out: IO[str] | None = None) -> None:
-        self._out = out or sys.stdout
-
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._write(event="begin", stages=list(stages), finished=finished)
 
@@ -104,8 +101,8 @@ class JsonLines:
         self._write(event="end", finished=scores is not None, metrics=metrics)
 
     def _write(self, **event: object) -> None:
-        self._out.write(json.dumps(event, allow_nan=False) + "\n")
-        self._out.flush()
+        sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
+        sys.stdout.flush()
 
 
 class Plain:
@@ -113,11 +110,10 @@ class Plain:
 
     Args:
         title: what is running.
-        out: where to write.
     """
 
-    def __init__(self, title: str, out: IO[str] | None = None) -> None:
-        self._title, self._out = title, out or sys.stderr
+    def __init__(self, title: str) -> None:
+        self._title = title
         self._stages: list[str] = []
         self._trained = ""
         self._began, self._at, self._finished = time.monotonic(), 0, 0
@@ -149,8 +145,8 @@ class Plain:
         return f"  (about {_duration((time.monotonic() - self._began) / done * (of - done))} left in this run)"
 
     def _say(self, text: str) -> None:
-        self._out.write(f"[{self._title}] {text}\n")
-        self._out.flush()
+        sys.stderr.write(f"[{self._title}] {text}\n")
+        sys.stderr.flush()
 
 
 class Live:

@@ -29,12 +29,8 @@ if TYPE_CHECKING:
     from perdure.scores import Scores
     from perdure.training import Step
 
-PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow",),
-    "wandb": ("wandb",),
-}
-"""Tracker -> the modules it needs."""
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+"""Each is also the name of the package it needs."""
 
 
 class Trackers:
@@ -42,7 +38,7 @@ class Trackers:
 
     Args:
         folder: of the run.
-        names: keys of `PACKAGES`.
+        names: some of `TRACKERS`.
 
     Raises:
         UnknownName: no tracker of that name.
@@ -128,11 +124,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int |
 
 
 def _check(name: str) -> None:
-    if name not in PACKAGES:
-        raise UnknownName("tracker", name, PACKAGES)
-    for module in PACKAGES[name]:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"Tracker '{name}' needs a package. Install it: pip install 'perdure[trackers]'.")
+    if name not in TRACKERS:
+        raise UnknownName("tracker", name, TRACKERS)
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"Tracker '{name}' needs a package. Install it: pip install 'perdure[trackers]'.")
 
 
 def _tracker(name: str, folder: Path) -> GeneralTracker:

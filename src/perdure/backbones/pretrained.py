@@ -192,13 +192,6 @@ def query_value_targets(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def linear_targets(model: nn.Module) -> tuple[str, ...]:
-    """Names of all linear layers except the output embedding ("all linear layers")."""
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    names = {n.rsplit(".", 1)[-1] for n, module in model.named_modules() if _is_linear(module) and module is not head}
-    return tuple(sorted(names))
-
-
 def enable_checkpointing(model: PreTrainedModel, name: str) -> None:
     """Recompute activations in backward, while every module stays in eval mode (transformers does it in training mode only).
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perdure.ops.decompose import SVD, effective_rank_of, inner, numerical_rank, rounding, svd
+from perdure.ops.decompose import SVD, effective_rank, inner, numerical_rank, rounding, svd
 from perdure.ops.lowrank import Delta, LowRank, dense
 
 
@@ -49,7 +49,7 @@ class Space:
     @property
     def effective_rank(self) -> float:
         """exp of the entropy of the singular values' shares; 0 for a zero update."""
-        return effective_rank_of(self.parts.s)
+        return effective_rank(self.parts.s)
 
 
 def space(delta: Delta) -> Space:

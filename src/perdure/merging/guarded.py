@@ -93,7 +93,6 @@ def guarded(
     new: str,
     score: Score,
     guard: Guard,
-    groups: Mapping[str, str] | None = None,
     entered: Mapping[str, Outcomes] | None = None,
 ) -> Guarded:
     """The largest part of `step` that keeps every earlier task within the tolerance.
@@ -104,10 +103,9 @@ def guarded(
         earlier: tasks to protect.
         new: the task whose score is to rise.
         score: on validation data; called with whole updates.
-        groups: module -> group; default: one group a layer.
         entered: earlier task -> its outcomes with W_t, which its loss is counted from; default: those with W.
     """
-    search = _Search(deployed, step, list(earlier), new, score, guard, groups or by_layer(step), entered or {})
+    search = _Search(deployed, step, list(earlier), new, score, guard, by_layer(step), entered or {})
     return search.run()
 
 

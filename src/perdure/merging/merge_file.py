@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
@@ -84,8 +84,6 @@ class Source(Settings):
 
 class MergeFile(Settings):
     """A merge as it is written down; keys that are not listed here are settings of the rule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: str
     adapters: tuple[Source, ...] = ()

@@ -63,16 +63,12 @@ class LinearRule(Rule):
 
     low_rank: ClassVar[bool] = True
 
-    def given_weights(self) -> Sequence[float] | None:
-        """The weights the user gave."""
-        return None
-
     def factor(self, total_weight: float) -> float:
         """What the weighted sum is multiplied by, given the sum of the weights."""
         return 1.0
 
     def prepare(self, updates: Sequence[Update], moments: Sequence[gain.Moments] | None = None) -> Prepared:
-        weights = checked_weights(self.given_weights(), len(updates))
+        weights = checked_weights(getattr(self, "weights", None), len(updates))
         factor = self.factor(sum(weights))
         return _Linear([factor * weight for weight in weights])
 
@@ -86,9 +82,6 @@ class Average(LinearRule):
 
     weights: tuple[float, ...] | None = None
 
-    def given_weights(self) -> Sequence[float] | None:
-        return self.weights
-
     def factor(self, total_weight: float) -> float:
         return 1 / weight_total([total_weight])
 
@@ -98,9 +91,6 @@ class Arithmetic(LinearRule):
 
     weights: tuple[float, ...] | None = None
     scale: float = 1.0
-
-    def given_weights(self) -> Sequence[float] | None:
-        return self.weights
 
     def factor(self, total_weight: float) -> float:
         return self.scale
@@ -115,16 +105,12 @@ class FoldRule(Rule):
         """What is remembered at every position, and how an update changes it."""
         raise NotImplementedError
 
-    def given_weights(self) -> Sequence[float] | None:
-        """The weights the user gave."""
-        return None
-
     def transform(self, update: Update, index: int) -> Transform | None:
         """What happens to the tiles of the `index`-th update (from 0) before they are folded in."""
         return None
 
     def prepare(self, updates: Sequence[Update], moments: Sequence[gain.Moments] | None = None) -> Prepared:
-        weights = checked_weights(self.given_weights(), len(updates))
+        weights = checked_weights(getattr(self, "weights", None), len(updates))
         transforms = [self.transform(update, index) for index, update in enumerate(updates)]
         return _Folded(self.fold(), weights, transforms, self.scale)
 
@@ -156,9 +142,6 @@ class Ties(FoldRule):
     def fold(self) -> Fold:
         return Vote()
 
-    def given_weights(self) -> Sequence[float] | None:
-        return self.weights
-
     def transform(self, update: Update, index: int) -> Transform | None:
         return trim(thresholds(update, self.density, self.scope)) if self.density < 1 else None
 
@@ -174,9 +157,6 @@ class Dare(FoldRule):
 
     def fold(self) -> Fold:
         return consensus_fold(self.consensus)
-
-    def given_weights(self) -> Sequence[float] | None:
-        return self.weights
 
     def transform(self, update: Update, index: int) -> Transform | None:
         return dropping(random_mask(self.seed, index, self.density), self.density, self.rescale)
@@ -240,16 +220,23 @@ def name_of(rule: Rule) -> str:
     return next(name for name, kind in RULES.items() if kind is type(rule))
 
 
+class _Whole:
+    """Rows of a merge that is made at once, since it is of low rank."""
+
+    def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
+        raise NotImplementedError
+
+    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
+        return partial(tile, self.merge(module, deltas))
+
+
 @dataclass(frozen=True)
-class _Linear:
+class _Linear(_Whole):
     coefficients: Sequence[float]
 
     def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
         present = [(d, c) for d, c in zip(deltas, self.coefficients, strict=True) if d is not None]
         return stacked_sum([delta for delta, _ in present], [c for _, c in present])
-
-    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
-        return partial(tile, self.merge(module, deltas))
 
 
 @dataclass(frozen=True)
@@ -270,22 +257,16 @@ class _Folded:
         return rows_of(self.fold, module, self._entries(deltas), self.scale)
 
 
-class _Chained:
+class _Chained(_Whole):
     def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
         return slao_chain(module, deltas)
 
-    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
-        return partial(tile, self.merge(module, deltas))
-
 
 @dataclass(frozen=True)
-class _Gained:
+class _Gained(_Whole):
     rule: CovarianceGain
     moments: Sequence[gain.Moments]
 
     def merge(self, module: str, deltas: Sequence[Delta | None]) -> Delta:
         rule = self.rule
         return gain.gained_sum(module, deltas, self.moments, rule.kappa, rule.ridge, rule.against)
-
-    def rows(self, module: str, deltas: Sequence[Delta | None]) -> RowsOf:
-        return partial(tile, self.merge(module, deltas))

@@ -43,15 +43,6 @@ def svd(delta: Delta) -> SVD:
     return SVD(Q_B @ U, s, Q_A @ Vt.mT)
 
 
-def singular_values(delta: Delta) -> Tensor:
-    """All min(K, O, I) singular values, descending, float64; zeros included."""
-    if not isinstance(delta, LowRank) or delta.rank >= min(delta.shape):
-        return torch.linalg.svdvals(_dense_double(delta))
-    R_B = torch.linalg.qr(delta.B.double(), mode="r").R
-    R_A = torch.linalg.qr(delta.A.mT.double(), mode="r").R
-    return torch.linalg.svdvals(R_B @ R_A.mT)
-
-
 def _dense_double(delta: Delta) -> Tensor:
     """The matrix in float64; of factors multiplied in float64, or rounding would look like further directions."""
     return delta.B.double() @ delta.A.double() if isinstance(delta, LowRank) else delta.double()
@@ -142,21 +133,11 @@ def squared_norm(delta: Delta) -> Tensor:
     return inner(delta, delta)
 
 
-def nuclear_norm(delta: Delta) -> Tensor:
-    """Sum of the singular values, a float64 scalar."""
-    return singular_values(delta).sum()
-
-
-def effective_rank(delta: Delta) -> float:
+def effective_rank(s: Tensor) -> float:
     """exp of the entropy of the singular values' shares s_i / sum s (Roy & Vetterli, 2007); 0 for a zero update.
 
     Between 1 (one direction carries everything) and the rank (all directions weigh the same).
     """
-    return effective_rank_of(singular_values(delta))
-
-
-def effective_rank_of(s: Tensor) -> float:
-    """The same, from the singular values."""
     total = s.sum()
     if total <= 0:
         return 0.0

@@ -53,11 +53,6 @@ def dense(delta: Delta) -> Tensor:
     return delta.B @ delta.A if isinstance(delta, LowRank) else delta
 
 
-def rows(delta: Delta, start: int, stop: int) -> Tensor:
-    """Rows `start:stop` of the [O, I] matrix, without forming the others."""
-    return delta.B[start:stop] @ delta.A if isinstance(delta, LowRank) else delta[start:stop]
-
-
 def tiles(height: int, tile: int) -> Iterator[tuple[int, int]]:
     """Consecutive row ranges (start, stop) of at most `tile` rows that cover `height` rows."""
     for start in range(0, height, tile):

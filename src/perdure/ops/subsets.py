@@ -12,17 +12,20 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+CHUNK = 100_000
+"""Subsets whose costs are summed at once."""
+
 
 def pair_sum(cost: Tensor, subset: Sequence[int]) -> float:
     """The cost of a subset."""
     return float(cost[list(subset)][:, list(subset)].sum()) / 2
 
 
-def best_subset(cost: Tensor, length: int, chunk: int = 100_000) -> list[int]:
+def best_subset(cost: Tensor, length: int) -> list[int]:
     """The cheapest of all subsets, tried in chunks; the first of equals."""
     best, found = math.inf, list(range(length))
     subsets: Iterable[tuple[int, ...]] = itertools.combinations(range(len(cost)), length)
-    while part := list(itertools.islice(subsets, chunk)):
+    while part := list(itertools.islice(subsets, CHUNK)):
         index = torch.tensor(part)
         sums = sum(
             (cost[index[:, i], index[:, j]] for i, j in itertools.combinations(range(length), 2)),

@@ -16,9 +16,9 @@ TILE_ELEMENTS = 1 << 18
 """Positions of a tile when nothing else is asked for: a float32 tile of 1 MB."""
 
 
-def row_tiles(shape: tuple[int, int], elements: int = TILE_ELEMENTS) -> Iterator[tuple[int, int]]:
-    """Row ranges (start, stop) that cover `shape` [O, I] in tiles of about `elements` positions."""
-    return tiles(shape[0], max(1, elements // max(1, shape[1])))
+def row_tiles(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Row ranges (start, stop) that cover `shape` [O, I] in tiles of about `TILE_ELEMENTS` positions."""
+    return tiles(shape[0], max(1, TILE_ELEMENTS // max(1, shape[1])))
 
 
 def working_dtype(delta: Delta) -> torch.dtype:

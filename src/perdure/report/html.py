@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TypeVar
 
 from perdure.report.words import plain
 
@@ -18,7 +17,6 @@ class Html(str):
 
 
 Child = str | Html | None
-T = TypeVar("T")
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Html:

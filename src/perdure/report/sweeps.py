@@ -13,7 +13,7 @@ from perdure.durable import make_folder, write_json
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
-from perdure.sweeps.comparison import Comparison, Interval, OrderAndSeed, Outcome, Study, study
+from perdure.sweeps.comparison import Compared, Comparison, Interval, OrderAndSeed, Outcome, compare
 from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]
@@ -34,7 +34,7 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
         DataError: nothing to compare: no order and seed that every method has.
     """
     records, failed = read_records(folder), read_failures(folder)
-    found = study([outcome(record) for record in records], reference)
+    found = compare([outcome(record) for record in records], reference)
     paths = {"md": out / "report.md", "json": out / "report.json"}
     make_folder(out)
     paths["md"].write_text(as_markdown(records, failed, found), encoding="utf-8")
@@ -94,7 +94,7 @@ def _short(key: str) -> str:
     return key.removeprefix("method.").removeprefix("penalties.").removeprefix("training.")
 
 
-def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Study) -> str:
+def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Compared) -> str:
     """Scores with intervals, paired differences, cost, failures; every column is of the cells that every method has."""
     cells, rows = {*found.cells}, dict[str, list[Record]]()
     for record in records:

@@ -62,7 +62,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Study:
+class Compared:
     """Final average accuracy of every method over the cells that all of them have."""
 
     cells: Sequence[OrderAndSeed]
@@ -70,7 +70,9 @@ class Study:
     comparisons: Sequence[Comparison]
 
 
-def study(outcomes: Iterable[Outcome], reference: str | None = None, *, resamples: int = 4000, seed: int = 0) -> Study:
+def compare(
+    outcomes: Iterable[Outcome], reference: str | None = None, *, resamples: int = 4000, seed: int = 0
+) -> Compared:
     """Intervals of every method, and every other method compared with `reference` (default: the best mean).
 
     Raises:
@@ -97,7 +99,7 @@ def study(outcomes: Iterable[Outcome], reference: str | None = None, *, resample
     others = [method for method in methods if method != best]
     p = {method: _p_value(means[best] - means[method]) for method in others}
     corrected = dict(zip(others, holm([p[method] for method in others]), strict=True))
-    return Study(
+    return Compared(
         cells,
         {method: _interval(known[method], means[method]) for method in methods},
         [
