@@ -21,6 +21,7 @@ from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.device import autocast, chosen_device, model_device
 from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import check_positions, check_whole, explained
+from perdure.backbones.tokens import batches_by_length, padded
 from perdure.errors import DataError
 from perdure.settings import Settings
 from perdure.tasks.task import Example, Task, without_labels
@@ -155,11 +156,8 @@ class Encoder:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
         choices = [(name, label) for name in labels for label in self._tasks[name].labels]
         common_LD = self._common_labels(labels)
-        order = sorted(range(len(examples)), key=lambda i: -self.length(examples[i]))
         predictions: list[Prediction | None] = [None] * len(examples)
-        size = self.settings.predict_batch_size
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
+        for chosen in batches_by_length([self.length(e) for e in examples], self.settings.predict_batch_size):
             texts = [examples[i] for i in chosen]
             text_ND = self._encode(self._padded([example.text for example in texts])[0])
             probability_NL = self._match(text_ND, texts, labels, common_LD).softmax(dim=1)
@@ -206,13 +204,10 @@ class Encoder:
 
     def _padded(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Model inputs padded to the longest of `texts`, and the mask of real positions."""
-        ids = [self._token_ids(text) for text in texts]
-        width = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id or 0
+        ids, mask = padded([self._token_ids(text) for text in texts], self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
         device = model_device(self.model)
-        input_ids = torch.tensor([row + [pad] * (width - len(row)) for row in ids]).to(device)
-        mask = (torch.arange(width) < torch.tensor([len(row) for row in ids]).unsqueeze(1)).to(device)
-        return {"input_ids": input_ids, "attention_mask": mask.long()}, mask
+        mask = mask.to(device)
+        return {"input_ids": ids.to(device), "attention_mask": mask.long()}, mask
 
     def _token_ids(self, text: str) -> list[int]:
         if text not in self._tokens:

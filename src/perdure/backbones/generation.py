@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -77,14 +76,3 @@ def _id(token: Any) -> int:
     if not isinstance(token, int):
         raise TypeError(f"the tokenizer was loaded without this token: {token!r}")
     return token
-
-
-def answers_per_batch(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in batches of at most `size`, longest first; the same lengths give the same batches."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def choose(probabilities: Tensor) -> list[int]:
-    """Index of each row's best entry; the first one of equals."""
-    return torch.argmax(probabilities, dim=1).tolist()

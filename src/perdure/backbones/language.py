@@ -14,11 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction
 from perdure.backbones.device import autocast
-from perdure.backbones.generation import answers_per_batch, choose
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
 from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import check_completion
+from perdure.backbones.tokens import batches_by_length, check_completion
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
 
@@ -181,7 +180,7 @@ class LanguageModel(ABC):
         found: dict[int, Prediction] = {}
         prompts = [self._asked(example, tasks) for example in examples]
         with answering(self.model):
-            for chosen in answers_per_batch([len(ids) for ids in prompts], self.settings.predict_batch_size):
+            for chosen in batches_by_length([len(ids) for ids in prompts], self.settings.predict_batch_size):
                 answers = answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
                 found |= zip(chosen, answers, strict=True)
         return [found[i] for i in range(len(examples))]
@@ -192,7 +191,7 @@ class LanguageModel(ABC):
         probability_NL = self._label_scores(prompts, texts).softmax(dim=1)
         return [
             Prediction(names[at][1], tuple(row), names[at][0])
-            for at, row in zip(choose(probability_NL), probability_NL.tolist(), strict=True)
+            for at, row in zip(probability_NL.argmax(dim=1).tolist(), probability_NL.tolist(), strict=True)
         ]
 
     def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
@@ -218,7 +217,7 @@ class LanguageModel(ABC):
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
         found: dict[int, tuple[float, int]] = {}
         with answering(self.model):
-            for chosen in answers_per_batch([self.length(e) for e in examples], self.settings.predict_batch_size):
+            for chosen in batches_by_length([self.length(e) for e in examples], self.settings.predict_batch_size):
                 prompts = [self._asked(examples[i]) for i in chosen]
                 completions = [self._completion(examples[i]) for i in chosen]
                 with autocast(self.model, self.precision):

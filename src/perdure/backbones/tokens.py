@@ -35,6 +35,12 @@ def padded(
     return ids, mask
 
 
+def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of at most `size`, longest first; the same lengths give the same batches."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 @dataclass(frozen=True, eq=False)
 class PromptFormat:
     """How a causal language model is asked: text -> prompt ids, answer -> completion ids.

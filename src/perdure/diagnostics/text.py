@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from perdure.diagnostics.report import Diagnosis, Pair
-from perdure.diagnostics.words import percent, places
+from perdure.diagnostics.words import number, percent, places
 
 
 def tables(diagnosis: Diagnosis) -> Iterator[Table]:
@@ -25,7 +25,7 @@ def _updates(diagnosis: Diagnosis) -> Table:
     for single in diagnosis.updates:
         own = single.overall
         numbers = (own.frobenius, own.nuclear_norm, own.rank, own.effective_rank, own.mean_magnitude.value)
-        table.add_row(escape(single.name), *map(_number, (*numbers, own.generalised_sparsity)))
+        table.add_row(escape(single.name), *map(number, (*numbers, own.generalised_sparsity)))
     return table
 
 
@@ -35,7 +35,7 @@ def _pairs(diagnosis: Diagnosis) -> Table:
         both = pair.overall
         shares = (both.opposite, both.opposite_top, both.opposite_weighted, both.flip, both.collision)
         numbers = (both.cosine, both.awom_normalised, both.smallest_input_angle)
-        table.add_row(escape(f"{pair.first} / {pair.second}"), *map(percent, shares), *map(_number, numbers))
+        table.add_row(escape(f"{pair.first} / {pair.second}"), *map(percent, shares), *map(number, numbers))
     return table
 
 
@@ -64,7 +64,3 @@ def _table(title: str, first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
     return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

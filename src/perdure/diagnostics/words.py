@@ -15,6 +15,11 @@ NEAR = 30.0
 """Degrees below which two directions are said to be shared."""
 
 
+def number(value: float | None) -> str:
+    """Four digits; nothing for None."""
+    return "" if value is None else f"{value:.4g}"
+
+
 def sentences(diagnosis: Diagnosis) -> list[str]:
     """A few sentences on every pair, in order."""
     sizes = {single.name: single for single in diagnosis.updates}

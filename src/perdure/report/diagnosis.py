@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.diagnostics.report import Both, Diagnosis, Pair
-from perdure.diagnostics.words import percent, places, sentences
+from perdure.diagnostics.words import number, percent, places, sentences
 from perdure.report.html import Html, framed, join, table, tag
 
 STYLE = """
@@ -44,7 +44,7 @@ def _totals(diagnosis: Diagnosis) -> Html:
     rows = []
     for pair in diagnosis.pairs:
         both = pair.overall
-        numbers = [_number(value) for value in (both.cosine, both.awom_normalised, both.oo, both.smallest_input_angle)]
+        numbers = [number(value) for value in (both.cosine, both.awom_normalised, both.oo, both.smallest_input_angle)]
         rows.append([f"{pair.first} / {pair.second}", *_shares(both), *numbers])
     return table("Every pair, over all modules.", head, rows)
 
@@ -68,7 +68,7 @@ def _singles(diagnosis: Diagnosis) -> Html:
     for single in diagnosis.updates:
         own = single.overall
         values = (own.frobenius, own.nuclear_norm, own.rank, own.effective_rank, own.mean_magnitude.value, own.largest)
-        rows.append([single.name, *map(_number, values), _number(own.generalised_sparsity)])
+        rows.append([single.name, *map(number, values), number(own.generalised_sparsity)])
     return table("Every update, over all modules.", head, rows)
 
 
@@ -116,7 +116,3 @@ def colour(value: float) -> str:
     strength = min(1.0, abs(value - 0.5) * 4)
     faded = round(255 * (1 - 0.7 * strength))
     return f"rgb(255,{faded},{faded})" if value > 0.5 else f"rgb({faded},{faded},255)"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

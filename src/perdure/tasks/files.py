@@ -13,8 +13,8 @@ from perdure.tasks.formats import choose_format
 from perdure.tasks.hub import dataset_rows
 from perdure.tasks.rows import Row, read_rows
 from perdure.tasks.spec import TaskSpec, check_is_task
-from perdure.tasks.splits import Drawn, Pair, Pool, draw, normal
-from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Example, Task, version
+from perdure.tasks.splits import Drawn, Pair, Pool, as_task, draw, normal
+from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Task, version
 
 
 def read_task_spec(path: str | Path) -> TaskSpec:
@@ -64,22 +64,8 @@ def load_task(spec: TaskSpec, folder: Path = Path()) -> Task:
     if same:
         pool.validation = None
     drawn = _draw(spec, pool, same)
-    train, validation, test = (
-        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
-    )
-    texts = {example.text for example in (*train, *validation, *test)}
-    return Task(
-        spec.name,
-        train,
-        validation,
-        test,
-        labels=labels,
-        metric=spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy"),
-        notes=drawn.notes,
-        template=spec.template or pool.template,
-        choices={text: choices for text, choices in pool.choices.items() if text in texts},
-        references={text: answers for text, answers in pool.references.items() if text in texts},
-    )
+    metric = spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy")
+    return as_task(spec.name, drawn, pool, labels=labels, metric=metric, template=spec.template)
 
 
 def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
-from perdure.tasks.task import Task, same_task
+from perdure.tasks.task import Example, Task, same_task
 
 Pair = tuple[str, str]
 """(text, label)"""
@@ -50,6 +50,26 @@ class Drawn:
     validation: list[Pair]
     test: list[Pair]
     notes: tuple[str, ...]
+
+
+def as_task(name: str, drawn: Drawn, pool: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
+    """The task of what was drawn: choices, references and, where none is given, the template are the pool's."""
+    train, validation, test = (
+        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
+    )
+    texts = {example.text for example in (*train, *validation, *test)}
+    return Task(
+        name,
+        train,
+        validation,
+        test,
+        labels=labels,
+        metric=metric,
+        notes=drawn.notes,
+        template=template or pool.template,
+        choices={text: choices for text, choices in pool.choices.items() if text in texts},
+        references={text: answers for text, answers in pool.references.items() if text in texts},
+    )
 
 
 def normal(text: str) -> str:

@@ -17,8 +17,8 @@ import yaml
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.class_splits import with_class_splits
-from perdure.tasks.splits import Size, draw
-from perdure.tasks.task import SPLITS, Example, Task
+from perdure.tasks.splits import Size, as_task, draw
+from perdure.tasks.task import SPLITS, Task
 
 HUB = "hub"
 """Given in place of a data folder: read the suite from the hub, where it has such a form."""
@@ -166,26 +166,8 @@ def _load_task(
     near = any(described.get("without_near_repeats", False) for described in (suite, about))
     train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
     drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
-    train, validation, test = (
-        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
-    )
-    texts = {example.text for example in (*train, *validation, *test)}
-    return Task(
-        name,
-        train,
-        validation,
-        test,
-        labels=about.get("labels", {}),
-        metric=about.get("metric") or pool.metric or "accuracy",
-        notes=drawn.notes,
-        template=about.get("template") or pool.template,
-        choices=_only(texts, pool.choices),
-        references=_only(texts, pool.references),
-    )
-
-
-def _only(texts: set[str], by_text: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    return {text: value for text, value in by_text.items() if text in texts}
+    metric = about.get("metric") or pool.metric or "accuracy"
+    return as_task(name, drawn, pool, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
 
 
 def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
