@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,17 @@ def test_without_json_the_result_is_on_standard_output(
     ended = perdure(monkeypatch, capsys, "demo", "--out", tmp_path, "--progress", "quiet")
     assert "Report:" in ended.out
     assert ended.err == ""
+
+
+def test_without_plotly_the_report_is_markdown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("demo", "--progress", "quiet", "--out")
+    perdure(monkeypatch, capsys, *command, tmp_path / "with")
+    assert (tmp_path / "with/report.html").exists()
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    ended = perdure(monkeypatch, capsys, *command, tmp_path / "without")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Report: {tmp_path / 'without/report.md'}" in ended.out.replace("\n", "")
+    assert "| mood |" in (tmp_path / "without/report.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "without/report.html").exists()

@@ -28,6 +28,22 @@ def test_scored_after_the_last_stage_only(tmp_path, small_tasks, encoder_folder)
     write_report([tmp_path / "once"], tmp_path / "report")
 
 
+def test_without_the_future_a_task_is_scored_before_the_first_stage_and_from_its_own_on(
+    tmp_path, small_tasks, encoder_folder
+):
+    usual = short_run(tmp_path / "usual", small_tasks, encoder_folder, "inc-lora")
+    past = short_run(tmp_path / "past", small_tasks, encoder_folder, "inc-lora", evaluation={"future": False})
+    assert all(score is not None for row in usual.score_matrix for score in row)
+    assert past.score_matrix == [
+        [score if task <= stage else None for task, score in enumerate(row)]
+        for stage, row in enumerate(usual.score_matrix)
+    ]
+    assert past.untrained_scores == usual.untrained_scores
+    assert None not in past.untrained_scores
+    assert (past.forward_transfer, past.forgetting) == (None, usual.forgetting)
+    assert usual.forward_transfer is not None
+
+
 def test_scored_after_its_own_stage_and_the_last(tmp_path, small_tasks, encoder_folder):
     always = short_run(tmp_path / "always", small_tasks, encoder_folder, "inc-lora")
     own = short_run(tmp_path / "own", small_tasks, encoder_folder, "inc-lora", evaluation={"every_stage": "own"})

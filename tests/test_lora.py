@@ -49,6 +49,14 @@ def tied(is_tied: bool = True) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**small, tie_word_embeddings=is_tied))
 
 
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, 8 / 4), (True, 8 / 2)])
+def test_the_update_is_scaled_by_alpha_over_r_or_its_root(rslora: bool, scaling: float) -> None:
+    settings = LoraSettings(rank=4, alpha=8, rslora=rslora, targets=("q_proj",))
+    model = AdaptedModel(tied(), settings, ())
+    assert settings.scaling == scaling
+    assert {module.scaling for module in model.modules.values()} == {scaling}
+
+
 def test_a_head_tied_to_the_embedding_is_no_target() -> None:
     """What is written into its weight would change the inputs too, which training does not see."""
     with pytest.raises(ConfigError, match=r"lora\.targets .*'lm_head' shares its weight .*tied embeddings"):

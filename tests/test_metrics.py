@@ -23,6 +23,18 @@ def test_by_hand():
     assert metrics.forward_transfer(MATRIX, UNTRAINED) == pytest.approx(((0.2 - 0.1) + (0.3 - 0.1)) / 2)
 
 
+@pytest.mark.parametrize(
+    "matrix,forgetting,backward_transfer",
+    [
+        ([[0.5, 0.1, 0.1], [0.9, 0.6, 0.1], [0.7, 0.6, 0.5]], (0.9 - 0.7) / 2, (0.7 - 0.5) / 2),  # best one stage later
+        ([[0.5, 0.9, 0.1], [0.5, 0.6, 0.1], [0.5, 0.6, 0.5]], (0.9 - 0.6) / 2, 0.0),  # best before it was learnt
+    ],
+)
+def test_forgetting_is_from_the_best_of_all_earlier_stages(matrix, forgetting, backward_transfer):
+    assert metrics.forgetting(matrix) == pytest.approx(forgetting)
+    assert metrics.backward_transfer(matrix) == pytest.approx(backward_transfer)
+
+
 def test_forgetting_may_be_negative():
     assert metrics.forgetting([[0.5, 0.1], [0.7, 0.6]]) == pytest.approx(-0.2)
 

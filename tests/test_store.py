@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 
@@ -45,8 +46,24 @@ def test_another_configuration_is_refused_and_named(copy, small_tasks, encoder_f
     assert bits(copy) == before
 
 
-def test_changed_data_is_refused_and_named(copy, small_tasks, encoder_folder):
-    with pytest.raises(RunMismatch, match=r"tasks\.(fruit|sky)"):
+@pytest.mark.parametrize(
+    "change,told",
+    [
+        ({"train": slice(1, None)}, "it had 20 train examples, now 19"),
+        ({"test": slice(None, None, -1)}, "as many examples, but not the same ones"),
+    ],
+)
+def test_changed_data_is_refused_and_named(change, told, copy, small_tasks, encoder_folder):
+    fruit, sky = small_tasks[:2]
+    changed = dataclasses.replace(sky, **{split: getattr(sky, split)[part] for split, part in change.items()})
+    before = bits(copy)
+    with pytest.raises(RunMismatch, match=rf"The data of task 'sky' changed since it was learnt .*tasks\.sky: {told}"):
+        short_run(copy, [fruit, changed], encoder_folder, "inc-lora")
+    assert bits(copy) == before
+
+
+def test_other_tasks_are_refused_and_named(copy, small_tasks, encoder_folder):
+    with pytest.raises(RunMismatch, match=r"tasks\.fruit was .*tasks\.sea was "):
         short_run(copy, [small_tasks[1], small_tasks[2]], encoder_folder, "inc-lora")
 
 

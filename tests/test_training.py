@@ -123,7 +123,10 @@ def test_batches_hold_every_example_once_and_similar_lengths_together():
 def test_schedules_by_hand():
     settings = TrainingSettings(warmup_share=0.2, schedule="linear")
     assert [schedule(s, 10, settings) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
-    assert schedule(5, 10, TrainingSettings(schedule="cosine")) == pytest.approx(0.5)
+    cosine = TrainingSettings(schedule="cosine")
+    assert [schedule(s, 8, cosine) for s in (0, 2, 4)] == pytest.approx([1.0, 0.5 * (1 + 2**-0.5), 0.5])
+    warm = TrainingSettings(warmup_share=0.2, schedule="cosine")  # steps 2 to 9 are the 8 above
+    assert [schedule(s, 10, warm) for s in (1, 2, 4, 6)] == pytest.approx([1.0, 1.0, 0.5 * (1 + 2**-0.5), 0.5])
     assert schedule(9, 10, TrainingSettings()) == 1.0
 
 
@@ -179,6 +182,22 @@ def test_a_training_averages_the_last_half_of_its_steps():
     assert training.averaged is not None
     training.averaged.give()
     assert all(torch.equal(parameter, torch.full_like(parameter, 7.0)) for parameter in training.parameters)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weight_decay_shrinks_what_has_no_gradient(decay):
+    """AdamW's step without a gradient: p becomes p (1 - rate * decay)."""
+    ctx = context()
+    ctx.model.start(Kaiming().start(ctx))
+    training = Training(ctx.model, ctx, TrainingSettings(learning_rate=0.5, weight_decay=decay))
+    before = [parameter.detach().clone() for parameter in training.parameters]
+    training.begin_step()
+    for parameter in training.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    training.optimiser.step()
+    assert any(parameter.any() for parameter in before)
+    for parameter, old in zip(training.parameters, before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old * (1 - 0.5 * decay))
 
 
 def test_a_smaller_rate_after_the_first_task(tmp_path, small_tasks, encoder_folder):

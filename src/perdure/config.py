@@ -103,8 +103,8 @@ class EvaluationSettings(Settings):
     Args:
         split: 'validation' while choosing settings, 'test' for results.
         labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
-        future: also score tasks not learnt yet, and all before the first is learnt; forward transfer needs it, and it needs
-            every_stage: true.
+        future: after every stage, also score tasks not learnt yet; forward transfer needs it, and it needs every_stage: true.
+            With every_stage: true all tasks are scored before the first stage, whatever stands here.
         every_stage: true = all tasks after every stage: of T tasks, T (T + 1) scorings, T of them before the first, and about
             half of the others with future: false. own = a task after its own stage, and all after the last: 2 T; forgetting
             is then from right after learning, not from the best in between. false = after the last stage only, T: enough for

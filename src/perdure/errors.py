@@ -50,7 +50,7 @@ class UnknownName(ConfigError):
         names = sorted(known)
         meant = meant or nearest(name, {one: one for one in names})
         hint = f" Did you mean '{meant}'?" if meant else ""
-        super().__init__(f"No {kind} is called '{name}'.{hint} Known: {', '.join(names)}.")
+        super().__init__(f"No {kind} is called '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str | None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure.adapters import open_adapter
 from perdure.durable import read_lines
 from perdure.methods.table import PRESETS
+from perdure.ops.lowrank import dense
 from perdure.run import learn
 from perdure.scores import Scores
 from perdure.store import Store
@@ -66,6 +68,8 @@ def test_every_preset_runs(kind: str, method: str, learners: dict[str, Any], tmp
     found = [score for row in scores.score_matrix for score in row if score is not None]
     assert len(found) >= 2
     assert all(0 <= score <= 1 for score in found)
+    update = open_adapter(Store(tmp_path / "run").stage_folder(1) / "adapter")  # without a start that the base offsets
+    assert max(float(dense(delta).abs().max()) for delta in update.values()) > 1e-4, "nothing was learnt"
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", "vision"])

@@ -48,6 +48,16 @@ def test_the_loss_is_that_of_transformers(folder: Path) -> None:
     torch.testing.assert_close(backbone.forward(batch).loss, expected, check_dtype=False)
 
 
+def test_bf16_is_near_fp32_and_not_fp32(folder: Path) -> None:
+    backbone = load(folder)
+    batch = backbone.collate(FEELING.train)
+    exact = backbone.forward(batch).loss.item()
+    backbone.precision = "bf16"
+    rough = backbone.forward(batch).loss.item()
+    assert rough == pytest.approx(exact, rel=0.05)
+    assert rough != exact
+
+
 def test_a_batch_is_the_mean_over_its_target_tokens(folder: Path) -> None:
     backbone = load(folder, double=True)
     whole = backbone.collate(FEELING.train)

@@ -125,6 +125,16 @@ def test_the_loss_is_cross_entropy_among_the_own_tasks_classes(folder: Path, col
     torch.testing.assert_close(outputs.loss, sum(losses) / 3)
 
 
+def test_bf16_is_near_fp32_and_not_fp32(folder: Path, colours: Task) -> None:
+    backbone = load(folder, colours)
+    batch = backbone.collate(colours.train)
+    exact = backbone.forward(batch).loss.item()
+    backbone.precision = "bf16"
+    rough = backbone.forward(batch).loss.item()
+    assert rough == pytest.approx(exact, rel=0.05)
+    assert rough != exact
+
+
 def test_heads_are_shared_by_batches_of_the_same_tasks_and_few_are_kept(
     folder: Path, colours: Task, light: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.durable import sync_tree
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
 from tests.faults.killed import killed_at
 
 METHOD = "ps-lora"  # dense carry, a merged deployed model, a penalty with a cache: the most there is to lose
+
+SYNCS, RENAMES = 62, 15
+"""How often the whole run forces something to disk, and renames something. The last of them publish the deployed model."""
 
 POINTS = [
     ("step", 2),  # in the middle of training the first task
@@ -20,8 +24,8 @@ POINTS = [
         ("scores.json", 1), ("scores.json", 3), ("sky.jsonl", 2), ("log.jsonl", 2), ("notes.json", 1),
         ("adapter_model.safetensors", 2), ("state.safetensors", 1), ("state.safetensors", 2),
     ]],
-    *[("before-rename", n) for n in range(1, 10)],
-    *[("after-rename", n) for n in range(1, 10)],  # between a rename and the manifest, too
+    *[("before-rename", n) for n in (1, 3, 5, 7, 9, 11, *range(13, RENAMES + 1))],  # from 13 on: the deployed model
+    *[("after-rename", n) for n in (2, 4, 6, 8, 10, 12, *range(13, RENAMES + 1))],  # between a rename and the manifest, too
 ]  # fmt: skip
 
 
@@ -37,6 +41,7 @@ def _check(point, number, out, tasks, encoder, uninterrupted):
     finished = Store(out).stages()
     short_run(out, tasks, encoder, METHOD)
     assert bits(out) == uninterrupted
+    assert sync_tree(out / "deployed") == uninterrupted["deployed"]
     assert Store(out).stages()[: len(finished)] == finished
     assert not [p for p in out.rglob("*") if p.name.startswith((".partial", ".old"))], "something half-written was left"
     Store(out).verify()
@@ -48,9 +53,12 @@ def test_killed_and_resumed(point, number, tmp_path, small_tasks, encoder_folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 48))
+@pytest.mark.parametrize("number", range(1, SYNCS + 1))
 def test_killed_at_every_sync(number, tmp_path, small_tasks, encoder_folder, uninterrupted):
-    if not killed_at("sync", number, tmp_path / "probe", encoder_folder, METHOD):
-        assert number > 30, "the run syncs at least thirty files"
-        return
     _check("sync", number, tmp_path / "run", small_tasks[:2], encoder_folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point,last", [("sync", SYNCS), ("before-rename", RENAMES)])
+def test_no_point_is_behind_the_last(point, last, tmp_path, encoder_folder):
+    assert not killed_at(point, last + 1, tmp_path / "run", encoder_folder, METHOD), f"the run grew: raise {last}"

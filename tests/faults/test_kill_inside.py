@@ -6,12 +6,16 @@ import json
 
 import pytest
 
+from perdure.durable import sync_tree
 from perdure.store import Store
 from tests.contract.runs import SETTINGS, bits, short_run
 from tests.faults.killed import killed_at
 from tests.faults.test_kill import METHOD, uninterrupted  # noqa: F401  (a fixture)
 
 EVERY_STEP = {"checkpoint_minutes": 1e-9}
+
+SYNCS, RENAMES = 116, 27
+"""As in test_kill, of a run with a checkpoint after every step."""
 
 POINTS = [
     ("step", 3),  # after the checkpoint of the first task's second step
@@ -22,8 +26,8 @@ POINTS = [
     ("half:log.jsonl", 2),
     ("half:manifest.json", 3),  # the one that is to name the new checkpoint
     ("half:adapter_model.safetensors", 1),  # the stage is trained, its record is being written
-    *[("before-rename", number) for number in range(5, 14, 2)],
-    *[("after-rename", number) for number in range(6, 14, 2)],
+    *[("before-rename", number) for number in range(5, RENAMES + 1, 4)],
+    *[("after-rename", number) for number in range(7, RENAMES + 1, 4)],
 ]
 
 
@@ -31,6 +35,7 @@ def _check(point, number, out, tasks, encoder, expected):
     assert killed_at(point, number, out, encoder, METHOD, **EVERY_STEP), f"the run never reached {point} {number}"
     short_run(out, tasks, encoder, METHOD)
     assert bits(out) == expected
+    assert sync_tree(out / "deployed") == expected["deployed"]
     left = [p for p in out.rglob("*") if p.name.startswith((".partial", ".old", "unfinished"))]
     assert not left, "something half-written was left"
     Store(out).verify()
@@ -42,12 +47,16 @@ def test_killed_inside_and_resumed(point, number, tmp_path, small_tasks, encoder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 90))
+@pytest.mark.parametrize("number", range(1, SYNCS + 1))
 def test_killed_at_every_sync(number, tmp_path, small_tasks, encoder_folder, uninterrupted):  # noqa: F811
-    if not killed_at("sync", number, tmp_path / "probe", encoder_folder, METHOD, **EVERY_STEP):
-        assert number > 60, "the run syncs at least sixty files"
-        return
     _check("sync", number, tmp_path / "run", small_tasks[:2], encoder_folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point,last", [("sync", SYNCS), ("before-rename", RENAMES)])
+def test_no_point_is_behind_the_last(point, last, tmp_path, encoder_folder):
+    out = tmp_path / "run"
+    assert not killed_at(point, last + 1, out, encoder_folder, METHOD, **EVERY_STEP), f"the run grew: raise {last}"
 
 
 def test_sigterm_writes_the_step_it_meets(tmp_path, small_tasks, encoder_folder, uninterrupted):  # noqa: F811

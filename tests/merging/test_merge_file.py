@@ -56,20 +56,26 @@ def test_the_first_override_that_matches_counts_and_is_one_object():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("adapters: [a]", "rule"),
-        ("rule: tie", "Did you mean 'ties'"),
-        ("rule: ties\ndensity: 2", r"rule ties\.density"),
-        ("rule: sum\nadapters: [{path: a, weight: 2}]", "weights"),
-        ("rule: ties\nweights: [1]\nadapters: [{path: a, weight: 2}]", "not both"),
-        ("rule: ties\nadapters: [{path: a, wieght: 2}]", "called .wieght"),
-        ("rule: ties\nrank: 0", "rank"),
+        ("adapters: [a]", r"merge\.yaml\.rule: is missing"),
+        ("rule: tie", "No merge rule is called 'tie'. Did you mean 'ties'"),
+        ("rule: ties\ndensity: 2", r"rule ties\.density: should be less than or equal to 1 \(got 2\)"),
+        ("rule: sum\nadapters: [{path: a, weight: 2}]", r"No setting of rule sum is called 'weights'\. Known: none\."),
+        (
+            "rule: ties\nweights: [1]\nadapters: [{path: a, weight: 2}]",
+            "beside the adapters or as a list `weights`, not both",
+        ),
+        (
+            "rule: ties\nadapters: [{path: a, wieght: 2}]",
+            r"No setting of .*merge\.yaml\.adapters\.0 is called 'wieght'\. Did you mean 'weight'",
+        ),
+        ("rule: ties\nrank: 0", r"merge\.yaml\.rank: should be greater than or equal to 1 \(got 0\)"),
         ("rule: ties\nadapters: 5", r"adapters: expected a list, as in \[a, b\] \(got 5\)"),
-        ("rule: ties\nadapters: runs/news", "adapters: expected a list"),
-        ("rule: ties\nsettings: 5", "settings: expected settings"),
+        ("rule: ties\nadapters: runs/news", r"adapters: expected a list, as in \[a, b\] \(got 'runs/news'\)"),
+        ("rule: ties\nsettings: 5", r"merge\.yaml\.settings: expected settings, as in \{key: value\} \(got 5\)"),
         ("rule: ties\nsettings: [density]\ndensity: 1", "settings: expected settings"),
         ("rule: ties\noverrides: [{modules: a, settings: 5}]", r"overrides\.0\.settings: expected settings"),
-        ("- rule", "merge.yaml"),
-        ("rule: [", "is not valid YAML"),
+        ("- rule", r"merge\.yaml' must hold settings as `key: value` lines"),
+        ("rule: [", r"merge\.yaml' is not valid YAML"),
     ],
 )
 def test_bad_files(tmp_path, text, reason):

@@ -133,15 +133,23 @@ def test_the_pages_example_is_a_method() -> None:
 
 
 def test_every_part_that_can_refuse_is_tried() -> None:
-    """A part whose class says what it cannot stand appears among the refused; one that is added later fails here."""
+    """A part whose class says what it cannot stand is blamed for one refusal or more; one that is added later fails here."""
     from perdure.methods.build import part_class
     from perdure.methods.parts import Part
 
-    for role, kinds in PARTS.items():
-        for kind in kinds:
-            found = part_class(role, kind)
-            if found.conflicts is not Part.conflicts:
-                assert any(kind in reason or kind in str(given) for given, reason in REFUSED), kind
+    blamed = set()
+    for composition, _ in REFUSED:
+        with pytest.raises(ConfigError) as refused:
+            build_method(resolve_method(composition))
+        found = re.search(r"', (\w+)(?:\.[\w-]+)?: (\S+) has no meaning here", str(refused.value))
+        assert found, refused.value
+        blamed.add(("penalty" if found[1] == "penalties" else found[1], found[2]))
+    assert blamed == {
+        (role, kind)
+        for role, kinds in PARTS.items()
+        for kind in kinds
+        if part_class(role, kind).conflicts is not Part.conflicts
+    }
 
 
 @pytest.mark.parametrize("penalty", PARTS["penalty"])

@@ -46,28 +46,6 @@ def test_equals_the_formula(normalised: bool) -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_gradients_pass_gradcheck(normalised: bool) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(20, 4, dtype=torch.float64)
-    part = used({"q": x.mT @ x}, {"q": torch.randn(5, 4, dtype=torch.float64)}, normalised=normalised)
-
-    class Penalty(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-            value, *grads = part.value_and_grad("q", Factors(A, B, 0.5), Past())
-            ctx.save_for_backward(*grads)
-            return value
-
-        @staticmethod
-        def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            grad_A, grad_B = ctx.saved_tensors
-            return upstream * grad_A, upstream * grad_B
-
-    A, B = torch.randn(2, 4, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(Penalty.apply, (A.requires_grad_(), B.requires_grad_()))
-
-
 def test_statistics_add_up_over_tasks_and_survive() -> None:
     part, seen = OutputDrift(weight=1.0), []
     for index in range(2):

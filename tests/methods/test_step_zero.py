@@ -15,7 +15,7 @@ from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config import LoraSettings
 from perdure.context import StageContext
-from perdure.errors import ConfigError, UnmetNeed
+from perdure.errors import UnmetNeed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
@@ -194,13 +194,3 @@ def test_a_quantised_base_is_refused_before_training() -> None:
         )  # fmt: skip
         with pytest.raises(UnmetNeed, match="stored dense"):
             check_needs(method, offered)
-
-
-def test_rank_1_is_refused(folders: dict[str, Path]) -> None:
-    tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
-    backbone = load_backbone({"kind": "encoder", "model": str(folders["encoder"])})
-    backbone.prepare(tasks)
-    model = AdaptedModel(backbone.model, LoraSettings(rank=1), backbone.default_targets)
-    ctx = StageContext(Stage("fruit", (tasks[0],)), 0, Past(), {}, model, backbone, {}, seed=0)
-    with pytest.raises(ConfigError, match=r"lora\.rank"):
-        Loram().start(ctx)

@@ -104,8 +104,8 @@ def test_readers_of_the_package_may_be_used(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content,message",
     [
-        ("name: x\n", "tasks"),
-        ("name: x\ntasks: {}\n", "tasks"),
+        ("name: x\n", "a suite needs tasks, or tasks_of another one"),
+        ("name: x\ntasks: {}\n", "a suite needs tasks, or tasks_of another one"),
         ("name: x\ntask: {}\ntasks: {a: {train: a.jsonl}}\n", "Did you mean 'tasks'"),
         ("name: x\norders: {1: [b]}\ntasks: {a: {train: a.jsonl}}\n", "order 1 names b"),
         ("name: [", "not valid YAML"),
