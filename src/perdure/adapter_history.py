@@ -213,9 +213,10 @@ def check_continues(history: Sequence[Adapter], method: Method, model: AdaptedMo
             if name not in adapter.modules or adapter.modules[name].rank != module.A.shape[0]:
                 has = f"has rank {adapter.modules[name].rank}" if name in adapter.modules else "does not change"
                 raise AdapterError(
-                    f"Method '{method.name}' goes on from an earlier adapter's factors, but '{adapter.folder}' {has} at '{name}', "
-                    f"where the model's LoRA has rank {module.A.shape[0]}. Set lora.rank and lora.targets (of your own LoraConfig: "
-                    "r and target_modules) to the adapter's, or choose a method that starts a new adapter (inc-lora, ps-lora)."
+                    f"Method '{method.name}' goes on from an earlier adapter's factors, but '{adapter.folder}' {has} at "
+                    f"'{name}', where the model's LoRA has rank {module.A.shape[0]}. Set lora.rank and lora.targets (of your "
+                    "own LoraConfig: r and target_modules) to the adapter's, or choose a method that starts a new adapter "
+                    "(inc-lora, ps-lora)."
                 )
 
 
