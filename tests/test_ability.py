@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 import perdure
 from perdure.cli import app
 from perdure.config import load_config
-from perdure.errors import ConfigError, StoreError
+from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.studies import ability
 from perdure.studies.ability import Ability, Row, general_ability, offline_rows, offline_tasks, open_finished
 from perdure.studies.harness import HarnessScore, counted_once, main_score
@@ -130,6 +131,17 @@ def test_runs_it_cannot_be_asked_of(tmp_path: Path, encoder_folder: Path) -> Non
     perdure.learn(tasks=tasks, out=tmp_path / "encoder", method="inc-lora", backbone=backbone, **settings)
     with pytest.raises(ConfigError, match="asked of language models"):
         open_finished(tmp_path / "encoder", [FRUIT])
+
+
+def test_a_damaged_run_is_named(run: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(run, tmp_path / "run")
+    state = damaged / "stages/01-sky/state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CorruptFile, match=r"state\.safetensors' is damaged"):
+        open_finished(damaged, [FRUIT])
+    state.unlink()
+    with pytest.raises(CorruptFile, match=r"state\.safetensors' is missing"):
+        open_finished(damaged, [FRUIT])
 
 
 def test_a_vision_run_is_refused_by_its_kind(tmp_path: Path) -> None:

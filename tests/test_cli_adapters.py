@@ -59,7 +59,7 @@ def test_diagnose_says_where_it_cannot_write(places, tmp_path):
     with pytest.raises(StoreError, match="cannot be made"):  # before the adapters, which are not there, are looked at
         perdure("diagnose", "none", "nor", "--html", tmp_path / "file" / "page.html")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         perdure("diagnose", *places, "--html", tmp_path / "folder", "--overwrite")
     perdure("diagnose", *places, "--html", tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").is_file()
@@ -217,6 +217,12 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
         perdure("diagnose", *places, "--base", "owner/base")
     with pytest.raises(ConfigError, match="nothing-here"):
         perdure("merge", *places, "--rule", "sum", "--base", "nothing-here", "--out", tmp_path / "three")
+
+
+def test_a_state_keeps_its_own_settings(places, tmp_path):
+    perdure("merge", places[0], "--into", tmp_path / "state", "--rule", "average")
+    with pytest.raises(ConfigError, match="--set belongs to --rule"):
+        perdure("merge", places[1], "--into", tmp_path / "state", "--set", "density=0.3")
 
 
 def test_guarded_is_not_kept_in_a_state(places, tmp_path):

@@ -126,6 +126,8 @@ def test_a_state(tmp_path):
         export(tmp_path / "state", tmp_path / "out", "model", rank=3)
     with pytest.raises(ConfigError, match="leave --base out"):
         export(tmp_path / "state", tmp_path / "out", rank=3, base=tmp_path)
+    with pytest.raises(ConfigError, match="leave --task out"):
+        export(tmp_path / "state", tmp_path / "out", rank=3, task="t0")
     assert export(tmp_path / "state", tmp_path / "out", rank=6).energy > 0.99
 
 
@@ -138,6 +140,22 @@ def test_a_model_stands_on_the_base_the_run_learnt_on(runs, encoder_folder, tmp_
     assert not (tmp_path / "model").exists()
     moved = shutil.copytree(encoder_folder, tmp_path / "moved")
     assert export(runs / "inc-lora", tmp_path / "model", "model", base=moved).notes == ()
+
+
+def test_a_model_of_a_hub_stands_on_the_revision_of_the_run(runs, encoder_folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fetched(name, **options):
+        assert (name, options["revision"]) == ("org/name", "v1")
+        return str(encoder_folder)
+
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["backbone"] |= {"model": "org/name", "revision": "v1"}
+    (run / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    export(run, tmp_path / "model", "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tmp_path):

@@ -252,6 +252,12 @@ def test_tasks_are_given_as_tasks_or_as_files(begun, tmp_path, small_tasks, enco
         learn(out=tmp_path / "mixed", tasks=[files[0], small_tasks[1]], backbone=backbone)
 
 
+def test_a_task_is_added_by_one_process(begun, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="added by one process"):
+        perdure.add(begun / "run", begun / "sea.yaml")
+
+
 def test_what_cannot_grow_is_refused_with_the_reason(tmp_path, small_tasks, encoder_folder):
     short_run(tmp_path / "joint", small_tasks[:2], encoder_folder, "joint")
     with pytest.raises(ConfigError, match="training on all of them again"):

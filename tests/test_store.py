@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 
 import pytest
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from perdure.durable import read_lines, sync_tree, write_json, write_lines
+from perdure.checkpoint import remember
+from perdure.durable import read_lines, sync_tree, told_if_full, write_json, write_lines, write_text
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
+from perdure.methods.parts import Method
+from perdure.methods.plain import Kaiming, Sum
 from perdure.scores import read_scores
 from perdure.store import Store
 from tests.contract.runs import bits, short_run
@@ -197,6 +201,23 @@ def test_folders_inside_are_forced_to_the_disk_before_those_around(tmp_path, mon
     assert synced == ["deep", "inner", "out"]
 
 
+def test_a_text_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match=r"folder' cannot be written: .*Choose another place"):
+        write_text(tmp_path / "folder", "x")
+    write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(StoreError, match=r"a' cannot be written: No space left"):
+        write_text(tmp_path / "a", "new")
+    with (
+        pytest.raises(StoreError, match=r"No space is left for '.*'\. Free some"),
+        told_if_full(tmp_path, "Free some."),
+    ):
+        write_text(tmp_path / "a", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "a"}
+    assert (tmp_path / "a").read_text() == "old"
+
+
 def test_json_is_replaced_whole(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})
@@ -222,6 +243,31 @@ def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_pa
         store.truncate(4, ["a", "c", "b"])
     assert store.about["tasks"] == {"a": "begun", "c": "added", "b": "added"}
     assert list(store.about["tasks"]) == store.stages() == ["a", "c", "b"]
+
+
+def test_a_rollback_that_is_killed_after_its_commit_is_ended_by_the_next_process(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    write_json(tmp_path / "run.json", {"config": {}, "tasks": {"a": "", "b": ""}})
+    entries = [{"name": name, "folder": name, "files": {}} for name in ("untrained", "a", "b")]
+    write_json(tmp_path / "manifest.json", {"stages": entries})
+    write_json(tmp_path / "stages/b/scores.json", {})
+    with monkeypatch.context() as killed:
+        killed.setattr("perdure.store.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr("perdure.store.write_json", lambda path, value: path.write_text(json.dumps(value)))
+        with pytest.raises(KeyboardInterrupt), store.transaction():
+            store.truncate(2, ["a"])
+    assert store.stages() == ["a"]
+    assert (tmp_path / "stages/b").is_dir()
+    with store.writing():
+        assert (tmp_path / "aside/b/scores.json").is_file()
+    assert json.loads((tmp_path / "aside/b/why.json").read_text())["why"].startswith("'b' was rolled back")
+    assert store.manifest.keys() == {"stages", "begun"}
+
+
+def test_memory_of_parts_that_a_method_lacks_is_refused(tmp_path):
+    groups = {"total": {}, "part:penalties.fisher": {}}
+    with pytest.raises(StoreError, match=r"state' holds the memory of parts .* not have: penalties\.fisher"):
+        remember(Method("inc-lora", Kaiming(), Sum()), groups, tmp_path / "state")
 
 
 def test_a_stage_that_is_gone_is_named(tmp_path, small_tasks, encoder_folder):

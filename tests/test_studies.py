@@ -169,10 +169,19 @@ def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "signs.md").read_text() == study.as_markdown()
 
 
+def test_results_that_cannot_be_written_say_where(tmp_path: Path) -> None:
+    (tmp_path / "signs.md").mkdir()
+    with pytest.raises(StoreError, match=r"signs\.md' cannot be written"):
+        _give(Study("signs", [Row("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
+
+
 def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:
     folder = run.store.folder
     with pytest.raises(ConfigError, match="learnt 'task2', which is not among"):
         opened(folder, toy_tasks(2))
+    other = dataclasses.replace(run.tasks[1], labels=dict.fromkeys(run.tasks[1].labels, "another text"))
+    with pytest.raises(ConfigError, match="Task 'task1' differs from the one"):
+        opened(folder, (run.tasks[0], other, run.tasks[2]))
     with pytest.raises(StoreError, match="holds no run"):
         opened(tmp_path, toy_tasks(2))
     assert toy_task(0).name == "task0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import perdure.run
 import perdure.sweeps.sweep
 from perdure.cli import app
-from perdure.errors import ConfigError, StoreError
+from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.report.sweeps import cell_of, is_sweep, p_value, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
 from perdure.shared import SECONDS
@@ -205,6 +206,13 @@ def test_a_sweep_without_records_says_how_to_go_on(tmp_path):
         write_sweep_report(tmp_path, tmp_path / "report")
 
 
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "l2-0.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"l2-0\.json' is not valid JSON"):
+        write_sweep_report(tmp_path, tmp_path / "report")
+
+
 def test_a_sweep_all_of_whose_runs_failed_says_why(tmp_path):
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed" / "l2-0.json").write_text(json.dumps({"id": "l2-0", "error": "no memory left"}))
@@ -360,6 +368,14 @@ def test_a_setting_of_a_part_given_by_its_name_leaves_it_that_part():
     row = {"method": "slice", "method.init": "slice-free", "method.init.batch_size": 4}
     found = rows(settings={"suite": "quickstart"}, methods={"row": row})["row"]
     assert found.method["init"] == {"kind": "slice-free", "batch_size": 4}
+
+
+def test_a_rows_settings_are_taken_as_they_are():
+    """Not written out and read again, which knows no dates and makes other letters of those beyond 16 bits."""
+    task = {"name": "t", "train": "\N{SLIGHTLY SMILING FACE}.jsonl"}
+    assert rows(methods={"l2": {"tasks": [task]}})["l2"].tasks[0].train == task["train"]
+    with pytest.raises(ConfigError, match=r"methods\.l2: lora\.rank"):
+        rows(settings={"suite": "quickstart"}, methods={"l2": {"lora.rank": datetime.date(2026, 1, 1)}})
 
 
 CANNOT_RUN = [

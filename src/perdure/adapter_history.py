@@ -24,7 +24,7 @@ from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
-from perdure.methods.parts import Context, Method, Part, PerTask
+from perdure.methods.parts import Context, Method, Part
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.progress import Reporter
@@ -78,6 +78,27 @@ def history_warnings(config: RunConfig, store: Store) -> list[str]:
     return warnings
 
 
+def check_history(config: RunConfig, method: Method, model: AdaptedModel, store: Store) -> None:
+    """The adapters that the store does not hold yet can be taken in: asked before the run begins.
+
+    Raises:
+        AdapterError: an adapter changes a module that the model does not have, or that is no target of this run, or is of
+            another rank where the method goes on from its factors.
+        UnmetNeed: the method cannot make use of a past without tasks.
+    """
+    if len(store.stages()) >= len(config.history):
+        return
+    if method.consolidate.keeps == "per-task":
+        raise UnmetNeed(
+            f"Method '{method.name}' answers each task by its own adapter; adapters without a task would never "
+            "answer. Choose a method that merges."
+        )
+    adapters = [open_adapter(place) for place in config.history]
+    for adapter in adapters:
+        _check_fits(adapter, model, config)
+    check_continues(adapters, method, model)
+
+
 def learn_history(
     config: RunConfig,
     tasks: Sequence[Task],
@@ -89,37 +110,31 @@ def learn_history(
 ) -> None:
     """Take in the adapters that the store does not hold yet.
 
-    Raises:
-        AdapterError: an adapter changes a module that the model does not have, or that is no target of this run.
-        UnmetNeed: the method cannot make use of a past without tasks.
+    Nothing is checked: `check_history` was asked before the run began.
     """
     stages = history_stages(config.history)
     if len(store.stages()) >= len(stages):
         return
-    updates = {place: _fitting(open_adapter(place), model, config) for place in config.history}
     if not store.manifest["stages"]:
         save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
     for index in range(len(store.stages()), len(stages)):
-        past, stage, place = load_past(store, method), stages[index], config.history[index]
-        update = updates[place]
+        past, stage, adapter = load_past(store, method), stages[index], open_adapter(config.history[index])
+        update = own_update(adapter, torch.float32)
         ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
         remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
-        adapter = open_adapter(place)
-        check_continues(adapter, method, model)
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
         past = with_stage(past, ctx, method, remembering, update, factors)
-        if isinstance(past.deployed, PerTask):
-            raise UnmetNeed(
-                f"Method '{method.name}' answers each task by its own adapter; adapters without a task would never "
-                "answer. Choose a method that merges."
-            )
         record = StageRecord(report, stage.name)
         base = public_name(config.backbone["model"])
         save_stage(store, stage.name, past, method, update, record, {}, {}, model, base)
 
 
-def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[str, LowRank]:
-    """The adapter's update in fp32, every module of which the run adapts too."""
+def _check_fits(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> None:
+    """The run adapts every module that the adapter changes.
+
+    Raises:
+        AdapterError: names the module, and what to set.
+    """
     present = dict(model.model.named_modules())
     for module, entry in adapter.modules.items():
         if module not in present:
@@ -141,7 +156,6 @@ def _fitting(adapter: Adapter, model: AdaptedModel, config: RunConfig) -> dict[s
                 f"'{config.backbone['model']}' is {wanted[0]} x {wanted[1]}: it belongs to another base. Give that one with "
                 "--backbone."
             )
-    return own_update(adapter, torch.float32)
 
 
 def _shape(model: AdaptedModel, module: str) -> tuple[int, int]:
@@ -186,22 +200,24 @@ def own_factors(adapter: Adapter, model: AdaptedModel, dtype: torch.dtype | None
     return found
 
 
-def check_continues(adapter: Adapter, method: Method, model: AdaptedModel) -> None:
-    """An init that goes on from the last adapter finds factors of the model's rank in every module.
+def check_continues(history: Sequence[Adapter], method: Method, model: AdaptedModel) -> None:
+    """An init that goes on from the last adapter finds factors of the model's rank in every module; a merge of factors in all.
 
     Raises:
         AdapterError: it does not; names the module.
     """
     if not method.init.continues:
         return
-    for name, module in model.modules.items():
-        if name not in adapter.modules or adapter.modules[name].rank != module.A.shape[0]:
-            has = f"has rank {adapter.modules[name].rank}" if name in adapter.modules else "does not change"
-            raise AdapterError(
-                f"Method '{method.name}' goes on from the last adapter's factors, but '{adapter.folder}' {has} at '{name}', "
-                f"where the model's LoRA has rank {module.A.shape[0]}. Set lora.rank and lora.targets (of your own LoraConfig: "
-                "r and target_modules) to the adapter's, or choose a method that starts a new adapter (inc-lora, ps-lora)."
-            )
+    for adapter in history if method.consolidate.keeps == "merged" else history[-1:]:
+        for name, module in model.modules.items():
+            if name not in adapter.modules or adapter.modules[name].rank != module.A.shape[0]:
+                has = f"has rank {adapter.modules[name].rank}" if name in adapter.modules else "does not change"
+                raise AdapterError(
+                    f"Method '{method.name}' goes on from an earlier adapter's factors, but '{adapter.folder}' {has} at "
+                    f"'{name}', where the model's LoRA has rank {module.A.shape[0]}. Set lora.rank and lora.targets (of your "
+                    "own LoraConfig: r and target_modules) to the adapter's, or choose a method that starts a new adapter "
+                    "(inc-lora, ps-lora)."
+                )
 
 
 def _digest(adapter: Adapter) -> str:

@@ -51,16 +51,20 @@ def write_text(path: Path, text: str) -> None:
     """Write atomically: a reader sees the old content or the new, never a part.
 
     Raises:
-        StoreError: there is no folder for it, and it cannot be made.
+        StoreError: there is no folder for it and none can be made, no leave to write, or no space.
     """
     make_folder(path.parent)
     partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -134,11 +138,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def disk_is_full(error: Exception) -> bool:
-    """Whether that is what the error says; safetensors says it in words only."""
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is what the error says, or what caused it; safetensors says it in words only."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    if any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return error is not None and disk_is_full(error.__cause__)
 
 
 def read_json(path: Path) -> Any:

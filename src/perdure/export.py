@@ -60,13 +60,16 @@ def export(
         AdapterError: the base does not fit.
     """
     folder = Path(folder)
-    source = State(folder) if (folder / MERGE_STATE).is_file() else _Deployed(folder, task)
+    is_state = (folder / MERGE_STATE).is_file()
+    if is_state and task is not None:
+        raise ConfigError("A merge state deploys one update; leave --task out.")
+    source = State(folder) if is_state else _Deployed(folder, task)
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "adapter" and base is not None:
         raise ConfigError("An adapter holds no weights of its base; leave --base out, or say --as model.")
     if form == "model":
-        base = base_folder(str(base or _own_base(source)))
+        base = base_folder(str(base)) if base else _own_base(source)
     elif rank is None and not _is_low_rank(source):
         raise ConfigError(
             f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "
@@ -97,7 +100,8 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
         return (
             "It was not checked that the base is the one the run learnt on: the run has no fingerprint of full weights.",
         )
-    backbone = {**config.backbone, "kind": backbone_kind(config.backbone), "model": str(base)}
+    of_hub = {key: value for key, value in config.backbone.items() if key != "revision"}
+    backbone = {**of_hub, "kind": backbone_kind(config.backbone), "model": str(base)}
     model, _ = load_learner(config.model_copy(update={"backbone": backbone}), ())
     if (found := model.fingerprint()) != known:
         raise RunMismatch(
@@ -108,10 +112,11 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
 
 
 def _own_base(source: State | _Deployed) -> str:
-    found = source.facts.base if isinstance(source, State) else source.base
+    """The folder of the base that is recorded."""
+    found, revision = (source.facts.base, None) if isinstance(source, State) else (source.base, source.revision)
     if found is None:
         raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
-    return found
+    return base_folder(found, revision)
 
 
 def _is_low_rank(source: State | _Deployed) -> bool:
@@ -137,7 +142,8 @@ class _Deployed:
         self.low_rank = not any(kind == "dense" for _, kind in kinds)
         config = read_config(store.stage_folder(len(stages)) / "adapter")
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
-        self.base = str(store.about["config"]["backbone"]["model"])
+        backbone = store.about["config"]["backbone"]
+        self.base, self.revision = str(backbone["model"]), backbone.get("revision")
         self.facts = Facts(modules, config.base or self.base, config.task_type, _record(folder))
 
     def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from perdure.durable import read_json
 from perdure.errors import ConfigError
 from perdure.store import Accept, Store
 
@@ -57,5 +57,4 @@ def _points(before: float, after: float) -> float:
 
 
 def _scores(folder: Path) -> dict[str, float]:
-    cells = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    return {task: cell["score"] for task, cell in cells.items()}
+    return {task: cell["score"] for task, cell in read_json(folder / "scores.json").items()}

@@ -107,13 +107,10 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
         if to not in learnt or to not in about["tasks"]:
             raise UnknownName(f"learnt task of '{run}'", to, [name for name in learnt if name in about["tasks"]])
         keep = learnt.index(to) + 1
-        dropped = [(store.stage_folder(position), name) for position, name in enumerate(learnt, start=1)][keep:]
         kept = [name for name in about["tasks"] if name in learnt[:keep]]
         with store.transaction():
             store.truncate(keep + 1, kept)
             _deploy(store, keep, kept, tasks)
-        for folder, name in dropped:
-            store.put_aside(folder, folder.name, f"'{name}' was rolled back: the run went back to '{to}'.")
     return read_scores(run)
 
 

@@ -118,8 +118,11 @@ def lines_of(report: MergeReport) -> list[str]:
     return [said, *report.notes]
 
 
-def base_folder(name: str) -> str:
+def base_folder(name: str, revision: str | None = None) -> str:
     """The folder of a base model: a folder, a model perdure knows by name, or one of a hub, fetched into its cache.
+
+    Args:
+        revision: branch, tag or commit of a hub's; None = the main branch.
 
     Raises:
         UnknownName, ConfigError, FetchError: see `perdure.backbones.models.model_folder`.
@@ -135,7 +138,7 @@ def base_folder(name: str) -> str:
 
     wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL]
     try:
-        return snapshot_download(place, allow_patterns=wanted)
+        return snapshot_download(place, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise AdapterError(
             f"The base '{place}' could not be fetched from the hub ({type(error).__name__}). "
@@ -218,6 +221,8 @@ def _one_more(request: Request) -> Told:
         raise ConfigError(
             "'guarded' scores all tasks again for every adapter; it cannot be kept in a state. Merge all at once."
         )
+    if request.settings and request.rule is None:
+        raise ConfigError("--set belongs to --rule; the state keeps its own settings.")
     rule = rule_named(request.rule, parse_overrides(list(request.settings))) if request.rule else None
     state = merge_into(request.into, request.adapters[0], rule, weight=request.weight, again=request.again)
     return Told(tuple(_state_lines(state)), {"state": str(state.folder), **state.about.model_dump(mode="json")})

@@ -21,7 +21,7 @@ from perdure.tasks.files import image_in
 from perdure.tasks.formats import input_format
 from perdure.tasks.rows import read_rows
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, same_task, version
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, named_by_number, same_task, version
 
 Input = tuple[str, str | None]
 """A text, and the label it should get where that is known."""
@@ -91,10 +91,7 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: 
         StoreError: it exists and is not to be replaced, or cannot be written.
     """
     check_free(path, overwrite)
-    try:
-        write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
-    except OSError as error:
-        raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
+    write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
 
 
 def as_line(row: Mapping[str, Any]) -> str:
@@ -202,11 +199,5 @@ def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str
             (label if len(labels) == 1 else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
         }
     if expected is not None:
-        row["expected"] = _label_name(expected, next(iter(labels.values()))) if len(labels) == 1 else expected
+        row["expected"] = named_by_number(expected, next(iter(labels.values()))) if len(labels) == 1 else expected
     return row
-
-
-def _label_name(expected: str, names: Sequence[str]) -> str:
-    """A class given as a whole number gets its name, by position, as in tasks."""
-    by_number = expected not in names and expected.isdigit() and int(expected) < len(names)
-    return names[int(expected)] if by_number else expected

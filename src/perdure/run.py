@@ -13,7 +13,14 @@ from typing import Any, Literal, cast
 
 import torch
 
-from perdure.adapter_history import check_apart, history_record, history_stages, history_warnings, learn_history
+from perdure.adapter_history import (
+    check_apart,
+    check_history,
+    history_record,
+    history_stages,
+    history_warnings,
+    learn_history,
+)
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
@@ -151,6 +158,7 @@ def run_config(
         model, learner = processes.main_first(lambda: load_learner(config, chosen))
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, learner)
+        processes.once(check_history, config, method, model, store)
         _check_count(store, processes)
         warnings = suite.warnings if suite else ()
         processes.once(lambda: store.create(_about(config, chosen, model, warnings, store, learner, processes)))

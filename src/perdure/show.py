@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from perdure.durable import read_json
 from perdure.metrics import FORMULAS
 from perdure.scores import Scores, read_scores
 from perdure.store import ASIDE, DEPLOYED, STAGES, Store
@@ -41,7 +41,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "deployed": _deployed(store.folder / DEPLOYED),
         "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, ASIDE)},
         "warnings": about.get("warnings", []),
-        "aside": {path.parent.name: json.loads(path.read_text())["why"] for path in _reasons(store.folder)},
+        "aside": {path.parent.name: read_json(path)["why"] for path in _reasons(store.folder)},
         "next": _next(store, about),
     }
 

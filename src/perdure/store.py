@@ -229,6 +229,7 @@ class Store:
         deployed: {path: sha256}; absent until the run is finished.
         begun: names of the tasks in run.json that still count; absent while all do.
         warnings: what was noticed since the run began; absent while nothing was.
+        aside: {folder of a stage: why}, what a rollback took back and is still to be moved; absent once it is.
         """
         if self._pending is not None:
             return self._pending
@@ -290,8 +291,8 @@ class Store:
         target = self.folder / ASIDE / name
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
+        write_json(folder / "why.json", {"why": why})
         os.replace(folder, target)
-        write_json(target / "why.json", {"why": why})
         return target
 
     @contextmanager
@@ -314,12 +315,17 @@ class Store:
         self._settle()
 
     def truncate(self, stages: int, tasks: Iterable[str]) -> None:
-        """Within a transaction: only the first `stages` entries count, and of the tasks in run.json those in `tasks`."""
-        kept, entries = set(tasks), self.manifest["stages"][:stages]
+        """Within a transaction: only the first `stages` entries count, and of the tasks in run.json those in `tasks`.
+
+        The folders of the others are moved to `aside/` once that counts for all, by the next process if this one is killed.
+        """
+        kept, entries, dropped = set(tasks), self.manifest["stages"][:stages], self.manifest["stages"][stages:]
+        back = f"was rolled back: the run went back to '{entries[-1]['name']}'."
+        aside = {entry["folder"]: f"'{entry['name']}' {back}" for entry in dropped}
         # of those that still count: one rolled back and added again stands with the stage that added it
         begun = [name for name in self.manifest.get("begun", self.begun["tasks"]) if name in kept]
         shorter = {"begun": begun} if len(begun) < len(self.begun["tasks"]) else {}
-        self._commit({**self.manifest, "stages": entries, **shorter})
+        self._commit({**self.manifest, "stages": entries, **shorter, **({"aside": aside} if aside else {})})
 
     def _commit(self, manifest: dict[str, Any]) -> None:
         if self._pending is None:
@@ -349,7 +355,7 @@ class Store:
             shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     def _settle(self) -> None:
-        """Put a `deployed/` that lies ready into place if the manifest names it; remove what a killed process left."""
+        """Put a `deployed/` that lies ready in its place and what was taken back aside; remove what a killed process left."""
         ready, target, old = (self.folder / name for name in (NEXT, DEPLOYED, OLD))
         if ready.exists() and sync_tree(ready) == self.manifest.get("deployed"):
             shutil.rmtree(old, ignore_errors=True)
@@ -359,6 +365,11 @@ class Store:
             sync_folder(self.folder)
         for left in (ready, old):
             shutil.rmtree(left, ignore_errors=True)
+        if aside := self.manifest.get("aside"):
+            for name, why in aside.items():
+                if (folder := self.folder / STAGES / name).is_dir():
+                    self.put_aside(folder, name, why)
+            self._commit({key: value for key, value in self.manifest.items() if key != "aside"})
 
 
 def _object(path: Path, *keys: str) -> dict[str, Any]:

@@ -194,6 +194,13 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(ModelSettings(model=str(folder)))
 
 
+def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    for model in ("smollm2-135m", str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"^backbone\.revision: .*has no revisions.*leave it out"):
+            load_backbone({"kind": "causal", "model": model, "revision": "v1"})
+    assert ModelSettings(model="org/name", revision="v1").revision == "v1"
+
+
 def test_quantisation_without_bitsandbytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs bitsandbytes .*dtype=bfloat16"):

@@ -35,7 +35,12 @@ def gone(file: str) -> Callable[[Place], None]:
 
 
 def holds(file: str, content: str) -> Callable[[Place], object]:
-    return lambda place: (place.run / file).write_text(content)
+    def spoil(place: Place) -> None:
+        path = place.run / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    return spoil
 
 
 def more_data(place: Place) -> None:
@@ -108,6 +113,10 @@ CASES: dict[str, Bad] = {
     "report of a run twice": Bad(nothing, ("run", "twice"), 3, ("report", "run", "run", "--out", "page")),
     "report of a damaged log": Bad(holds("stages/02-sky/log.jsonl", "{"), ("log.jsonl", "Restore"), 6, READERS["report"]),
     "report into a file": Bad(nothing, ("config.yaml", "cannot be made"), 6, ("report", "run", "--out", "config.yaml")),
+    "report where a folder is": Bad(
+        lambda p: (p.folder / "page/report.json").mkdir(parents=True), ("report.json' cannot be written",), 6, READERS["report"]
+    ),
+    "reason that is no JSON": Bad(holds("aside/x/why.json", "{"), ("why.json' is not valid JSON",), 6, ("show", "run")),
     "export of no run": Bad(nothing, ("'data'",), 6, ("export", "data", "--out", "x")),
     "export over a folder": Bad(nothing, ("exists and nothing", "--overwrite"), 6, ("export", "run", "--out", "data", *MODEL)),
     "study of no run": Bad(nothing, ("'data'", *NO_RUN), 6, ("study", "signs", "data")),

@@ -27,8 +27,8 @@ IN_ADD = [
 ]  # fmt: skip
 IN_ROLLBACK = [
     ("half:manifest.json", 1),
-    *[("before-rename", n) for n in range(1, 7)],
-    *[("after-rename", n) for n in range(1, 7)],
+    *[("before-rename", n) for n in range(1, 9)],
+    *[("after-rename", n) for n in range(1, 9)],
 ]
 
 
@@ -99,5 +99,7 @@ def test_rollback_killed(point, number, tmp_path, two, three, small_tasks):
     perdure.rollback(out, "sky")
     assert bits(out) == bits(two)
     assert sync_tree(out / "deployed") == bits(two)["deployed"]
+    assert (out / "aside/03-sea/why.json").is_file()
+    assert sync_tree(out / "aside/03-sea").items() >= bits(three)["stages"][3]["files"].items()
     perdure.add(out, small_tasks[2], tasks=small_tasks[:2])
     assert bits(out) == bits(three)

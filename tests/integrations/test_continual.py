@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from perdure.adapters import open_adapter
@@ -94,6 +95,14 @@ def test_a_memory_of_another_history_is_not_taken(tmp_path, model_folder):
     learn(Continual(measuring("ewc"), history=[tmp_path / "march"]), tmp_path / "april", model_folder, 1)
     for history, reason in ((["april"], "is of 2 tasks, not 1"), (["other", "april"], "is of other adapters")):
         continual = Continual(measuring("ewc"), history=[tmp_path / name for name in history])
+        with pytest.raises(UnmetNeed, match=reason):
+            continual.attach(plain_trainer(peft_model(model_folder), rows(3), tmp_path, stack))
+    for content, reason in (
+        (b"half of a file", "is damaged"),
+        (save({"a": torch.ones(1)}), "was not written by perdure"),
+    ):
+        (tmp_path / "april" / MEMORY_FILE).write_bytes(content)
+        continual = Continual(measuring("ewc"), history=[tmp_path / "march", tmp_path / "april"])
         with pytest.raises(UnmetNeed, match=reason):
             continual.attach(plain_trainer(peft_model(model_folder), rows(3), tmp_path, stack))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.files import task_spec
+from perdure.tasks.hub import read_hub
 from perdure.tasks.splits import checked
-from perdure.tasks.task import Task, given_tasks, without_labels
+from perdure.tasks.task import Task, given_tasks, named_by_number, without_labels
 
 PAIRS: Any = [("dull", "bad"), ("fine", "good")]
 
@@ -56,6 +58,33 @@ def test_whole_numbers_as_labels_are_taken_as_in_files() -> None:
     assert by_position.fingerprint() == made(PAIRS, labels=["bad", "good"]).fingerprint()
     assert [e.label for e in made([("a", 2.0), ("b", True)]).train] == ["2", "True"]
     assert [e.label for e in made(numbers, labels={"1": "one", "0": "none"}).train] == ["0", "1"]
+
+
+def test_only_what_int_reads_is_a_number() -> None:
+    assert [named_by_number(label, ("bad", "good")) for label in ("1", "2", "\N{SUPERSCRIPT TWO}", "bad")] == [
+        "good", "2", "\N{SUPERSCRIPT TWO}", "bad",
+    ]  # fmt: skip
+    assert named_by_number("0", ("1", "0")) == "0"
+
+
+def test_a_superscript_is_a_label_in_files_too(tmp_path: Path) -> None:
+    labels = ("\N{SUPERSCRIPT ONE}", "\N{SUPERSCRIPT TWO}")
+    rows = [{"text": f"text {i}", "label": labels[i % 2]} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not among `labels`"):
+        task_spec({"name": "t", "train": str(tmp_path / "a.jsonl"), "labels": ["bad", "good", "fine"]}).load()
+
+
+@pytest.mark.parametrize("text", ["{0}", "{text", "{text.no}", "{text:d}"])
+def test_a_template_of_a_hub_set_that_is_none(text: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": "a", "label": 0}\n')
+    given: Any = {"dataset": "d", "config": tmp_path.name, "test": "test", "names": ["bad", "good"]}
+    with pytest.raises(DataError, match="`text` is not a valid template"):
+        read_hub(tmp_path.parent, text=text, **given)
+    with pytest.raises(DataError, match="no field 'body', found 'text', 'label'"):
+        read_hub(tmp_path.parent, text="{body}", **given)
+    assert read_hub(tmp_path.parent, text="it: {text}", **given).train == [("it: a", "bad")]
 
 
 def test_numpys_numbers_are_whole_numbers() -> None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import errors as hub
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.device import chosen_device
 from perdure.backbones.memory import out_of_memory
-from perdure.backbones.models import model_folder
+from perdure.backbones.models import model_folder, model_names
 from perdure.backbones.modes import not_training
 from perdure.backbones.rounded import recomputation
 from perdure.errors import ConfigError, FetchError, PerdureError
@@ -65,6 +66,14 @@ class ModelSettings(Settings):
     attention: Literal["eager", "sdpa"] = "sdpa"
     predict_batch_size: int = Field(default=16, ge=1)
     device: str = "auto"
+
+    @field_validator("revision")
+    @classmethod
+    def _only_of_the_hub(cls, value: str | None, info: ValidationInfo) -> str | None:
+        model = info.data.get("model", "hub:")
+        if value is not None and (model in model_names() or Path(model).expanduser().is_dir()):
+            raise ValueError(f"'{model}' has no revisions, which models of the hub have; leave it out")
+        return value
 
 
 def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel:

@@ -58,7 +58,9 @@ def diagnose(
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
     if html is not None:
-        _write(html, page(found.diagnosis))
+        from perdure.durable import write_text
+
+        write_text(html, page(found.diagnosis))
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
         return
@@ -156,12 +158,3 @@ def _dtype(name: str | None) -> torch.dtype | None:
     from perdure.merge_command import DTYPES
 
     return DTYPES[name] if name else None
-
-
-def _write(path: Path, text: str) -> None:
-    from perdure.errors import ConfigError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be written: {error.strerror or error}.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from perdure.config import load_config
+from perdure.durable import write_text
 from perdure.errors import ConfigError
 from perdure.progress import reporter
 from perdure.report.page import write_report
@@ -43,7 +44,7 @@ def run_demo(out: Path, seed: int, progress: str) -> None:
         report = write_report([scores.folder for scores in found], out)["html"]
     except ConfigError:  # plotly is an optional extra
         report = out / "report.md"
-        report.write_text(markdown(found), encoding="utf-8")
+        write_text(report, markdown(found))
     console.print(f"Report: {report}", markup=False)
     for scores in found:
         console.print(f"{scores.method}: run {scores.folder}, adapters {scores.folder}/stages/*/adapter, "

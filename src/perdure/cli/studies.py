@@ -120,11 +120,13 @@ def _ready(out: Path | None, name: str, overwrite: bool) -> None:
 
 
 def _give(found: Any, out: Path | None, name: str) -> None:
+    from perdure.durable import write_text
+
     typer.echo(found.as_markdown())
     if out is None:
         return
     # one after another, the picture last: what goes wrong with it takes no data along
     written = {"json": lambda: json.dumps(found.as_dict(), indent=1), "md": found.as_markdown, "svg": found.as_svg}
     for suffix, text in written.items():
-        (out / f"{name}.{suffix}").write_text(text(), encoding="utf-8")
+        write_text(out / f"{name}.{suffix}", text())
         typer.echo(out / f"{name}.{suffix}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.durable import make_folder
-from perdure.errors import ConfigError, StoreError
+from perdure.durable import write_text
+from perdure.errors import ConfigError
 
 TEMPLATE = """\
 # A run of perdure. Start it with:  perdure run {file} --out runs/mine
@@ -50,8 +50,4 @@ def write_template(file: Path) -> None:
     """
     if file.exists():
         raise ConfigError(f"'{file}' exists; choose another name, or edit it.")
-    make_folder(file.parent)
-    try:
-        file.write_text(TEMPLATE.format(file=file), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"'{file}' cannot be written: {error.strerror or error}. Choose another place.") from error
+    write_text(file, TEMPLATE.format(file=file))

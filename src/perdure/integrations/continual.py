@@ -100,8 +100,7 @@ class Continual:
         check_adapter(peft_model)
         for adapter in self.history:
             check_fits(adapter, self.model)
-        if self.history:
-            check_continues(self.history[-1], self.method, self.model)
+        check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))
         if getattr(self.model.model, FOLDED, False):
             raise ConfigError(

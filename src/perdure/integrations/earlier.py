@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from perdure.adapter_history import own_factors, own_update, remembers, with_stage
 from perdure.adapters import Adapter
@@ -116,8 +117,14 @@ def _another(path: Path, history: Sequence[Adapter]) -> str | None:
     """Why the memory in `path` is not of this history; None where it is."""
     if not path.is_file():
         return "is not there"
-    about = about_of(path)
-    if (count := len(about["stages"])) != len(history):
+    try:
+        about = about_of(path)
+        count = len(about["stages"])
+    except SafetensorError:
+        return "is damaged"
+    except KeyError:
+        return "was not written by perdure"
+    if count != len(history):
         return f"is of {count} tasks, not {len(history)}"
     known = digests(history)
     if about.get("adapters", known) != known:  # not written by the first versions

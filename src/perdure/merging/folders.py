@@ -195,7 +195,7 @@ def write_result(
         report = replace(report, out=out, notes=facts.notes + report.notes)
         facts_json = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
         (made / RECORD).write_text(json.dumps(facts_json, indent=1) + "\n")
-        (made / "README.md").write_text(card(facts_json, facts.base if base is None else str(base)))
+        (made / "README.md").write_text(card(facts_json, facts.base if base is None else str(base)), encoding="utf-8")
     return report
 
 

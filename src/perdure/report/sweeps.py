@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import make_folder, write_json
+from perdure.durable import read_json, write_json, write_text
 from perdure.errors import StoreError
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
@@ -36,8 +35,7 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
     records, failed = read_records(folder), read_failures(folder)
     found = compare([outcome(record) for record in records], reference)
     paths = {"md": out / "report.md", "json": out / "report.json"}
-    make_folder(out)
-    paths["md"].write_text(as_markdown(records, failed, found), encoding="utf-8")
+    write_text(paths["md"], as_markdown(records, failed, found))
     write_json(
         paths["json"],
         {
@@ -52,7 +50,7 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
 
 def read_records(folder: Path) -> list[Record]:
     """Every record of a sweep, in a fixed order."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "records").glob("*.json"))]
+    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
     if not records:
         failed = "".join(f"\n{name} failed: {error}" for name, error in read_failures(folder).items())
         raise StoreError(f"'{folder}' has no finished run yet; go on with `perdure sweep FILE --out {folder}`.{failed}")
@@ -61,7 +59,7 @@ def read_records(folder: Path) -> list[Record]:
 
 def read_failures(folder: Path) -> dict[str, str]:
     """Id -> error of the runs that failed and have no record since."""
-    failures = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "failed").glob("*.json"))]
+    failures = [read_json(path) for path in sorted((folder / "failed").glob("*.json"))]
     return {row["id"]: row["error"] for row in failures if not (folder / "records" / f"{row['id']}.json").is_file()}
 
 

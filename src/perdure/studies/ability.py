@@ -142,12 +142,12 @@ def open_finished(
     about, stages = store.about, store.stages()
     if not stages:
         raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
+    store.verify()
     config = load_config(about["config"])
     if (kind := backbone_kind(config.backbone)) not in LANGUAGE_KINDS:
         raise _no_language(folder, kind)
     deployed = _asked_of(load_past(store, build_method(config.method)).deployed, task)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}
-    store.verify()
     try:
         model, backbone = load(config.model_copy(update={"backbone": longer}), tasks)
     except ConfigError:  # too long for its positions, or for its window where ranking=packed: then as it was trained

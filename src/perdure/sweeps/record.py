@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from perdure.diagnostics.report import diagnose
-from perdure.durable import read_lines
+from perdure.durable import read_json, read_lines
 from perdure.methods.build import build_method
 from perdure.record import load_stage_update
 from perdure.scores import Scores
@@ -34,7 +33,7 @@ def run_record(store: Store, scores: Scores) -> dict[str, Any]:
             "state": sum(path.stat().st_size for path in store.stage_folder(len(stages)).glob("state*")),
             "deployed": sum(path.stat().st_size for path in (store.folder / "deployed").rglob("*") if path.is_file()),
         },
-        "notes": {name: _notes(store, position) for position, name in stages},
+        "notes": {name: read_json(store.stage_folder(i) / "notes.json") for i, name in stages},
         **{key: store.about[key] for key in FROM_RUN},
     }
 
@@ -113,8 +112,3 @@ def interference(store: Store) -> dict[str, float | None]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _notes(store: Store, position: int) -> dict[str, float]:
-    """What the parts noted in a finished stage (cosines, thresholds, how often a rule fired)."""
-    return json.loads((store.stage_folder(position) / "notes.json").read_text(encoding="utf-8"))

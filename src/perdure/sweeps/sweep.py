@@ -44,7 +44,7 @@ from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
 from perdure.processes import started
 from perdure.scores import Scores
-from perdure.settings import Settings, parse_overrides, read_yaml, unknown_key, validate, with_override
+from perdure.settings import Settings, read_yaml, unknown_key, validate, with_override
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweeps.record import code_hash, run_record
@@ -199,10 +199,7 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
             for varied in _variants(sweep, own):
                 overrides = _one_by_one({**of_method, **row, **varied})
                 try:
-                    config = load_config(
-                        {"method": own.get("method", name), **data},
-                        parse_overrides([f"{k}={json.dumps(v)}" for k, v in overrides.items()]),
-                    )
+                    config = load_config({"method": own.get("method", name), **data}, overrides)
                 except ConfigError as error:
                     lines = [f"methods.{name}: {line}" for line in str(error).splitlines()]
                     if "method" not in own and name not in PRESETS:

@@ -108,7 +108,7 @@ def _named(spec: TaskSpec, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]
     """Whole numbers as labels get the names in `labels`, by position, where the numbers are not names themselves."""
     names = tuple(spec.labels or ())
     found = {label for split in pairs.values() for _, label in split}
-    if not names or found <= set(names) or not all(label.isdigit() and int(label) < len(names) for label in found):
+    if not names or found <= set(names) or not all(label.isdecimal() and int(label) < len(names) for label in found):
         return pairs
     return {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
 

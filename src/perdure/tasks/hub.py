@@ -12,6 +12,7 @@ from perdure.errors import DataError, FetchError
 from perdure.tasks.benchmarks import MissingTask
 from perdure.tasks.rows import KINDS, Row, read_rows
 from perdure.tasks.splits import Pair, Pool
+from perdure.tasks.task import named_by_number
 
 
 def load_split(name: str, config: str | None, split: str) -> Any:
@@ -106,11 +107,11 @@ def read_hub(
 def _pair(row: Row, text: str, label: str, names: list[str]) -> Pair:
     try:
         filled = text.format_map(row.fields)
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise DataError(f"{row.where}: no field {error}, found {', '.join(map(repr, row.fields))}.") from None
-    value = str(row.fields.get(label))
-    if value not in names and value.isdigit() and int(value) < len(names):
-        value = names[int(value)]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"`text` is not a valid template: {text!r} ({error}); fields stand in braces.") from None
+    value = named_by_number(str(row.fields.get(label)), names)
     if value not in names:
         raise DataError(f"{row.where}: label {value!r} is not one of {', '.join(names)}.")
     return filled, value

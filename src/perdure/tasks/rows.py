@@ -60,6 +60,8 @@ def _json(path: Path, encoding: str) -> list[Row]:
     except json.JSONDecodeError as error:
         hint = " One object a line? Then name the file .jsonl." if error.msg == "Extra data" else ""
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).{hint}") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply.") from None
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):

@@ -160,8 +160,8 @@ class Task:
     def _numbered(self, label: Any) -> Any:
         """A whole number gets the name at its position in `labels`, unless numbers are names there."""
         names = tuple(self.labels)
-        by_position = isinstance(label, str) and label.isdigit() and not any(name.isdigit() for name in names)
-        return names[int(label)] if by_position and int(label) < len(names) else label
+        by_name = not isinstance(label, str) or any(name.isdecimal() for name in names)
+        return label if by_name else named_by_number(label, names)
 
     @property
     def learns_text(self) -> bool:
@@ -194,6 +194,12 @@ class Task:
             parts += [self.template, *by_text]
         payload = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def named_by_number(label: str, names: Sequence[str]) -> str:
+    """A class given as a whole number gets its name, by position; every other label is its own."""
+    by_number = label not in names and label.isdecimal() and int(label) < len(names)
+    return names[int(label)] if by_number else label
 
 
 def _as_label(given: Any) -> Any:
