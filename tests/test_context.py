@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.modes import without_dropout
 from perdure.config import LoraSettings
 from perdure.context import StageContext
+from perdure.durable import read_json
+from perdure.errors import ConfigError, UnmetNeed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
-from perdure.methods.plain import Kaiming
+from perdure.methods.parts import Context, Folded, Need
+from perdure.methods.plain import Kaiming, Sum
+from perdure.ops.lowrank import Update
+from perdure.scores import read_scores
+from perdure.store import Store
 from perdure.tasks.task import Stage, Task
 from tests.backbones.tiny import tiny_causal
+from tests.contract.runs import short_run
 from tests.methods.two_layers import context
 
 
@@ -100,3 +108,29 @@ def test_a_note_that_is_no_number_is_left_out_and_told() -> None:
     with pytest.warns(RuntimeWarning, match="'part/cosine' is nan; it is not noted"):
         ctx.note("part/cosine", float("nan"))
     assert ctx.notes == {"part/other": 1.0}
+
+
+class Watched(Sum):
+    """Notes what every task learnt so far scores with what is about to be deployed."""
+
+    needs = frozenset({Need.VALIDATION})
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        folded = super().fold(ctx, past, update)
+        for task in (*past.stages, ctx.stage.name):
+            ctx.note(f"scored/{task}", ctx.evaluate(folded.deployed, task))
+        with pytest.raises(ConfigError, match="'sea' cannot be evaluated here"):
+            ctx.evaluate(folded.deployed, "sea")
+        return folded
+
+
+def test_a_part_may_score_updates_on_validation_examples(tmp_path, small_tasks, encoder_folder):
+    method = {"consolidate": "tests.test_context:Watched"}
+    run = tmp_path / "run"
+    short_run(run, small_tasks[:2], encoder_folder, method, evaluation={"split": "validation"})
+    for position, row in enumerate(read_scores(run).score_matrix):
+        noted = read_json(Store(run).stage_folder(position + 1) / "notes.json")
+        assert [noted[f"scored/{task.name}"] for task in small_tasks[: position + 1]] == row[: position + 1]
+    bare = [replace(task, validation=()) for task in small_tasks[:2]]
+    with pytest.raises(UnmetNeed, match="requires validation examples for every task"):
+        short_run(tmp_path / "other", bare, encoder_folder, method)

@@ -94,7 +94,7 @@ class StoredModule:
 
 def natural(name: str) -> list[Any]:
     """A sort key that counts: 'layers.2' before 'layers.10'."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_config(folder: Path) -> AdapterConfig:

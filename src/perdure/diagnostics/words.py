@@ -116,7 +116,7 @@ def _located(pair: Pair) -> list[str]:
 def _split(module: str) -> tuple[str, int | None]:
     parts = module.split(".")
     for place, part in enumerate(parts):
-        if part.isdigit():
+        if part.isdecimal():
             return ".".join([*parts[:place], *parts[place + 1 :]]), int(part)
     return module, None
 
