@@ -53,7 +53,6 @@ def tied(is_tied: bool = True) -> LlamaForCausalLM:
 def test_the_update_is_scaled_by_alpha_over_r_or_its_root(rslora: bool, scaling: float) -> None:
     settings = LoraSettings(rank=4, alpha=8, rslora=rslora, targets=("q_proj",))
     model = AdaptedModel(tied(), settings, ())
-    assert settings.scaling == scaling
     assert {module.scaling for module in model.modules.values()} == {scaling}
 
 
