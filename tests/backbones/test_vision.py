@@ -28,6 +28,7 @@ from perdure.backbones.images import read_image
 from perdure.backbones.vision import Vision, VisionSettings, class_means, ridge_head
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
+from tests.backbones.precisions import check_bf16
 from tests.backbones.tiny import tiny_images, tiny_vision
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -127,12 +128,7 @@ def test_the_loss_is_cross_entropy_among_the_own_tasks_classes(folder: Path, col
 
 def test_bf16_is_near_fp32_and_not_fp32(folder: Path, colours: Task) -> None:
     backbone = load(folder, colours)
-    batch = backbone.collate(colours.train)
-    exact = backbone.forward(batch).loss.item()
-    backbone.precision = "bf16"
-    rough = backbone.forward(batch).loss.item()
-    assert rough == pytest.approx(exact, rel=0.05)
-    assert rough != exact
+    check_bf16(backbone, backbone.collate(colours.train))
 
 
 def test_heads_are_shared_by_batches_of_the_same_tasks_and_few_are_kept(

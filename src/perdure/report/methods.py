@@ -46,9 +46,10 @@ def _preset(name: str, preset: Preset) -> Iterator[str]:
 def _part(role: Role, given: Mapping[str, Any], key: str) -> Iterator[str]:
     """A part as its class tells of it; a setting stands as it is given on the command line."""
     found = part_class(role, given["kind"])
+    promise = (inspect.getdoc(found) or "").partition("\n")[0]
     yield ""
     yield f"{key}.kind={given['kind']}"
-    yield f"    {inspect.cleandoc(found.__doc__ or '').partition(chr(10))[0]}"
+    yield f"    {promise}"
     for setting in keys(found):
         value = in_yaml(given[setting.name]) if setting.name in given else setting.default
         yield f"  {key}.{setting.name}={'' if value is None else value}    {setting.values}"
