@@ -456,6 +456,7 @@ def test_file_names_of_runs_fit_on_a_disk():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_sweep_that_can_be_gone_on_with(sweep_file, tmp_path):
     out, sweep = tmp_path / "out", yaml.safe_load(sweep_file.read_text())
     sweep["settings"]["training.epochs"] = (

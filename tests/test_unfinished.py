@@ -118,6 +118,7 @@ class Interrupted(Stop):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_writes_the_step_it_meets_and_a_second_one_does_not_wait(tmp_path, small_tasks, encoder_folder, capfd):
     training = {**SETTINGS, "training": TRAINING}
     short_run(tmp_path / "whole", small_tasks[:1], encoder_folder, "l2", **training)
