@@ -1,4 +1,5 @@
-"""Writes what docs/ says about the code from the code itself: every key of a configuration, what each preset deploys, every file.
+"""Writes what docs/ says about the code from the code itself: every key of a configuration, the models known by name, what each
+preset deploys, every file.
 
 It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
 
@@ -18,11 +19,13 @@ from pydantic import BaseModel
 
 from perdure.backbones.causal import CausalSettings
 from perdure.backbones.encoder import EncoderSettings
+from perdure.backbones.models import MODELS
 from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
 from perdure.config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
 from perdure.methods.table import PRESETS
 from perdure.settings_words import Key, keys
+from perdure.tasks.assets import ASSETS
 from perdure.tasks.spec import TaskSpec
 
 DOCS = Path(__file__).parent
@@ -91,6 +94,17 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("None =", "`null` =")
 
 
+def models() -> str:
+    """Every model known by name: what it is, and the file it is made from."""
+    rows = (
+        f"| `{name}` | {model.kind} | {cell(model.about)} | {ASSETS[name].project} {ASSETS[name].version}, "
+        f"{ASSETS[name].size / 1e6:.0f} MB ({ASSETS[name].licence}) | {model.hub} |"
+        for name, model in MODELS.items()
+    )
+    head = "| `backbone` | kind | what it is | out of this package | on the hub |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
 def deployed() -> str:
     """What each preset deploys, by its consolidation."""
     forms: dict[tuple[str, str], list[str]] = {}
@@ -130,7 +144,7 @@ def first_sentence(path: Path) -> str:
 
 def pages() -> Iterator[tuple[Path, str, str]]:
     """(page, what it says, what it should say) of every page with marks."""
-    makers = {"configuration": configuration, "deployed": deployed, "files": files}
+    makers = {"configuration": configuration, "models": models, "deployed": deployed, "files": files}
     for path in sorted(DOCS.glob("*.md")):
         old = path.read_text(encoding="utf-8")
         yield path, old, MARK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", old)

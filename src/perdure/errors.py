@@ -5,7 +5,8 @@
     │   ├── UnknownName          no method, suite, key ... of that name (nearest one given)
     │   └── UnmetNeed            a part requires what this run does not offer
     ├── DataError                a file or an example is wrong                      exit 4
-    │   └── FetchError           a download failed or is not what was asked for
+    │   ├── FetchError           a download failed or is not what was asked for
+    │   └── MissingTask          a benchmark's folder does not have this task
     ├── AdapterError             an adapter cannot be read, or does not fit         exit 5
     ├── StoreError               a run folder cannot be used                        exit 6
     │   ├── CorruptFile          a checksum does not match
@@ -76,6 +77,10 @@ class DataError(PerdureError):
 
 class FetchError(DataError):
     """A file could not be downloaded, or is not the file that was asked for."""
+
+
+class MissingTask(DataError):
+    """A benchmark's folder does not have this task; a suite goes on without it and says so."""
 
 
 class AdapterError(PerdureError):

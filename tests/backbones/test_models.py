@@ -9,9 +9,8 @@ import pytest
 from perdure.backbones import models
 from perdure.backbones.models import MODELS, KnownModel, model_folder, model_kind, model_names
 from perdure.errors import ConfigError, UnknownName
-from perdure.tasks import packages
+from perdure.tasks.assets import ASSETS, Asset
 from perdure.tasks.folders import LISTING
-from perdure.tasks.packages import Asset
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     content = wheel.read_bytes()
     asset = Asset("tiny", "1", wheel.name, hashlib.sha256(content).hexdigest(), len(content), "none")
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path))
-    monkeypatch.setitem(packages.ASSETS, "tiny", asset)
-    monkeypatch.setitem(MODELS, "tiny", KnownModel("encoder", "tiny", models.unpack_minilm, "org/tiny", "invented"))
+    monkeypatch.setitem(ASSETS, "tiny", asset)
+    monkeypatch.setitem(MODELS, "tiny", KnownModel("encoder", models.unpack_minilm, "org/tiny", "invented"))
     return tmp_path / "models" / f"tiny-{asset.sha256[:12]}"
 
 
@@ -54,7 +53,7 @@ def test_a_failed_conversion_leaves_nothing(tiny: Path, monkeypatch: pytest.Monk
         (folder / "config.json").write_text("{}")
         raise RuntimeError("stopped")
 
-    monkeypatch.setitem(MODELS, "tiny", KnownModel("encoder", "tiny", fail, "org/tiny", "invented"))
+    monkeypatch.setitem(MODELS, "tiny", KnownModel("encoder", fail, "org/tiny", "invented"))
     with pytest.raises(RuntimeError, match="stopped"):
         model_folder("tiny")
     assert [path.name for path in tiny.parent.iterdir() if path.suffix != ".lock"] == []
@@ -82,7 +81,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_every_row_names_an_asset() -> None:
     assert "minilm" in model_names()
-    assert all(model.asset in packages.ASSETS for model in MODELS.values())
+    assert MODELS.keys() <= ASSETS.keys()
 
 
 @pytest.mark.package_data

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from perdure.errors import DataError
-from perdure.tasks.benchmarks import MissingTask, read_cl_benchmark
+from perdure.errors import DataError, MissingTask
+from perdure.tasks.benchmarks import read_cl_benchmark
 from perdure.tasks.cl_benchmark_hub import HUB_FORMS
 from perdure.tasks.suites import describe, load_suite
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure.errors import DataError
-from perdure.tasks.benchmarks import MissingTask
+from perdure.errors import DataError, MissingTask
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
 from perdure.tasks.suites import load_suite
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from perdure.errors import FetchError, UnknownName
 from perdure.tasks import download, packages
-from perdure.tasks.packages import Asset, package_file
+from perdure.tasks.assets import ASSETS, Asset
+from perdure.tasks.packages import package_file
 
 CONTENT = bytes(range(256)) * 4000
 NAME = "invented-1.0-py3-none-any.whl"
@@ -73,7 +74,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setitem(packages.ASSETS, "invented", ASSET)
+    monkeypatch.setitem(ASSETS, "invented", ASSET)
     monkeypatch.setattr(download, "PAUSE", 0.001)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # pip's own configuration plays no part here
     yield state
@@ -236,8 +237,8 @@ def test_unknown_asset_names_the_nearest() -> None:
 
 
 def test_table_is_well_formed() -> None:
-    for asset in packages.ASSETS.values():
+    for asset in ASSETS.values():
         assert len(asset.sha256) == 64
         assert asset.size > 0
         assert asset.version in asset.filename
-    assert len({asset.filename for asset in packages.ASSETS.values()}) == len(packages.ASSETS)
+    assert len({asset.filename for asset in ASSETS.values()}) == len(ASSETS)

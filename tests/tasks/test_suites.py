@@ -9,7 +9,7 @@ import pytest
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks import readers, suites
-from perdure.tasks.packages import ASSETS
+from perdure.tasks.assets import ASSETS
 from perdure.tasks.splits import Pool
 from perdure.tasks.suites import describe, load_suite, suite_names
 

@@ -6,7 +6,7 @@
     org/name or hub:org/name        any model of the hub, fetched by transformers
     hub:gpt2                        one without an owner
 
-To add a model: one `Asset` in `perdure.tasks.packages`, one row here, and a converter that fills a folder.
+To add a model: one `Asset` in `perdure.tasks.assets`, one row here, and a converter that fills a folder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Literal
 
 from perdure.errors import ConfigError, UnknownName
 from perdure.tasks.archives import members
+from perdure.tasks.assets import ASSETS
 from perdure.tasks.folders import whole_folder
-from perdure.tasks.packages import ASSETS, cache_folder, package_file
+from perdure.tasks.packages import cache_folder, package_file
 
 Kind = Literal["encoder", "causal", "seq2seq", "vision"]
 Converter = Callable[[Path, Path], None]
@@ -47,10 +48,9 @@ def _converter(module: str) -> Converter:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One row: what kind of model it is, the asset it is made from and how, and its id on the hub."""
+    """One row: what kind of model it is, how it is made from the asset of its name, its id on the hub, and what it is."""
 
     kind: Kind
-    asset: str
     convert: Converter
     hub: str
     about: str
@@ -59,28 +59,24 @@ class KnownModel:
 MODELS: dict[str, KnownModel] = {
     "minilm": KnownModel(
         "encoder",
-        "minilm",
         unpack_minilm,
         "sentence-transformers/all-MiniLM-L6-v2",
         "sentence encoder, 6 layers, 384 wide, 22.7 M parameters",
     ),
     "minilm-l3": KnownModel(
         "encoder",
-        "minilm-l3",
         _converter("minilm_l3"),
         "sentence-transformers/paraphrase-MiniLM-L3-v2",
         "sentence encoder, 3 layers, 384 wide, 17.2 M parameters",
     ),
     "smollm2-135m": KnownModel(
         "causal",
-        "smollm2-135m",
         _converter("smollm2"),
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "language model tuned for chat, 30 layers, 576 wide, 134.5 M parameters (from 4-bit weights)",
     ),
     "dinov2-small": KnownModel(
         "vision",
-        "dinov2-small",
         _converter("dinov2"),
         "facebook/dinov2-small",
         "vision transformer, 12 layers, 384 wide, 22.1 M parameters (fine-tuned for saliency)",
@@ -137,5 +133,5 @@ def model_folder(name: str) -> str:
 def _known(name: str) -> Path:
     """The converted folder in the cache; made if it is missing or damaged."""
     model = MODELS[name]
-    folder = cache_folder() / "models" / f"{name}-{ASSETS[model.asset].sha256[:12]}"
-    return whole_folder(folder, lambda fresh: model.convert(package_file(model.asset), fresh))
+    folder = cache_folder() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
+    return whole_folder(folder, lambda fresh: model.convert(package_file(name), fresh))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from perdure.tasks.packages import ASSETS, is_cached
+from perdure.tasks.assets import ASSETS
+from perdure.tasks.packages import is_cached
 from perdure.tasks.suites import describe, has_data, load_suite
 
 

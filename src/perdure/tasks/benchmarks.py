@@ -7,16 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import DataError
+from perdure.errors import DataError, MissingTask
 from perdure.tasks import prompts
 from perdure.tasks.splits import Pair, Pool
 
 UNLABELLED = "-"
 ALTERNATIVES = re.compile(r"\nA: (.*)\nB: (.*)\s*\Z")
-
-
-class MissingTask(DataError):
-    """The folder of one task is not there; a suite goes on without it and says so."""
 
 
 def read_cl_benchmark(root: Path | None, *, path: str, labels: list[str]) -> Pool:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perdure.errors import FetchError
-from perdure.tasks.packages import Asset, by_hand
+from perdure.tasks.assets import Asset, by_hand
 
 if TYPE_CHECKING:
     from requests import Response, Session

@@ -12,7 +12,8 @@ from pathlib import Path
 from perdure.durable import sha256
 from perdure.errors import FetchError
 from perdure.tasks.archives import members
-from perdure.tasks.packages import ASSETS, cache_folder, locked, package_file
+from perdure.tasks.assets import ASSETS
+from perdure.tasks.packages import cache_folder, locked, package_file
 
 LISTING = "perdure-files.json"
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import DataError, FetchError
-from perdure.tasks.benchmarks import MissingTask
+from perdure.errors import DataError, FetchError, MissingTask
 from perdure.tasks.rows import KINDS, Row, read_rows
 from perdure.tasks.splits import Pair, Pool
 from perdure.tasks.task import named_by_number

@@ -10,9 +10,8 @@ import struct
 from pathlib import Path
 from typing import Literal
 
-from perdure.errors import DataError
+from perdure.errors import DataError, MissingTask
 from perdure.tasks.archives import member
-from perdure.tasks.benchmarks import MissingTask
 from perdure.tasks.hub import data_uri, dataset_images
 from perdure.tasks.splits import Pair, Pool
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from perdure.errors import DataError
+from perdure.errors import DataError, MissingTask
 from perdure.tasks import prompts
-from perdure.tasks.benchmarks import MissingTask, read_json
+from perdure.tasks.benchmarks import read_json
 from perdure.tasks.splits import Pair, Pool
 
 FEW_ANSWERS = 20

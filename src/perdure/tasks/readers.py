@@ -18,6 +18,7 @@ from typing import Any
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks.archives import member, members
+from perdure.tasks.assets import ASSETS
 from perdure.tasks.benchmarks import read_cl_benchmark, read_trace
 from perdure.tasks.folders import unpacked
 from perdure.tasks.hub import read_hub
@@ -29,7 +30,7 @@ from perdure.tasks.image_sets import (
     read_pixel_table,
 )
 from perdure.tasks.instructions import read_bigbench_choices, read_bigbench_instructions, read_super_ni
-from perdure.tasks.packages import ASSETS, package_file
+from perdure.tasks.packages import package_file
 from perdure.tasks.splits import Pair, Pool
 from perdure.tasks.stories import read_stories
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from perdure.errors import DataError
-from perdure.tasks.benchmarks import MissingTask
+from perdure.errors import DataError, MissingTask
 from perdure.tasks.hub import load_split
 from perdure.tasks.splits import Pool
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from perdure.errors import ConfigError, DataError, UnknownName
+from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
 from perdure.tasks.class_splits import with_class_splits
 from perdure.tasks.splits import Size, as_task, draw
 from perdure.tasks.task import SPLITS, Task
@@ -121,8 +121,6 @@ def load_suite(
         UnknownName: no such suite, order or task; ConfigError: `data` for a suite that needs none.
         DataError, FetchError: the data cannot be read or fetched.
     """
-    from perdure.tasks.benchmarks import MissingTask
-
     about = describe(name)
     label, names = chosen_order(name, about, order)
     sizes: dict[str, Size] = {
