@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from perdure.adapters import Adapter, adapter_names, open_adapter
+from perdure.adapters import Adapter, adapter_names, open_adapter, own_update
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
 from perdure.config import RunConfig
@@ -180,14 +180,6 @@ def with_stage(
     for part in remembering:
         part.after_task(ctx, update)
     return past.after(ctx.stage.name, update, method.consolidate.fold(ctx, past, update), factors)
-
-
-def own_update(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, LowRank]:
-    """The adapter's effective update, as `dtype` where that is given.
-
-    Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
-    """
-    return {n: LowRank(*(t.to(dtype=dtype, copy=True) for t in (delta.A, delta.B))) for n, delta in adapter.items()}
 
 
 def own_factors(adapter: Adapter, model: AdaptedModel, dtype: torch.dtype | None = None) -> dict[str, Factors]:

@@ -125,6 +125,14 @@ def adapter_names(places: Sequence[str | Path]) -> list[str]:
     return names
 
 
+def own_update(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, LowRank]:
+    """The adapter's effective update in memory of its own, as `dtype` where that is given.
+
+    Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    """
+    return {n: LowRank(*(t.to(dtype=dtype, copy=True) for t in (delta.A, delta.B))) for n, delta in adapter.items()}
+
+
 def write_adapter(
     folder: Path,
     update: Mapping[str, LowRank],

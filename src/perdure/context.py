@@ -31,6 +31,27 @@ def derived_seed(seed: int, stage: int, purpose: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
+@torch.no_grad()
+def stream_inputs(model: AdaptedModel, backbone: Backbone, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
+    """Give `sink` every target module's inputs at real positions, [N, I] fp32, batch by batch; nothing is kept."""
+    running: list[Batch] = []
+
+    def hand_over(name: str):
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            sink(name, running[0].real(args[0]).float())
+
+        return hook
+
+    hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in model.modules.items()]
+    try:
+        for examples in batches:
+            running[:] = [backbone.collate(examples)]
+            backbone.features(running[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @dataclass
 class StageContext:
     """See `Context` for what each member means; `tasks` are all tasks of the sequence by name.
@@ -67,7 +88,7 @@ class StageContext:
             if what == "gradients":
                 self._stream_gradients(batches, sink)
             else:
-                self._stream_inputs(batches, sink)
+                stream_inputs(self.model, self.backbone, batches, sink)
 
     def _stream_gradients(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
         """Each weight's gradient goes to the sink as soon as backward has it, and is dropped."""
@@ -100,25 +121,6 @@ class StageContext:
                 module.base.grad = None
             for parameter in trained:
                 parameter.requires_grad_(True)
-
-    @torch.no_grad()
-    def _stream_inputs(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
-        running: list[Batch] = []
-
-        def hand_over(name: str):
-            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                sink(name, running[0].real(args[0]).float())
-
-            return hook
-
-        hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in self.model.modules.items()]
-        try:
-            for examples in batches:
-                running[:] = [self.backbone.collate(examples)]
-                self.backbone.features(running[0])
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
         signs, uses = self.generator("signs of scores"), Counter[str]()

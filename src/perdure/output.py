@@ -1,4 +1,4 @@
-"""An output folder that appears whole or not at all, and never in the place of another without leave."""
+"""Output that appears whole or not at all, and never in the place of something else without leave."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def check_new(folder: Path, overwrite: bool = False) -> Path:
         StoreError: it exists (and is not to be replaced), is no folder, or holds a run or a merge state.
     """
     folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
-    if os.path.lexists(folder) and not overwrite:
-        raise StoreError(f"'{folder}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
+    check_free(folder, overwrite)
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         raise StoreError(f"'{folder}' is not a folder and is not replaced; choose another name.")
     for name in (RUN, MERGE_STATE):
@@ -62,6 +61,16 @@ def check_new(folder: Path, overwrite: bool = False) -> Path:
                 "yourself."
             )
     return folder
+
+
+def check_free(place: Path, overwrite: bool = False) -> None:
+    """Nothing is there, not even a broken link, or it may be replaced.
+
+    Raises:
+        StoreError: something is.
+    """
+    if os.path.lexists(place) and not overwrite:
+        raise StoreError(f"'{place}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
 
 
 def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:

@@ -13,6 +13,7 @@ from perdure.durable import write_text
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
+from perdure.output import check_free
 from perdure.record import load_past
 from perdure.reopen import known_tasks, reopen
 from perdure.settings import validate
@@ -72,16 +73,6 @@ def predict(
     found = answer(opened.model, opened.backbone, past.deployed, examples, names)
     labels = {name: list(about["asked"][name]["labels"]) for name in names}
     return [_row(text, expected, one, labels) for (text, expected), one in zip(rows, found, strict=True)]
-
-
-def check_free(path: Path, overwrite: bool = False) -> None:
-    """Answers may be written to `path`; asked before anything is answered, too.
-
-    Raises:
-        StoreError: it exists and is not to be replaced.
-    """
-    if path.exists() and not overwrite:
-        raise StoreError(f"'{path}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
 
 
 def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: bool = False) -> None:

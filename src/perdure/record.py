@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perdure.adapters import open_adapter, write_adapter
+from perdure.adapters import open_adapter, own_update, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.checkpoint import CPU, load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
@@ -141,9 +141,7 @@ def load_past(store: Store, method: Method, stages: int | None = None, device: t
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
     """The effective update of the stage at `index` (0 = the first one trained), from its adapter folder."""
-    adapter = open_adapter(store.stage_folder(index + 1) / "adapter")
-    # Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
-    return {name: LowRank(delta.A.clone(), delta.B.clone()) for name, delta in adapter.items()}
+    return own_update(open_adapter(store.stage_folder(index + 1) / "adapter"))
 
 
 def save_deployed(

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.backbones import load_backbone
-from perdure.backbones.base import Backbone, Batch
+from perdure.backbones.base import Backbone
 from perdure.config import LoraSettings
+from perdure.context import stream_inputs
 from perdure.errors import AdapterError, ConfigError
 from perdure.evaluation import answer, outcomes
 from perdure.lora import AdaptedModel
+from perdure.methods.input_moments import moments_of
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Split, Task
 
@@ -57,33 +58,16 @@ class Workbench:
             raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
         return outcomes(self.tasks[task], examples, answer(self.model, self.backbone, update, examples, [task]))
 
-    @torch.no_grad()
     def moments(self, task: str, update: Update, examples: int = 256) -> dict[str, Tensor]:
         """Module -> E[x x^T] [I, I] of its inputs on training texts of `task`, with `update` applied.
 
         For covariance-gain that is what was there when the task was trained: its own update and those it stands on. Padding
         does not count; at most `examples` texts are read.
         """
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        running: list[Batch] = []
-
-        def hook(name: str):
-            def add(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                rows = running[0].real(args[0]).double()
-                sums[name] = sums.get(name, 0) + rows.mT @ rows  # type: ignore[operator]
-                counts[name] = counts.get(name, 0) + len(rows)
-
-            return add
-
-        handles = [m.layer.register_forward_pre_hook(hook(name)) for name, m in self.model.modules.items()]
-        try:
-            with self.model.deployed(update):
-                chosen = self.tasks[task].train[:examples]
-                for start in range(0, len(chosen), BATCH):
-                    running[:] = [self.backbone.collate(chosen[start : start + BATCH])]
-                    self.backbone.features(running[0])
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {name: (total / counts[name]).float().cpu() for name, total in sums.items()}  # where the updates are
+        chosen = self.tasks[task].train[:examples]
+        batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
+        with self.model.deployed(update):
+            found = moments_of(
+                self.model.factors(), lambda sink: stream_inputs(self.model, self.backbone, batches, sink)
+            )
+        return {module: moment.float().cpu() for module, moment in found.items()}  # where the updates are

@@ -47,13 +47,11 @@ def diagnose(
     from perdure.merge_command import base_folder
     from perdure.report.diagnosis import page
 
-    if html is not None and html.exists() and not overwrite:
-        from perdure.errors import StoreError
-
-        raise StoreError(f"'{html}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
     if html is not None:
         from perdure.durable import make_folder
+        from perdure.output import check_free
 
+        check_free(html, overwrite)
         make_folder(html.parent)  # before the work, not behind it
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)

@@ -92,7 +92,8 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Answer every input of a file with the run's deployed model: one JSON object a line, with probabilities."""
-    from perdure.prediction import as_line, check_free, share_right, write_predictions
+    from perdure.output import check_free
+    from perdure.prediction import as_line, share_right, write_predictions
     from perdure.prediction import predict as answer_all
 
     if out is not None:

@@ -108,15 +108,13 @@ def _opened(folder: Path, examples: int | None) -> Any:
 def _ready(out: Path | None, name: str, overwrite: bool) -> None:
     """Before anything is computed: the folder can be made, pictures drawn, and nothing finished is in the way."""
     from perdure.durable import make_folder
-    from perdure.errors import StoreError
+    from perdure.output import check_free
     from perdure.report.pictures import check_pictures
 
     if out is not None:
         check_pictures()
         make_folder(out)
-        there = out / f"{name}.json"
-        if there.exists() and not overwrite:
-            raise StoreError(f"'{there}' exists and nothing is overwritten. Choose another folder, or say --overwrite.")
+        check_free(out / f"{name}.json", overwrite)
 
 
 def _give(found: Any, out: Path | None, name: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from perdure.adapter_history import own_factors, own_update, remembers, with_stage
-from perdure.adapters import Adapter
+from perdure.adapter_history import own_factors, remembers, with_stage
+from perdure.adapters import Adapter, own_update
 from perdure.checkpoint import about_of, load_checkpoint, save_checkpoint
 from perdure.durable import sha256
 from perdure.errors import AdapterError, UnmetNeed

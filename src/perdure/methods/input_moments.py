@@ -5,7 +5,7 @@ Legend: N inputs (real positions of all examples), I input features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,19 +14,29 @@ from torch import Tensor
 from perdure.errors import TrainingError
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.parts import Context, Sink
+    from perdure.ops.factors import Factors
     from perdure.tasks.task import Example
 
 
 def input_moments(ctx: Context, batches: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
-    """Module -> C = mean of x x^T over its inputs x at real positions, [I, I] fp64, by the model as it is now.
+    """`moments_of` the inputs in `batches`, by the model as it is now."""
+    return moments_of(ctx.factors, lambda sink: ctx.stream(batches, "inputs", sink))
+
+
+def moments_of(factors: Mapping[str, Factors], stream: Callable[[Sink], None]) -> dict[str, Tensor]:
+    """Module -> C = mean of x x^T over its inputs x at real positions, [I, I] fp64.
 
     Padding does not count, and long examples count by their positions. A module that no input reaches (an expert never chosen)
     has zeros. Memory: one [I, I] a module.
+
+    Args:
+        factors: of the modules that are looked at; they say how wide and where each one's inputs are.
+        stream: gives a sink every module's inputs.
     """
     sums = {
         module: torch.zeros(pair.shape[1], pair.shape[1], dtype=torch.float64, device=pair.A.device)
-        for module, pair in ctx.factors.items()
+        for module, pair in factors.items()
     }
     counts = dict.fromkeys(sums, 0)
 
@@ -35,7 +45,7 @@ def input_moments(ctx: Context, batches: Sequence[Sequence[Example]]) -> dict[st
         sums[module].add_((x.mT @ x).double())
         counts[module] += x.shape[0]
 
-    ctx.stream(batches, "inputs", sink)
+    stream(sink)
     return {module: total.div_(max(1, counts[module])) for module, total in sums.items()}
 
 
