@@ -19,7 +19,7 @@ from perdure.cli import app
 from perdure.config import load_config
 from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.studies import ability
-from perdure.studies.ability import Ability, Row, general_ability, offline_rows, offline_tasks, open_finished
+from perdure.studies.ability import Ability, AskedTask, general_ability, offline_rows, offline_tasks, open_finished
 from perdure.studies.harness import HarnessScore, counted_once, main_score
 from perdure.tasks.suites import describe
 from perdure.tasks.task import Task
@@ -47,11 +47,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_means_by_hand() -> None:
     rows = [
-        Row("a", 0, "accuracy", 0.5, 0.25, 4),
-        Row("b", 0, "exact-match", 1.0, 0.75, 4),
-        Row("a", 5, "accuracy", 0.6, 0.2, 4),
-        Row("t", 0, "inverse-perplexity", 0.1, 0.05, 4, is_share=False),
-        Row("wiki", 0, "word_perplexity", 23.1, 24.56, 4, is_share=False),
+        AskedTask("a", 0, "accuracy", 0.5, 0.25, 4),
+        AskedTask("b", 0, "exact-match", 1.0, 0.75, 4),
+        AskedTask("a", 5, "accuracy", 0.6, 0.2, 4),
+        AskedTask("t", 0, "inverse-perplexity", 0.1, 0.05, 4, is_share=False),
+        AskedTask("wiki", 0, "word_perplexity", 23.1, 24.56, 4, is_share=False),
     ]
     found = Ability("m", "model", ["s"], rows)
     assert found.mean(few_shot=False) == (0.75, 0.5)
@@ -212,9 +212,9 @@ def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, name, module)
     found = general_ability(run, harness=["made", "bare"], shots=[0, 3], examples=3)
     assert found.rows == [
-        Row("made", 0, "acc", 0.25, 0.5, 3),
-        Row("bare", 0, "acc", 0.1, 0.1, 3),  # always asked without examples: one row, and as that
-        Row("made", 3, "acc", 0.75, 1.0, 3),
+        AskedTask("made", 0, "acc", 0.25, 0.5, 3),
+        AskedTask("bare", 0, "acc", 0.1, 0.1, 3),  # always asked without examples: one row, and as that
+        AskedTask("made", 3, "acc", 0.75, 1.0, 3),
     ]
     assert [call["num_fewshot"] for call in calls] == [0, 0, 3, 3]
     assert all(call["limit"] == 3 for call in calls)

@@ -10,7 +10,7 @@ import torch
 from perdure.adapters import Adapter, write_adapter
 from perdure.backbones.base import Prediction
 from perdure.errors import AdapterError, ConfigError, StoreError
-from perdure.guarded_folders import Step, guarded_folders
+from perdure.guarded_folders import AddedAdapter, guarded_folders
 from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.paired_loss import PairedLoss
@@ -177,7 +177,7 @@ def test_gain_and_loss_by_hand():
     losses = {
         split: {"a": PairedLoss(0.01, 0.1, 100), "c": PairedLoss(-0.3, 0.1, 80)} for split in ("validation", "test")
     }
-    step = Step("b", {"layer": 0.5}, scores, scores, {}, losses, 0, None)
+    step = AddedAdapter("b", {"layer": 0.5}, scores, scores, {}, losses, 0, None)
     assert step.kept_gain() == pytest.approx(0.8)
     assert step.largest_loss() == losses["test"]["a"]
     assert step.refusal(Guard()) is None

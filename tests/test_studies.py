@@ -17,7 +17,7 @@ from perdure.methods.build import build_method
 from perdure.ops.lowrank import dense
 from perdure.record import load_stage_update
 from perdure.scores import read_scores
-from perdure.studies.signs import NO_PART, WHOLE, OpenRun, Row, Study, open_run, sign_split, signs
+from perdure.studies.signs import NO_PART, WHOLE, OpenRun, ScoredPart, Study, open_run, sign_split, signs
 from perdure.tasks.task import Task
 from tests.methods.two_layers import CONFIG, Toy, learn_toy, toy_task, toy_tasks
 from tests.own_files import perdure
@@ -98,10 +98,10 @@ def test_chosen_stages(run: OpenRun) -> None:
 
 def test_table_and_picture() -> None:
     rows = [
-        Row("t", NO_PART, 0.0, 0.0, 0.0, 0.25, 0.5),
-        Row("t", "same sign", 0.2, 0.1, 0.1, 0.75, 0.625),
-        Row("t", "same sign", 0.4, 0.2, 0.2, 0.875, 0.75),
-        Row("u", "same sign", 0.4, 0.2, 0.2, 0.625, 0.25),
+        ScoredPart("t", NO_PART, 0.0, 0.0, 0.0, 0.25, 0.5),
+        ScoredPart("t", "same sign", 0.2, 0.1, 0.1, 0.75, 0.625),
+        ScoredPart("t", "same sign", 0.4, 0.2, 0.2, 0.875, 0.75),
+        ScoredPart("u", "same sign", 0.4, 0.2, 0.2, 0.625, 0.25),
     ]
     study = Study("sign split", rows, {"side": "bottom"})
     assert "| t | same sign | 0.40 | 0.200 | 0.200 | 0.875 | 0.750 |" in study.as_markdown()
@@ -161,7 +161,7 @@ def test_results_are_not_overwritten_without_leave(
 
 
 def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Study("signs", [Row("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
+    study = Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
     monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _give(study, tmp_path, "signs")
@@ -172,7 +172,7 @@ def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: py
 def test_results_that_cannot_be_written_say_where(tmp_path: Path) -> None:
     (tmp_path / "signs.md").mkdir()
     with pytest.raises(StoreError, match=r"signs\.md' cannot be written"):
-        _give(Study("signs", [Row("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
+        _give(Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
 
 
 def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from perdure.guarded_folders import Step, guarded_folders
+from perdure.guarded_folders import AddedAdapter, guarded_folders
 from perdure.merging.guarded import Guard
 from perdure.run import learn
 from perdure.tasks.suites import load_suite
@@ -44,7 +44,7 @@ def one(pair: str, seed: int, guard: Guard, sizes: dict[str, int], rate: float, 
     return {"pair": pair, "seed": seed, "processor_seconds": time.process_time() - started, **summary(step, names[0])}
 
 
-def summary(step: Step, old: str) -> dict[str, object]:
+def summary(step: AddedAdapter, old: str) -> dict[str, object]:
     """The numbers of a step."""
     return {
         "old_loss_guarded": step.largest_loss().mean,

@@ -269,7 +269,7 @@ def _checked(
     return StoredModule(pair["A"], pair["B"], (B[0], A[1]), rank, kind)
 
 
-def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """The tensor in fp32 (float64 if stored so).
 
     Raises:

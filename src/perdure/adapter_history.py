@@ -38,7 +38,7 @@ def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
     return tuple(Stage(f"history-{name}", ()) for name in adapter_names(places))
 
 
-def check_apart(history: Collection[str], tasks: Sequence[Task]) -> None:
+def check_names_apart(history: Collection[str], tasks: Sequence[Task]) -> None:
     """No task is called like a stage of the history, whose scores are not counted.
 
     Raises:

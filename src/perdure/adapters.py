@@ -21,7 +21,7 @@ from perdure.adapter_format import (
     PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
-    finite,
+    checked_finite,
     opened,
     read_config,
     read_header,
@@ -72,7 +72,7 @@ class Adapter(Mapping[str, LowRank]):
         """
         entry = self.modules[module]
         with opened(self.file) as file:
-            A, B = (finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
+            A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
         return Factors(A, B, self.config.scaling(module))
 
     @property

@@ -72,16 +72,16 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(finite_or_none(row), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
     """The same with None for every number JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite_or_none(item) for key, item in value.items()}
+    return [finite_or_none(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

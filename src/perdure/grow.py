@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.adapter_history import check_apart
+from perdure.adapter_history import check_names_apart
 from perdure.backbones.models import public_name
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.evaluation import check_metric, check_scored
@@ -69,7 +69,7 @@ def add(
         opened = reopen(store, every)
         check_scored(new, opened.config.evaluation.split)
         check_stages(opened.method, stages(every))
-        check_apart(store.about.get("history", {}), [new])
+        check_names_apart(store.about.get("history", {}), [new])
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),

@@ -35,7 +35,7 @@ Entered = dict[Split, dict[str, Outcomes]]
 
 
 @dataclass(frozen=True)
-class Step:
+class AddedAdapter:
     """One adapter added.
 
     Args:
@@ -91,7 +91,7 @@ class GuardedReport:
     """What was written, and how each step went."""
 
     written: MergeReport
-    steps: tuple[Step, ...]
+    steps: tuple[AddedAdapter, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -173,7 +173,7 @@ def _check_tasks(tasks: Sequence[Task], adapters: int) -> None:
 
 def _step(
     bench: Workbench, deployed: Update, update: Update, found: Guarded, names: Sequence[str], entered: Entered
-) -> Step:
+) -> AddedAdapter:
     """What a step did; the new task, the last of `names`, is put into `entered`."""
     states = {"before": deployed, "after": found.update, "unguarded": add_updates(deployed, update)}
     seen = {
@@ -194,7 +194,7 @@ def _step(
     }
     for split in SPLITS:
         entered[split][names[-1]] = seen[split]["after"][names[-1]]
-    return Step(
+    return AddedAdapter(
         names[-1],
         dict(found.scales),
         **scores,

@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 import torch
 
 from perdure.adapter_history import (
-    check_apart,
     check_history,
+    check_names_apart,
     history_record,
     history_stages,
     history_warnings,
@@ -151,7 +151,7 @@ def run_config(
             check_scored(task, config.evaluation.split)
         # names that cannot stand together, and too many tasks, are told before a model is loaded
         check_stages(method, stages(chosen, method.stream))
-        check_apart([stage.name for stage in history_stages(config.history)], chosen)
+        check_names_apart([stage.name for stage in history_stages(config.history)], chosen)
         threads = store.about["threads"] if store.exists else config.threads
         if threads:
             torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then

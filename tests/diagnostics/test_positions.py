@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from perdure.diagnostics.positions import Looking, Rows, count_positions, share
+from perdure.diagnostics.positions import Looking, RowCounts, count_positions, share
 from perdure.ops.lowrank import LowRank, dense
 from tests.merging.merge_cases import one_row_tiles
 
@@ -90,15 +90,15 @@ def test_zeros_are_never_among_the_largest():
 
 
 def test_share_adds_totals_and_not_means():
-    one = Rows(torch.tensor([1.0]), torch.tensor([1.0]), 1)
-    many = Rows(torch.tensor([0.0]), torch.tensor([9.0]), 1)
+    one = RowCounts(torch.tensor([1.0]), torch.tensor([1.0]), 1)
+    many = RowCounts(torch.tensor([0.0]), torch.tensor([9.0]), 1)
     assert share([one, many]).value == 0.1
     assert share([one, many]).half_width == 0
 
 
 def test_the_interval_by_hand():
     # two of four rows looked at, numerators 0 and 2, denominators 2: R = .5, errors -1 and 1, variance 2
-    rows = Rows(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 2.0]), 4)
+    rows = RowCounts(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 2.0]), 4)
     found = share([rows])
     assert found.value == 0.5
     assert found.half_width == pytest.approx(1.96 * math.sqrt(16 * (1 - 2 / 4) * 2 / 2) / 8)

@@ -19,13 +19,13 @@ from perdure.backbones.generation import greedy
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import (
+    at_least_fp32,
     attention_window,
     causal_log_likelihood,
     exhaustive_scores,
     label_tree,
     logits_at,
     packed_scores,
-    precise,
 )
 from perdure.backbones.tokens import PromptFormat, cut_middle, padded
 from perdure.errors import ConfigError
@@ -92,7 +92,7 @@ class CausalLM(LanguageModel):
         predicting = targets.roll(-1, dims=1)  # the position before each target; the first column is never a target
         with autocast(self.model, self.precision):
             logits = logits_at(self.model, predicting, **batch.inputs)
-        return Outputs(functional.cross_entropy(precise(logits), batch.inputs["input_ids"][targets]))
+        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.inputs["input_ids"][targets]))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""

@@ -104,7 +104,7 @@ def _ancestry(parents: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def tree_scores(logits_NSV: Tensor, tree: LabelTree, reduction: Reduction) -> Tensor:
     """Scores [N, L] from the logits at the prompt's last position and at every node (S = 1 + T)."""
-    logits_NSV = precise(logits_NSV)
+    logits_NSV = at_least_fp32(logits_NSV)
     device = logits_NSV.device
     source, target, label = tree.source.to(device), tree.target.to(device), tree.label.to(device)
     log_p = logits_NSV[:, source, target] - logits_NSV.logsumexp(dim=-1)[:, source]
@@ -209,7 +209,7 @@ def causal_log_likelihood(
     logits = logits_at(
         model, predicting.to(device), input_ids=ids.to(device), attention_mask=real.to(device, torch.long)
     )
-    loss = functional.cross_entropy(precise(logits), ids[targets].to(device), reduction="none")
+    loss = functional.cross_entropy(at_least_fp32(logits), ids[targets].to(device), reduction="none")
     rows = targets.nonzero()[:, 0].to(device)
     return -loss.new_zeros(len(ids)).index_add(0, rows, loss)
 
@@ -220,7 +220,7 @@ def agree(model: nn.Module, one_NL: Tensor, other_NL: Tensor) -> bool:
     return bool(((one_NL - other_NL).abs() <= tolerance * (1 + other_NL.abs())).all())
 
 
-def precise(tensor: Tensor) -> Tensor:
+def at_least_fp32(tensor: Tensor) -> Tensor:
     """In fp32 at least: sums of log-probabilities need it."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 

@@ -22,11 +22,11 @@ from perdure.backbones.pretrained import check_positions, load_model, load_token
 from perdure.backbones.ranking import (
     BLOCKED,
     LabelTree,
+    at_least_fp32,
     exhaustive_scores,
     label_chains,
     logits_at,
     model_dtype,
-    precise,
     tree_scores,
 )
 from perdure.backbones.tokens import cut_middle, padded
@@ -72,7 +72,7 @@ class Seq2SeqLM(LanguageModel):
         assert wanted is not None  # collate gives every batch one
         with autocast(self.model, self.precision):
             logits = logits_at(self.model, wanted, **batch.inputs)
-        return Outputs(functional.cross_entropy(precise(logits), batch.extra["targets"][wanted]))
+        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.extra["targets"][wanted]))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers; the vocabulary projection is left out but for one position a row."""
@@ -112,7 +112,7 @@ class Seq2SeqLM(LanguageModel):
         encoder, _ = self._encoder_inputs(prompts)
         decoder, targets, wanted = self._decoder_inputs(completions)
         logits = logits_at(self.model, wanted, decoder_input_ids=decoder, **encoder)
-        loss = functional.cross_entropy(precise(logits), targets[wanted], reduction="none")
+        loss = functional.cross_entropy(at_least_fp32(logits), targets[wanted], reduction="none")
         return -loss.new_zeros(len(prompts)).index_add(0, wanted.nonzero()[:, 0], loss)
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:

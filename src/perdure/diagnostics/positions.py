@@ -53,7 +53,7 @@ class Looking:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RowCounts:
     """Numerator and denominator of a share, for each row looked at [N], of `population` rows.
 
     An exact count is one row that stands for all: population 1.
@@ -75,7 +75,7 @@ class Share:
     half_width: float = 0.0
 
 
-def share(parts: Sequence[Rows]) -> Share:
+def share(parts: Sequence[RowCounts]) -> Share:
     """The ratio of totals over all `parts` (modules), as a stratified ratio estimate with rows as units.
 
     With w = population / N and e = numerator - R denominator:
@@ -99,8 +99,8 @@ def share(parts: Sequence[Rows]) -> Share:
 class ModulePositions:
     """One module: what was counted for every update (by index) and every pair (i, j) of them."""
 
-    own: dict[int, dict[str, Rows]]
-    pairs: dict[tuple[int, int], dict[str, Rows]]
+    own: dict[int, dict[str, RowCounts]]
+    pairs: dict[tuple[int, int], dict[str, RowCounts]]
     largest: dict[int, float]
 
 
@@ -124,13 +124,13 @@ def count_positions(
     counted = look.all()
     population = next(iter(present.values())).shape[0] if looking.rows is not None else 1
 
-    def joined(*key: int | str) -> Rows:
+    def joined(*key: int | str) -> RowCounts:
         """One share's rows of all tiles, products and magnitudes back in the updates' own units."""
         power = {"mean_magnitude": (1, 0), "opposite_weighted": (2, 2)}.get(str(key[-1]), (0, 0))
         numerator, denominator = (counted[key][side] / unit ** power[side] for side in (0, 1))
         if looking.rows is None:
             numerator, denominator = numerator.sum(dim=0, keepdim=True), denominator.sum(dim=0, keepdim=True)
-        return Rows(numerator, denominator, population)
+        return RowCounts(numerator, denominator, population)
 
     own = {i: {name: joined("own", i, name) for name in OWN_SHARES} for i in present}
     both = {(i, j): {name: joined(i, j, name) for name in PAIR_SHARES} for i, j in pairs}

@@ -17,7 +17,7 @@ from perdure.diagnostics.positions import (
     PAIR_SHARES,
     Looking,
     ModulePositions,
-    Rows,
+    RowCounts,
     Share,
     count_positions,
     share,
@@ -252,7 +252,7 @@ class _Sizes:
         return cls(math.prod(part.delta.shape), part.squared, part.nuclear_norm, part.rank, part.effective_rank)
 
 
-def _shares(names: Sequence[str], rows: Sequence[Mapping[str, Rows]]) -> dict[str, Share]:
+def _shares(names: Sequence[str], rows: Sequence[Mapping[str, RowCounts]]) -> dict[str, Share]:
     return {name: share([counted[name] for counted in rows]) for name in names}
 
 

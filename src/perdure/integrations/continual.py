@@ -25,7 +25,7 @@ from perdure.history import Past
 from perdure.integrations.earlier import check_fits, digests, earlier_past, measures, save_memory
 from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer
 from perdure.integrations.trainer_context import (
-    Rows,
+    DatasetRows,
     TrainerBackbone,
     TrainerContext,
     TrainerStage,
@@ -172,7 +172,7 @@ class Continual:
     def _context(self, trainer: Any, peft_model: Any) -> None:
         """`ctx`: what the parts may look at; data is opened only for a method that measures something on it."""
         reads = any(part.needs & {Need.TRAINING_DATA, Need.OLD_EXAMPLES} for part in self.method.parts().values())
-        rows, collate = training_rows(trainer) if reads else (Rows(()), trainer.data_collator)
+        rows, collate = training_rows(trainer) if reads else (DatasetRows(()), trainer.data_collator)
         backbone = TrainerBackbone(trainer, peft_model, collate)
 
         def context(name: str, index: int, past: Past) -> TrainerContext:

@@ -20,7 +20,7 @@ from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
 
 
-class Rows(Sequence[Any]):
+class DatasetRows(Sequence[Any]):
     """Some rows of a dataset, read when they are asked for."""
 
     def __init__(self, dataset: Any, chosen: Sequence[int] | None = None) -> None:
@@ -31,16 +31,20 @@ class Rows(Sequence[Any]):
         return len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        return Rows(self._dataset, self._chosen[index]) if isinstance(index, slice) else self._row(self._chosen[index])
+        return (
+            DatasetRows(self._dataset, self._chosen[index])
+            if isinstance(index, slice)
+            else self._row(self._chosen[index])
+        )
 
     def _row(self, index: int) -> Any:
         return self._dataset[index]
 
-    def shuffled(self, generator: torch.Generator, size: int) -> Iterator[Rows]:
+    def shuffled(self, generator: torch.Generator, size: int) -> Iterator[DatasetRows]:
         """All rows in a random order, in batches of `size` (the last may be smaller)."""
         order = torch.randperm(len(self), generator=generator).tolist()
         for start in range(0, len(order), size):
-            yield Rows(self._dataset, [self._chosen[i] for i in order[start : start + size]])
+            yield DatasetRows(self._dataset, [self._chosen[i] for i in order[start : start + size]])
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class TrainerContext(StageContext):
 
     def batches(self, examples: Sequence[Any], size: int, purpose: str) -> Iterable[Any]:
         """Rows are read batch by batch, not all at once."""
-        rows = examples if isinstance(examples, Rows) else Rows(examples)
+        rows = examples if isinstance(examples, DatasetRows) else DatasetRows(examples)
         return rows.shuffled(self.generator(purpose), size)
 
     def stream(self, batches: Iterable[Sequence[Any]], what: Streamed, sink: Sink) -> None:
@@ -193,7 +197,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
-def training_rows(trainer: Any) -> tuple[Rows, Any]:
+def training_rows(trainer: Any) -> tuple[DatasetRows, Any]:
     """The rows the trainer trains on, and its collate function.
 
     Raises:
@@ -205,10 +209,10 @@ def training_rows(trainer: Any) -> tuple[Rows, Any]:
             "This method measures something on the training examples, but the trainer streams them (an IterableDataset). "
             "Give it a dataset with a length."
         )
-    return Rows(loader.dataset), loader.collate_fn
+    return DatasetRows(loader.dataset), loader.collate_fn
 
 
-def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, Rows]:
+def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, DatasetRows]:
     """Task name -> its old rows.
 
     Raises:
@@ -216,7 +220,7 @@ def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, Rows]:
     """
     if empty := [name for name, rows in old_examples.items() if len(rows) == 0]:
         raise ConfigError(f"old_examples: there are none of '{empty[0]}'; leave the name out.")
-    return {name: Rows(rows) for name, rows in old_examples.items()}
+    return {name: DatasetRows(rows) for name, rows in old_examples.items()}
 
 
 def _refuse(what: str) -> NoReturn:

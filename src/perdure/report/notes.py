@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.durable import finite
+from perdure.durable import finite_or_none
 from perdure.report.html import Html, table
 from perdure.report.runs import Run
 
@@ -28,7 +28,7 @@ def summary(notes: Mapping[str, float]) -> dict[str, str]:
     for name, value in notes.items():
         part, _, rest = name.partition("/")
         number, _, module = rest.partition("/")
-        if finite(value) is None:
+        if finite_or_none(value) is None:
             continue
         if module:
             modules.setdefault(f"{part}/{number} of modules", []).append(value)

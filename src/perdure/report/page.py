@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import finite, write_json, write_text
+from perdure.durable import finite_or_none, write_json, write_text
 from perdure.errors import ConfigError
 from perdure.metrics import FORMULAS
 from perdure.report import sections
@@ -118,7 +118,7 @@ def _scale(runs: Sequence[Run]) -> tuple[float, float]:
 
 def embedded(value: Mapping[str, Any]) -> str:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(finite(value), allow_nan=False)
+    text = json.dumps(finite_or_none(value), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import finite, read_json, read_lines
+from perdure.durable import finite_or_none, read_json, read_lines
 from perdure.errors import ConfigError, CorruptFile
 from perdure.metrics import average_accuracy, forgetting
 from perdure.report.changes import TaskChange, task_changes
@@ -59,7 +59,7 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; numbers that are not finite become None."""
         curve = [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()]
-        return finite(
+        return finite_or_none(
             {
                 "name": self.name,
                 "finished": self.finished,

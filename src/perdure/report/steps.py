@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.durable import finite
+from perdure.durable import finite_or_none
 from perdure.report.charts import DASHES, LEGEND, SERIES, Chart, shown
 from perdure.report.runs import Run
 
@@ -120,12 +120,12 @@ def _entry(field: str, name: str) -> Value:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in map(finite, values) if v is not None]
+    known = [v for v in map(finite_or_none, values) if v is not None]
     return sum(known) / len(known) if known else None
 
 
 def _number(value: float | None) -> str:
-    return "-" if finite(value) is None else f"{value:.3g}"
+    return "-" if finite_or_none(value) is None else f"{value:.3g}"
 
 
 def _boundary(x: float) -> dict[str, Any]:

@@ -45,7 +45,7 @@ LANGUAGE_KINDS = ("causal", "seq2seq")
 
 
 @dataclass(frozen=True)
-class Row:
+class AskedTask:
     """One task, asked in one way, by the untouched base and by what the run deploys.
 
     Args:
@@ -72,7 +72,7 @@ class Ability:
     method: str
     model: str
     stages: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[AskedTask]
     left_out: Sequence[str] = ()
 
     def mean(self, few_shot: bool) -> tuple[float, float] | None:
@@ -120,7 +120,7 @@ class Finished:
         with self.model.deployed(self.deployed if after else {}):
             yield
 
-    def ability(self, rows: Sequence[Row], left_out: Sequence[str] = ()) -> Ability:
+    def ability(self, rows: Sequence[AskedTask], left_out: Sequence[str] = ()) -> Ability:
         """The rows with what they are of."""
         return Ability(self.config.method_name, str(self.config.backbone["model"]), self.stages, rows, left_out)
 
@@ -195,7 +195,7 @@ def offline_tasks(
     return list(suite.tasks), [name for name in about["tasks"] if name not in names]
 
 
-def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> list[Row]:
+def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> list[AskedTask]:
     """Every task asked with each number of examples in its prompt; texts once."""
     asked = [(with_shots(task, k), k) for task in tasks for k in shots if k == shots[0] or not task.learns_text]
     scores: dict[bool, list[float]] = {}
@@ -203,17 +203,19 @@ def offline_rows(run: Finished, tasks: Sequence[Task], shots: Sequence[int]) -> 
         with run.holding(after):
             scores[after] = [_score(run.backbone, task) for task, _ in asked]
     return [
-        Row(task.name, 0 if task.learns_text else k, task.metric, before, after, len(task.test), not task.learns_text)
+        AskedTask(
+            task.name, 0 if task.learns_text else k, task.metric, before, after, len(task.test), not task.learns_text
+        )
         for (task, k), before, after in zip(asked, scores[False], scores[True], strict=True)
     ]
 
 
-def harness_rows(run: Finished, asked: Harness, shots: Sequence[int], examples: int | None) -> list[Row]:
+def harness_rows(run: Finished, asked: Harness, shots: Sequence[int], examples: int | None) -> list[AskedTask]:
     """The same for tasks of lm-evaluation-harness (`perdure.studies.harness`).
 
     A row has the number of examples that the harness says were in the prompt; a task that is always asked alike is one row.
     """
-    rows = dict[tuple[str, int], Row]()
+    rows = dict[tuple[str, int], AskedTask]()
     for k in shots:
         found: list[Mapping[str, HarnessScore]] = []
         for after in (False, True):
@@ -222,7 +224,7 @@ def harness_rows(run: Finished, asked: Harness, shots: Sequence[int], examples: 
         before, later = found
         for name, one in before.items():
             other, is_share = later[name], one.is_share and later[name].is_share
-            row = Row(name, one.shots, one.metric, one.value, other.value, one.examples, is_share)
+            row = AskedTask(name, one.shots, one.metric, one.value, other.value, one.examples, is_share)
             rows.setdefault((name, one.shots), row)
     return list(rows.values())
 

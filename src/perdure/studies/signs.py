@@ -41,7 +41,7 @@ NO_PART, WHOLE = "nothing", "whole update"
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredPart:
     """One part of one stage's update, deployed and scored.
 
     Args:
@@ -73,7 +73,7 @@ class Study:
     """
 
     name: str
-    rows: Sequence[Row]
+    rows: Sequence[ScoredPart]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def sign_split(
         stages: names; None: every stage with a history (from the second on).
     """
     parts: tuple[Agreement, ...] = ("same", "opposite", "both")
-    rows: list[Row] = []
+    rows: list[ScoredPart] = []
     for stage in _stages(run, stages, first=1):
         rows += stage.ends()
         for share in shares:
@@ -185,7 +185,7 @@ def sign_split(
 
 def signs(run: OpenRun, shares: Sequence[float] = SHARES[:-1], stages: Sequence[str] | None = None) -> Study:
     """How much of each update's effect its signs (one magnitude a module), its magnitudes (random signs), its top k % carry."""
-    rows: list[Row] = []
+    rows: list[ScoredPart] = []
     for stage in _stages(run, stages, first=0):
         generator = torch.Generator().manual_seed(derived_seed(run.seed, stage.index, "studies.signs"))
         rows += stage.ends()
@@ -216,12 +216,12 @@ class _Stage:
         """The update where mask(update, history) holds, 0 elsewhere, module by module."""
         return {name: w * mask(w, self.history[name]) for name, w in self.update.items()}
 
-    def ends(self) -> list[Row]:
+    def ends(self) -> list[ScoredPart]:
         """Nothing of the update, and all of it."""
         nothing = {name: torch.zeros_like(w) for name, w in self.update.items()}
         return [self.row(NO_PART, 0.0, nothing), self.row(WHOLE, 1.0, dict(self.update))]
 
-    def row(self, part: str, share: float, kept: Mapping[str, Tensor]) -> Row:
+    def row(self, part: str, share: float, kept: Mapping[str, Tensor]) -> ScoredPart:
         """`kept` on the carry, scored on the new task and the old ones."""
         deployed = add_updates(self.carry, kept)
         learnt = [task.name for task in (*self.learnt, self.task)]
@@ -230,7 +230,7 @@ class _Stage:
         count = sum(int((w != 0).sum()) for w in kept.values()) / sum(w.numel() for w in kept.values())
         energy = sum(float(w.square().sum()) for w in kept.values())
         whole = sum(float(w.square().sum()) for w in self.update.values())
-        return Row(self.task.name, part, share, count, energy / whole, new, sum(old) / len(old) if old else None)
+        return ScoredPart(self.task.name, part, share, count, energy / whole, new, sum(old) / len(old) if old else None)
 
 
 def _stages(run: OpenRun, wanted: Sequence[str] | None, first: int) -> Iterator[_Stage]:
@@ -255,7 +255,7 @@ def _stages(run: OpenRun, wanted: Sequence[str] | None, first: int) -> Iterator[
         yield _Stage(run, index, by_name[name], learnt, update, history, past.carry)
 
 
-def _means(rows: Sequence[Row], which: str) -> dict[str, list[tuple[float, float]]]:
+def _means(rows: Sequence[ScoredPart], which: str) -> dict[str, list[tuple[float, float]]]:
     """Part -> (share, mean over the stages that have the score), shares ascending."""
     found: dict[str, dict[float, list[float]]] = {}
     for row in rows:

@@ -57,7 +57,7 @@ GROUPS = ("lora", "training", "budget", "evaluation")
 """Settings that are groups of settings."""
 
 
-class Row(BaseModel):
+class MethodRow(BaseModel):
     """What a method's row may say beside any setting of a run, like `training.learning_rate`.
 
     Args:
@@ -117,10 +117,12 @@ class SweepConfig(Settings):
                     "letters, without '/' and '\\' and no '.' first; `method` in the row says which method it is."
                 )
             place = f"methods.{name}"
-            validate(Row, row, place)
+            validate(MethodRow, row, place)
             for key in row:
-                if key.partition(".")[0] not in {*RunConfig.model_fields, *Row.model_fields}:
-                    raise ConfigError(unknown_key(RunConfig, key, row[key], RunConfig, place, beside=Row.model_fields))
+                if key.partition(".")[0] not in {*RunConfig.model_fields, *MethodRow.model_fields}:
+                    raise ConfigError(
+                        unknown_key(RunConfig, key, row[key], RunConfig, place, beside=MethodRow.model_fields)
+                    )
         return rows
 
 
