@@ -81,7 +81,9 @@ def test_forgetting_at_a_glance_is_that_of_the_finals(rows, monkeypatch):
 
 def test_an_order_with_a_second_seed_counts_like_the_others(rows, monkeypatch):
     """Both seeds of quickstart, one of text-10: (mean of quickstart's two + text-10's) / 2."""
-    other = [{**row, "config": {**row["config"], "suite": "text-10"}} for row in rows if row["config"]["seed"] == 10]
+    alone = [row for row in rows if row["config"]["seed"] == 10]
+    other = [{**row, "id": f"{row['id']}-10", "config": {**row["config"], "suite": "text-10"}} for row in alone]
+    monkeypatch.setattr(table, "runs_of", lambda step: {row["id"]: row["method"] for row in (*rows, *other)})
     for row in (*rows, *other):
         row["scores"] = {**row["scores"], "learning_accuracy": 0.9 if row["config"]["suite"] == "text-10" else 0.5}
     monkeypatch.setattr(table, "records", lambda folder: [*rows, *other] if folder.endswith("finals/records") else [])
@@ -142,6 +144,15 @@ def test_the_gap_is_to_one_adapter_a_task_and_leaves_out_a_mixed_stage(rows, mon
     assert lines[2] == "| perdure | -5.0 | -5.0 | -5.0 | -5.0 | +0.0 | -5.0 |"
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| perdure", "| inc-lora"]
     assert lines[4] == ""
+
+
+def test_runs_of_an_earlier_plan_do_not_count(rows):
+    """Neither what they reached nor that they failed."""
+    before = table.screening(), table.progress()
+    rows.append({**run("perdure", 12, 0.1), "id": "perdure-old"})
+    failed.append({"id": "joint-old"})
+    assert (table.screening(), table.progress()) == before
+    assert "| screen | 6 of 6 | 0 |" in before[1]
 
 
 def test_nothing_yet(monkeypatch):

@@ -364,6 +364,18 @@ def test_a_rows_training_leaves_the_common_training_alone():
     assert (found.training.epochs, found.training.learning_rate) == (9, 1e-3)
 
 
+def test_a_sequences_groups_leave_the_common_ones_alone():
+    settings = {"suite": "quickstart", "training": {"learning_rate": 0.5}}
+    found = rows(settings=settings, sequences=[{"training": {"epochs": 2}}], methods={"l2": {}})["l2"]
+    assert (found.training.epochs, found.training.learning_rate) == (2, 0.5)
+
+
+@pytest.mark.parametrize("own", [{"max_length": 64}, {"model": "minilm", "max_length": 64}])
+def test_a_rows_backbone_without_a_model_is_of_the_common_one(own):
+    found = rows(settings={"suite": "quickstart", "backbone": "minilm-l3"}, methods={"l2": {"backbone": own}})["l2"]
+    assert found.backbone == {"model": own.get("model", "minilm-l3"), "max_length": 64}
+
+
 def test_a_setting_of_a_part_given_by_its_name_leaves_it_that_part():
     row = {"method": "slice", "method.init": "slice-free", "method.init.batch_size": 4}
     found = rows(settings={"suite": "quickstart"}, methods={"row": row})["row"]

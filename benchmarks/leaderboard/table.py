@@ -38,21 +38,10 @@ def progress() -> str:
     """Runs with a record, and failed ones, a step a row."""
     lines = ["| step | runs recorded | failed |", "|---|---|---|"]
     for step in STEPS:
-        done = records(f"leaderboard/{step}/records")
-        names = {row["id"] for row in done}
-        failed = [row for row in records(f"leaderboard/{step}/failed") if row["id"] not in names]
-        lines.append(f"| {step} | {len(done)} of {planned(step)} | {len(failed)} |")
+        runs = runs_of(step)
+        done, failed = ended(step, runs)
+        lines.append(f"| {step} | {len(done)} of {len(runs) or '?'} | {len(failed)} |")
     return "\n".join(lines)
-
-
-def planned(step: str) -> str:
-    """How many runs a step's sweep has, '?' before it is written."""
-    path = HERE / "leaderboard" / f"{step}.yaml"
-    if not path.is_file():
-        return "?"
-    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings = sum(len(own.get("trials", [{}])) for own in sweep["methods"].values())
-    return str(settings * len(sweep["seeds"]) * len(sweep["sequences"]))
 
 
 def chosen() -> str:
@@ -147,8 +136,7 @@ def calibration() -> str:
 def so_far(step: str) -> list[str]:
     """What is still to come of a step, in a sentence; nothing where every run has a record or failed."""
     runs = runs_of(step)
-    done = {row["id"] for kind in ("records", "failed") for row in records(f"leaderboard/{step}/{kind}")}
-    missing = len(runs.keys() - done)
+    missing = len(runs) - sum(map(len, ended(step, runs)))
     if not missing:
         return []
     rows, _ = comparable(step)
@@ -163,12 +151,19 @@ def comparable(step: str) -> tuple[list[Record], list[str]]:
 
     Nothing before every method of the sweep has a cell.
     """
-    rows, runs = records(f"leaderboard/{step}/records"), runs_of(step)
-    done = {row["id"] for row in rows}
-    failed = Counter(runs[row["id"]] for row in records(f"leaderboard/{step}/failed") if row["id"] not in done)
+    runs = runs_of(step)
+    rows, without = ended(step, runs)
+    failed = Counter(runs[row["id"]] for row in without)
     told = ", ".join(f"{method} ({count})" for method, count in sorted(failed.items()))
     note = [f"Left out, because runs failed: {told}."] if failed else []
     return in_common(rows, {*runs.values()} - failed.keys()), note
+
+
+def ended(step: str, runs: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
+    """The records of the runs that a step is to have, and what the failed ones left; others, of an earlier plan, do not count."""
+    done = {row["id"]: row for row in records(f"leaderboard/{step}/records") if row["id"] in runs}
+    failed = [row for row in records(f"leaderboard/{step}/failed") if row["id"] in runs.keys() - done.keys()]
+    return [*done.values()], failed
 
 
 def runs_of(step: str) -> dict[str, str]:

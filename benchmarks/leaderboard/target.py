@@ -27,7 +27,7 @@ def as_table(rows: Sequence[Record]) -> str:
     reached = average / _mean(rows, "joint", "average_accuracy")
     learnt = _mean(rows, OURS, "learning_accuracy") / _mean(rows, "per-task", "learning_accuracy")
     by_sequence = {name: _sequence(own) for name, own in _sequences(rows).items()}
-    ahead = sum(ahead == len(beaten) for ahead, beaten in by_sequence.values() if beaten)
+    ahead = sum(above == len(rivals) for above, rivals in by_sequence.values() if rivals)
     parts = [
         ("average accuracy of joint training, at least 100 %", f"{reached:.1%}", reached >= 1),
         ("forgetting, at most 2 points", f"{100 * lost:.1f}", lost <= LOST),

@@ -193,7 +193,8 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
     """
     for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
         others = {key: value for key, value in sequence.items() if key not in ("suite", "order", "tasks")}
-        common = {**sweep.settings, **({} if order is None else {"order": order}), **sequence, "seed": seed}
+        ordered = {} if order is None else {"order": order}
+        common = {**_one_by_one(sweep.settings), **ordered, **_one_by_one(sequence), "seed": seed}
         of_method = {key: value for key, value in common.items() if key.startswith("method.")}
         data = _nested({key: value for key, value in common.items() if key not in of_method})
         for name, own in sweep.methods.items():
@@ -219,11 +220,16 @@ def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, 
 
 
 def _one_by_one(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of a group (`training: {epochs: 2}`) named one by one, so that they leave the group's others alone."""
+    """Settings with those of a group (`training: {epochs: 2}`) named one by one, so that they leave the group's others alone.
+
+    So are a backbone's that do not say which model: they are of the one that is named elsewhere.
+    """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        grouped = key in GROUPS and isinstance(value, Mapping)
-        found |= {f"{key}.{inner}": own for inner, own in value.items()} if grouped else {key: value}
+        if isinstance(value, Mapping) and (key in GROUPS or (key == "backbone" and not value.keys() & {"model", "kind"})):
+            found |= {f"{key}.{inner}": own for inner, own in value.items()}
+        else:
+            found[key] = value
     return found
 
 
