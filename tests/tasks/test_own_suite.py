@@ -88,6 +88,20 @@ def test_tasks_taken_from_a_suite_stay_without_near_repeats(monkeypatch: pytest.
         assert {name for name, removed in drawn.items() if removed} == near
 
 
+@pytest.mark.parametrize("of_suite,of_task,removed", [("true", "", 1), ("false", "true", 1), ("true", "false", 0)])
+def test_near_repeats_leave_tasks_of_files_too(folder: Path, of_suite: str, of_task: str, removed: int) -> None:
+    long = [" ".join(f"{i}word{n}" for n in range(30)) for i in range(40)]
+    rows = [{"text": text, "label": "xy"[i % 2]} for i, text in enumerate([*long, f"{long[0]} more"])]
+    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = f", without_near_repeats: {of_task}" if of_task else ""
+    (folder / "mine.yaml").write_text(
+        f"name: mine\nwithout_near_repeats: {of_suite}\ntasks: {{letters: {{train: letters.jsonl{own}}}}}\n"
+    )
+    [task] = load_suite(str(folder / "mine.yaml")).tasks
+    assert len({*task.train, *task.validation, *task.test}) == 41 - removed
+    assert ("1 texts removed that nearly repeat another one" in task.notes) == bool(removed)
+
+
 def test_readers_of_the_package_may_be_used(folder: Path) -> None:
     (folder / "FOMC").mkdir()
     for split in ("train", "eval", "test"):

@@ -49,7 +49,7 @@ class SuiteSpec(Settings):
             package's own suites.
         tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
             (one for all).
-        without_near_repeats: also leave out texts that nearly repeat another one.
+        without_near_repeats: also leave out texts that nearly repeat another one; what a task says itself goes before.
     """
 
     name: str

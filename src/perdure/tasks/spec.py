@@ -59,6 +59,7 @@ class TaskSpec(Settings):
         encoding: of text files.
         same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
             are then chosen on the test split.
+        without_near_repeats: also leave out texts that nearly repeat another one (at least 0.8 of the 5-word runs shared).
     """
 
     name: str
@@ -81,6 +82,7 @@ class TaskSpec(Settings):
     seed: int = Field(default=0, ge=0)
     encoding: str = "utf-8"
     same_validation_and_test: bool = False
+    without_near_repeats: bool = False
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -153,7 +153,7 @@ def _load_task(
     sizes: dict[str, Size],
     seed: int,
 ) -> Task:
-    about = suite["tasks"][name]
+    about = {"without_near_repeats": suite.get("without_near_repeats", False), **suite["tasks"][name]}
     if "source" not in about:
         from perdure.tasks.own_suite import load_own_task
 
@@ -161,9 +161,7 @@ def _load_task(
     from perdure.tasks.readers import read_pool
 
     pool = read_pool(about, data=data)
-    near = any(described.get("without_near_repeats", False) for described in (suite, about))
-    train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
-    drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
+    drawn = draw(pool, **sizes, name=name, seed=seed, near=about["without_near_repeats"])
     metric = about.get("metric") or pool.metric or "accuracy"
     return as_task(name, drawn, pool, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
 
