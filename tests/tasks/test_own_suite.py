@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigError, DataError, UnknownName
+from perdure.settings import validate
 from perdure.tasks import readers, suites
+from perdure.tasks.own_suite import SourceTask
 from perdure.tasks.splits import Drawn, Pool
 from perdure.tasks.suites import describe, load_suite
 
@@ -157,6 +159,45 @@ def test_a_wrong_task_is_named(folder: Path) -> None:
     (folder / "mine.yaml").write_text(SUITE.replace("train: letters", "trian: letters"))
     with pytest.raises(ConfigError, match=r"task letters:(.|\n)*trian.*Did you mean 'train'"):
         load_suite(str(folder / "mine.yaml"))
+
+
+SOURCE = "source: {reader: vader, asset: vader, labels: true}"
+
+
+@pytest.mark.parametrize(
+    "task,message",
+    [
+        (f"{SOURCE}, lables: [a, b]", "'lables'.*Did you mean 'labels'"),
+        (SOURCE, "`labels: true`, so its reader needs the task's `labels`"),
+        ("source: vader", r"source: expected settings, as in \{key: value\}"),
+        ("source: {asset: vader}", "source.reader: is missing"),
+        (f"{SOURCE}, labels: [yes, no]", "put labels in quotes"),
+        ("trian: x.jsonl", "'trian'.*Did you mean 'train'"),
+        ("train: x.jsonl, folder: y", "'folder'"),
+    ],
+)
+def test_wrong_tasks_are_named_when_the_file_is_read(tmp_path: Path, task: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"name: x\ntasks:\n  some: {{{task}}}\n")
+    with pytest.raises(ConfigError, match=f"(?s)x.yaml: task some: .*{message}"):
+        describe(str(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize("name", suites.suite_names())
+def test_every_task_of_the_package_is_a_source_task(name: str) -> None:
+    for task in describe(name)["tasks"].values():
+        assert validate(SourceTask, task).source.reader in readers.READERS
+
+
+def test_labels_that_are_numbers_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"name: x\ntasks:\n  some: {{{SOURCE}, labels: [0, 1]}}\n")
+    assert describe(str(tmp_path / "x.yaml"))["tasks"]["some"]["labels"] == ("0", "1")
+
+
+def test_a_suite_takes_no_tasks_of_a_file(folder: Path) -> None:
+    path = folder / "mine.yaml"
+    path.write_text(f"{SUITE}tasks_of: {{'{path}': [bbc]}}\n")
+    with pytest.raises(UnknownName, match=r"No suite of the package is called .*mine\.yaml.*Known: .*quickstart"):
+        describe(str(path))
 
 
 def test_missing_suite_file() -> None:

@@ -22,6 +22,16 @@ READING = ("format", "text_field", "label_field", "free", "encoding")
 LABELLING = ("format", "label_field", "labels", "free", "template")
 
 
+def label_names(value: Any) -> Any:
+    """Label names are texts; YAML reads 0 as a number, and no, off, yes as truth values whose word is lost."""
+    words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    if isinstance(words, (list, tuple)) and any(isinstance(word, bool) for word in words):
+        raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put labels in quotes")
+    if isinstance(value, dict):
+        return {str(name): str(text) for name, text in value.items()}
+    return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
+
+
 def check_is_task(path: Path, settings: Mapping[str, Any]) -> None:
     """What was read from a file is a task's.
 
@@ -87,13 +97,7 @@ class TaskSpec(Settings):
     @field_validator("labels", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        """Label names are texts; YAML reads 0 as a number, and no, off, yes as truth values whose word is lost."""
-        words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        if isinstance(words, (list, tuple)) and any(isinstance(word, bool) for word in words):
-            raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put labels in quotes")
-        if isinstance(value, dict):
-            return {str(name): str(text) for name, text in value.items()}
-        return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
+        return label_names(value)
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskSpec:

@@ -81,6 +81,8 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
     """
     tasks = dict(about.get("tasks", {}))
     for suite, names in about.get("tasks_of", {}).items():
+        if suite not in suite_names():  # a file could take tasks of itself
+            raise UnknownName("suite of the package", suite, suite_names())
         theirs = describe(suite)
         cleaned = {"without_near_repeats": True} if theirs.get("without_near_repeats") else {}
         for name in names:
