@@ -291,6 +291,20 @@ def test_a_task_that_was_not_scored_when_learnt_has_that_for_its_reason(run: Pat
     assert only(run).without_changes["mood"] == "not scored right after it was learnt"
 
 
+def test_examples_of_the_validation_split_are_called_so(tmp_path: Path) -> None:
+    run = only(write_run(tmp_path / "run", config={"evaluation": {"split": "validation"}}))
+    assert charts.changed_answers(run).layout["xaxis"]["title"]["text"] == "validation examples"
+
+
+def test_no_chart_of_forgetting_where_none_is_known(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for stage in ("01-mood", "02-topic"):  # as with evaluation.every_stage: false
+        write_json(run / "stages" / stage / "scores.json", {})
+    page = Page(write_report([run], tmp_path / "out")["html"].read_text(encoding="utf-8"))
+    assert "Average accuracy over the tasks learnt so far, in points" in page.tables
+    assert "Forgetting over the tasks learnt so far" not in page.text
+
+
 def test_own_tasks_have_no_budget_of_a_suite(tmp_path: Path) -> None:
     own = {"suite": None, "tasks": [{"name": "mood", "train": "mood.jsonl"}]}
     described = settings.described(only(write_run(tmp_path / "own", config=own)))
@@ -355,6 +369,8 @@ def test_plotly_knows_every_property_of_every_figure(pair: Written) -> None:
 def test_notes_of_modules_become_median_and_range() -> None:
     noted = {"slice/cosine": -0.25, **{f"slice/gamma/layer.{i}": float(i) for i in range(5)}}
     assert notes.summary(noted) == {"slice/cosine": "-0.25", "slice/gamma of modules": "2 (0 to 4)"}
+    four = {f"slice/gamma/layer.{i}": value for i, value in enumerate((7.0, 0.0, 1.0, 2.0))}
+    assert notes.summary(four) == {"slice/gamma of modules": "1.5 (0 to 7)"}
 
 
 def test_notes_are_shown(tmp_path: Path) -> None:

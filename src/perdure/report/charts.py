@@ -214,7 +214,7 @@ def changed_answers(run: Run) -> Chart:
         )
     layout = {
         "barmode": "stack",
-        "xaxis": _x("test examples"),
+        "xaxis": _x(f"{run.scores.split} examples"),
         "yaxis": {**_ticks([c.task for c in run.changes]), "autorange": "reversed", "showgrid": False},
         "bargap": 0.35,
         **LEGEND,

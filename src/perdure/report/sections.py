@@ -93,6 +93,8 @@ def over_the_sequence(runs: Sequence[Run], figures: Figures) -> Html | None:
     for which, title in enumerate(
         ("Average accuracy over the tasks learnt so far", "Forgetting over the tasks learnt so far")
     ):
+        if all(pair[which] is None for _, curve in curves for pair in curve):
+            continue  # scored after the last stage only: nothing can be seen to be forgotten
         body = [
             [name, *(points(curve[s][which]) if s < len(curve) else "-" for s in range(longest))]
             for name, curve in curves
