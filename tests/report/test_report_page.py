@@ -260,6 +260,15 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
     assert "is not finished" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_run_whose_model_is_not_written_is_not_finished(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert only(run).finished
+    write_json(run / "manifest.json", {key: value for key, value in manifest.items() if key != "deployed"})
+    assert settings.warnings([only(run)]) == [
+        "ps-lora is not finished (3 of 3 tasks learnt): its model is not written yet."
+    ]
+
+
 def test_runs_that_do_not_compare_say_so(run: Path, tmp_path: Path) -> None:
     two = {task: LABELS[task] for task in ("mood", "topic")}
     other = write_run(tmp_path / "two", method="l2", labels=two, rows=[two, two, two])
