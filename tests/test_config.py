@@ -69,7 +69,7 @@ def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(value, tmp_pa
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="configuration file .* cannot be read: File name too long"):
+    with pytest.raises(ConfigError, match=r"configuration file .* cannot be read: File name too long"):
         load_config(tmp_path / ("x" * 300 + ".yaml"))
     (tmp_path / "run.yaml").write_text("suite: quickstart\n")
 
