@@ -17,6 +17,7 @@ from perdure.adapters import open_adapter
 from perdure.config import load_config
 from perdure.errors import ConfigError, PerdureError, RunMismatch, UnmetNeed
 from perdure.ops.lowrank import dense
+from perdure.progress import Quiet
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
 from perdure.store import Store
@@ -104,6 +105,24 @@ def test_a_method_that_goes_on_from_the_last_adapter_says_so(tmp_path, encoder_f
     assert len(warned("seq-lora", past)) == 1
     assert not warned("seq-lora", past[:1])
     assert not warned("inc-lora", past)
+
+
+def test_the_untrained_scores_are_told_after_the_beginning(tmp_path, encoder_folder, past):
+    told = []
+
+    class Notes(Quiet):
+        def begin(self, stages, finished):
+            told.append((stages, finished))
+
+        def scored(self, learnt, scores):
+            told.append((learnt, set(scores)))
+
+        def end(self, scores):
+            told.append(scores is not None)
+
+    run_config(started(tmp_path, encoder_folder, past), tmp_path / "run", report=Notes())
+    stages = ["history-news", "history-mail", "fruit"]
+    assert told == [(stages, 2), ((), {"fruit"}), (stages[2:], {"fruit"}), True]
 
 
 def test_its_tasks_are_studied_on_the_past(tmp_path, encoder_folder, past, monkeypatch, capsys):
