@@ -178,10 +178,9 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
         if data:
             raise ConfigError(f"Suite '{about['name']}' needs no data folder: leave out `data`.")
         return None
-    given = data or os.environ.get(about["data"]["variable"]) or _usual(about)
-    if (given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")):
+    if _reads_hub(about, data):
         return None
-    if not given:
+    if not (given := _given(about, data)):
         raise DataError(
             f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "
             f"to a folder{' (or to hub, for the same sets from there)' if about['data'].get('hub') else ''}. {_layout(about)}"
@@ -192,16 +191,64 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     return folder
 
 
+def _given(about: dict[str, Any], data: str | Path | None) -> str | Path | None:
+    """What is known of the place of a suite's data: a folder, 'hub', or nothing."""
+    return data or os.environ.get(about["data"]["variable"]) or _usual(about)
+
+
+def _reads_hub(about: dict[str, Any], data: str | Path | None) -> bool:
+    """Whether the hub is read in place of a suite's data folder."""
+    given = _given(about, data)
+    return bool((given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")))
+
+
 def _usual(about: dict[str, Any]) -> str | None:
     """The folder a system's package puts the data in, where it is installed."""
     usual = about["data"].get("usual")
     return usual if usual and Path(usual).is_dir() else None
 
 
-def has_data(name: str, data: str | Path | None = None) -> bool:
-    """Whether the suite can be read without the hub: from packages, or from a folder that is given or known."""
+@dataclass(frozen=True)
+class Missing:
+    """What a suite cannot be read without, and is not at hand.
+
+    Args:
+        assets: package files that are not in the cache yet.
+        hub: tasks that would be read from the hub.
+        folder: whether no data folder is known, of a suite that has one.
+    """
+
+    assets: list[str]
+    hub: list[str]
+    folder: bool
+
+
+def missing(name: str, data: str | Path | None = None) -> Missing:
+    """What a suite lacks to be read here and now; `data` as in `load_suite`.
+
+    Raises:
+        UnknownName: no such suite or package file; DataError, ConfigError: a suite's own file is missing or wrong.
+    """
+    from perdure.tasks.packages import is_cached
+    from perdure.tasks.readers import may_read_hub
+
     about = describe(name)
-    return "data" not in about or bool(data or os.environ.get(about["data"]["variable"]) or _usual(about))
+    no_folder = "data" in about and (_reads_hub(about, data) or not _given(about, data))
+    instead = "data" not in about or _reads_hub(about, data)
+    assets: set[str] = set()
+    hub: list[str] = []
+    for task, entry in about["tasks"].items():
+        source, package = entry.get("source") or {}, entry.get("package") or {}
+        assets |= {read["asset"] for read in (source, package) if read.get("asset")}
+        if entry.get("dataset") or may_read_hub(package) or (instead and may_read_hub(source)):
+            hub.append(task)
+    return Missing(sorted(asset for asset in assets if not is_cached(asset)), hub, no_folder)
+
+
+def has_data(name: str, data: str | Path | None = None) -> bool:
+    """Whether the suite can be read and nothing is fetched: from files, the cache, or a folder that is given or known."""
+    found = missing(name, data)
+    return not (found.assets or found.hub or found.folder)
 
 
 def _layout(about: dict[str, Any]) -> str:
