@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,10 +39,6 @@ class Suite:
     order: str
     tasks: tuple[Task, ...]
     warnings: tuple[str, ...]
-
-    def fingerprint(self) -> str:
-        """sha256 over the tasks' fingerprints in order: what a run records to notice changed data."""
-        return hashlib.sha256("\n".join(task.fingerprint() for task in self.tasks).encode()).hexdigest()
 
 
 def suite_names() -> tuple[str, ...]:
