@@ -126,6 +126,10 @@ def test_readers_of_the_package_may_be_used(folder: Path) -> None:
         ("name: x\ntask: {}\ntasks: {a: {train: a.jsonl}}\n", "Did you mean 'tasks'"),
         ("name: x\norders: {1: [b]}\ntasks: {a: {train: a.jsonl}}\n", "order 1 names b"),
         ("name: [", "not valid YAML"),
+        (
+            "name: x\nsizes: {test: 0}\ntasks: {a: {train: a.jsonl}}\n",
+            "sizes.test: should be greater than or equal to 1",
+        ),
     ],
 )
 def test_wrong_files_are_explained(tmp_path: Path, content: str, message: str) -> None:

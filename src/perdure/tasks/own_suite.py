@@ -11,17 +11,16 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings import Settings, read_yaml, validate
-from perdure.tasks.spec import TaskSpec, label_names
-from perdure.tasks.splits import Size
+from perdure.tasks.spec import Size, Some, TaskSpec, label_names
 from perdure.tasks.task import Task
 
 
 class Sizes(Settings):
     """Examples a task at most; 'all' there are."""
 
-    train: Size = "all"
+    train: Some = "all"
     validation: Size = "all"
-    test: Size = "all"
+    test: Some = "all"
 
 
 class DataFolder(Settings):

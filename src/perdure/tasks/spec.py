@@ -15,9 +15,11 @@ from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
 if TYPE_CHECKING:
     from perdure.tasks.task import Task
 
-Format = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
+FormatName = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
 Size = Annotated[int, Field(ge=0)] | Literal["all"]
+"""How many examples of a split, at most."""
 Some = Annotated[int, Field(ge=1)] | Literal["all"]
+"""The same of a split that cannot be empty."""
 READING = ("format", "text_field", "label_field", "free", "encoding")
 LABELLING = ("format", "label_field", "labels", "free", "template")
 
@@ -79,7 +81,7 @@ class TaskSpec(Settings):
     dataset: str | None = None
     config: str | None = None
     package: dict[str, Any] | None = None
-    format: Format = "auto"
+    format: FormatName = "auto"
     text_field: str | None = None
     label_field: str | None = None
     labels: dict[str, str] | tuple[str, ...] | None = None

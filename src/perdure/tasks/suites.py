@@ -16,7 +16,8 @@ import yaml
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
 from perdure.tasks.class_splits import with_class_splits
-from perdure.tasks.splits import Size, as_task, draw
+from perdure.tasks.spec import Size
+from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
 
 HUB = "hub"
