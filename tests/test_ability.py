@@ -220,6 +220,18 @@ def test_the_harness_is_asked_before_and_after(run: Path, monkeypatch: pytest.Mo
     assert all(call["limit"] == 3 for call in calls)
     with pytest.raises(ConfigError, match="knows no task other"):
         general_ability(run, harness=["other"])
+    for error in (
+        OSError("offline"),
+        ValueError("BuilderConfig 'x' not found"),
+        RuntimeError("scripts are no longer supported"),
+    ):
+
+        def fail(error: Exception = error, **_: Any) -> None:
+            raise error
+
+        modules["lm_eval"].simple_evaluate = fail  # type: ignore[attr-defined]
+        with pytest.raises(ConfigError, match=f"could not ask made.*want of their data: {error}"):
+            general_ability(run, harness=["made"])
 
 
 def test_a_group_of_the_harness_counts_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -16,12 +17,14 @@ from perdure.adapters import open_adapter
 from perdure.config import load_config
 from perdure.errors import ConfigError, PerdureError, RunMismatch, UnmetNeed
 from perdure.ops.lowrank import dense
+from perdure.progress import Quiet
 from perdure.run import resume, run_config
 from perdure.scores import read_scores
 from perdure.store import Store
 from perdure.sweeps.record import outcome_values, run_record
 from tests.contract.runs import bits, short_run
 from tests.months import write_config, write_task
+from tests.own_files import perdure as perdure_command
 
 
 def peft_adapter(encoder, folder, seed, rank=2, targets=("query", "value")):
@@ -102,6 +105,37 @@ def test_a_method_that_goes_on_from_the_last_adapter_says_so(tmp_path, encoder_f
     assert len(warned("seq-lora", past)) == 1
     assert not warned("seq-lora", past[:1])
     assert not warned("inc-lora", past)
+
+
+def test_the_untrained_scores_are_told_after_the_beginning(tmp_path, encoder_folder, past):
+    told = []
+
+    class Notes(Quiet):
+        def begin(self, stages, finished):
+            told.append((stages, finished))
+
+        def scored(self, learnt, scores):
+            told.append((learnt, set(scores)))
+
+        def end(self, scores):
+            told.append(scores is not None)
+
+    run_config(started(tmp_path, encoder_folder, past), tmp_path / "run", report=Notes())
+    stages = ["history-news", "history-mail", "fruit"]
+    assert told == [(stages, 2), ((), {"fruit"}), (stages[2:], {"fruit"}), True]
+
+
+def test_its_tasks_are_studied_on_the_past(tmp_path, encoder_folder, past, monkeypatch, capsys):
+    run_config(started(tmp_path, encoder_folder, past), tmp_path / "run")
+    ended = perdure_command(monkeypatch, capsys, "study", "sign-split", tmp_path / "run", "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "mean score on the new task" in (tmp_path / "out/sign-split.svg").read_text()
+    rows = json.loads((tmp_path / "out/sign-split.json").read_text())["rows"]
+    assert {(row["stage"], row["old"]) for row in rows} == {("fruit", None)}
+    whole = next(row for row in rows if row["part"] == "whole update")
+    assert whole["new"] == read_scores(tmp_path / "run").score_matrix[0][0]
+    parts = {row["part"]: row["positions"] for row in rows if row["share"] == 1}
+    assert parts["same sign"] > 0 < parts["opposite sign"]
 
 
 def test_stopped_while_taking_in_the_past(tmp_path, encoder_folder, past, monkeypatch):

@@ -59,6 +59,28 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
     assert (found, type(found)) == (read, type(read))
 
 
+@pytest.mark.parametrize("value", ["2024-13-45", "0x_", "!!int ''", "[1"])
+def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(value, tmp_path):
+    with pytest.raises(ConfigError, match=r"The value of 'seed' is not valid YAML: .*Put text in quotes"):
+        parse_overrides([f"seed={value}"])
+    (tmp_path / "run.yaml").write_text(f"suite: quickstart\nseed: {value}\n")
+    with pytest.raises(ConfigError, match=r"(?s)run.yaml' is not valid YAML: .*line [23]"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"configuration file .* cannot be read: File name too long"):
+        load_config(tmp_path / ("x" * 300 + ".yaml"))
+    (tmp_path / "run.yaml").write_text("suite: quickstart\n")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(ConfigError, match=r"run.yaml' cannot be read: Permission denied\. Get leave"):
+        load_config(tmp_path / "run.yaml")
+
+
 def test_a_power_of_ten_is_a_number_in_a_file(tmp_path):
     (tmp_path / "run.yaml").write_text("method: {preset: l2, penalties: {l2: {weight: 1e-3}}}\nsuite: quickstart\n")
     assert load_config(tmp_path / "run.yaml").method["penalties"]["l2"]["weight"] == 1e-3

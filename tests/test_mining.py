@@ -127,6 +127,10 @@ def test_bad_input_is_named() -> None:
         find_sequence(by_hand(), 5)
     with pytest.raises(ConfigError, match="at least two"):
         gradient_conflicts([toy_task(0)], *setup(toy_task(0)))
+    with pytest.raises(ConfigError, match="at least two"):
+        mine([toy_task(0)], *setup(toy_task(0)), length=2)
+    with pytest.raises(ConfigError, match="at least two"):
+        find_sequence(Conflicts(("a",), torch.ones(1, 1), 0.0), 2)
     tasks = (toy_task(0), toy_task(1))
     with pytest.raises(DataError, match="Task 'task0' has 48 examples, fewer than one batch of 49"):
         gradient_conflicts(tasks, *setup(*tasks), batch_size=49)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from perdure.durable import read_lines
+from perdure.errors import UnknownName
 from perdure.progress import Live, Plain, Quiet, Several, reporter
 from perdure.scores import read_scores
 from perdure.training import Step
@@ -138,6 +139,8 @@ def test_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(reporter("auto", "x"), Plain)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert isinstance(reporter("auto", "x"), Live)
+    with pytest.raises(UnknownName, match=r"No kind of progress is called 'quite'. Did you mean 'quiet'\? Known: auto"):
+        reporter("quite", "x")
 
 
 def test_a_title_with_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ from perdure.config import RunConfig
 from perdure.errors import ConfigError, StoreError
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
-from perdure.ops.lowrank import dense
+from perdure.ops.lowrank import LowRank, dense
 from perdure.record import load_stage_update
 from perdure.scores import read_scores
+from perdure.store import Store
 from perdure.studies.signs import NO_PART, WHOLE, OpenRun, ScoredPart, Study, open_run, sign_split, signs
 from perdure.tasks.task import Task
 from tests.methods.two_layers import CONFIG, Toy, learn_toy, toy_task, toy_tasks
@@ -79,6 +80,14 @@ def test_signs_keeps_what_it_says(run: OpenRun) -> None:
         assert rows[stage, "magnitudes only"].energy == pytest.approx(1.0, rel=1e-4)
         assert rows[stage, "top k %"].positions == pytest.approx(0.25, abs=0.01)
     assert rows["task0", "top k %"].old is None
+
+
+def test_an_update_that_changes_nothing_has_no_energy(run: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(store: Store, index: int) -> dict[str, LowRank]:
+        return {name: LowRank(delta.A, 0 * delta.B) for name, delta in load_stage_update(store, index).items()}
+
+    monkeypatch.setattr("perdure.studies.signs.load_stage_update", nothing)
+    assert {row.energy for row in [*signs(run, shares=(0.5,)).rows, *sign_split(run, shares=(0.5,)).rows]} == {0.0}
 
 
 def test_fewer_examples_are_spread_over_the_split(run: OpenRun) -> None:

@@ -27,9 +27,8 @@ from pydantic import Field, field_validator
 from perdure.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
 from perdure.settings import Settings, read_yaml, validate, with_override
-from perdure.tasks.spec import TaskSpec, check_is_task
+from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
-SPLITS = ("train", "validation", "test")
 SUITE_FILES = (".yaml", ".yml")
 OF_SUITES = ("order", "data", "data_seed", "budget")
 """Settings that say which examples of a suite are learnt, and in which order; tasks of your own say it themselves."""
@@ -263,7 +262,7 @@ def _given(data: Any, dotted: str) -> bool:
 
 
 def located(place: str, folder: Path = Path()) -> str:
-    """The absolute name of an adapter's folder, looked for in `folder`; an id of a hub as it is."""
+    """The absolute name of the file or folder at `place`, looked for in `folder`; what is not there (an id of a hub) as it is."""
     path = folder / Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
 

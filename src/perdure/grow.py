@@ -21,7 +21,7 @@ from perdure.processes import started
 from perdure.progress import Reporter, told_by
 from perdure.record import load_past, save_deployed
 from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
-from perdure.run import ending, told, versions
+from perdure.run import reporting, told, versions
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
 from perdure.store import Store
@@ -80,7 +80,10 @@ def add(
                 *(f"{new.name}: {line}" for line in store.version_changes(versions())),
             ],
         }
-        with ending(report), store.transaction() as more:
+        with (
+            reporting(report, every, opened.method, opened.config, store),
+            store.transaction() as more,
+        ):
             more["added"] = record
             run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
     return told(report, store)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, UnknownName
 from perdure.metrics import FORMULAS
 
 if TYPE_CHECKING:
@@ -216,7 +216,11 @@ def told_by(report: Reporter | None, main: bool = True) -> Reporter:
 
 
 def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
-    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere); and `others`."""
+    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere); and `others`.
+
+    Raises:
+        UnknownName: another mode.
+    """
     return Several(*others, _shown(mode, title)) if others else _shown(mode, title)
 
 
@@ -225,6 +229,8 @@ def _shown(mode: str, title: str) -> Reporter:
         return Quiet()
     if mode == "json":
         return JsonLines()
+    if mode != "auto":
+        raise UnknownName("kind of progress", mode, ("auto", "json", "quiet"))
     return Live(title) if sys.stderr.isatty() else Plain(title)
 
 

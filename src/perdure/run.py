@@ -29,6 +29,7 @@ from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs, check_stages
+from perdure.methods.parts import Method
 from perdure.processes import Processes, join
 from perdure.progress import Reporter, told_by
 from perdure.reopen import (
@@ -166,7 +167,7 @@ def run_config(
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
-        with ending(report):
+        with reporting(report, chosen, method, config, store):
             processes.once(learn_history, config, chosen, method, model, learner, store, report)
             if config.shard:
                 model.shard(processes)
@@ -234,9 +235,16 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def ending(report: Reporter) -> Iterator[None]:
-    """Tell the reporter if what is within does not come to its end."""
+def reporting(
+    report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
+) -> Iterator[None]:
+    """Tell the reporter which stages begin, and if what is within does not come to its end.
+
+    Adapters of `history` are finished stages from the start: taking them in trains nothing.
+    """
     try:
+        names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
+        report.begin(names, max(len(store.stages()), len(config.history)))
         yield
     except BaseException:
         report.end(None)
@@ -297,7 +305,7 @@ def resume(
         run = processes.main_first(lambda: reopen(store, recorded_tasks(store, tasks)))
         if config.shard:
             run.model.shard(processes)
-        with ending(report):
+        with reporting(report, run.tasks, run.method, run.config, store):
             run_sequence(run.tasks, run.method, run.model, run.backbone, run.config, store, report, processes)
     return told(report, store)
 

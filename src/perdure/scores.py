@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from perdure.durable import read_json
 from perdure.errors import StoreError
 from perdure.metrics import summary
 from perdure.store import Store
+
+Answer = Mapping[str, Any]
+"""A row of predictions/<task>.jsonl: label, predicted, and predicted_task where another task's label was chosen."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def read_scores(folder: str | Path) -> Scores:
         split=about["config"]["evaluation"]["split"],
         folder=str(folder),
     )
+
+
+def is_right(answer: Answer) -> bool:
+    """Whether the label, and among several label sets the task, was predicted."""
+    return answer["label"] == answer["predicted"] and "predicted_task" not in answer
 
 
 def _row(store: Store, position: int, tasks: list[str]) -> list[tuple[float | None, int]]:

@@ -41,12 +41,12 @@ def run_sequence(
 ) -> Past:
     """Learn `tasks` with `method`, going on where the store's last checkpoint stands; return what is left behind.
 
-    `shared` is a folder of trainings that runs have in common (perdure.shared); None = everything is trained here.
+    `report` knows already that it begins (`perdure.run.reporting`: taking in a history comes before). `shared` is a folder of
+    trainings that runs have in common (perdure.shared); None = everything is trained here.
     Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
     """
     past, base = load_past(store, method, device=model.device), public_name(config.backbone["model"])
     sequence = (*history_stages(config.history), *stages(tasks, method.stream))
-    report.begin([stage.name for stage in sequence], len(past))
     if not store.manifest["stages"]:
         scored = score_tasks(tasks, (), {}, model, backbone, config.evaluation, report, processes)
         processes.once(save_untrained, store, scored)

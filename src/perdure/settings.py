@@ -61,6 +61,13 @@ class _Loader(yaml.SafeLoader):
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:  # what YAML takes for a date or a number and Python does not
+            said = f"{node.value!r} looks like a number or a date and is none ({error}); put text in quotes"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -73,14 +80,18 @@ def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) ->
     """The settings in a YAML file; `what` it is (a sweep, a task) is said where there is none.
 
     Raises:
-        error: no such file, no YAML, or no settings in it.
+        error: no such file, none that can be read, no YAML, or no settings in it.
     """
-    if not path.is_file():
-        raise error(f"There is no {what} file '{path}'.")
     try:
+        if not path.is_file():
+            raise error(f"There is no {what} file '{path}'.")
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as broken:
         raise error(f"'{path}' is not valid YAML: {broken}") from broken
+    except OSError as unread:
+        raise error(
+            f"The {what} file '{path}' cannot be read: {unread.strerror or unread}. Get leave to read it, or give another one."
+        ) from unread
     if not isinstance(data, dict):
         raise error(f"'{path}' must hold settings as `key: value` lines.")
     return data
@@ -90,7 +101,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """['training.epochs=2', ...] -> {'training.epochs': 2, ...}; values are read as YAML.
 
     Raises:
-        ConfigError: a pair without '='.
+        ConfigError: a pair without '=', or a value that is no YAML.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
@@ -100,7 +111,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         try:
             parsed = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
-            raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}.") from error
+            raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}. Put text in quotes.") from error
         # YAML 1.1 reads 1e-3 as text; a person means a number, unless it stands in quotes
         overrides[key] = float(parsed) if parsed == value.strip() and POWER.fullmatch(parsed) else parsed
     return overrides

@@ -68,6 +68,9 @@ def write_run(
                 if position:
                     write_lines(stage / "log.jsonl", (_step(position, s) for s in range(1, steps + 1)))
                     write_json(stage / "notes.json", dict(notes or {}))
+        if {*tasks} <= {*store.stages()} or store.stages() == ["joint"]:
+            with store.deploying() as deployed:
+                write_json(deployed / "config.json", {})
     return folder
 
 

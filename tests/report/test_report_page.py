@@ -260,6 +260,15 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
     assert "is not finished" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_run_whose_model_is_not_written_is_not_finished(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert only(run).finished
+    write_json(run / "manifest.json", {key: value for key, value in manifest.items() if key != "deployed"})
+    assert settings.warnings([only(run)]) == [
+        "ps-lora is not finished (3 of 3 tasks learnt): its model is not written yet."
+    ]
+
+
 def test_runs_that_do_not_compare_say_so(run: Path, tmp_path: Path) -> None:
     two = {task: LABELS[task] for task in ("mood", "topic")}
     other = write_run(tmp_path / "two", method="l2", labels=two, rows=[two, two, two])
@@ -289,6 +298,20 @@ def test_a_task_that_was_not_scored_when_learnt_has_that_for_its_reason(run: Pat
     cells = json.loads(scores.read_text(encoding="utf-8"))
     write_json(scores, {**cells, "mood": {"score": None, "examples": 0}})
     assert only(run).without_changes["mood"] == "not scored right after it was learnt"
+
+
+def test_examples_of_the_validation_split_are_called_so(tmp_path: Path) -> None:
+    run = only(write_run(tmp_path / "run", config={"evaluation": {"split": "validation"}}))
+    assert charts.changed_answers(run).layout["xaxis"]["title"]["text"] == "validation examples"
+
+
+def test_no_chart_of_forgetting_where_none_is_known(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for stage in ("01-mood", "02-topic"):  # as with evaluation.every_stage: false
+        write_json(run / "stages" / stage / "scores.json", {})
+    page = Page(write_report([run], tmp_path / "out")["html"].read_text(encoding="utf-8"))
+    assert "Average accuracy over the tasks learnt so far, in points" in page.tables
+    assert "Forgetting over the tasks learnt so far" not in page.text
 
 
 def test_own_tasks_have_no_budget_of_a_suite(tmp_path: Path) -> None:
@@ -355,6 +378,8 @@ def test_plotly_knows_every_property_of_every_figure(pair: Written) -> None:
 def test_notes_of_modules_become_median_and_range() -> None:
     noted = {"slice/cosine": -0.25, **{f"slice/gamma/layer.{i}": float(i) for i in range(5)}}
     assert notes.summary(noted) == {"slice/cosine": "-0.25", "slice/gamma of modules": "2 (0 to 4)"}
+    four = {f"slice/gamma/layer.{i}": value for i, value in enumerate((7.0, 0.0, 1.0, 2.0))}
+    assert notes.summary(four) == {"slice/gamma of modules": "1.5 (0 to 7)"}
 
 
 def test_notes_are_shown(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from perdure.cli import app
+from perdure.errors import UnknownName
 from perdure.tasks.suites import describe
 from tests.tasks.test_benchmarks import write_cl
 
@@ -52,7 +54,7 @@ def test_without_data_what_is_known_and_what_is_expected(monkeypatch: pytest.Mon
     assert "  order 2: dbpedia amazon agnews yahoo" in lines
     assert "  labels (4): World, Sports, Business, Science or Technology" in lines
     assert lines[-1].startswith(
-        "Give --data (or $PERDURE_CL_BENCHMARK) for sizes and warnings. Layout: <TYPE>/<dataset>/"
+        "Give a folder as --data (or $PERDURE_CL_BENCHMARK) for sizes and warnings. Layout: <TYPE>/<dataset>/"
     )
     assert not any(line.startswith("  examples:") for line in lines)
 
@@ -63,4 +65,33 @@ def test_a_suite_out_of_packages_is_described_before_anything_is_fetched(tmp_pat
     assert any(line.startswith("  licence: ") for line in lines)
     assert lines[-1].startswith("Not in the cache yet: ")
     assert " MB)" in lines[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("data", [["--data", "hub"], []])
+def test_nothing_is_read_from_the_hub(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of a suite that may come from there, nor of one's own tasks."""
+    monkeypatch.setattr("perdure.tasks.hub.load_split", lambda *_: pytest.fail("fetched"))
+    monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
+    monkeypatch.delenv("PERDURE_GLUE", raising=False)
+    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
+    lines = shown("standard-cl", *data) if data else shown("glue")
+    assert re.fullmatch(r"Read from the hub by a run, which tells their sizes: (\w+, )+\w+\.", lines[-2])
+    assert lines[-1].startswith("Give a folder as --data (or $PERDURE_")
+
+
+def test_of_a_suite_of_ones_own_nothing_is_fetched_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.tasks.hub.load_split", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
+    suite = tmp_path / "own.yaml"
+    vader = (
+        "package: {reader: vader, asset: vaderSentiment, file: amazonReviewSnippets_GroundTruth.txt, threshold: 0.5}"
+    )
+    suite.write_text(f"name: own\ntasks:\n  one: {{dataset: someone/some, train: train}}\n  two: {{{vader}}}\n")
+    ended = CliRunner().invoke(app, ["suites", "show", str(suite)])
+    assert isinstance(ended.exception, UnknownName)
+    suite.write_text(suite.read_text().replace("vaderSentiment", "vader"))
+    lines = shown(str(suite))
+    assert lines[-2].startswith("Not in the cache yet: vader (")
+    assert lines[-1] == "Read from the hub by a run, which tells their sizes: one."
     assert not (tmp_path / "cache").exists()

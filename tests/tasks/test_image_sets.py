@@ -75,6 +75,7 @@ def test_idx_files_of_chosen_classes(tmp_path: Path) -> None:
     [
         (None, "is missing"),
         (b"no gzip", "not a gzip file"),
+        (gzip.compress(b"abc")[:10] + b"\xff" * 20, "not a gzip file"),
         (gzip.compress(struct.pack(">2I", 0x803, 1)), "not an IDX file of 1 dimensions"),
         (gzip.compress(b"a"), "not an IDX file"),
         (gzip.compress(struct.pack(">2I", 0x801, 3) + b"abc"), "hold 2 images and 3 labels"),
@@ -82,6 +83,7 @@ def test_idx_files_of_chosen_classes(tmp_path: Path) -> None:
     ids=[
         "missing",
         "no-gzip",
+        "damaged",
         "images-for-labels",
         "cut",
         "too-many",

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigError, DataError, UnknownName
+from perdure.settings import validate
 from perdure.tasks import readers, suites
+from perdure.tasks.own_suite import SourceTask
 from perdure.tasks.splits import Drawn, Pool
 from perdure.tasks.suites import describe, load_suite
 
@@ -33,7 +35,8 @@ def test_tasks_from_files_beside_the_suite(folder: Path) -> None:
     assert [len(task.train) for task in suite.tasks] == [8, 8]
     assert suite.tasks[1].labels == {"0": "none", "1": "one"}
     assert (suite.order, suite.version) == ("default", 1)
-    assert suite.fingerprint() != load_suite(str(folder / "mine.yaml"), train=8, test=4, seed=1).fingerprint()
+    other = load_suite(str(folder / "mine.yaml"), train=8, test=4, seed=1)
+    assert suite.tasks[0].fingerprint() != other.tasks[0].fingerprint()
 
 
 def test_orders_and_sizes(folder: Path) -> None:
@@ -88,6 +91,20 @@ def test_tasks_taken_from_a_suite_stay_without_near_repeats(monkeypatch: pytest.
         assert {name for name, removed in drawn.items() if removed} == near
 
 
+@pytest.mark.parametrize("of_suite,of_task,removed", [("true", "", 1), ("false", "true", 1), ("true", "false", 0)])
+def test_near_repeats_leave_tasks_of_files_too(folder: Path, of_suite: str, of_task: str, removed: int) -> None:
+    long = [" ".join(f"{i}word{n}" for n in range(30)) for i in range(40)]
+    rows = [{"text": text, "label": "xy"[i % 2]} for i, text in enumerate([*long, f"{long[0]} more"])]
+    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = f", without_near_repeats: {of_task}" if of_task else ""
+    (folder / "mine.yaml").write_text(
+        f"name: mine\nwithout_near_repeats: {of_suite}\ntasks: {{letters: {{train: letters.jsonl{own}}}}}\n"
+    )
+    [task] = load_suite(str(folder / "mine.yaml")).tasks
+    assert len({*task.train, *task.validation, *task.test}) == 41 - removed
+    assert ("1 texts removed that nearly repeat another one" in task.notes) == bool(removed)
+
+
 def test_readers_of_the_package_may_be_used(folder: Path) -> None:
     (folder / "FOMC").mkdir()
     for split in ("train", "eval", "test"):
@@ -109,6 +126,10 @@ def test_readers_of_the_package_may_be_used(folder: Path) -> None:
         ("name: x\ntask: {}\ntasks: {a: {train: a.jsonl}}\n", "Did you mean 'tasks'"),
         ("name: x\norders: {1: [b]}\ntasks: {a: {train: a.jsonl}}\n", "order 1 names b"),
         ("name: [", "not valid YAML"),
+        (
+            "name: x\nsizes: {test: 0}\ntasks: {a: {train: a.jsonl}}\n",
+            "sizes.test: should be greater than or equal to 1",
+        ),
     ],
 )
 def test_wrong_files_are_explained(tmp_path: Path, content: str, message: str) -> None:
@@ -143,6 +164,45 @@ def test_a_wrong_task_is_named(folder: Path) -> None:
     (folder / "mine.yaml").write_text(SUITE.replace("train: letters", "trian: letters"))
     with pytest.raises(ConfigError, match=r"task letters:(.|\n)*trian.*Did you mean 'train'"):
         load_suite(str(folder / "mine.yaml"))
+
+
+SOURCE = "source: {reader: vader, asset: vader, labels: true}"
+
+
+@pytest.mark.parametrize(
+    "task,message",
+    [
+        (f"{SOURCE}, lables: [a, b]", "'lables'.*Did you mean 'labels'"),
+        (SOURCE, "`labels: true`, so its reader needs the task's `labels`"),
+        ("source: vader", r"source: expected settings, as in \{key: value\}"),
+        ("source: {asset: vader}", "source.reader: is missing"),
+        (f"{SOURCE}, labels: [yes, no]", "put labels in quotes"),
+        ("trian: x.jsonl", "'trian'.*Did you mean 'train'"),
+        ("train: x.jsonl, folder: y", "'folder'"),
+    ],
+)
+def test_wrong_tasks_are_named_when_the_file_is_read(tmp_path: Path, task: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"name: x\ntasks:\n  some: {{{task}}}\n")
+    with pytest.raises(ConfigError, match=f"(?s)x.yaml: task some: .*{message}"):
+        describe(str(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize("name", suites.suite_names())
+def test_every_task_of_the_package_is_a_source_task(name: str) -> None:
+    for task in describe(name)["tasks"].values():
+        assert validate(SourceTask, task).source.reader in readers.READERS
+
+
+def test_labels_that_are_numbers_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"name: x\ntasks:\n  some: {{{SOURCE}, labels: [0, 1]}}\n")
+    assert describe(str(tmp_path / "x.yaml"))["tasks"]["some"]["labels"] == ("0", "1")
+
+
+def test_a_suite_takes_no_tasks_of_a_file(folder: Path) -> None:
+    path = folder / "mine.yaml"
+    path.write_text(f"{SUITE}tasks_of: {{'{path}': [bbc]}}\n")
+    with pytest.raises(UnknownName, match=r"No suite of the package is called .*mine\.yaml.*Known: .*quickstart"):
+        describe(str(path))
 
 
 def test_missing_suite_file() -> None:

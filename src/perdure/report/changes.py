@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from perdure.scores import Scores
-
-Answer = Mapping[str, Any]
-"""A row of predictions/<task>.jsonl: label, predicted, and predicted_task where another task's label was chosen."""
+from perdure.scores import Answer, Scores, is_right
 
 
 @dataclass(frozen=True)
@@ -72,15 +68,25 @@ def task_changes(
     return changes, without
 
 
+def change_table(changes: Iterable[TaskChange]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: what became of each task's examples."""
+    head = ["Task", "Examples", "Still right", "Became wrong", "Became right", "Still wrong"]
+    fields = ("examples", "still_right", "became_wrong", "became_right", "still_wrong")
+    return head, [[c.task, *(str(getattr(c, name)) for name in fields)] for c in changes]
+
+
+def confusion_table(changes: Iterable[TaskChange]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: answers that were right when learnt and are wrong at the end, of all tasks, most frequent first."""
+    lost = [(change.task, confusion) for change in changes for confusion in change.confusions]
+    lost.sort(key=lambda pair: -pair[1].count)
+    head = ["Task", "Right label", "Answer at the end", "Examples"]
+    return head, [[task, c.label, c.predicted, str(c.count)] for task, c in lost]
+
+
 def _reason(run: Scores, learnt: int | None) -> str | None:
     if learnt is None:
         return "learnt together with others, or not yet"
     return "learnt last" if learnt == len(run.stages) - 1 else None
-
-
-def is_right(answer: Answer) -> bool:
-    """Whether the label, and among several label sets the task, was predicted."""
-    return answer["label"] == answer["predicted"] and "predicted_task" not in answer
 
 
 def _is_accuracy(answers: Sequence[Answer], score: float | None) -> bool:

@@ -71,7 +71,7 @@ def metric_bars(runs: Sequence[Run], metric: str, title: str) -> Chart:
         "width": 0.62,
     }
     layout = {
-        "xaxis": _x("points", rangemode="tozero"),
+        "xaxis": _axis("points", rangemode="tozero"),
         "yaxis": {**_ticks(names), "autorange": "reversed", "showgrid": False},
         "showlegend": False,
         "bargap": 0.3,
@@ -99,8 +99,8 @@ def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
         known = [v for v in values if v is not None]
         said.append(f"{run.name} from {points(known[0])} to {points(known[-1])}")
     layout = {
-        "xaxis": _x("tasks learnt", dtick=math.ceil(stages / 8), tick0=1, range=[0.7, stages + 0.3]),
-        "yaxis": _y("points", rangemode="tozero" if which == 1 else "normal"),
+        "xaxis": _axis("tasks learnt", dtick=math.ceil(stages / 8), tick0=1, range=[0.7, stages + 0.3]),
+        "yaxis": _axis("points", rangemode="tozero" if which == 1 else "normal"),
         **(LEGEND if len(lines) > 1 else {"showlegend": False}),
     }
     height = 340 + 20 * max(0, len(lines) - 4)  # the legend has a line a run in a narrow window
@@ -178,7 +178,7 @@ def task_lines(run: Run) -> Chart:
         f"{task} from {points(matrix[0][1][t])} untrained to {points(matrix[-1][1][t])}"
         for t, task in enumerate(run.scores.tasks)
     )
-    layout = {"xaxis": {**_ticks(names), "showgrid": True}, "yaxis": _y("points"), **LEGEND}
+    layout = {"xaxis": {**_ticks(names), "showgrid": True}, "yaxis": _axis("points"), **LEGEND}
     wide = 160 + 52 * len(lines) if len(lines) > 6 else 0
     return Chart("Score of each task over the stages", f"Line chart, in points: {said}.", lines, layout, 420, wide)
 
@@ -214,7 +214,7 @@ def changed_answers(run: Run) -> Chart:
         )
     layout = {
         "barmode": "stack",
-        "xaxis": _x("test examples"),
+        "xaxis": _axis(f"{run.scores.split} examples"),
         "yaxis": {**_ticks([c.task for c in run.changes]), "autorange": "reversed", "showgrid": False},
         "bargap": 0.35,
         **LEGEND,
@@ -265,9 +265,5 @@ def _ticks(names: Sequence[str]) -> dict[str, Any]:
     return {**ticks, "zeroline": False}
 
 
-def _x(title: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": title}, "zeroline": False, **more}
-
-
-def _y(title: str, **more: Any) -> dict[str, Any]:
+def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, "zeroline": False, **more}

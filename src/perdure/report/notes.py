@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 
 from perdure.durable import finite_or_none
 from perdure.report.html import Html, table
@@ -35,7 +36,5 @@ def summary(notes: Mapping[str, float]) -> dict[str, str]:
         else:
             found[name] = f"{value:.3g}"
     for name, values in modules.items():
-        ordered = sorted(values)
-        median = ordered[len(ordered) // 2]
-        found[name] = f"{median:.3g} ({ordered[0]:.3g} to {ordered[-1]:.3g})"
+        found[name] = f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
     return found

@@ -28,6 +28,7 @@ class Run:
         about: run.json.
         logs: one a stage.
         notes: numbers the parts noted, one mapping a stage.
+        finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
     """
 
@@ -36,13 +37,9 @@ class Run:
     about: Mapping[str, Any]
     logs: Sequence[Log]
     notes: Sequence[Mapping[str, float]]
+    finished: bool
     changes: Sequence[TaskChange]
     without_changes: Mapping[str, str]
-
-    @property
-    def finished(self) -> bool:
-        """Whether every task was learnt."""
-        return self.about["config"]["method"]["stream"] == "joint" or set(self.scores.tasks) <= set(self.scores.stages)
 
     def over_stages(self) -> list[tuple[float | None, float | None]]:
         """After each stage: average accuracy and forgetting over the tasks learnt so far. Empty for joint training."""
@@ -115,6 +112,7 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
         about=store.about,
         logs=[_lines(stage / "log.jsonl") for stage in stages],
         notes=[read_json(stage / "notes.json") for stage in stages],
+        finished=store.finished,
         changes=changes,
         without_changes=without,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.metrics import FORMULAS
 from perdure.report import charts, notes, settings, steps
+from perdure.report.changes import change_table, confusion_table
 from perdure.report.charts import Chart
 from perdure.report.html import Html, join, table, tag
 from perdure.report.runs import Run
@@ -93,6 +94,8 @@ def over_the_sequence(runs: Sequence[Run], figures: Figures) -> Html | None:
     for which, title in enumerate(
         ("Average accuracy over the tasks learnt so far", "Forgetting over the tasks learnt so far")
     ):
+        if all(pair[which] is None for _, curve in curves for pair in curve):
+            continue  # scored after the last stage only: nothing can be seen to be forgotten
         body = [
             [name, *(points(curve[s][which]) if s < len(curve) else "-" for s in range(longest))]
             for name, curve in curves
@@ -156,11 +159,11 @@ def _training(run: Run, figures: Figures) -> list[Html]:
 def _changed(run: Run, figures: Figures) -> list[Html]:
     parts: list[Html] = []
     if run.changes:
-        head = ["Task", "Examples", "Still right", "Became wrong", "Became right", "Still wrong"]
-        fields = ("examples", "still_right", "became_wrong", "became_right", "still_wrong")
-        body = ([c.task, *(str(getattr(c, name)) for name in fields)] for c in run.changes)
         caption = f"{run.name}: {run.scores.split} examples, right after their task was learnt and at the end"
-        parts += [figures.figure(charts.changed_answers(run), table(caption, head, body)), *_confusions(run)]
+        parts += [
+            figures.figure(charts.changed_answers(run), table(caption, *change_table(run.changes))),
+            *_confusions(run),
+        ]
     if run.without_changes:
         why: dict[str, list[str]] = {}
         for task, reason in run.without_changes.items():
@@ -171,14 +174,12 @@ def _changed(run: Run, figures: Figures) -> list[Html]:
 
 
 def _confusions(run: Run) -> list[Html]:
-    lost = [(change.task, confusion) for change in run.changes for confusion in change.confusions]
+    head, lost = confusion_table(run.changes)
     if not lost:
         return [tag("p", "No answer that was right became wrong.")]
-    lost.sort(key=lambda pair: -pair[1].count)
-    body = [[task, c.label, c.predicted, str(c.count)] for task, c in lost[:CONFUSIONS]]
-    rest = sum(c.count for _, c in lost[CONFUSIONS:])
+    rest = sum(int(row[-1]) for row in lost[CONFUSIONS:])
     caption = f"{run.name}: answers that were right when learnt and are wrong at the end"
-    numbers = table(caption, ["Task", "Right label", "Answer at the end", "Examples"], body, text_columns=3)
+    numbers = table(caption, head, lost[:CONFUSIONS], text_columns=3)
     more = tag(
         "p", f"{rest} more examples in {len(lost) - CONFUSIONS} other pairs; all are in report.json.", class_="note"
     )

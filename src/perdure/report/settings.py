@@ -52,10 +52,12 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         if not run.finished:
-            stages = f"{len(run.scores.stages)} of {len(run.scores.tasks)}"
-            found.append(
-                f"{run.name} is not finished ({stages} tasks learnt): its average accuracy counts tasks it has not learnt."
+            of = len(run.scores.tasks)
+            learnt = of if run.scores.stages == ["joint"] else len(run.scores.stages)
+            why = (
+                "its average accuracy counts tasks it has not learnt" if learnt < of else "its model is not written yet"
             )
+            found.append(f"{run.name} is not finished ({learnt} of {of} tasks learnt): {why}.")
     for key, what in {
         "tasks": "learnt from or scored on other data",
         "split": "scored on another split",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perdure.tasks.assets import ASSETS
-from perdure.tasks.packages import is_cached
-from perdure.tasks.suites import describe, has_data, load_suite
+from perdure.tasks.suites import Missing, describe, has_data, load_suite, missing
 
 
 def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
@@ -20,12 +19,10 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
         UnknownName: no such suite. DataError: its data cannot be read.
     """
     about = describe(name)
-    assets = {entry["source"]["asset"] for entry in about["tasks"].values() if "asset" in entry.get("source", {})}
-    missing = sorted(asset for asset in assets if not is_cached(asset))
     yield f"{about['name']}, version {about['version']}: {about['about']}"
     for order, tasks in about.get("orders", {}).items():
         yield f"  order {order}: {' '.join(map(str, tasks))}"
-    suite = load_suite(name, data=data) if has_data(name, data) and not missing else None
+    suite = load_suite(name, data=data) if has_data(name, data) else None
     sizes = {task.name: task for task in suite.tasks} if suite else {}
     for task, entry in about["tasks"].items():
         yield f"{task}: {entry.get('about', '')}"
@@ -35,13 +32,20 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
         if task in sizes:
             found = sizes[task]
             yield f"  examples: {len(found.train)} train, {len(found.validation)} validation, {len(found.test)} test"
-    if missing:
-        size = sum(ASSETS[asset].size for asset in missing) / 1e6
-        yield f"Not in the cache yet: {', '.join(missing)} ({size:.0f} MB). Once a run has fetched them, sizes are told here."
-    elif suite is None:
-        yield f"Give --data (or ${about['data']['variable']}) for sizes and warnings. Layout: {about['data']['layout']}"
-    else:
-        yield from (f"note: {warning}" for warning in suite.warnings)
+    yield from (f"note: {warning}" for warning in suite.warnings) if suite else _lacking(missing(name, data), about)
+
+
+def _lacking(found: Missing, about: Mapping[str, Any]) -> Iterator[str]:
+    """What is not at hand, and what to do for it."""
+    if found.assets:
+        size = sum(ASSETS[asset].size for asset in found.assets) / 1e6
+        names = ", ".join(found.assets)
+        yield f"Not in the cache yet: {names} ({size:.0f} MB). Once a run has fetched them, sizes are told here."
+    if found.hub:
+        yield f"Read from the hub by a run, which tells their sizes: {', '.join(found.hub)}."
+    if found.folder:
+        variable, layout = about["data"]["variable"], about["data"]["layout"]
+        yield f"Give a folder as --data (or ${variable}) for sizes and warnings. Layout: {layout}"
 
 
 def _labels(labels: Any) -> str:

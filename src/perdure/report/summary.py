@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.report import settings
+from perdure.report.changes import change_table, confusion_table
 from perdure.report.runs import Run
 from perdure.report.text import escaped, markdown, markdown_table
 
@@ -20,17 +21,9 @@ def summary(runs: Sequence[Run]) -> str:
 def _changed(run: Run) -> list[str]:
     if not run.changes:
         return []
-    head = ["Task", "Examples", "Still right", "Became wrong", "Became right", "Still wrong"]
-    body = [
-        [c.task, *map(str, (c.examples, c.still_right, c.became_wrong, c.became_right, c.still_wrong))]
-        for c in run.changes
-    ]
-    lines = ["", f"## Right, then wrong: {escaped(run.name)}", "", *markdown_table(head, body)]
-    lost = [[c.task, x.label, x.predicted, str(x.count)] for c in run.changes for x in c.confusions]
-    if lost:
-        lost.sort(key=lambda row: -int(row[-1]))
-        lines += ["", *markdown_table(["Task", "Right label", "Answer at the end", "Examples"], lost)]
-    return lines
+    lines = ["", f"## Right, then wrong: {escaped(run.name)}", "", *markdown_table(*change_table(run.changes))]
+    head, lost = confusion_table(run.changes)
+    return [*lines, "", *markdown_table(head, lost)] if lost else lines
 
 
 def _what(runs: Sequence[Run]) -> list[str]:

@@ -88,8 +88,11 @@ class Harness:
                 model=wrapped, tasks=list(self.tasks), num_fewshot=shots, limit=examples, bootstrap_iters=0,
                 task_manager=self._manager,
             )  # fmt: skip
-        except (OSError, ConnectionError) as error:  # its data come from the hub
-            raise ConfigError(f"lm-evaluation-harness could not get its data: {error}") from error
+        # its data come from the hub: `datasets` raises ValueError for an unknown configuration, RuntimeError for a script
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"lm-evaluation-harness could not ask {', '.join(self.tasks)}, most often for want of their data: {error}"
+            ) from error
         return counted_once(found, self.tasks, shots)
 
 

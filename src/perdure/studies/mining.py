@@ -111,10 +111,7 @@ def mine(tasks: Sequence[Task], model: AdaptedModel, backbone: Backbone, length:
     Raises:
         ConfigError, DataError: see `gradient_conflicts` and `find_sequence`.
     """
-    if not 2 <= length <= len(tasks):
-        raise ConfigError(
-            f"A sequence of {length} tasks cannot be chosen from {len(tasks)}; ask for 2 to {len(tasks)}."
-        )
+    _check_length(length, len(tasks))
     conflicts = gradient_conflicts(tasks, model, backbone, **settings)
     return Mined(conflicts, find_sequence(conflicts, length), find_sequence(conflicts, length, most=False))
 
@@ -140,8 +137,7 @@ def gradient_conflicts(
         DataError: a task with fewer training examples than one batch.
         ConfigError: a task whose gradient is zero, which has no cosine with anything; fewer than two tasks.
     """
-    if len(tasks) < 2:
-        raise ConfigError("Conflict is between tasks; give at least two.")
+    _check_length(2, len(tasks))
     hashing = CountSketch(buckets, seed)
     model.fold({})
     sketches = [_sketch(task, model, backbone, hashing, batches, batch_size, seed) for task in tasks]
@@ -172,8 +168,7 @@ def find_sequence(conflicts: Conflicts, length: int, *, most: bool = True, limit
         ConfigError: a length below 2 or above the number of tasks.
     """
     count = len(conflicts.tasks)
-    if not 2 <= length <= count:
-        raise ConfigError(f"A sequence of {length} tasks cannot be chosen from {count}; ask for 2 to {count}.")
+    _check_length(length, count)
     sign = 1.0 if most else -1.0
     cost = (conflicts.cosines * sign).double().fill_diagonal_(0.0)
     exhaustive = math.comb(count, length) <= limit
@@ -181,3 +176,15 @@ def find_sequence(conflicts: Conflicts, length: int, *, most: bool = True, limit
     ordered = cheapest_first(cost, chosen)
     mean = sign * pair_sum(cost, ordered) / math.comb(length, 2)
     return FoundSequence(tuple(conflicts.tasks[i] for i in ordered), mean, exhaustive)
+
+
+def _check_length(length: int, count: int) -> None:
+    """A sequence of `length` tasks can be chosen from `count`.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if count < 2:
+        raise ConfigError("Conflict is between tasks; give at least two.")
+    if not 2 <= length <= count:
+        raise ConfigError(f"A sequence of {length} tasks cannot be chosen from {count}; ask for 2 to {count}.")

@@ -90,7 +90,11 @@ class Study:
         return "\n".join(lines) + "\n"
 
     def as_svg(self, which: str = "old") -> str:
-        """Mean score over the stages on `new` or `old` tasks against k, a line a part; constants as level lines."""
+        """Mean score over the stages on `new` or `old` tasks against k, a line a part; constants as level lines.
+
+        Where no task is old yet, on `new` ones.
+        """
+        which = which if _means(self.rows, which) else "new"
         means = _means(self.rows, which)
         levels = {part: points for part, points in means.items() if len(points) == 1}
         ends = [x for points in means.values() for x, _ in points if len(points) > 1] or [0.0, 1.0]
@@ -146,7 +150,8 @@ def open_run(
     """
     store = Store(Path(folder))
     about = store.about
-    if not store.stages():
+    learnt = _task_stages(store)
+    if not learnt:
         raise StoreError(f"No stage of the run in '{folder}' is finished; go on with `perdure resume {folder}`.")
     config = load_config(about["config"])
     if reason := no_history(build_method(config.method), "A study puts a part of a task's update on the past"):
@@ -155,7 +160,7 @@ def open_run(
     for task in tasks:
         if known.get(task.name, task.fingerprint()) != task.fingerprint():
             raise ConfigError(f"Task '{task.name}' differs from the one the run in '{folder}' was made with.")
-    missing = [name for name in store.stages() if name not in {task.name for task in tasks}]
+    missing = [name for name in learnt if name not in {task.name for task in tasks}]
     if missing:
         raise ConfigError(f"The run in '{folder}' learnt '{missing[0]}', which is not among the tasks given.")
     backbone.precision = about.get("precision", backbone.precision)  # as the run's own scores were made
@@ -227,19 +232,21 @@ class _Stage:
         learnt = [task.name for task in (*self.learnt, self.task)]
         old = [self.run.score(deployed, task, learnt) for task in self.learnt]
         new = self.run.score(deployed, self.task, learnt)
-        count = sum(int((w != 0).sum()) for w in kept.values()) / sum(w.numel() for w in kept.values())
-        energy = sum(float(w.square().sum()) for w in kept.values())
-        whole = sum(float(w.square().sum()) for w in self.update.values())
-        return ScoredPart(self.task.name, part, share, count, energy / whole, new, sum(old) / len(old) if old else None)
+        positions = sum(int((w != 0).sum()) for w in kept.values()) / sum(w.numel() for w in kept.values())
+        whole = _squared_norm(self.update)
+        energy = _squared_norm(kept) / whole if whole else 0.0
+        return ScoredPart(self.task.name, part, share, positions, energy, new, sum(old) / len(old) if old else None)
 
 
 def _stages(run: OpenRun, wanted: Sequence[str] | None, first: int) -> Iterator[_Stage]:
+    """The stages to study, those `wanted` or all, from the one at `first` on: with 1, those that have a past."""
     names, by_name = run.store.stages(), {task.name: task for task in run.tasks}
-    chosen = list(wanted) if wanted is not None else names[first:]
+    known = [name for name in _task_stages(run.store) if name in names[first:]]
+    chosen = list(wanted) if wanted is not None else known
     for name in chosen:
-        if name not in names[first:]:
+        if name not in known:
             raise ConfigError(
-                f"No stage '{name}' with {'a history' if first else 'an update'}. Stages: {', '.join(names)}."
+                f"No stage '{name}' with {'a history' if first else 'an update'}. Stages: {', '.join(known)}."
             )
     if not chosen:
         raise ConfigError("The run has one stage and so no history; study a run with at least two.")
@@ -251,8 +258,17 @@ def _stages(run: OpenRun, wanted: Sequence[str] | None, first: int) -> Iterator[
             module: dense(past.total[module]).float() if module in past.total else torch.zeros_like(w)
             for module, w in update.items()
         }
-        learnt = [by_name[earlier] for earlier in names[:index]]
+        learnt = [by_name[earlier] for earlier in names[:index] if earlier in by_name]
         yield _Stage(run, index, by_name[name], learnt, update, history, past.carry)
+
+
+def _task_stages(store: Store) -> list[str]:
+    """The finished stages that learnt a task: adapters taken in as `history` are a past, without tasks to score."""
+    return [name for name in store.stages() if name not in store.about.get("history", {})]
+
+
+def _squared_norm(update: Mapping[str, Tensor]) -> float:
+    return sum(float(w.square().sum()) for w in update.values())
 
 
 def _means(rows: Sequence[ScoredPart], which: str) -> dict[str, list[tuple[float, float]]]:

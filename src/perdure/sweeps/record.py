@@ -14,7 +14,7 @@ from perdure.diagnostics.report import diagnose
 from perdure.durable import read_json, read_lines
 from perdure.methods.build import build_method
 from perdure.record import load_stage_update
-from perdure.scores import Scores
+from perdure.scores import Scores, is_right
 from perdure.store import Store
 from perdure.sweeps.comparison import Values
 
@@ -60,7 +60,7 @@ def final_answers(store: Store, scores: Scores) -> dict[str, dict[str, Any]]:
         if rows and "value" in rows[0]:
             values[task] = [row["value"] for row in rows]
         elif rows:
-            right = [row["label"] == row["predicted"] and "predicted_task" not in row for row in rows]
+            right = [is_right(row) for row in rows]
             packed[task] = f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
     return {"right": packed, "values": values}
 

@@ -173,8 +173,15 @@ def _check_same(spec: TaskSpec, pool: Pool) -> bool:
 
 def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
     name = version(spec.name)[0]
-    validation = 0 if same else spec.validation_size
-    drawn = draw(pool, train=spec.train_size, validation=validation, test=spec.test_size, name=name, seed=spec.seed)
+    drawn = draw(
+        pool,
+        train=spec.train_size,
+        validation=0 if same else spec.validation_size,
+        test=spec.test_size,
+        name=name,
+        seed=spec.seed,
+        near=spec.without_near_repeats,
+    )
     if not drawn.train or not drawn.test:
         why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import struct
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,9 @@ from perdure.errors import DataError, MissingTask
 from perdure.tasks.archives import member
 from perdure.tasks.hub import data_uri, dataset_images
 from perdure.tasks.splits import Pair, Pool
+from perdure.tasks.task import IMAGE_SUFFIXES
 
 PNG = "data:image/png;base64,"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 IMAGES, LABELS = 0x00000803, 0x00000801  # what IDX files of unsigned bytes begin with: 3 dimensions, 1 dimension
 
 
@@ -98,7 +99,7 @@ def read_image_classes(root: Path | None, *, dataset: str, field: str, split: st
         return Pool(dataset_images(dataset, split, "image", field, {label: label for label in classes.values()}))
     pairs: list[Pair] = []
     for label in classes.values():
-        found = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise MissingTask(f"there is no folder {label} with images in {root}")
         pairs += [(str(path), label) for path in found]
@@ -124,7 +125,7 @@ def _idx(path: Path, magic: int) -> tuple[tuple[int, ...], bytes]:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} is missing; the folder should hold it.") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a gzip file that can be read ({error}).") from None
     rank = magic & 0xFF
     shape = struct.unpack_from(f">{1 + rank}I", content) if len(content) >= 4 * (1 + rank) else (0,)

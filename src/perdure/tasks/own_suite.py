@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings import Settings, read_yaml, validate
-from perdure.tasks.spec import TaskSpec
-from perdure.tasks.splits import Size
+from perdure.tasks.spec import Size, Some, TaskSpec, label_names
 from perdure.tasks.task import Task
 
 
 class Sizes(Settings):
     """Examples a task at most; 'all' there are."""
 
-    train: Size = "all"
+    train: Some = "all"
     validation: Size = "all"
-    test: Size = "all"
+    test: Some = "all"
 
 
 class DataFolder(Settings):
@@ -40,16 +40,63 @@ class DataFolder(Settings):
     usual: str | None = None
 
 
+class Source(Settings):
+    """What a task is read out of; further keys are the reader's own, and checked against it when it reads.
+
+    Args:
+        reader: one of `perdure.tasks.readers.READERS`.
+        asset: the package file; without one, the reader gets the suite's data folder.
+        labels: the reader gets the task's labels, to check what it reads.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    reader: str
+    asset: str | None = None
+    labels: bool = False
+
+
+class SourceTask(Settings):
+    """A task as the package's own suites describe it.
+
+    Args:
+        about, licence, encoder, published: for people: what it is, what encoders are expected to do, sizes of the original.
+        labels: class names, or class name -> the text that stands for it in front of a model; none: texts are written.
+        metric: of the score; None = the data's own, or accuracy.
+        template: what a language model reads, with the text in place of "{text}".
+    """
+
+    about: str = ""
+    licence: str = "unknown"
+    source: Source
+    labels: dict[str, str] | tuple[str, ...] | None = None
+    metric: str | None = None
+    template: str = ""
+    published: dict[str, int] = Field(default_factory=dict)
+    encoder: str = ""
+    without_near_repeats: bool = False
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return label_names(value)
+
+    @model_validator(mode="after")
+    def _labels_to_hand_over(self) -> SourceTask:
+        if self.source.labels and not self.labels:
+            raise ValueError("`source` says `labels: true`, so its reader needs the task's `labels`: list them")
+        return self
+
+
 class SuiteSpec(Settings):
     """The file of a suite.
 
     Args:
         orders: name -> names of tasks; not given: all tasks as they stand, called 'default'.
-        tasks: name -> the settings of a `TaskSpec` without its name, or `source`, `labels`, `metric` ... as in the
-            package's own suites.
+        tasks: name -> the settings of a `TaskSpec` without its name, or those of a `SourceTask`.
         tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
             (one for all).
-        without_near_repeats: also leave out texts that nearly repeat another one.
+        without_near_repeats: also leave out texts that nearly repeat another one; what a task says itself goes before.
     """
 
     name: str
@@ -84,30 +131,38 @@ def read_own_suite(path: Path) -> dict[str, Any]:
     """The description in a suite file, as `perdure.tasks.suites.describe` gives it.
 
     Raises:
-        DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value.
+        DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value, also of a task.
     """
     try:
         suite = validate(SuiteSpec, read_yaml(path, "suite", DataError))
+        tasks = {name: _described(name, task, path.parent) for name, task in suite.tasks.items()}
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    about = suite.model_dump(exclude_none=True)
-    about["orders"] = about["orders"] or {"default": suite.names}
-    for task in about["tasks"].values():
-        if "source" not in task:
-            task["folder"] = str(path.parent)
-    return about
+    orders = suite.orders or {"default": suite.names}
+    return {**suite.model_dump(exclude_none=True), "tasks": tasks, "orders": orders}
+
+
+def _described(name: str, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A task's settings as they are read later, checked; relative files of a `TaskSpec` lie in `folder`."""
+    try:
+        if "source" in task:
+            return validate(SourceTask, task).model_dump(exclude_unset=True)
+        _spec(name, task)
+    except ConfigError as error:
+        raise ConfigError(f"task {name}: {error}") from error
+    return {**task, "folder": str(folder)}
+
+
+def _spec(name: str, task: Mapping[str, Any]) -> TaskSpec:
+    return validate(TaskSpec, {**{k: v for k, v in task.items() if k not in ("about", "licence")}, "name": name})
 
 
 def load_own_task(name: str, about: dict[str, Any], sizes: dict[str, Size], seed: int) -> Task:
     """The task of a suite that is described as a `TaskSpec`.
 
     Raises:
-        ConfigError: an unknown key; DataError: see `perdure.tasks.files.load_task`.
+        DataError: see `perdure.tasks.files.load_task`.
     """
-    settings = {key: value for key, value in about.items() if key not in ("folder", "about", "licence")}
+    settings = {key: value for key, value in about.items() if key != "folder"}
     limits: dict[str, Any] = {f"{split}_size": size for split, size in sizes.items()}
-    try:
-        spec = validate(TaskSpec, {"seed": seed, **limits, **settings, "name": name})
-    except ConfigError as error:
-        raise ConfigError(f"task {name}: {error}") from error
-    return spec.load(about["folder"])
+    return _spec(name, {"seed": seed, **limits, **settings}).load(about["folder"])

@@ -30,8 +30,7 @@ def package_file(name: str) -> Path:
         UnknownName: no such asset.
         FetchError: no network and nothing cached, a wrong checksum (the file is removed), or no disk space.
     """
-    if name not in ASSETS:
-        raise UnknownName("package file", name, ASSETS)
+    _check_name(name)
     asset = ASSETS[name]
     path = _place(asset)
     if matches(path, asset):
@@ -51,13 +50,23 @@ def package_file(name: str) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """Whether asset `name` lies in the cache as a whole; its checksum is left to `package_file`."""
+    """Whether asset `name` lies in the cache as a whole; its checksum is left to `package_file`.
+
+    Raises:
+        UnknownName: no such asset.
+    """
+    _check_name(name)
     return _is_whole(_place(ASSETS[name]), ASSETS[name])
 
 
 def matches(path: Path, asset: Asset) -> bool:
     """Whether `path` is the whole, right file."""
     return _is_whole(path, asset) and sha256(path) == asset.sha256
+
+
+def _check_name(name: str) -> None:
+    if name not in ASSETS:
+        raise UnknownName("package file", name, ASSETS)
 
 
 def _place(asset: Asset) -> Path:

@@ -164,13 +164,18 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None) -> Pool:
     if settings.pop("labels", False):
         settings["labels"] = list(about["labels"])
     asset = settings.pop("asset", None)
-    if asset is None and data is None and "dataset" not in settings and name != "cl-benchmark":
+    if asset is None and data is None and not may_read_hub(about["source"]):
         raise DataError("These examples are read out of a folder; say which with `data`.")
     try:
         inspect.signature(READERS[name]).bind(None, **settings)
     except TypeError as error:
         raise ConfigError(f"The settings of reader '{name}' do not fit: {error}.") from None
     return READERS[name](_source(asset) if asset else data, **settings)
+
+
+def may_read_hub(source: Mapping[str, Any]) -> bool:
+    """Whether these examples can come from the hub, where there is no data folder."""
+    return "dataset" in source or source.get("reader") == "cl-benchmark"
 
 
 def _source(asset: str) -> Path:

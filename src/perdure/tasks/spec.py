@@ -15,11 +15,23 @@ from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
 if TYPE_CHECKING:
     from perdure.tasks.task import Task
 
-Format = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
+FormatName = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
 Size = Annotated[int, Field(ge=0)] | Literal["all"]
+"""How many examples of a split, at most."""
 Some = Annotated[int, Field(ge=1)] | Literal["all"]
+"""The same of a split that cannot be empty."""
 READING = ("format", "text_field", "label_field", "free", "encoding")
 LABELLING = ("format", "label_field", "labels", "free", "template")
+
+
+def label_names(value: Any) -> Any:
+    """Label names are texts; YAML reads 0 as a number, and no, off, yes as truth values whose word is lost."""
+    words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    if isinstance(words, (list, tuple)) and any(isinstance(word, bool) for word in words):
+        raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put labels in quotes")
+    if isinstance(value, dict):
+        return {str(name): str(text) for name, text in value.items()}
+    return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
 
 
 def check_is_task(path: Path, settings: Mapping[str, Any]) -> None:
@@ -59,6 +71,7 @@ class TaskSpec(Settings):
         encoding: of text files.
         same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
             are then chosen on the test split.
+        without_near_repeats: also leave out texts that nearly repeat another one (at least 0.8 of the 5-word runs shared).
     """
 
     name: str
@@ -68,7 +81,7 @@ class TaskSpec(Settings):
     dataset: str | None = None
     config: str | None = None
     package: dict[str, Any] | None = None
-    format: Format = "auto"
+    format: FormatName = "auto"
     text_field: str | None = None
     label_field: str | None = None
     labels: dict[str, str] | tuple[str, ...] | None = None
@@ -81,17 +94,12 @@ class TaskSpec(Settings):
     seed: int = Field(default=0, ge=0)
     encoding: str = "utf-8"
     same_validation_and_test: bool = False
+    without_near_repeats: bool = False
 
     @field_validator("labels", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        """Label names are texts; YAML reads 0 as a number, and no, off, yes as truth values whose word is lost."""
-        words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        if isinstance(words, (list, tuple)) and any(isinstance(word, bool) for word in words):
-            raise ValueError("YAML reads yes, no, on, off, true and false as truth values: put labels in quotes")
-        if isinstance(value, dict):
-            return {str(name): str(text) for name, text in value.items()}
-        return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
+        return label_names(value)
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskSpec:

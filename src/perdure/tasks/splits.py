@@ -8,15 +8,15 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
+from perdure.tasks.spec import Size
 from perdure.tasks.task import Example, Task, same_task
 
 Pair = tuple[str, str]
 """(text, label)"""
-Size = int | Literal["all"]
 
 
 @dataclass

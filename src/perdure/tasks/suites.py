@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import yaml
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
 from perdure.tasks.class_splits import with_class_splits
-from perdure.tasks.splits import Size, as_task, draw
+from perdure.tasks.spec import Size
+from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
 
 HUB = "hub"
@@ -40,10 +40,6 @@ class Suite:
     order: str
     tasks: tuple[Task, ...]
     warnings: tuple[str, ...]
-
-    def fingerprint(self) -> str:
-        """sha256 over the tasks' fingerprints in order: what a run records to notice changed data."""
-        return hashlib.sha256("\n".join(task.fingerprint() for task in self.tasks).encode()).hexdigest()
 
 
 def suite_names() -> tuple[str, ...]:
@@ -81,6 +77,8 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
     """
     tasks = dict(about.get("tasks", {}))
     for suite, names in about.get("tasks_of", {}).items():
+        if suite not in suite_names():  # a file could take tasks of itself
+            raise UnknownName("suite of the package", suite, suite_names())
         theirs = describe(suite)
         cleaned = {"without_near_repeats": True} if theirs.get("without_near_repeats") else {}
         for name in names:
@@ -153,7 +151,7 @@ def _load_task(
     sizes: dict[str, Size],
     seed: int,
 ) -> Task:
-    about = suite["tasks"][name]
+    about = {"without_near_repeats": suite.get("without_near_repeats", False), **suite["tasks"][name]}
     if "source" not in about:
         from perdure.tasks.own_suite import load_own_task
 
@@ -161,9 +159,7 @@ def _load_task(
     from perdure.tasks.readers import read_pool
 
     pool = read_pool(about, data=data)
-    near = any(described.get("without_near_repeats", False) for described in (suite, about))
-    train_size, validation_size, test_size = sizes["train"], sizes["validation"], sizes["test"]
-    drawn = draw(pool, train=train_size, validation=validation_size, test=test_size, name=name, seed=seed, near=near)
+    drawn = draw(pool, **sizes, name=name, seed=seed, near=about["without_near_repeats"])
     metric = about.get("metric") or pool.metric or "accuracy"
     return as_task(name, drawn, pool, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
 
@@ -178,10 +174,9 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
         if data:
             raise ConfigError(f"Suite '{about['name']}' needs no data folder: leave out `data`.")
         return None
-    given = data or os.environ.get(about["data"]["variable"]) or _usual(about)
-    if (given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")):
+    if _reads_hub(about, data):
         return None
-    if not given:
+    if not (given := _given(about, data)):
         raise DataError(
             f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "
             f"to a folder{' (or to hub, for the same sets from there)' if about['data'].get('hub') else ''}. {_layout(about)}"
@@ -192,16 +187,64 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     return folder
 
 
+def _given(about: dict[str, Any], data: str | Path | None) -> str | Path | None:
+    """What is known of the place of a suite's data: a folder, 'hub', or nothing."""
+    return data or os.environ.get(about["data"]["variable"]) or _usual(about)
+
+
+def _reads_hub(about: dict[str, Any], data: str | Path | None) -> bool:
+    """Whether the hub is read in place of a suite's data folder."""
+    given = _given(about, data)
+    return bool((given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")))
+
+
 def _usual(about: dict[str, Any]) -> str | None:
     """The folder a system's package puts the data in, where it is installed."""
     usual = about["data"].get("usual")
     return usual if usual and Path(usual).is_dir() else None
 
 
-def has_data(name: str, data: str | Path | None = None) -> bool:
-    """Whether the suite can be read without the hub: from packages, or from a folder that is given or known."""
+@dataclass(frozen=True)
+class Missing:
+    """What a suite cannot be read without, and is not at hand.
+
+    Args:
+        assets: package files that are not in the cache yet.
+        hub: tasks that would be read from the hub.
+        folder: whether no data folder is known, of a suite that has one.
+    """
+
+    assets: list[str]
+    hub: list[str]
+    folder: bool
+
+
+def missing(name: str, data: str | Path | None = None) -> Missing:
+    """What a suite lacks to be read here and now; `data` as in `load_suite`.
+
+    Raises:
+        UnknownName: no such suite or package file; DataError, ConfigError: a suite's own file is missing or wrong.
+    """
+    from perdure.tasks.packages import is_cached
+    from perdure.tasks.readers import may_read_hub
+
     about = describe(name)
-    return "data" not in about or bool(data or os.environ.get(about["data"]["variable"]) or _usual(about))
+    no_folder = "data" in about and (_reads_hub(about, data) or not _given(about, data))
+    instead = "data" not in about or _reads_hub(about, data)
+    assets: set[str] = set()
+    hub: list[str] = []
+    for task, entry in about["tasks"].items():
+        source, package = entry.get("source") or {}, entry.get("package") or {}
+        assets |= {read["asset"] for read in (source, package) if read.get("asset")}
+        if entry.get("dataset") or may_read_hub(package) or (instead and may_read_hub(source)):
+            hub.append(task)
+    return Missing(sorted(asset for asset in assets if not is_cached(asset)), hub, no_folder)
+
+
+def has_data(name: str, data: str | Path | None = None) -> bool:
+    """Whether the suite can be read and nothing is fetched: from files, the cache, or a folder that is given or known."""
+    found = missing(name, data)
+    return not (found.assets or found.hub or found.folder)
 
 
 def _layout(about: dict[str, Any]) -> str:
