@@ -1,6 +1,7 @@
 """diagnose, merge and export from the command line, on small folders."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,14 @@ def test_diagnose_says_where_it_cannot_write(places, tmp_path):
         perdure("diagnose", *places, "--html", tmp_path / "folder", "--overwrite")
     perdure("diagnose", *places, "--html", tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").is_file()
+
+
+def test_diagnose_replaces_nothing_that_it_reads(places):
+    weights = Path(places[0]) / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(StoreError, match="which is read to write it"):
+        perdure("diagnose", *places, "--html", weights, "--overwrite")
+    assert weights.read_bytes() == before
 
 
 def test_merge(places, tmp_path):
