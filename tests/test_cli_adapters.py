@@ -74,6 +74,13 @@ def test_diagnose_replaces_nothing_that_it_reads(places):
     assert weights.read_bytes() == before
 
 
+def test_diagnose_refuses_adapters_saved_under_two_model_classes(places, tmp_path):
+    """Their names have nothing in common, their weights all."""
+    whole = random_folder(tmp_path / "whole", 7, shapes={"model.layers.0.q": (12, 8)})
+    with pytest.raises(AdapterError, match="different model classes"):
+        perdure("diagnose", places[0], whole)
+
+
 def test_merge(places, tmp_path):
     assert "it is exact" in perdure("merge", *places, "--rule", "sum", "--out", tmp_path / "out")
     assert_same(dict(Adapter(tmp_path / "out")), sum_updates([Adapter(place) for place in places]))

@@ -82,6 +82,7 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     (first, known), *others = adapters.items()
     for name, adapter in others:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
+    check_one_class({f"'{name}'": shapes_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
     return Sources(adapters, ordered, tuple(base_notes({name: each.config.base for name, each in adapters.items()})))
 
@@ -153,6 +154,35 @@ def check_related(first: str, base: str | None, modules: Iterable[str], name: st
             f"'{next(iter(adapter))}' of the latter, like all its others, is not in the former. If it is one base under two "
             f"names, write '{base}' as base_model_name_or_path into the adapter_config.json of the latter."
         )
+
+
+def shapes_of(adapter: Adapter) -> dict[str, tuple[int, int]]:
+    """Module -> the shape (O, I) of its update."""
+    return {module: entry.shape for module, entry in adapter.modules.items()}
+
+
+def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
+    """No module stands under two names, the one with further leading parts ('model.', '_orig_mod.'): no model has both.
+
+    Where one adapter holds both names, its base does have both.
+
+    Args:
+        holders: an adapter, or a merge state, as a message calls it -> module -> shape.
+
+    Raises:
+        AdapterError: one does; names both, and who holds them.
+    """
+    shapes = {module: shape for held in holders.values() for module, shape in held.items()}
+    for module, shape in shapes.items():
+        parts = module.split(".")
+        for short in (".".join(parts[start:]) for start in range(1, len(parts))):
+            if shapes.get(short) == shape and not any(module in held and short in held for held in holders.values()):
+                one, two = (next(who for who, held in holders.items() if name in held) for name in (short, module))
+                raise AdapterError(
+                    f"Module '{short}' of {one} and '{module}' of {two} are one by their ending and shape: the adapters were "
+                    "saved under different model classes (a whole model and its body, or a compiled one), so that no model "
+                    "would load all of what is merged. Save them under one."
+                )
 
 
 def base_notes(bases: Mapping[str, str | None]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
 from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.merging.slots import keeper_for
-from perdure.merging.sources import ModuleInfo, base_notes, check_related
+from perdure.merging.sources import ModuleInfo, base_notes, check_one_class, check_related, shapes_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
 from perdure.output import MERGE_STATE
@@ -200,6 +200,8 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
     modules = dict(about.modules) if about else {}
     if about:
         check_related("The state", about.base, modules, str(adapter.folder), adapter)
+        known_shapes = {module: info.shape for module, info in modules.items()}
+        check_one_class({"the state": known_shapes, f"'{adapter.folder}'": shapes_of(adapter)})
     for module, entry in adapter.modules.items():
         info = ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
         if (known := modules.setdefault(module, info)) != info:
