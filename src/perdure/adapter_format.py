@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
+FROZEN = ".base_layer."
+"""Between a module's name and 'weight' or 'bias' where they are the base's."""
 KINDS = {
     "lora_A.weight": ("A", "linear"),
     "lora_B.weight": ("B", "linear"),
@@ -83,13 +85,19 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class StoredModule:
-    """One module's tensors in the file: their names, the shape (O, I) of the update, and what the module is."""
+    """One module's tensors in the file: their names, the shape (O, I) of the update, and what the module is.
+
+    Args:
+        frozen: the base's own weight (and bias) of an embedding or output head, which PEFT saves beside their LoRA: no part of
+            the update, but where the vocabulary was resized nothing else holds the new rows.
+    """
 
     A: str
     B: str
     shape: tuple[int, int]
     rank: int
     kind: str
+    frozen: tuple[str, ...] = ()
 
 
 def natural(name: str) -> list[Any]:
@@ -229,18 +237,27 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
             pairs.setdefault(module, {})[side] = name
             kinds[module] = kind
             shapes[name] = tuple(file.get_slice(name).get_shape())
+    frozen: dict[str, list[str]] = {}
     for name in extra:
-        _refuse_tensor(path, name, kinds)
+        frozen.setdefault(_owner(path, name, kinds), []).append(name)
     if not pairs:
         raise AdapterError(f"{path}: no LoRA tensor inside.")
-    ordered = sorted(pairs, key=natural)
-    return {module: _checked(path, config, module, pairs[module], kinds[module], shapes) for module in ordered}
+    read = {
+        module: _checked(path, config, module, pairs[module], kinds[module], shapes)
+        for module in sorted(pairs, key=natural)
+    }
+    return {module: replace(entry, frozen=tuple(frozen.get(module, ()))) for module, entry in read.items()}
 
 
-def _refuse_tensor(path: Path, name: str, kinds: Mapping[str, str]) -> None:
-    owner, _, rest = name.removeprefix(PREFIX).rpartition(".base_layer.")
+def _owner(path: Path, name: str, kinds: Mapping[str, str]) -> str:
+    """The module whose frozen weight or bias a tensor is that is no LoRA factor.
+
+    Raises:
+        AdapterError: it is nothing of the kind.
+    """
+    owner, _, rest = name.removeprefix(PREFIX).rpartition(FROZEN)
     if owner in kinds and rest in ("weight", "bias"):
-        return  # PEFT saves a frozen embedding or output head beside its LoRA; it is the base's, not part of the update
+        return owner
     raise AdapterError(
         f"{path}: tensor '{name}' is no factor of a linear or embedding LoRA (a trained bias, a DoRA magnitude, "
         "a whole module?). Leaving it out would change the adapter, so it is refused."

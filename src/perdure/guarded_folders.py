@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from perdure.adapters import frozen_beside
 from perdure.errors import ConfigError
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts, MergeReport, check_form, check_result, write_result
@@ -127,6 +128,7 @@ def guarded_folders(
     # what cannot be written is said before hours of scoring
     check_form(Sum(), (), base, rank)
     check_apart(Path(out), [*places, base])
+    frozen = frozen_beside(sources.updates)
     check_result(sources.modules, Path(out), base, rank, overwrite)
     bench = Workbench(backbone, tasks, sources.modules)
     names = [task.name for task in tasks]
@@ -150,7 +152,7 @@ def guarded_folders(
     }
     # a module of which nothing was taken has no update
     modules = {module: info for module, info in sources.modules.items() if module in deployed}
-    facts = Facts(modules, sources.base, sources.task_type, record, sources.notes)
+    facts = Facts(modules, sources.base, sources.task_type, record, sources.notes, frozen)
     written = write_result(_Fixed(deployed), facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
     return GuardedReport(written, tuple(steps))
 

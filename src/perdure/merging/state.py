@@ -190,7 +190,7 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         modules=modules,
         base=(about.base if about else None) or adapter.config.base,
         task_type=(about.task_type if about else None) or adapter.config.task_type,
-        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_base_note(about, adapter)))),
+        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_notes(about, adapter)))),
     )
     _commit(folder, new)
 
@@ -213,9 +213,16 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
     return {module: modules[module] for module in sorted(modules, key=natural)}
 
 
-def _base_note(about: About | None, adapter: Adapter) -> Iterator[str]:
-    """That the adapter names another base than the state, although their shapes agree."""
-    return base_notes({"the state": about.base if about else None, adapter.name: adapter.config.base})
+def _notes(about: About | None, adapter: Adapter) -> Iterator[str]:
+    """That the adapter names another base than the state, although their shapes agree; and what is not kept of it."""
+    for module, entry in adapter.modules.items():
+        if entry.frozen:
+            yield (
+                f"The adapters bring the base's own weight of '{module}', which a state does not keep. If the vocabulary was "
+                "resized, what is written out is right on the resized base only (saved as a model): give that as --base, or "
+                "merge all at once."
+            )
+    yield from base_notes({"the state": about.base if about else None, adapter.name: adapter.config.base})
 
 
 def _commit(folder: Path, new: About) -> None:
