@@ -156,6 +156,8 @@ def test_a_model_of_a_hub_stands_on_the_revision_of_the_run(runs, encoder_folder
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     export(run, tmp_path / "model", "model")
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    export(run, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["revision"] == "v1"
 
 
 def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tmp_path):

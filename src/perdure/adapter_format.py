@@ -60,7 +60,8 @@ class AdapterConfig:
     Args:
         rank, alpha, rslora, rank_pattern, alpha_pattern: scaling = alpha / R, or alpha / sqrt(R) for rsLoRA.
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
-        base, task_type: as recorded; may be missing.
+        base, revision, task_type: as recorded; may be missing.
+        auto_mapping: the class of the base, by which PEFT finds it where no task type is stated.
     """
 
     rank: int
@@ -71,6 +72,8 @@ class AdapterConfig:
     fan_in_fan_out: bool = False
     base: str | None = None
     task_type: str | None = None
+    revision: str | None = None
+    auto_mapping: dict[str, Any] | None = None
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""
@@ -131,6 +134,8 @@ def read_config(folder: Path) -> AdapterConfig:
             fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
             base=raw.get("base_model_name_or_path"),
             task_type=raw.get("task_type"),
+            revision=raw.get("revision"),
+            auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -180,7 +181,9 @@ def write_adapter(
     rank: int,
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
+    revision: str | None = None,
     task_type: str | None = None,
+    auto_mapping: Mapping[str, Any] | None = None,
     fan_in_fan_out: bool = False,
     embeddings: Collection[str] = (),
     frozen: Mapping[str, FrozenTensor] | None = None,
@@ -192,6 +195,7 @@ def write_adapter(
     Args:
         folder: an existing folder (see `perdure.output.new_folder`).
         update: module name -> factors of at most `rank` directions.
+        base, revision, task_type, auto_mapping: as they stand in an adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
         frozen: what of the base is written beside them, as adapters brought it; see `frozen_beside`.
     """
@@ -207,7 +211,9 @@ def write_adapter(
     config = {
         "peft_type": "LORA",
         "task_type": task_type,
+        "auto_mapping": auto_mapping,
         "base_model_name_or_path": base,
+        "revision": revision,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,

@@ -113,10 +113,10 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
 
 def _own_base(source: State | _Deployed) -> str:
     """The folder of the base that is recorded."""
-    found, revision = (source.facts.base, None) if isinstance(source, State) else (source.base, source.revision)
+    found = source.facts.base if isinstance(source, State) else source.base
     if found is None:
         raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
-    return base_folder(found, revision)
+    return base_folder(found, source.facts.revision)
 
 
 def _is_low_rank(source: State | _Deployed) -> bool:
@@ -144,7 +144,8 @@ class _Deployed:
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]
         self.base, self.revision = str(backbone["model"]), backbone.get("revision")
-        self.facts = Facts(modules, config.base or self.base, config.task_type, _record(folder))
+        named = config.base or self.base
+        self.facts = Facts(modules, named, config.task_type, _record(folder), revision=self.revision)
 
     def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:
         parts = ("dense", "dense") if dense else ("B", "A")

@@ -229,6 +229,13 @@ def deployed_change(folder: Path, base: Path, modules: list[str]) -> dict[str, t
     return {m: after.get_submodule(m).weight.detach() - before.get_submodule(m).weight.detach() for m in modules}
 
 
+def test_the_revision_of_the_base_is_written(tmp_path, model_folder):
+    continual = Continual()
+    continual.attach(plain_trainer(peft_model(model_folder, revision="v1"), rows(0), tmp_path / "work", stack))
+    continual.save(tmp_path / "march")
+    assert json.loads((tmp_path / "march" / "adapter_config.json").read_text())["revision"] == "v1"
+
+
 def test_penalties_are_logged_and_the_adapter_is_plain_peft(tmp_path, model_folder):
     learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
     continual = Continual("ps-lora", history=[tmp_path / "march"])

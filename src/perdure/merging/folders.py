@@ -135,7 +135,7 @@ def merge_folders(
         "overrides": [override.model_dump(mode="json") for override in overrides],
         "adapters": {name: adapter.place for name, adapter in sources.adapters.items()},
     }
-    facts = Facts(sources.modules, sources.base, sources.task_type, record, sources.notes, frozen)
+    facts = facts_of(sources, record, frozen)
     return write_result(merger, facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
@@ -181,6 +181,22 @@ class Facts:
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     frozen: Mapping[str, FrozenTensor] = field(default_factory=dict)
+    revision: str | None = None
+    auto_mapping: Mapping[str, Any] | None = None
+
+
+def facts_of(sources: Sources, record: Mapping[str, Any], frozen: Mapping[str, FrozenTensor]) -> Facts:
+    """What the adapters say of themselves, as far as they agree."""
+    return Facts(
+        sources.modules,
+        sources.base,
+        sources.task_type,
+        record,
+        sources.notes,
+        frozen,
+        sources.revision,
+        sources.auto_mapping,
+    )
 
 
 def write_result(
@@ -267,7 +283,9 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         rank=common,
         dtype=dtype,
         base=facts.base,
+        revision=facts.revision,
         task_type=facts.task_type,
+        auto_mapping=facts.auto_mapping,
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
         frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},

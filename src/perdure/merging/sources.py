@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, free_name, open_adapter
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,19 @@ class Sources:
         return next((adapter.config.base for adapter in self.updates if adapter.config.base), None)
 
     @property
+    def revision(self) -> str | None:
+        """The revision of the base, if all adapters that name a base agree; None = as it is now."""
+        return agreed(adapter.config.revision or "" for adapter in self.updates if adapter.config.base) or None
+
+    @property
     def task_type(self) -> str | None:
         """The task type, if all adapters that state one agree."""
-        stated = {adapter.config.task_type for adapter in self.updates} - {None}
-        return stated.pop() if len(stated) == 1 else None
+        return agreed(adapter.config.task_type for adapter in self.updates)
+
+    @property
+    def auto_mapping(self) -> dict[str, Any] | None:
+        """The class of the base, if all adapters that state one agree."""
+        return agreed(adapter.config.auto_mapping for adapter in self.updates)
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -84,7 +96,13 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
     check_one_class({f"'{name}'": shapes_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    return Sources(adapters, ordered, tuple(base_notes({name: each.config.base for name, each in adapters.items()})))
+    return Sources(adapters, ordered, tuple(base_notes({name: each.config for name, each in adapters.items()})))
+
+
+def agreed(stated: Iterable[T | None]) -> T | None:
+    """What all agree on who state something; None where nobody does, or two differ."""
+    known = [one for one in stated if one is not None]
+    return known[0] if known and all(one == known[0] for one in known) else None
 
 
 class Only(Mapping[str, Delta]):
@@ -185,9 +203,27 @@ def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> Non
                 )
 
 
-def base_notes(bases: Mapping[str, str | None]) -> Iterator[str]:
-    """That those of these names which name a base name different ones."""
-    named = {name: base for name, base in bases.items() if base}
-    if len(set(named.values())) > 1:
-        listed = "; ".join(f"{name}: {base}" for name, base in named.items())
+class NamesBase(Protocol):
+    """Whatever says which base it is of: an adapter's configuration, a merge state."""
+
+    @property
+    def base(self) -> str | None:
+        """As a folder or a hub id; None where it is not said."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """Of a hub's."""
+        ...
+
+
+def base_notes(named: Mapping[str, NamesBase]) -> Iterator[str]:
+    """That those of these which name a base name different ones, or different revisions of it."""
+    bases = {
+        name: f"{one.base} at revision {one.revision}" if one.revision else one.base
+        for name, one in named.items()
+        if one.base
+    }
+    if len(set(bases.values())) > 1:
+        listed = "; ".join(f"{name}: {base}" for name, base in bases.items())
         yield f"The adapters name different bases although their shapes agree ({listed}). Make sure that it is one model."
