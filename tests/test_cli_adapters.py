@@ -1,6 +1,7 @@
 """diagnose, merge and export from the command line, on small folders."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -220,7 +221,14 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
     save_file({f"{module}.weight": torch.zeros(shape) for module, shape in shapes.items()}, base / "model.safetensors")
     (base / "config.json").write_text("{}")
     perdure("merge", *places, "--rule", "sum", "--base", base, "--out", tmp_path / "one")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: str(base))
+
+    def fetched(_name, *, allow_patterns, **_options):
+        for file in ("qwen.tiktoken", "2_Dense/pytorch_model.bin", "additional_chat_templates/tool_use.jinja"):
+            assert any(fnmatch(file, pattern) for pattern in allow_patterns), file
+        assert not any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns)
+        return str(base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     perdure("merge", *places, "--rule", "sum", "--base", "owner/base", "--out", tmp_path / "two")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]

@@ -136,7 +136,8 @@ def base_folder(name: str, revision: str | None = None) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL]
+    layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
+    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL, layers]
     try:
         return snapshot_download(place, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
