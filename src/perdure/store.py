@@ -27,7 +27,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, Store
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
 STATE = "state.safetensors"
+LOCK = ".lock"
 ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
@@ -119,7 +120,7 @@ class Store:
             if not self.finished:
                 self._note(self.version_changes(about.get("versions", {})))
             return
-        own = (".lock", ".partial-")  # the lock, and what a process killed while writing run.json left
+        own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
             raise StoreError(f"'{self.folder}' exists and holds no run; choose an empty or a new folder.")
         write_json(self.folder / RUN, about)
@@ -196,14 +197,15 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder's lock; turn a full disk into a clear error.
+        """Hold the folder's lock; turn a full disk into a clear error. What is refused before anything was written leaves no folder.
 
         Raises:
             RunBusy: another process holds it.
             StoreError: no space, or no leave to write.
         """
+        made = not self.folder.exists()
         make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock", timeout=0)
+        lock = FileLock(self.folder / LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -218,6 +220,10 @@ class Store:
             with told_if_full(self.folder, "Finished stages are kept; free some space, then resume."):
                 self._settle()
                 yield
+        except BaseException:
+            if made:
+                self._remove_if_empty()
+            raise
         finally:
             lock.release()
 
@@ -348,6 +354,13 @@ class Store:
         self._forget_unfinished()  # still there after a kill between the last stage and its removal
         if self._pending is None:
             self._settle()
+
+    def _remove_if_empty(self) -> None:
+        """Remove a folder that holds the lock alone, while it is held: who waits for it finds its file gone and makes another."""
+        with suppress(OSError):  # another process has come in between; or the system keeps files that are open
+            if [path.name for path in self.folder.iterdir()] == [LOCK]:
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()
 
     def _forget_unfinished(self) -> None:
         """The training that was written down inside a stage is of no use once the stage counts for all."""
