@@ -27,7 +27,7 @@ from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
 from perdure.output import MERGE_STATE, check_apart
-from perdure.reopen import begun_config, load_learner
+from perdure.reopen import begun_config, check_base_there, load_learner
 from perdure.scores import read_scores
 from perdure.store import STATE, Store
 
@@ -113,6 +113,8 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
 
 def _own_base(source: State | _Deployed) -> str:
     """The folder of the base that is recorded."""
+    if isinstance(source, _Deployed):
+        check_base_there(source.store)
     found = source.facts.base if isinstance(source, State) else source.base
     if found is None:
         raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
@@ -127,7 +129,7 @@ class _Deployed:
     """What a run deploys after its last finished stage, read module by module."""
 
     def __init__(self, folder: Path, task: str | None) -> None:
-        store = Store(folder)
+        self.store = store = Store(folder)
         stages = store.stages() if store.exists else []
         if not stages:
             raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")

@@ -101,13 +101,14 @@ def signs(run: Path, examples: Examples = None, out: Out = None, overwrite: Over
 
 def _opened(folder: Path, examples: int | None) -> Any:
     from perdure.config import load_config
-    from perdure.reopen import check_base, load_learner, recorded_tasks
+    from perdure.reopen import check_base, check_base_there, load_learner, recorded_tasks
     from perdure.store import Store
     from perdure.studies.signs import open_run
 
     store = Store(folder)
     config, tasks = load_config(store.about["config"]), recorded_tasks(store)
     store.verify()
+    check_base_there(store)
     model, backbone = load_learner(config, tasks)
     check_base(store, model)
     return open_run(folder, tasks, model, backbone, examples)
