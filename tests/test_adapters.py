@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, adapter_names, open_adapter, write_adapter
@@ -60,6 +60,17 @@ def test_reads_what_peft_computes(tmp_path, settings):
         expected = layer.get_delta_weight("default").detach()
         expected = expected.mT if adapter.config.fan_in_fan_out else expected
         torch.testing.assert_close(dense(adapter[name]), expected)
+
+
+def test_reads_velora_as_the_lora_it_is(tmp_path):
+    """Its projection is of the backward pass alone: PEFT merges B A."""
+    from peft.tuners.lora import VeloraConfig
+
+    folder, model = peft_folder(tmp_path / "a", velora_config=VeloraConfig(num_groups=4))
+    assert any("velora" in name for name in load_file(folder / "adapter_model.safetensors"))
+    adapter = Adapter(folder)
+    for name, layer in lora_layers(model).items():
+        torch.testing.assert_close(dense(adapter[name]), layer.get_delta_weight("default").detach())
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Could not identify embedding")
@@ -161,6 +172,7 @@ def test_write_refuses_factors_above_its_rank(tmp_path):
         ({"peft_type": "IA3"}, "this is a IA3 adapter"),
         ({"peft_type": None}, "this is a nameless adapter"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed the base when training began"),
+        ({"init_lora_weights": "loftq"}, "PEFT cannot convert it: train again with another init"),
         ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"alora_invocation_tokens": [1]}, "only active after certain tokens"),
         ({"target_parameters": ["experts.w"]}, "bare parameters"),

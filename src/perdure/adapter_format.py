@@ -27,6 +27,8 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
+NOT_OF_THE_UPDATE = ".lora_velora_embed"
+"""Ending of tensors by which VeLoRA approximates gradients in training; what it has learnt is B A, like any other LoRA."""
 FROZEN = ".base_layer."
 """Between a module's name and 'weight' or 'bias' where they are the base's."""
 KINDS = {
@@ -51,6 +53,7 @@ REFUSED: Mapping[str, str] = {
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""How values of `init_lora_weights` begin that change the base; PEFT converts all but LoftQ."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,14 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
         raise AdapterError(f"{path}: bias is '{raw['bias']}'; trained biases are no part of an update of the weight.")
     init = raw.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(OFFSETTING):
+        remedy = (
+            "PEFT cannot convert it: train again with another init, on the quantised base or the full one"
+            if init.lower().startswith("loftq")
+            else "Save it again with PEFT's path_initial_model_for_weight_conversion"
+        )
         raise AdapterError(
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
-            "the original base. Save it again with PEFT's path_initial_model_for_weight_conversion."
+            f"the original base. {remedy}."
         )
 
 
@@ -236,7 +244,7 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
         for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
             match = re.fullmatch(rf"(?:{re.escape(PREFIX)})?([\w.-]+)\.({'|'.join(map(re.escape, KINDS))})", name)
             if match is None:
-                extra.append(name)
+                extra += [] if name.endswith(NOT_OF_THE_UPDATE) else [name]
                 continue
             module, (side, kind) = match[1], KINDS[match[2]]
             pairs.setdefault(module, {})[side] = name
