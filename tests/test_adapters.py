@@ -1,6 +1,7 @@
 """Adapter folders: read as PEFT means them, written so that PEFT loads them, and refused with a reason otherwise."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -269,6 +270,22 @@ def test_a_folder_that_is_none(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"it has no adapter_config\.json"):
         open_adapter(tmp_path)
+
+
+def test_a_folder_of_checkpoints_a_file_and_shards_are_told_what_to_give(tmp_path):
+    places = [hand_folder(tmp_path / "work" / name) for name in ("checkpoint-9", "checkpoint-10")]
+    listed = re.escape(", ".join(map(str, places)))
+    with pytest.raises(AdapterError, match=rf"The adapters in it are {listed}; give one\."):
+        Adapter(tmp_path / "work")
+    weights = places[0] / "adapter_model.safetensors"
+    with pytest.raises(
+        AdapterError, match=rf"is a file; give the folder that holds it .*'{re.escape(str(places[0]))}'"
+    ):
+        open_adapter(weights)
+    weights.rename(places[0] / "adapter_model-00001-of-00002.safetensors")
+    (places[0] / "adapter_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(AdapterError, match=r"is sharded .*save it as one file, with a larger max_shard_size"):
+        Adapter(places[0])
 
 
 def test_a_hub_id_comes_out_of_the_cache_without_a_network(tmp_path, monkeypatch):

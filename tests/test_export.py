@@ -182,3 +182,6 @@ def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):
 def test_a_folder_that_is_neither(tmp_path):
     with pytest.raises(StoreError, match="neither a merge state nor a run"):
         export(tmp_path, tmp_path / "out")
+    adapter = random_folder(tmp_path / "news", 0)
+    with pytest.raises(StoreError, match=r"It is an adapter: `perdure merge .*news --rule sum --base MODEL --out DIR`"):
+        export(adapter, tmp_path / "out", "model", base=tmp_path)

@@ -26,6 +26,7 @@ from perdure.errors import AdapterError
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PREFIX = "base_model.model."
 NOT_OF_THE_UPDATE = ".lora_velora_embed"
 """Ending of tensors by which VeLoRA approximates gradients in training; what it has learnt is B A, like any other LoRA."""
@@ -118,6 +119,8 @@ def read_config(folder: Path) -> AdapterConfig:
         AdapterError: it is missing, unreadable, or sets something that is no update of a weight.
     """
     path = folder / CONFIG_FILE
+    if folder.is_file():
+        raise AdapterError(f"'{folder}' is a file; give the folder that holds it and {CONFIG_FILE}: '{folder.parent}'.")
     if not path.is_file():
         raise AdapterError(f"'{folder}' is no adapter folder: it has no {CONFIG_FILE}. {_instead(folder)}")
     try:
@@ -155,6 +158,8 @@ def _instead(folder: Path) -> str:
         return f"{what}The adapters of the run in '{run}' are {', '.join(adapters)}."
     if what:
         return f"{what}Give the adapters that were trained on it; the model itself is what --base takes."
+    if inner := sorted((str(each.parent) for each in folder.glob(f"*/{CONFIG_FILE}")), key=natural):
+        return f"The adapters in it are {', '.join(inner)}; give one."
     return "Give a folder saved by PEFT."
 
 
@@ -214,6 +219,10 @@ def weights_file(folder: Path) -> Path:
         raise AdapterError(
             f"{folder / PICKLE_FILE} is a pickle, which can run any code when it is read, and is refused. "
             "Save the adapter again with save_pretrained(..., safe_serialization=True)."
+        )
+    if (folder / INDEX_FILE).exists():
+        raise AdapterError(
+            f"The adapter in '{folder}' is sharded ({INDEX_FILE}); save it as one file, with a larger max_shard_size."
         )
     raise AdapterError(f"'{folder}' has no {WEIGHTS_FILE}; the download or the copy is incomplete.")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 
-from perdure.adapter_format import natural, read_config
+from perdure.adapter_format import CONFIG_FILE, natural, read_config
 from perdure.backbones import backbone_kind
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.merge_command import base_folder
@@ -132,7 +132,12 @@ class _Deployed:
         self.store = store = Store(folder)
         stages = store.stages() if store.exists else []
         if not stages:
-            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")
+            adapter = (
+                f" It is an adapter: `perdure merge {folder} --rule sum --base MODEL --out DIR` writes it into a model."
+                if (folder / CONFIG_FILE).is_file()
+                else ""
+            )
+            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.{adapter}")
         store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:

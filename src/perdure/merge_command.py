@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from perdure.adapter_format import opened
-from perdure.errors import AdapterError, ConfigError, UnknownName
+from perdure.errors import AdapterError, ConfigError
 from perdure.merging.base import BESIDE, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
-from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named
+from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named, unknown_rule
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
 from perdure.ops.lowrank import add_updates
@@ -156,7 +156,7 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
         if request.rule == "guarded":
             return _with_guard(request, settings), None
         if request.rule not in RULES:
-            raise UnknownName("merge rule", request.rule, [*RULES, "guarded"])
+            raise unknown_rule(request.rule, ["guarded"])
         return request, rule_named(request.rule, settings)
     written = read_merge_file(request.file)
     if request.rule is not None or settings:

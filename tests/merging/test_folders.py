@@ -304,7 +304,9 @@ def resized(base, tmp_path):
 
     folders = []
     for seed, name in enumerate(("one", "two")):
-        tuned = get_peft_model(resized_model(base, 0), LoraConfig(r=2, target_modules=["q_proj", "embed_tokens", "lm_head"]))
+        tuned = get_peft_model(
+            resized_model(base, 0), LoraConfig(r=2, target_modules=["q_proj", "embed_tokens", "lm_head"])
+        )
         torch.manual_seed(seed + 1)
         for parameter in tuned.parameters():
             if parameter.requires_grad:
@@ -338,7 +340,9 @@ def test_vocabularies_that_were_resized_apart_are_different_bases(resized, tmp_p
     tensors = load_file(path)
     tensors["base_model.model.lm_head.base_layer.weight"][-1] += 1
     save_file(tensors, path)
-    with pytest.raises(AdapterError, match=r"were trained on different bases: each brings the base's weight of 'lm_head'"):
+    with pytest.raises(
+        AdapterError, match=r"were trained on different bases: each brings the base's weight of 'lm_head'"
+    ):
         merge_folders(resized, tmp_path / "out", rule_named("sum"))
 
 

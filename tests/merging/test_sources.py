@@ -1,6 +1,7 @@
 """Adapters opened together: names to call them by, and whether they were saved under one model class."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -48,6 +49,16 @@ def test_modules_that_only_look_alike_are_merged(tmp_path):
     assert len(open_sources(places).modules) == 7
 
 
+def test_an_adapter_given_twice_is_noted(tmp_path):
+    place, other = (random_folder(tmp_path / name, seed) for seed, name in enumerate(("news", "mail")))
+    copy = shutil.copytree(place, tmp_path / "copy")
+    assert open_sources([place, other]).notes == ()
+    assert open_sources([place, other, place]).notes == (
+        "'news' and 'news (2)' are the same adapter, byte for byte, and count as two.",
+    )
+    assert "'news' and 'copy' are the same adapter" in open_sources([place, copy]).notes[0]
+
+
 def merged_config(places, out):
     merge_folders(places, out, rule_named("sum"))
     for place in places:
@@ -60,15 +71,22 @@ def merged_config(places, out):
 
 def test_revision_and_class_of_the_base_go_with_the_merged_adapter(tmp_path):
     of = {"base_model_name_or_path": "meta/one", "auto_mapping": {"base_model_class": "M", "parent_library": "m"}}
-    tensors = {f"base_model.model.m.lora_{side}.weight": torch.ones(*shape) for side, shape in (("A", (2, 4)), ("B", (3, 2)))}
+    tensors = {
+        f"base_model.model.m.lora_{side}.weight": torch.ones(*shape) for side, shape in (("A", (2, 4)), ("B", (3, 2)))
+    }
     one, two, three, four = (
         hand_folder(tmp_path / name, {key: tensor * scale for key, tensor in tensors.items()}, **of, revision=revision)
-        for scale, (name, revision) in enumerate((("one", "v1"), ("two", "v1"), ("three", "v2"), ("four", None)), start=1)
+        for scale, (name, revision) in enumerate(
+            (("one", "v1"), ("two", "v1"), ("three", "v2"), ("four", None)), start=1
+        )
     )
     config, notes, said = merged_config([one, two], tmp_path / "same")
     assert (config["revision"], config["auto_mapping"], notes, said) == ("v1", of["auto_mapping"], [], ())
     for name, other, at in (("other", three, " at revision v2"), ("none", four, "")):
         config, (note,), (told,) = merged_config([one, other], tmp_path / name)
         assert (config["revision"], config["auto_mapping"]) == (None, of["auto_mapping"])
-        assert f"name different bases although their shapes agree (one: meta/one at revision v1; {other.name}: meta/one{at})" in note
+        assert (
+            f"name different bases although their shapes agree (one: meta/one at revision v1; {other.name}: meta/one{at})"
+            in note
+        )
         assert f"(the state: meta/one at revision v1; {other.name}: meta/one{at})" in told

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -96,7 +98,15 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
     check_one_class({f"'{name}'": shapes_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    return Sources(adapters, ordered, tuple(base_notes({name: each.config for name, each in adapters.items()})))
+    notes = (*base_notes({name: each.config for name, each in adapters.items()}), *_same_notes(adapters))
+    return Sources(adapters, ordered, notes)
+
+
+def _same_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    """That one of these was given twice, by its name or as a copy; two that differ are told apart by their first bytes."""
+    for (one, first), (two, second) in combinations(adapters.items(), 2):
+        if cmp(first.file, second.file, shallow=False):
+            yield f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two."
 
 
 def agreed(stated: Iterable[T | None]) -> T | None:
