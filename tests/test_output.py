@@ -114,7 +114,7 @@ def test_a_file_is_written_apart_from_what_is_read(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
     read = [tmp_path / "news", tmp_path / "in.csv", None, "owner/on-a-hub"]
     for out in ("in.csv", "link.csv", "news/adapter_model.safetensors", "news/page.html"):
-        with pytest.raises(StoreError, match="is or lies in .* which is read to write it"):
+        with pytest.raises(StoreError, match=r"is or lies in .* which is read to write it"):
             check_file(tmp_path / out, read, overwrite=True)
     with pytest.raises(StoreError, match="exists and nothing is overwritten"):
         check_file(tmp_path / "in.csv")

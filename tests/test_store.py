@@ -154,9 +154,12 @@ def test_what_is_refused_leaves_no_folder(tmp_path):
 
 
 def test_what_another_process_put_into_the_folder_stays(tmp_path):
-    with pytest.raises(KeyError), Store(tmp_path / "new").writing():
+    def refused():
         (tmp_path / "new" / "notes.txt").write_text("mine")
         raise KeyError("refused")
+
+    with pytest.raises(KeyError), Store(tmp_path / "new").writing():
+        refused()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".lock", "notes.txt"]
 
 

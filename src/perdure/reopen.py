@@ -75,8 +75,8 @@ def check_base_there(store: Store) -> None:
     model = str(store.begun["config"]["backbone"]["model"])
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise StoreError(
-            f"The base that the run in '{store.folder}' learnt on is not there any more: '{model}', as run.json says. Put it, or a "
-            "link to where it is now, back there."
+            f"The base that the run in '{store.folder}' learnt on is not there any more: '{model}', as run.json says. Put it, or "
+            "a link to where it is now, back there."
         )
 
 

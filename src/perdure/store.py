@@ -27,19 +27,27 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from perdure.config import load_config
-from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, told_if_full, write_json
+from perdure.durable import (
+    gone_if_refused,
+    make_folder,
+    read_json,
+    sha256,
+    sync_folder,
+    sync_tree,
+    told_if_full,
+    write_json,
+)
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
-STATE = "state.safetensors"
-LOCK = ".lock"
+STATE, LOCK = "state.safetensors", ".lock"
 ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
@@ -197,7 +205,9 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder's lock; turn a full disk into a clear error. What is refused before anything was written leaves no folder.
+        """Hold the folder's lock; turn a full disk into a clear error.
+
+        A folder made for it goes again if what is within is refused before it wrote anything.
 
         Raises:
             RunBusy: another process holds it.
@@ -217,13 +227,10 @@ class Store:
                 f"'{self.folder}' cannot be written to: {error.strerror or error}. Choose another folder, or get leave to write."
             ) from error
         try:
-            with told_if_full(self.folder, "Finished stages are kept; free some space, then resume."):
+            full = told_if_full(self.folder, "Finished stages are kept; free some space, then resume.")
+            with full, gone_if_refused(self.folder, LOCK, made):
                 self._settle()
                 yield
-        except BaseException:
-            if made:
-                self._remove_if_empty()
-            raise
         finally:
             lock.release()
 
@@ -354,13 +361,6 @@ class Store:
         self._forget_unfinished()  # still there after a kill between the last stage and its removal
         if self._pending is None:
             self._settle()
-
-    def _remove_if_empty(self) -> None:
-        """Remove a folder that holds the lock alone, while it is held: who waits for it finds its file gone and makes another."""
-        with suppress(OSError):  # another process has come in between; or the system keeps files that are open
-            if [path.name for path in self.folder.iterdir()] == [LOCK]:
-                (self.folder / LOCK).unlink()
-                self.folder.rmdir()
 
     def _forget_unfinished(self) -> None:
         """The training that was written down inside a stage is of no use once the stage counts for all."""

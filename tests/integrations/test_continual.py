@@ -307,7 +307,7 @@ def test_engines_that_hide_gradients_are_refused(settings, message):
     "lora,message",
     [({"use_dora": True}, "DoRA rescales"), ({"modules_to_save": ["lm_head"]}, "whole trained modules"),
      ({"init_lora_weights": "pissa", "dtype": torch.float32}, "has changed the base already"),
-     ({"init_lora_weights": "mica"}, "keeps B as it began and trains A alone"),
+     ({"init_lora_weights": "mica", "dtype": torch.float32}, "keeps B as it began and trains A alone"),
      ({"target_modules": ["embed_tokens"]}, "does not adapt a linear layer")],
 )  # fmt: skip
 def test_models_that_train_something_else_are_refused(lora, message, tmp_path, model_folder):
