@@ -1,12 +1,13 @@
 """Adapter folders: read as PEFT means them, written so that PEFT loads them, and refused with a reason otherwise."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, adapter_names, open_adapter, write_adapter
@@ -60,6 +61,17 @@ def test_reads_what_peft_computes(tmp_path, settings):
         expected = layer.get_delta_weight("default").detach()
         expected = expected.mT if adapter.config.fan_in_fan_out else expected
         torch.testing.assert_close(dense(adapter[name]), expected)
+
+
+def test_reads_velora_as_the_lora_it_is(tmp_path):
+    """Its projection is of the backward pass alone: PEFT merges B A."""
+    from peft.tuners.lora import VeloraConfig
+
+    folder, model = peft_folder(tmp_path / "a", velora_config=VeloraConfig(num_groups=4))
+    assert any("velora" in name for name in load_file(folder / "adapter_model.safetensors"))
+    adapter = Adapter(folder)
+    for name, layer in lora_layers(model).items():
+        torch.testing.assert_close(dense(adapter[name]), layer.get_delta_weight("default").detach())
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Could not identify embedding")
@@ -161,6 +173,7 @@ def test_write_refuses_factors_above_its_rank(tmp_path):
         ({"peft_type": "IA3"}, "this is a IA3 adapter"),
         ({"peft_type": None}, "this is a nameless adapter"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed the base when training began"),
+        ({"init_lora_weights": "loftq"}, "PEFT cannot convert it: train again with another init"),
         ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"alora_invocation_tokens": [1]}, "only active after certain tokens"),
         ({"target_parameters": ["experts.w"]}, "bare parameters"),
@@ -257,6 +270,22 @@ def test_a_folder_that_is_none(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"it has no adapter_config\.json"):
         open_adapter(tmp_path)
+
+
+def test_a_folder_of_checkpoints_a_file_and_shards_are_told_what_to_give(tmp_path):
+    places = [hand_folder(tmp_path / "work" / name) for name in ("checkpoint-9", "checkpoint-10")]
+    listed = re.escape(", ".join(map(str, places)))
+    with pytest.raises(AdapterError, match=rf"The adapters in it are {listed}; give one\."):
+        Adapter(tmp_path / "work")
+    weights = places[0] / "adapter_model.safetensors"
+    with pytest.raises(
+        AdapterError, match=rf"is a file; give the folder that holds it .*'{re.escape(str(places[0]))}'"
+    ):
+        open_adapter(weights)
+    weights.rename(places[0] / "adapter_model-00001-of-00002.safetensors")
+    (places[0] / "adapter_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(AdapterError, match=r"is sharded .*save it as one file, with a larger max_shard_size"):
+        Adapter(places[0])
 
 
 def test_a_hub_id_comes_out_of_the_cache_without_a_network(tmp_path, monkeypatch):

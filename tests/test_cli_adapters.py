@@ -1,6 +1,8 @@
 """diagnose, merge and export from the command line, on small folders."""
 
 import json
+from fnmatch import fnmatch
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +65,21 @@ def test_diagnose_says_where_it_cannot_write(places, tmp_path):
         perdure("diagnose", *places, "--html", tmp_path / "folder", "--overwrite")
     perdure("diagnose", *places, "--html", tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").is_file()
+
+
+def test_diagnose_replaces_nothing_that_it_reads(places):
+    weights = Path(places[0]) / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(StoreError, match="which is read to write it"):
+        perdure("diagnose", *places, "--html", weights, "--overwrite")
+    assert weights.read_bytes() == before
+
+
+def test_diagnose_refuses_adapters_saved_under_two_model_classes(places, tmp_path):
+    """Their names have nothing in common, their weights all."""
+    whole = random_folder(tmp_path / "whole", 7, shapes={"model.layers.0.q": (12, 8)})
+    with pytest.raises(AdapterError, match="different model classes"):
+        perdure("diagnose", places[0], whole)
 
 
 def test_merge(places, tmp_path):
@@ -204,7 +221,14 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
     save_file({f"{module}.weight": torch.zeros(shape) for module, shape in shapes.items()}, base / "model.safetensors")
     (base / "config.json").write_text("{}")
     perdure("merge", *places, "--rule", "sum", "--base", base, "--out", tmp_path / "one")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: str(base))
+
+    def fetched(_name, *, allow_patterns, **_options):
+        for file in ("qwen.tiktoken", "2_Dense/pytorch_model.bin", "additional_chat_templates/tool_use.jinja"):
+            assert any(fnmatch(file, pattern) for pattern in allow_patterns), file
+        assert not any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns)
+        return str(base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     perdure("merge", *places, "--rule", "sum", "--base", "owner/base", "--out", tmp_path / "two")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]

@@ -121,6 +121,28 @@ def test_changed_data_is_refused(here, monkeypatch, capsys):
     assert len(said("predict", "run", "sky.jsonl", "--task", "sky").splitlines()) == 40, "answering needs no old data"
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "run", "sky.jsonl", "--task", "sky"],
+        ["add", "run", "sea.yaml", "--progress", "quiet"],
+        ["resume", "run", "--progress", "quiet"],
+        ["export", "run", "--as", "model", "--out", "model"],
+        ["study", "signs", "run"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, capsys):
+    gone = str(here / "moved-away")
+    about = (here / "run/run.json").read_text()
+    (here / "run/run.json").write_text(about.replace(str(encoder_folder), gone))
+    code, error = fails(monkeypatch, capsys, *argv)
+    assert code == 6, error
+    assert (
+        f"The base that the run in 'run' learnt on is not there any more: '{gone}', as run.json says. Put it" in error
+    )
+
+
 def test_adapters_that_exist_become_a_run(here, encoder_folder):
     for seed, name in enumerate(("news", "mail")):
         peft_adapter(encoder_folder, here / name, seed)

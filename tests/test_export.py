@@ -156,6 +156,8 @@ def test_a_model_of_a_hub_stands_on_the_revision_of_the_run(runs, encoder_folder
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     export(run, tmp_path / "model", "model")
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    export(run, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["revision"] == "v1"
 
 
 def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tmp_path):
@@ -180,3 +182,6 @@ def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):
 def test_a_folder_that_is_neither(tmp_path):
     with pytest.raises(StoreError, match="neither a merge state nor a run"):
         export(tmp_path, tmp_path / "out")
+    adapter = random_folder(tmp_path / "news", 0)
+    with pytest.raises(StoreError, match=r"It is an adapter: `perdure merge .*news --rule sum --base MODEL --out DIR`"):
+        export(adapter, tmp_path / "out", "model", base=tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from perdure.errors import StoreError
-from perdure.output import check_apart, check_new, new_folder
+from perdure.output import check_apart, check_file, check_new, new_folder
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path):
@@ -105,3 +105,27 @@ def test_outside_of_runs_and_states(tmp_path):
         with pytest.raises(StoreError, match=f"lies inside {what} "):
             check_apart(tmp_path / out, [])
     check_apart(tmp_path / "out", [])  # a state.json of another tool lies beside
+
+
+def test_a_file_is_written_apart_from_what_is_read(tmp_path):
+    (tmp_path / "news").mkdir()
+    for name in ("news/adapter_model.safetensors", "in.csv"):
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
+    read = [tmp_path / "news", tmp_path / "in.csv", None, "owner/on-a-hub"]
+    for out in ("in.csv", "link.csv", "news/adapter_model.safetensors", "news/page.html"):
+        with pytest.raises(StoreError, match=r"is or lies in .* which is read to write it"):
+            check_file(tmp_path / out, read, overwrite=True)
+    with pytest.raises(StoreError, match="exists and nothing is overwritten"):
+        check_file(tmp_path / "in.csv")
+    with pytest.raises(StoreError, match="is a folder and cannot be written as a file"):
+        check_file(tmp_path, overwrite=True)
+    check_file(tmp_path / "out.csv", read)
+
+
+def test_a_file_is_written_outside_of_runs_and_states(tmp_path):
+    (tmp_path / "run" / "stages").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for out in ("run/run.json", "run/stages/answers.jsonl"):
+        with pytest.raises(StoreError, match="lies inside a run "):
+            check_file(tmp_path / out, overwrite=True)

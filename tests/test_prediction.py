@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -246,6 +247,19 @@ def test_the_command_writes_whole_files(run, tmp_path, monkeypatch):
     assert out.read_text() == "mine"
     assert CliRunner().invoke(app, [*asked, "--out", str(out), "--overwrite"]).exit_code == 0
     assert len(read_lines(out)) == 2
+
+
+@pytest.mark.parametrize("out", ["{file}", "{run}/run.json", "{run}/answers.jsonl"])
+def test_the_command_replaces_nothing_that_is_read(out, run, tmp_path, monkeypatch):
+    file = lines(tmp_path / "in.jsonl", [{"text": "the sun"}])
+    place = Path(out.format(file=file, run=run))
+    before = place.read_text() if place.exists() else None
+    monkeypatch.setattr("perdure.prediction.answer", None)  # said before anything is answered
+    asked = ["predict", str(run), str(file), "--task", "sky", "--out", str(place), "--overwrite"]
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, StoreError), refused.output
+    assert "which is read to write it" in str(refused.exception)
+    assert (place.read_text() if place.exists() else None) == before
 
 
 def test_a_damaged_run_is_not_asked(run, tmp_path):

@@ -141,6 +141,28 @@ def test_a_folder_in_use_is_refused(copy, small_tasks, encoder_folder):
         short_run(copy, small_tasks[:2], encoder_folder, "inc-lora")
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    store = Store(tmp_path / "new")
+    with pytest.raises(KeyError), store.writing():
+        raise KeyError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with store.writing():
+        assert (tmp_path / "new" / ".lock").is_file(), "made and locked anew"
+    with pytest.raises(KeyError), store.writing():
+        raise KeyError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"], "it was there before"
+
+
+def test_what_another_process_put_into_the_folder_stays(tmp_path):
+    def refused():
+        (tmp_path / "new" / "notes.txt").write_text("mine")
+        raise KeyError("refused")
+
+    with pytest.raises(KeyError), Store(tmp_path / "new").writing():
+        refused()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".lock", "notes.txt"]
+
+
 def test_a_folder_without_leave_to_write(copy, monkeypatch):
     def denied(self):
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -169,6 +169,22 @@ def test_results_are_not_overwritten_without_leave(
     assert (tmp_path / "signs.json").read_text() == "hours of scoring"
 
 
+@pytest.mark.parametrize("name", ["signs.md", "signs.svg"])
+def test_no_file_of_a_result_is_overwritten_without_leave(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    command = ["study", "signs", "nowhere", "--out", tmp_path]
+    assert f"{name}' exists and nothing is overwritten" in perdure(monkeypatch, capsys, *command).err
+
+
+def test_a_study_is_not_written_into_a_run(
+    run: OpenRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["study", "signs", run.store.folder, "--out", run.store.folder, "--overwrite"]
+    assert "lies inside a run" in perdure(monkeypatch, capsys, *command).err
+
+
 def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
     monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ from perdure.errors import AdapterError
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PREFIX = "base_model.model."
+NOT_OF_THE_UPDATE = ".lora_velora_embed"
+"""Ending of tensors by which VeLoRA approximates gradients in training; what it has learnt is B A, like any other LoRA."""
+FROZEN = ".base_layer."
+"""Between a module's name and 'weight' or 'bias' where they are the base's."""
 KINDS = {
     "lora_A.weight": ("A", "linear"),
     "lora_B.weight": ("B", "linear"),
@@ -49,6 +54,7 @@ REFUSED: Mapping[str, str] = {
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""How values of `init_lora_weights` begin that change the base; PEFT converts all but LoftQ."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class AdapterConfig:
     Args:
         rank, alpha, rslora, rank_pattern, alpha_pattern: scaling = alpha / R, or alpha / sqrt(R) for rsLoRA.
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
-        base, task_type: as recorded; may be missing.
+        base, revision, task_type: as recorded; may be missing.
+        auto_mapping: the class of the base, by which PEFT finds it where no task type is stated.
     """
 
     rank: int
@@ -69,6 +76,8 @@ class AdapterConfig:
     fan_in_fan_out: bool = False
     base: str | None = None
     task_type: str | None = None
+    revision: str | None = None
+    auto_mapping: dict[str, Any] | None = None
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""
@@ -83,13 +92,19 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class StoredModule:
-    """One module's tensors in the file: their names, the shape (O, I) of the update, and what the module is."""
+    """One module's tensors in the file: their names, the shape (O, I) of the update, and what the module is.
+
+    Args:
+        frozen: the base's own weight (and bias) of an embedding or output head, which PEFT saves beside their LoRA: no part of
+            the update, but where the vocabulary was resized nothing else holds the new rows.
+    """
 
     A: str
     B: str
     shape: tuple[int, int]
     rank: int
     kind: str
+    frozen: tuple[str, ...] = ()
 
 
 def natural(name: str) -> list[Any]:
@@ -104,6 +119,8 @@ def read_config(folder: Path) -> AdapterConfig:
         AdapterError: it is missing, unreadable, or sets something that is no update of a weight.
     """
     path = folder / CONFIG_FILE
+    if folder.is_file():
+        raise AdapterError(f"'{folder}' is a file; give the folder that holds it and {CONFIG_FILE}: '{folder.parent}'.")
     if not path.is_file():
         raise AdapterError(f"'{folder}' is no adapter folder: it has no {CONFIG_FILE}. {_instead(folder)}")
     try:
@@ -123,6 +140,8 @@ def read_config(folder: Path) -> AdapterConfig:
             fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
             base=raw.get("base_model_name_or_path"),
             task_type=raw.get("task_type"),
+            revision=raw.get("revision"),
+            auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
@@ -139,6 +158,8 @@ def _instead(folder: Path) -> str:
         return f"{what}The adapters of the run in '{run}' are {', '.join(adapters)}."
     if what:
         return f"{what}Give the adapters that were trained on it; the model itself is what --base takes."
+    if inner := sorted((str(each.parent) for each in folder.glob(f"*/{CONFIG_FILE}")), key=natural):
+        return f"The adapters in it are {', '.join(inner)}; give one."
     return "Give a folder saved by PEFT."
 
 
@@ -155,9 +176,14 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
         raise AdapterError(f"{path}: bias is '{raw['bias']}'; trained biases are no part of an update of the weight.")
     init = raw.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(OFFSETTING):
+        remedy = (
+            "PEFT cannot convert it: train again with another init, on the quantised base or the full one"
+            if init.lower().startswith("loftq")
+            else "Save it again with PEFT's path_initial_model_for_weight_conversion"
+        )
         raise AdapterError(
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
-            "the original base. Save it again with PEFT's path_initial_model_for_weight_conversion."
+            f"the original base. {remedy}."
         )
 
 
@@ -194,6 +220,10 @@ def weights_file(folder: Path) -> Path:
             f"{folder / PICKLE_FILE} is a pickle, which can run any code when it is read, and is refused. "
             "Save the adapter again with save_pretrained(..., safe_serialization=True)."
         )
+    if (folder / INDEX_FILE).exists():
+        raise AdapterError(
+            f"The adapter in '{folder}' is sharded ({INDEX_FILE}); save it as one file, with a larger max_shard_size."
+        )
     raise AdapterError(f"'{folder}' has no {WEIGHTS_FILE}; the download or the copy is incomplete.")
 
 
@@ -223,24 +253,33 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
         for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
             match = re.fullmatch(rf"(?:{re.escape(PREFIX)})?([\w.-]+)\.({'|'.join(map(re.escape, KINDS))})", name)
             if match is None:
-                extra.append(name)
+                extra += [] if name.endswith(NOT_OF_THE_UPDATE) else [name]
                 continue
             module, (side, kind) = match[1], KINDS[match[2]]
             pairs.setdefault(module, {})[side] = name
             kinds[module] = kind
             shapes[name] = tuple(file.get_slice(name).get_shape())
+    frozen: dict[str, list[str]] = {}
     for name in extra:
-        _refuse_tensor(path, name, kinds)
+        frozen.setdefault(_owner(path, name, kinds), []).append(name)
     if not pairs:
         raise AdapterError(f"{path}: no LoRA tensor inside.")
-    ordered = sorted(pairs, key=natural)
-    return {module: _checked(path, config, module, pairs[module], kinds[module], shapes) for module in ordered}
+    read = {
+        module: _checked(path, config, module, pairs[module], kinds[module], shapes)
+        for module in sorted(pairs, key=natural)
+    }
+    return {module: replace(entry, frozen=tuple(frozen.get(module, ()))) for module, entry in read.items()}
 
 
-def _refuse_tensor(path: Path, name: str, kinds: Mapping[str, str]) -> None:
-    owner, _, rest = name.removeprefix(PREFIX).rpartition(".base_layer.")
+def _owner(path: Path, name: str, kinds: Mapping[str, str]) -> str:
+    """The module whose frozen weight or bias a tensor is that is no LoRA factor.
+
+    Raises:
+        AdapterError: it is nothing of the kind.
+    """
+    owner, _, rest = name.removeprefix(PREFIX).rpartition(FROZEN)
     if owner in kinds and rest in ("weight", "bias"):
-        return  # PEFT saves a frozen embedding or output head beside its LoRA; it is the base's, not part of the update
+        return owner
     raise AdapterError(
         f"{path}: tensor '{name}' is no factor of a linear or embedding LoRA (a trained bias, a DoRA magnitude, "
         "a whole module?). Leaving it out would change the adapter, so it is refused."

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from perdure.adapter_format import (
     CONFIG_FILE,
+    FROZEN,
     PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
@@ -107,6 +110,44 @@ def open_adapter(place: str | Path) -> Adapter:
     return Adapter(folder, str(place))
 
 
+@dataclass(frozen=True)
+class FrozenTensor:
+    """A weight or bias of the base in an adapter's file, where PEFT saves it beside the LoRA of an embedding or a head."""
+
+    adapter: Adapter
+    name: str
+
+    def read(self) -> Tensor:
+        """The tensor, as stored."""
+        with opened(self.adapter.file) as file:
+            return file.get_tensor(self.name)
+
+
+def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
+    """'<module>.base_layer.weight' -> that tensor, of every module for which some adapter brings it.
+
+    Raises:
+        AdapterError: two bring different ones, as of vocabularies that were resized apart.
+    """
+    found: dict[str, FrozenTensor] = {}
+    for adapter in adapters:
+        for module, entry in adapter.modules.items():
+            for name in entry.frozen:
+                own, key = FrozenTensor(adapter, name), f"{module}{FROZEN}{name.rpartition('.')[2]}"
+                if not _same_values((first := found.setdefault(key, own)).read(), own.read()):
+                    raise AdapterError(
+                        f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
+                        f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as of a vocabulary "
+                        "that was resized for each anew. Train both on one base that was resized and saved as a model."
+                    )
+    return found
+
+
+def _same_values(one: Tensor, two: Tensor) -> bool:
+    """Bit for bit; of two dtypes, after rounding to the narrower one."""
+    return one.shape == two.shape and (torch.equal(one.to(two.dtype), two) or torch.equal(one, two.to(one.dtype)))
+
+
 def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
     """`name`, or with the first number from 2 on under which it is not among `taken`."""
     return next(n for n in chain((name,), (numbered.format(name, i) for i in count(2))) if n not in taken)
@@ -140,9 +181,12 @@ def write_adapter(
     rank: int,
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
+    revision: str | None = None,
     task_type: str | None = None,
+    auto_mapping: Mapping[str, Any] | None = None,
     fan_in_fan_out: bool = False,
     embeddings: Collection[str] = (),
+    frozen: Mapping[str, FrozenTensor] | None = None,
 ) -> None:
     """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
 
@@ -151,7 +195,9 @@ def write_adapter(
     Args:
         folder: an existing folder (see `perdure.output.new_folder`).
         update: module name -> factors of at most `rank` directions.
+        base, revision, task_type, auto_mapping: as they stand in an adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
+        frozen: what of the base is written beside them, as adapters brought it; see `frozen_beside`.
     """
     tensors: dict[str, Tensor] = {}
     for module, delta in update.items():
@@ -160,11 +206,14 @@ def write_adapter(
             ("lora_embedding_A", "lora_embedding_B") if module in embeddings else ("lora_A.weight", "lora_B.weight")
         )
         tensors[f"{PREFIX}{module}.{name_A}"], tensors[f"{PREFIX}{module}.{name_B}"] = A, B
+    tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": task_type,
+        "auto_mapping": auto_mapping,
         "base_model_name_or_path": base,
+        "revision": revision,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,22 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
+
+
+@contextmanager
+def gone_if_refused(folder: Path, lock: str, made: bool) -> Iterator[None]:
+    """Remove a folder that was `made` for what is within, and holds its lock alone, if that ends with an error.
+
+    While the lock is held: who waits for it finds the file gone and makes another.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # another process has come in between; or the system keeps files that are open
+            if made and [path.name for path in folder.iterdir()] == [lock]:
+                (folder / lock).unlink()
+                folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 
-from perdure.adapter_format import natural, read_config
+from perdure.adapter_format import CONFIG_FILE, natural, read_config
 from perdure.backbones import backbone_kind
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.merge_command import base_folder
@@ -27,7 +27,7 @@ from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
 from perdure.output import MERGE_STATE, check_apart
-from perdure.reopen import begun_config, load_learner
+from perdure.reopen import begun_config, check_base_there, load_learner
 from perdure.scores import read_scores
 from perdure.store import STATE, Store
 
@@ -113,10 +113,12 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
 
 def _own_base(source: State | _Deployed) -> str:
     """The folder of the base that is recorded."""
-    found, revision = (source.facts.base, None) if isinstance(source, State) else (source.base, source.revision)
+    if isinstance(source, _Deployed):
+        check_base_there(source.store)
+    found = source.facts.base if isinstance(source, State) else source.base
     if found is None:
         raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
-    return base_folder(found, revision)
+    return base_folder(found, source.facts.revision)
 
 
 def _is_low_rank(source: State | _Deployed) -> bool:
@@ -127,10 +129,15 @@ class _Deployed:
     """What a run deploys after its last finished stage, read module by module."""
 
     def __init__(self, folder: Path, task: str | None) -> None:
-        store = Store(folder)
+        self.store = store = Store(folder)
         stages = store.stages() if store.exists else []
         if not stages:
-            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.")
+            adapter = (
+                f" It is an adapter: `perdure merge {folder} --rule sum --base MODEL --out DIR` writes it into a model."
+                if (folder / CONFIG_FILE).is_file()
+                else ""
+            )
+            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.{adapter}")
         store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:
@@ -144,7 +151,8 @@ class _Deployed:
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]
         self.base, self.revision = str(backbone["model"]), backbone.get("revision")
-        self.facts = Facts(modules, config.base or self.base, config.task_type, _record(folder))
+        named = config.base or self.base
+        self.facts = Facts(modules, named, config.task_type, _record(folder), revision=self.revision)
 
     def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:
         parts = ("dense", "dense") if dense else ("B", "A")

@@ -8,7 +8,7 @@ loss is counted from when its own adapter had just been added (the first's: from
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from perdure.adapters import frozen_beside
 from perdure.errors import ConfigError
 from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts, MergeReport, check_form, check_result, write_result
+from perdure.merging.folders import MergeReport, check_form, check_result, facts_of, write_result
 from perdure.merging.guarded import Guard, Guarded, Outcomes, guarded
 from perdure.merging.paired_loss import PairedLoss
 from perdure.merging.rules import Sum
@@ -127,6 +128,7 @@ def guarded_folders(
     # what cannot be written is said before hours of scoring
     check_form(Sum(), (), base, rank)
     check_apart(Path(out), [*places, base])
+    frozen = frozen_beside(sources.updates)
     check_result(sources.modules, Path(out), base, rank, overwrite)
     bench = Workbench(backbone, tasks, sources.modules)
     names = [task.name for task in tasks]
@@ -150,7 +152,7 @@ def guarded_folders(
     }
     # a module of which nothing was taken has no update
     modules = {module: info for module, info in sources.modules.items() if module in deployed}
-    facts = Facts(modules, sources.base, sources.task_type, record, sources.notes)
+    facts = replace(facts_of(sources, record, frozen), modules=modules)
     written = write_result(_Fixed(deployed), facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
     return GuardedReport(written, tuple(steps))
 

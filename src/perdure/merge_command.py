@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from perdure.adapter_format import opened
-from perdure.errors import AdapterError, ConfigError, UnknownName
+from perdure.errors import AdapterError, ConfigError
 from perdure.merging.base import BESIDE, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
-from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named
+from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named, unknown_rule
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
 from perdure.ops.lowrank import add_updates
@@ -136,7 +136,8 @@ def base_folder(name: str, revision: str | None = None) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL]
+    layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
+    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL, layers]
     try:
         return snapshot_download(place, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -155,7 +156,7 @@ def _with_file(request: Request) -> tuple[Request, Rule | None]:
         if request.rule == "guarded":
             return _with_guard(request, settings), None
         if request.rule not in RULES:
-            raise UnknownName("merge rule", request.rule, [*RULES, "guarded"])
+            raise unknown_rule(request.rule, ["guarded"])
         return request, rule_named(request.rule, settings)
     written = read_merge_file(request.file)
     if request.rule is not None or settings:

@@ -86,11 +86,36 @@ def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:
     for place in read:
         if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(out):
             raise StoreError(f"'{folder}' is or holds '{place}', which is read to write it. Choose another name.")
-    for outer in out.parents:
+    _check_outside(folder)
+
+
+def check_file(file: Path, read: Iterable[str | Path | None] = (), overwrite: bool = False) -> None:
+    """A single file may be written, and that destroys nothing that is read for it, and no part of a run or a merge state.
+
+    Args:
+        read: files and folders; what is none (a hub id, None) is passed over.
+
+    Raises:
+        StoreError: it exists (and is not to be replaced), is a folder, is one of `read`, or lies inside one of them, a run
+            or a merge state.
+    """
+    check_free(file, overwrite)
+    out = file.resolve()
+    for place in read:
+        if place is not None and Path(place).exists() and out.is_relative_to(Path(place).resolve()):
+            raise StoreError(f"'{file}' is or lies in '{place}', which is read to write it. Choose a place outside.")
+    if out.is_dir():
+        raise StoreError(f"'{file}' is a folder and cannot be written as a file. Name a file.")
+    _check_outside(file)
+
+
+def _check_outside(place: Path) -> None:
+    """It lies in no run and no merge state; for errors see `check_apart`."""
+    for outer in place.resolve().parents:
         # the name of one file alone says little: other tools have a state.json too
         for name, beside in ((RUN, STAGES), (MERGE_STATE, "merged-*.safetensors")):
             if (outer / name).is_file() and any(outer.glob(beside)):
-                raise StoreError(f"'{folder}' lies inside {WHAT[name]} ('{outer}'). Choose a place outside.")
+                raise StoreError(f"'{place}' lies inside {WHAT[name]} ('{outer}'). Choose a place outside.")
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from perdure.durable import write_text
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
-from perdure.output import check_free
+from perdure.output import check_file
 from perdure.record import load_past
 from perdure.reopen import known_tasks, reopen
 from perdure.settings import validate
@@ -79,9 +79,9 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: 
     """One JSON object a line; the file appears whole or not at all.
 
     Raises:
-        StoreError: it exists and is not to be replaced, or cannot be written.
+        StoreError: it exists and is not to be replaced, is part of a run or a merge state, or cannot be written.
     """
-    check_free(path, overwrite)
+    check_file(path, overwrite=overwrite)
     write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
 
 

@@ -41,11 +41,12 @@ def reopen(store: Store, tasks: Sequence[Task]) -> Reopened:
     """The run's method and model, ready to learn or answer `tasks`, as it was when the run began.
 
     Raises:
-        RunMismatch: the base model changed since.
+        StoreError: the base model is not where it was. RunMismatch: it changed since.
         UnmetNeed: a part of the method requires what `tasks` do not offer.
     """
     about, config = store.about, begun_config(store)
     method = build_method(config.method)
+    check_base_there(store)
     torch.set_num_threads(about["threads"])
     model, backbone = load_learner(config, tasks)
     check_base(store, model)
@@ -63,6 +64,20 @@ def begun_config(store: Store) -> RunConfig:
     """
     about = store.begun
     return load_config(about["config"], {key: about[name] for name, key in BESIDE.items() if name in about})
+
+
+def check_base_there(store: Store) -> None:
+    """The folder of the base that the run was begun on is still there; whether it is the same is told once it is loaded.
+
+    Raises:
+        StoreError: it is not.
+    """
+    model = str(store.begun["config"]["backbone"]["model"])
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise StoreError(
+            f"The base that the run in '{store.folder}' learnt on is not there any more: '{model}', as run.json says. Put it, or "
+            "a link to where it is now, back there."
+        )
 
 
 def check_base(store: Store, model: AdaptedModel) -> None:

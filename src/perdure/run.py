@@ -35,6 +35,7 @@ from perdure.progress import Reporter, told_by
 from perdure.reopen import (
     BESIDE,
     begun_config,
+    check_base_there,
     load_configured_suite,
     load_learner,
     load_recorded,
@@ -156,6 +157,8 @@ def run_config(
         threads = store.about["threads"] if store.exists else config.threads
         if threads:
             torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then
+        if store.exists:
+            check_base_there(store)
         model, learner = processes.main_first(lambda: load_learner(config, chosen))
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, learner)

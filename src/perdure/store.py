@@ -34,11 +34,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from perdure.config import load_config
-from perdure.durable import make_folder, read_json, sha256, sync_folder, sync_tree, told_if_full, write_json
+from perdure.durable import (
+    gone_if_refused,
+    make_folder,
+    read_json,
+    sha256,
+    sync_folder,
+    sync_tree,
+    told_if_full,
+    write_json,
+)
 from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
-STATE = "state.safetensors"
+STATE, LOCK = "state.safetensors", ".lock"
 ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
@@ -119,7 +128,7 @@ class Store:
             if not self.finished:
                 self._note(self.version_changes(about.get("versions", {})))
             return
-        own = (".lock", ".partial-")  # the lock, and what a process killed while writing run.json left
+        own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
             raise StoreError(f"'{self.folder}' exists and holds no run; choose an empty or a new folder.")
         write_json(self.folder / RUN, about)
@@ -198,12 +207,15 @@ class Store:
     def writing(self) -> Iterator[None]:
         """Hold the folder's lock; turn a full disk into a clear error.
 
+        A folder made for it goes again if what is within is refused before it wrote anything.
+
         Raises:
             RunBusy: another process holds it.
             StoreError: no space, or no leave to write.
         """
+        made = not self.folder.exists()
         make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock", timeout=0)
+        lock = FileLock(self.folder / LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -215,7 +227,8 @@ class Store:
                 f"'{self.folder}' cannot be written to: {error.strerror or error}. Choose another folder, or get leave to write."
             ) from error
         try:
-            with told_if_full(self.folder, "Finished stages are kept; free some space, then resume."):
+            full = told_if_full(self.folder, "Finished stages are kept; free some space, then resume.")
+            with full, gone_if_refused(self.folder, LOCK, made):
                 self._settle()
                 yield
         finally:

@@ -50,8 +50,9 @@ class Place:
         self.config(tasks=[{"name": "bad", **{split: f"data/{split}.jsonl" for split in splits}}])
 
     def files(self) -> dict[str, bytes]:
-        """Every file but locks, to the byte."""
-        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock")
+        """Every file but the lock of the run that is there, to the byte; a refused run leaves none."""
+        lock = self.run / ".lock"
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path != lock)
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
 

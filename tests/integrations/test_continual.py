@@ -229,6 +229,13 @@ def deployed_change(folder: Path, base: Path, modules: list[str]) -> dict[str, t
     return {m: after.get_submodule(m).weight.detach() - before.get_submodule(m).weight.detach() for m in modules}
 
 
+def test_the_revision_of_the_base_is_written(tmp_path, model_folder):
+    continual = Continual()
+    continual.attach(plain_trainer(peft_model(model_folder, revision="v1"), rows(0), tmp_path / "work", stack))
+    continual.save(tmp_path / "march")
+    assert json.loads((tmp_path / "march" / "adapter_config.json").read_text())["revision"] == "v1"
+
+
 def test_penalties_are_logged_and_the_adapter_is_plain_peft(tmp_path, model_folder):
     learn(Continual("inc-lora"), tmp_path / "march", model_folder, 0)
     continual = Continual("ps-lora", history=[tmp_path / "march"])
@@ -300,6 +307,7 @@ def test_engines_that_hide_gradients_are_refused(settings, message):
     "lora,message",
     [({"use_dora": True}, "DoRA rescales"), ({"modules_to_save": ["lm_head"]}, "whole trained modules"),
      ({"init_lora_weights": "pissa", "dtype": torch.float32}, "has changed the base already"),
+     ({"init_lora_weights": "mica", "dtype": torch.float32}, "keeps B as it began and trains A alone"),
      ({"target_modules": ["embed_tokens"]}, "does not adapt a linear layer")],
 )  # fmt: skip
 def test_models_that_train_something_else_are_refused(lora, message, tmp_path, model_folder):

@@ -68,6 +68,37 @@ def test_the_licence_goes_with_the_weights(tmp_path):
     }
 
 
+def test_all_that_makes_a_model_complete_goes_with_the_weights(tmp_path):
+    """Tokenizers' files, the layers of sentence-transformers, chat templates; not what happens to lie beside them."""
+    base = tmp_path / "base"
+    complete = (
+        "config.json",
+        "qwen.tiktoken",
+        "bpe.codes",
+        "source.spm",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "additional_chat_templates/tool_use.jinja",
+    )
+    for name in (*complete, "checkpoint-10/config.json", "data/train.json", ".git/config.json"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("{}")
+    layers = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}, {"path": "../other"}]
+    (base / "modules.json").write_text(json.dumps(layers))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").mkdir()
+    save_file({"m.weight": torch.ones(1, 2)}, base / "model.safetensors")
+    write_with(Base(base), tmp_path / "out", {})
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"model.safetensors", *complete}
+    (base / "modules.json").write_text("[1]")  # another tool's
+    (tmp_path / "bare").mkdir()
+    write_with(Base(base), tmp_path / "bare", {})
+    assert not (tmp_path / "bare" / "1_Pooling").exists()
+
+
 def test_shards_of_a_real_model(tmp_path):
     model = GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
     model.save_pretrained(tmp_path / "base", max_shard_size="8KB")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from perdure.adapters import Adapter
@@ -252,18 +252,15 @@ def test_a_card_says_what_it_is(trained, tmp_path):
         assert part in text
 
 
-def test_two_names_of_one_weight_are_refused(base, trained, tmp_path):
-    """The same layer saved by a model with a leading 'model.' and by its body alone."""
+def test_two_names_of_one_weight_are_refused(base, tmp_path):
+    """One adapter holds both, so that its base might have both; this one has not."""
     module = "layers.0.self_attn.v_proj"
-    places = [
-        random_folder(tmp_path / name, seed, shapes={f"{prefix}{module}": (16, 32)})
-        for seed, (name, prefix) in enumerate((("whole", "model."), ("body", "")))
-    ]
+    place = random_folder(tmp_path / "both", 0, shapes={f"{prefix}{module}": (16, 32) for prefix in ("model.", "")})
     with pytest.raises(
         AdapterError,
         match=rf"Modules '{module}' and 'model\.{module}' both stand for 'model\.{module}\.weight'.*under one",
     ):
-        merge_folders(places, tmp_path / "out", rule_named("sum"), base=base)
+        merge_folders([place], tmp_path / "out", rule_named("sum"), base=base)
     assert not (tmp_path / "out").exists()
 
 
@@ -290,3 +287,66 @@ def test_adapters_of_two_dtypes(tmp_path):
         for order, given in (("forward", places), ("back", places[::-1])):
             merge_folders(given, tmp_path / f"{rule}-{order}", rule_named(rule, settings), rank=1)
         assert dense(Adapter(tmp_path / f"{rule}-forward")["m"]).tolist() == [pytest.approx(row) for row in wanted]
+
+
+def resized_model(base, seed):
+    """With two further tokens, whose rows are random."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(model.config.vocab_size + 2, mean_resizing=False)
+    return model
+
+
+@pytest.fixture
+def resized(base, tmp_path):
+    """Two adapters of a base whose vocabulary was resized once, with LoRA on embedding and head; saved by PEFT."""
+    from peft import LoraConfig, get_peft_model
+
+    folders = []
+    for seed, name in enumerate(("one", "two")):
+        tuned = get_peft_model(
+            resized_model(base, 0), LoraConfig(r=2, target_modules=["q_proj", "embed_tokens", "lm_head"])
+        )
+        torch.manual_seed(seed + 1)
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.3)
+        with pytest.warns(UserWarning, match="save_embedding_layers"):
+            tuned.save_pretrained(str(tmp_path / name))
+        folders.append(tmp_path / name)
+    return folders
+
+
+def test_rows_of_a_resized_vocabulary_stay(base, resized, tmp_path):
+    """Only the adapters hold the new rows: merged and loaded on a base resized anew, the new tokens mean what they meant."""
+    from peft import PeftModel
+
+    merge_folders(resized[:1], tmp_path / "alone", rule_named("sum"))
+    fresh = [resized_model(base, 9) for _ in range(2)]
+    new = torch.tensor([[3, fresh[0].config.vocab_size - 1]])
+    wanted, found = (
+        PeftModel.from_pretrained(model, str(folder)).eval()(new).logits
+        for model, folder in zip(fresh, (resized[0], tmp_path / "alone"), strict=True)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    merge_folders(resized, tmp_path / "both", rule_named("sum"))
+    stored = [load_file(folder / "adapter_model.safetensors") for folder in (resized[1], tmp_path / "both")]
+    name = "base_model.model.lm_head.base_layer.weight"
+    assert torch.equal(stored[0][name], stored[1][name])
+
+
+def test_vocabularies_that_were_resized_apart_are_different_bases(resized, tmp_path):
+    path = resized[1] / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.lm_head.base_layer.weight"][-1] += 1
+    save_file(tensors, path)
+    with pytest.raises(
+        AdapterError, match=r"were trained on different bases: each brings the base's weight of 'lm_head'"
+    ):
+        merge_folders(resized, tmp_path / "out", rule_named("sum"))
+
+
+def test_a_copy_of_the_base_in_another_precision_is_the_same(resized, tmp_path):
+    path = resized[1] / "adapter_model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    merge_folders(resized, tmp_path / "out", rule_named("sum"))

@@ -132,12 +132,27 @@ def test_bad_settings():
         rule_named("ties", {"densty": 0.2})
     with pytest.raises(ConfigError, match=r"rule ties\.density"):
         rule_named("ties", {"density": 0})
-    with pytest.raises(ConfigError, match="weights"):
+    with pytest.raises(ConfigError, match="'sum' takes no weights: it is 'arithmetic' that"):
         rule_named("sum", {"weights": [1, 1]})
     with pytest.raises(ConfigError, match="3 weights were given for 2 updates"):
         rule_named("average", {"weights": [1, 1, 1]}).prepare(random_updates(2))
     with pytest.raises(ConfigError, match="input second moments of every adapter"):
         rule_named("covariance-gain").prepare(random_updates(2))
+
+
+@pytest.mark.parametrize(
+    "name,meant",
+    [
+        ("linear", "arithmetic"),
+        ("cat", "arithmetic"),
+        ("ties_svd", "ties"),
+        ("dare_linear", "dare"),
+        ("dare_ties", "dare with consensus=ties"),
+    ],
+)
+def test_names_of_other_tools_lead_to_ours(name, meant):
+    with pytest.raises(UnknownName, match=f"Did you mean '{meant}'"):
+        rule_named(name)
 
 
 def test_names_lead_back():

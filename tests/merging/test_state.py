@@ -254,3 +254,16 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, places, monkeypatch):
     with pytest.raises(StoreError, match=r"No space is left for '.*state'. The state is as it was"):
         merge_into(tmp_path / "state", places[1])
     assert State(tmp_path / "state").about.count == 1
+
+
+def test_weights_of_the_base_that_an_adapter_brings_are_said_not_to_be_kept(tmp_path):
+    tensors = {
+        "base_model.model.lm_head.lora_A.weight": torch.ones(2, 3),
+        "base_model.model.lm_head.lora_B.weight": torch.ones(5, 2),
+        "base_model.model.lm_head.base_layer.weight": torch.ones(5, 3),
+    }
+    for name in ("one", "two"):
+        place = hand_folder(tmp_path / name, tensors, target_modules=["lm_head"])
+        state = merge_into(tmp_path / "state", place, rule_named("sum"), again=True)
+    (note,) = state.facts.notes
+    assert "the base's own weight of 'lm_head', which a state does not keep" in note

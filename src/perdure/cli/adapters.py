@@ -49,9 +49,9 @@ def diagnose(
 
     if html is not None:
         from perdure.durable import make_folder
-        from perdure.output import check_free
+        from perdure.output import check_file
 
-        check_free(html, overwrite)
+        check_file(html, [*adapters, base], overwrite)
         make_folder(html.parent)  # before the work, not behind it
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)

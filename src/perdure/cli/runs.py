@@ -92,12 +92,12 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Answer every input of a file with the run's deployed model: one JSON object a line, with probabilities."""
-    from perdure.output import check_free
+    from perdure.output import check_file
     from perdure.prediction import as_line, share_right, write_predictions
     from perdure.prediction import predict as answer_all
 
     if out is not None:
-        check_free(out, overwrite)
+        check_file(out, [run, file], overwrite)
     rows = answer_all(run, file, task=task, text_field=text_field, encoding=encoding)
     if out is None:
         for row in rows:

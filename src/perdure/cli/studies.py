@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,13 @@ Out = Annotated[
     Path | None, typer.Option(help="Folder for the data (JSON), the table (Markdown) and the picture (SVG).")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files if they exist.")]
+WRITTEN: Mapping[str, Callable[[Any], str]] = {
+    "json": lambda found: json.dumps(found.as_dict(), indent=1),
+    "md": lambda found: found.as_markdown(),
+    "svg": lambda found: found.as_svg(),
+}
+"""Ending of a file -> what is written into it; one after another, the picture last: what goes wrong with it takes no data
+along."""
 Examples = Annotated[int | None, typer.Option(help="Score on at most so many examples a task.")]
 
 
@@ -93,13 +101,14 @@ def signs(run: Path, examples: Examples = None, out: Out = None, overwrite: Over
 
 def _opened(folder: Path, examples: int | None) -> Any:
     from perdure.config import load_config
-    from perdure.reopen import check_base, load_learner, recorded_tasks
+    from perdure.reopen import check_base, check_base_there, load_learner, recorded_tasks
     from perdure.store import Store
     from perdure.studies.signs import open_run
 
     store = Store(folder)
     config, tasks = load_config(store.about["config"]), recorded_tasks(store)
     store.verify()
+    check_base_there(store)
     model, backbone = load_learner(config, tasks)
     check_base(store, model)
     return open_run(folder, tasks, model, backbone, examples)
@@ -108,13 +117,14 @@ def _opened(folder: Path, examples: int | None) -> Any:
 def _ready(out: Path | None, name: str, overwrite: bool) -> None:
     """Before anything is computed: the folder can be made, pictures drawn, and nothing finished is in the way."""
     from perdure.durable import make_folder
-    from perdure.output import check_free
+    from perdure.output import check_file
     from perdure.report.pictures import check_pictures
 
     if out is not None:
         check_pictures()
+        for suffix in WRITTEN:
+            check_file(out / f"{name}.{suffix}", overwrite=overwrite)
         make_folder(out)
-        check_free(out / f"{name}.json", overwrite)
 
 
 def _give(found: Any, out: Path | None, name: str) -> None:
@@ -123,8 +133,6 @@ def _give(found: Any, out: Path | None, name: str) -> None:
     typer.echo(found.as_markdown())
     if out is None:
         return
-    # one after another, the picture last: what goes wrong with it takes no data along
-    written = {"json": lambda: json.dumps(found.as_dict(), indent=1), "md": found.as_markdown, "svg": found.as_svg}
-    for suffix, text in written.items():
-        write_text(out / f"{name}.{suffix}", text())
+    for suffix, text_of in WRITTEN.items():
+        write_text(out / f"{name}.{suffix}", text_of(found))
         typer.echo(out / f"{name}.{suffix}")

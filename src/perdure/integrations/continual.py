@@ -129,6 +129,7 @@ class Continual:
                 rank=max(delta.rank for delta in update.values()),
                 dtype=torch.float64 if next(iter(update.values())).A.dtype == torch.float64 else torch.float32,
                 base=config.base_model_name_or_path,
+                revision=config.revision,
                 task_type=config.task_type and str(getattr(config.task_type, "value", config.task_type)),
                 fan_in_fan_out=self.model.fan_in_fan_out,
             )

@@ -120,6 +120,11 @@ def check_adapter(peft_model: Any) -> None:
             f"The model's LoraConfig has init_lora_weights='{start}', which has changed the base already. Leave it out and "
             "choose an init of perdure's in the method."
         )
+    if isinstance(start, str) and start.lower() == "mica":
+        raise ConfigError(
+            "The model's LoraConfig has init_lora_weights='mica', which keeps B as it began and trains A alone; perdure's "
+            "methods say themselves what is trained. Leave it out and choose an init of perdure's in the method."
+        )
     others = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if others:
         raise ConfigError(

@@ -24,10 +24,13 @@ from perdure.ops.tiling import Arena
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md"}
+BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".codes", ".spm"}
 """Endings of files that make a model folder complete beside its weights (tokenizer, configuration)."""
 LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 """How the names of files begin that must go with the weights, whatever their ending."""
+FOLDERS = ("additional_chat_templates", "custom_generate")
+"""Folders within a model's that transformers reads; those of sentence-transformers are named in its `modules.json`."""
+MODULES_FILE = "modules.json"
 WEIGHTS = {".safetensors", ".bin", ".pt"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -205,6 +208,9 @@ def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
         wanted = path.suffix in BESIDE or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
         if path.is_file() and wanted and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
+    for name in _inner_folders(base.folder):
+        # whole: a sentence-transformers layer has weights of its own, to which nothing is added
+        shutil.copytree(base.folder / name, out / name, copy_function=shutil.copyfile)
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         config = {key: value for key, value in base.config.items() if key != "torch_dtype"} | {"dtype": name}
@@ -214,6 +220,17 @@ def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
             size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
             listed = json.loads(index.read_text())
             index.write_text(json.dumps(listed | {"metadata": {"total_size": size}}, indent=2) + "\n")
+
+
+def _inner_folders(folder: Path) -> list[str]:
+    """The folders in a model's folder without which it is not the same model."""
+    path = folder / MODULES_FILE
+    try:
+        named = [layer["path"] for layer in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    except (ValueError, KeyError, TypeError):
+        named = []  # not of sentence-transformers
+    inside = (name for name in map(str, named) if re.fullmatch(r"\w[\w.-]*", name))
+    return [name for name in dict.fromkeys((*FOLDERS, *inside)) if (folder / name).is_dir()]
 
 
 def _config(folder: Path) -> dict[str, Any]:

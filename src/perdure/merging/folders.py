@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import torch
 
-from perdure.adapters import write_adapter
+from perdure.adapter_format import FROZEN
+from perdure.adapters import FrozenTensor, frozen_beside, write_adapter
 from perdure.errors import AdapterError, ConfigError
 from perdure.merging.base import Addition, Base, Target, write_with
 from perdure.merging.card import card
@@ -126,6 +127,7 @@ def merge_folders(
     sources = open_sources(places)
     check_form(rule, overrides, base, rank)
     check_apart(Path(out), [*places, base])
+    frozen = frozen_beside(sources.updates)
     merger = Merger(sources, rule, overrides, moments)
     record = {
         "rule": name_of(rule),
@@ -133,7 +135,7 @@ def merge_folders(
         "overrides": [override.model_dump(mode="json") for override in overrides],
         "adapters": {name: adapter.place for name, adapter in sources.adapters.items()},
     }
-    facts = Facts(sources.modules, sources.base, sources.task_type, record, sources.notes)
+    facts = facts_of(sources, record, frozen)
     return write_result(merger, facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
@@ -167,13 +169,34 @@ class Mergeable(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a result beside its numbers: for the card, the record and the adapter's configuration."""
+    """What is known of a result beside its numbers: for the card, the record and the adapter's configuration.
+
+    Args:
+        frozen: what an adapter brings of its base; see `perdure.adapters.frozen_beside`.
+    """
 
     modules: Mapping[str, ModuleInfo]
     base: str | None
     task_type: str | None
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    frozen: Mapping[str, FrozenTensor] = field(default_factory=dict)
+    revision: str | None = None
+    auto_mapping: Mapping[str, Any] | None = None
+
+
+def facts_of(sources: Sources, record: Mapping[str, Any], frozen: Mapping[str, FrozenTensor]) -> Facts:
+    """What the adapters say of themselves, as far as they agree."""
+    return Facts(
+        sources.modules,
+        sources.base,
+        sources.task_type,
+        record,
+        sources.notes,
+        frozen,
+        sources.revision,
+        sources.auto_mapping,
+    )
 
 
 def write_result(
@@ -260,9 +283,12 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         rank=common,
         dtype=dtype,
         base=facts.base,
+        revision=facts.revision,
         task_type=facts.task_type,
+        auto_mapping=facts.auto_mapping,
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
+        frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},
     )
     total = sum(part for _, part in shares.values())
     energy = sum(part for part, _ in shares.values()) / total if total > 0 else 1.0

@@ -7,7 +7,7 @@ low rank where the rule allows it; `rows` gives the same a few rows at a time, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -203,6 +203,25 @@ RULES: Mapping[str, type[Rule]] = {
 }
 
 
+ELSEWHERE: Mapping[str, str] = {
+    "linear": "arithmetic",
+    "task_arithmetic": "arithmetic",
+    "cat": "arithmetic",
+    "svd": "arithmetic",
+    "ties_svd": "ties",
+    "dare_linear": "dare",
+    "dare_linear_svd": "dare",
+    "dare_ties": "dare with consensus=ties",
+    "dare_ties_svd": "dare with consensus=ties",
+}
+"""What PEFT's add_weighted_adapter and mergekit call a rule -> what it is here, applied to whole updates."""
+
+
+def unknown_rule(name: str, known: Iterable[str] = ()) -> UnknownName:
+    """What is said of a name that no rule has."""
+    return UnknownName("merge rule", name, [*RULES, *known], ELSEWHERE.get(name))
+
+
 def rule_named(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
     """The rule of that name with these settings.
 
@@ -211,7 +230,9 @@ def rule_named(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
         ConfigError: a setting it does not have, or a bad value.
     """
     if name not in RULES:
-        raise UnknownName("merge rule", name, RULES)
+        raise unknown_rule(name)
+    if name == "sum" and settings:
+        raise ConfigError(f"'sum' takes no {next(iter(settings))}: it is 'arithmetic' that takes weights and a scale.")
     return validate(RULES[name], dict(settings or {}), f"rule {name}")
 
 

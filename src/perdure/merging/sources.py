@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
+from itertools import combinations
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from perdure.adapter_format import natural
 from perdure.adapters import Adapter, free_name, open_adapter
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,19 @@ class Sources:
         return next((adapter.config.base for adapter in self.updates if adapter.config.base), None)
 
     @property
+    def revision(self) -> str | None:
+        """The revision of the base, if all adapters that name a base agree; None = as it is now."""
+        return agreed(adapter.config.revision or "" for adapter in self.updates if adapter.config.base) or None
+
+    @property
     def task_type(self) -> str | None:
         """The task type, if all adapters that state one agree."""
-        stated = {adapter.config.task_type for adapter in self.updates} - {None}
-        return stated.pop() if len(stated) == 1 else None
+        return agreed(adapter.config.task_type for adapter in self.updates)
+
+    @property
+    def auto_mapping(self) -> dict[str, Any] | None:
+        """The class of the base, if all adapters that state one agree."""
+        return agreed(adapter.config.auto_mapping for adapter in self.updates)
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -82,8 +96,23 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     (first, known), *others = adapters.items()
     for name, adapter in others:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
+    check_one_class({f"'{name}'": shapes_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    return Sources(adapters, ordered, tuple(base_notes({name: each.config.base for name, each in adapters.items()})))
+    notes = (*base_notes({name: each.config for name, each in adapters.items()}), *_same_notes(adapters))
+    return Sources(adapters, ordered, notes)
+
+
+def _same_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    """That one of these was given twice, by its name or as a copy; two that differ are told apart by their first bytes."""
+    for (one, first), (two, second) in combinations(adapters.items(), 2):
+        if cmp(first.file, second.file, shallow=False):
+            yield f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two."
+
+
+def agreed(stated: Iterable[T | None]) -> T | None:
+    """What all agree on who state something; None where nobody does, or two differ."""
+    known = [one for one in stated if one is not None]
+    return known[0] if known and all(one == known[0] for one in known) else None
 
 
 class Only(Mapping[str, Delta]):
@@ -155,9 +184,56 @@ def check_related(first: str, base: str | None, modules: Iterable[str], name: st
         )
 
 
-def base_notes(bases: Mapping[str, str | None]) -> Iterator[str]:
-    """That those of these names which name a base name different ones."""
-    named = {name: base for name, base in bases.items() if base}
-    if len(set(named.values())) > 1:
-        listed = "; ".join(f"{name}: {base}" for name, base in named.items())
+def shapes_of(adapter: Adapter) -> dict[str, tuple[int, int]]:
+    """Module -> the shape (O, I) of its update."""
+    return {module: entry.shape for module, entry in adapter.modules.items()}
+
+
+def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
+    """No module stands under two names, the one with further leading parts ('model.', '_orig_mod.'): no model has both.
+
+    Where one adapter holds both names, its base does have both.
+
+    Args:
+        holders: an adapter, or a merge state, as a message calls it -> module -> shape.
+
+    Raises:
+        AdapterError: one does; names both, and who holds them.
+    """
+    shapes = {module: shape for held in holders.values() for module, shape in held.items()}
+    for module, shape in shapes.items():
+        parts = module.split(".")
+        for short in (".".join(parts[start:]) for start in range(1, len(parts))):
+            if shapes.get(short) == shape and not any(module in held and short in held for held in holders.values()):
+                one, two = (next(who for who, held in holders.items() if name in held) for name in (short, module))
+                raise AdapterError(
+                    f"Module '{short}' of {one} and '{module}' of {two} are one by their ending and shape: the adapters were "
+                    "saved under different model classes (a whole model and its body, or a compiled one), so that no model "
+                    "would load all of what is merged. Save them under one."
+                )
+
+
+class NamesBase(Protocol):
+    """Whatever says which base it is of: an adapter's configuration, a merge state."""
+
+    @property
+    def base(self) -> str | None:
+        """As a folder or a hub id; None where it is not said."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """Of a hub's."""
+        ...
+
+
+def base_notes(named: Mapping[str, NamesBase]) -> Iterator[str]:
+    """That those of these which name a base name different ones, or different revisions of it."""
+    bases = {
+        name: f"{one.base} at revision {one.revision}" if one.revision else one.base
+        for name, one in named.items()
+        if one.base
+    }
+    if len(set(bases.values())) > 1:
+        listed = "; ".join(f"{name}: {base}" for name, base in bases.items())
         yield f"The adapters name different bases although their shapes agree ({listed}). Make sure that it is one model."

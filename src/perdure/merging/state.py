@@ -27,7 +27,7 @@ from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
 from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.merging.slots import keeper_for
-from perdure.merging.sources import ModuleInfo, base_notes, check_related
+from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, shapes_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
 from perdure.output import MERGE_STATE
@@ -46,6 +46,8 @@ class About(Settings):
     modules: dict[str, ModuleInfo]
     base: str | None
     task_type: str | None
+    revision: str | None = None
+    auto_mapping: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -77,7 +79,15 @@ class State:
         about = self.about
         names = {name: name for name in about.adapters}
         record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
-        return Facts(about.modules, about.base, about.task_type, record, about.notes)
+        return Facts(
+            about.modules,
+            about.base,
+            about.task_type,
+            record,
+            about.notes,
+            revision=about.revision,
+            auto_mapping=about.auto_mapping,
+        )
 
     def merge(self, module: str) -> Delta:
         """The merged delta [O, I] of a module."""
@@ -190,7 +200,9 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         modules=modules,
         base=(about.base if about else None) or adapter.config.base,
         task_type=(about.task_type if about else None) or adapter.config.task_type,
-        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_base_note(about, adapter)))),
+        revision=_revision(about, adapter),
+        auto_mapping=agreed((about.auto_mapping if about else None, adapter.config.auto_mapping)),
+        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_notes(about, adapter)))),
     )
     _commit(folder, new)
 
@@ -200,6 +212,8 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
     modules = dict(about.modules) if about else {}
     if about:
         check_related("The state", about.base, modules, str(adapter.folder), adapter)
+        known_shapes = {module: info.shape for module, info in modules.items()}
+        check_one_class({"the state": known_shapes, f"'{adapter.folder}'": shapes_of(adapter)})
     for module, entry in adapter.modules.items():
         info = ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
         if (known := modules.setdefault(module, info)) != info:
@@ -211,9 +225,23 @@ def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
     return {module: modules[module] for module in sorted(modules, key=natural)}
 
 
-def _base_note(about: About | None, adapter: Adapter) -> Iterator[str]:
-    """That the adapter names another base than the state, although their shapes agree."""
-    return base_notes({"the state": about.base if about else None, adapter.name: adapter.config.base})
+def _notes(about: About | None, adapter: Adapter) -> Iterator[str]:
+    """That the adapter names another base than the state, although their shapes agree; and what is not kept of it."""
+    for module, entry in adapter.modules.items():
+        if entry.frozen:
+            yield (
+                f"The adapters bring the base's own weight of '{module}', which a state does not keep. If the vocabulary was "
+                "resized, what is written out is right on the resized base only (saved as a model): give that as --base, or "
+                "merge all at once."
+            )
+    if about:
+        yield from base_notes({"the state": about, adapter.name: adapter.config})
+
+
+def _revision(about: About | None, adapter: Adapter) -> str | None:
+    """Of the base, if the state and the adapter agree, as far as they name a base."""
+    naming = (about, adapter.config)
+    return agreed(one.revision or "" for one in naming if one is not None and one.base) or None
 
 
 def _commit(folder: Path, new: About) -> None:
