@@ -226,7 +226,9 @@ def _one_by_one(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, Mapping) and (key in GROUPS or (key == "backbone" and not value.keys() & {"model", "kind"})):
+        if isinstance(value, Mapping) and (
+            key in GROUPS or (key == "backbone" and not value.keys() & {"model", "kind"})
+        ):
             found |= {f"{key}.{inner}": own for inner, own in value.items()}
         else:
             found[key] = value
