@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.own import check_keeps, check_written, imported
 from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role, kind_of
 from perdure.settings import validate
@@ -40,6 +40,7 @@ def check_composition(method: Method) -> None:
     Raises:
         ConfigError: names the part, and says why it has none.
     """
+    check_keeps(method.consolidate)
     for name, part in method.parts().items():
         switched_off = isinstance(part, Penalty) and part.weight == 0
         if not switched_off and (reason := part.conflicts(method)):
@@ -68,15 +69,12 @@ def part_class(role: Role, kind: str) -> type[Part]:
     """The class behind a row of `PARTS`, or behind `module:Class` of your own.
 
     Raises:
-        ConfigError: there is no such module or class, or it is no part for that role.
+        ConfigError: there is no such module or class, it is no part for that role, or lacks what its role must have.
     """
-    module, _, name = PARTS[role].get(kind, kind).partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"'{kind}' is neither a known {role} nor an importable module:Class ({error}).") from error
+    found = imported(PARTS[role].get(kind, kind), role.replace("_", " "))
     if not (isinstance(found, type) and issubclass(found, ROLES[role])):
         raise ConfigError(f"'{kind}' is no {role.replace('_', ' ')}: make it a subclass of {ROLES[role].__name__}.")
+    check_written(found)
     return found
 
 

@@ -218,8 +218,10 @@ class Part(Settings):
     def conflicts(self, method: Method) -> str | None:
         """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
-        Asked before anything is loaded; each part knows its own conflicts."""
-        return None
+        Asked before anything is loaded; each part knows its own conflicts. One that only `needs_past` makes no sense where
+        nothing can protect the past."""
+        reason = method.out_of_reach() if self.needs_past else None
+        return reason and f"nothing comes of it without a past to protect, but {reason}"
 
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
         """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
