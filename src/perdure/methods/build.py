@@ -78,6 +78,29 @@ def part_class(role: Role, kind: str) -> type[Part]:
     return found
 
 
+def own_part(place: str) -> tuple[Role, type[Part]]:
+    """The role and the class of `module:Class`.
+
+    Raises:
+        ConfigError: nothing stands there, it is no part, or lacks what its role must have.
+    """
+    role = role_of(imported(place, "part"))
+    return role, part_class(role, place)
+
+
+def role_of(part: Any) -> Role:
+    """The role a class of parts has.
+
+    Raises:
+        ConfigError: it is no such class.
+    """
+    roles: list[Role] = [role for role, base in ROLES.items() if isinstance(part, type) and issubclass(part, base)]
+    if roles:
+        return roles[0]
+    known = ", ".join(base.__name__ for base in ROLES.values())
+    raise ConfigError(f"{part!r:.80} is no part: make it a subclass of {known} (perdure.methods.parts).")
+
+
 def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:
     own = {key: value for key, value in settings.items() if key != "kind"}
     return validate(part_class(role, settings["kind"]), own, where)
