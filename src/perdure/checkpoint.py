@@ -72,6 +72,12 @@ def load_checkpoint(
     )
 
 
+def checkpoint_deployed(path: Path) -> Update | PerTask:
+    """What answers queries, alone."""
+    about, groups = load_groups(path)
+    return _deployed(about["deployed"], groups, _update(groups.get("carry", {})))
+
+
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors under `<group>/<rest>`, and what JSON can say about them."""
     # A copy each: safetensors refuses tensors that share memory.

@@ -9,8 +9,9 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 
+from perdure.durable import sha256
 from perdure.errors import ConfigError, PerdureError
-from perdure.methods.parts import BatchPenalty, Consolidate, Init, Keeps, Need, Part, Penalty, WeightPenalty
+from perdure.methods.parts import BatchPenalty, Consolidate, Init, Keeps, Method, Need, Part, Penalty, WeightPenalty
 
 MUST_WRITE: Mapping[type[Part], tuple[str, ...]] = {
     Init: ("start",),
@@ -73,6 +74,14 @@ def _hidden(module: str, found: object) -> str:
         return ""
     whose = "a module of Python's own" if module.partition(".")[0] in sys.stdlib_module_names else "that module"
     return f" Your {own} is hidden by {whose}: give it another name."
+
+
+def sources(method: Method) -> dict[str, str]:
+    """Module -> sha256 of its file, of every class of your own that a part of the method is made of."""
+    classes = {found for part in method.parts().values() for found in type(part).__mro__ if issubclass(found, Part)}
+    modules = {found.__module__ for found in classes if not found.__module__.startswith("perdure.")}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)}
+    return {name: sha256(Path(file)) for name, file in files.items() if file}
 
 
 def check_written(part: type[Part]) -> None:
