@@ -166,6 +166,17 @@ def test_what_a_part_must_not_give(part, message, tmp_path):
     assert f"tests.methods.test_own_parts:{type(part).__name__}" in str(refused.value)
 
 
+def by_autograd(factors):
+    A, B = factors.A.clone().requires_grad_(), factors.B.clone().requires_grad_()
+    value = (B @ A).square().sum()
+    return value, *torch.autograd.grad(value, (A, B))
+
+
+def test_a_value_may_come_from_autograd(tmp_path, recwarn):
+    learn_toy(method_with(giving("Autograd", by_autograd)), tmp_path / "run", toy_tasks(1))
+    assert not [warning for warning in recwarn if "requires_grad" in str(warning.message)]
+
+
 class NanStep(StepRule):
     def stepped(self, ctx, factors, learning_rate):
         factors["first"].B.fill_(torch.nan)

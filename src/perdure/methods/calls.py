@@ -70,10 +70,9 @@ def calling(part: Part, point: str) -> Iterator[None]:
         if type(part).__module__.startswith("perdure.") or out_of_memory(error):
             raise
         said = FROZEN if "Instance is frozen" in str(error) else f"{type(error).__name__}: {error}"
-        gives = f" It gives {GIVES[point]}." if point in GIVES else ""
-        raise PartError(
-            f"{kind_of(part)}.{point} failed{_line(part, error)}: {said}{gives} (PERDURE_TRACEBACK=1 shows the traceback.)"
-        ) from error
+        gives = f". It gives {GIVES[point]}" if point in GIVES else ""
+        where = f"{kind_of(part)}.{point} failed{_line(part, error)}"
+        raise PartError(f"{where}: {said.rstrip('.')}{gives}. PERDURE_TRACEBACK=1 shows the traceback.") from error
 
 
 def _line(part: Part, error: Exception) -> str:
@@ -137,7 +136,7 @@ def penalty_of(penalty: WeightPenalty, factors: Mapping[str, Factors], past: Pas
     """The unweighted value and every module's gradients, whose shapes `fitting` checks."""
     with calling(penalty, "value_and_grad"):
         value, grads = penalty.values_and_grads(factors, past)
-        number = float(value)
+        number = float(value.detach())
     _same_modules(penalty, "value_and_grad", grads, factors)
     return number, grads
 
