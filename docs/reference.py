@@ -23,6 +23,8 @@ from perdure.backbones.models import MODELS
 from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
 from perdure.config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
+from perdure.methods.build import part_class
+from perdure.methods.parts import Need
 from perdure.methods.table import PRESETS
 from perdure.settings_words import Key, keys
 from perdure.tasks.assets import ASSETS
@@ -45,19 +47,8 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
 }
 NAMED = ("method", "backbone")
 """Keys of a configuration for which a name stands for settings."""
-DEPLOYS = {
-    "sum": ("a plain adapter", "tasks x rank"),
-    "latest": ("a plain adapter", "rank"),
-    "slao": ("a plain adapter", "rank"),
-    "average": ("a plain adapter", "tasks x rank"),
-    "covariance-gain": ("a plain adapter", "tasks x rank"),
-    "per-task": ("an adapter for each task", "rank"),
-    "max-magnitude": ("the whole model", "-"),
-    "ties": ("the whole model", "-"),
-    "dare": ("the whole model", "-"),
-    "magmax": ("the whole model", "-"),
-}
-"""Consolidation -> what `deployed/` holds, and the adapter's rank; tests/docs/test_reference.py holds it to real runs."""
+ONE_ADAPTER = ("latest", "slao")
+"""Consolidations whose deployed adapter never grows; tests/docs/test_reference.py holds all of this to real runs."""
 TWICE = ("slice", "slice-free", "lora-ga", "loram")
 """Inits that move the base: their updates have up to twice the rank."""
 
@@ -109,7 +100,7 @@ def deployed() -> str:
     """What each preset deploys, by its consolidation."""
     forms: dict[tuple[str, str], list[str]] = {}
     for name, preset in PRESETS.items():
-        form, rank = DEPLOYS[preset.consolidate["kind"]]
+        form, rank = form_and_rank(preset.consolidate["kind"])
         if preset.stream == "joint":
             rank = "rank"
         elif preset.init["kind"] in TWICE and rank != "-":
@@ -117,6 +108,16 @@ def deployed() -> str:
         forms.setdefault((form, rank), []).append(f"`{name}`")
     rows = (f"| {form} | {rank} | {', '.join(names)} |" for (form, rank), names in sorted(forms.items()))
     return "\n".join(["| `deployed/` holds | its rank | presets |", "|---|---|---|", *rows])
+
+
+def form_and_rank(kind: str) -> tuple[str, str]:
+    """What `deployed/` holds after a consolidation, and the adapter's rank."""
+    rule = part_class("consolidate", kind)
+    if Need.DENSE_BASE in rule.needs:
+        return "the whole model", "-"
+    if kind == "per-task":
+        return "an adapter for each task", "rank"
+    return "a plain adapter", "rank" if kind in ONE_ADAPTER else "tasks x rank"
 
 
 def files() -> str:

@@ -2,7 +2,7 @@
 
     L = sum_ij |H_ij| |W_ij| sigmoid(-a W_ij sign(H_ij))        W the new update, H the sum of the earlier ones
 
-Run:  python examples/own_method.py        (on the quickstart, a small budget)
+Run:  python examples/own_method.py        (tried by perdure.testing, then on the quickstart with a small budget)
 Any configuration can use it as  method: {penalties: {"own_method:SignAlignment": {weight: 0.1}}}  where `perdure` is started in
 this folder (or finds it by PYTHONPATH).
 """
@@ -29,7 +29,9 @@ class SignAlignment(WeightPenalty):
 
 if __name__ == "__main__":
     import perdure
+    from perdure.testing import check_part
 
+    check_part(SignAlignment)  # same bits, resumed as uninterrupted, weight 0, gradients
     scores = perdure.learn(
         suite="quickstart",
         out="runs/own-method",

@@ -12,4 +12,4 @@ SWEEP = Path(__file__).resolve().parents[1] / "benchmarks" / "all_presets" / "sw
 
 def test_every_preset_is_in_the_sweep_over_all_of_them():
     found = {cell.method: cell.config.method_name for cell in cells(load_sweep(SWEEP))}
-    assert found == {name: name for name in PRESETS}
+    assert found == {name: name for name in PRESETS}, "a new preset needs a row in benchmarks/all_presets/sweep.yaml"

@@ -1,4 +1,4 @@
-"""The leaderboard's plan: held-back sequences as hashed, the same number of trials for all, every preset in it."""
+"""The leaderboard's plan: held-back sequences as hashed, the same number of trials for all."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ def test_tuning_and_results_share_no_order_and_no_seed():
     assert not seeds & {s for part in ("finals", "long") for s in sequences["held_back"][part]["seeds"]}
 
 
-def test_every_preset_has_the_same_number_of_trials_that_all_are_methods():
+def test_every_method_has_the_same_number_of_trials_that_all_are_methods():
+    """A preset added after the leaderboard was run is not on it; to put it there, see benchmarks/leaderboard/README.md."""
     sweep = load_sweep(ROOT / "benchmarks" / "leaderboard" / "tune.yaml")
-    assert {name: len(own["trials"]) for name, own in sweep.methods.items()} == dict.fromkeys(PRESETS, 8)
+    assert {len(own["trials"]) for own in sweep.methods.values()} == {8}
+    assert set(sweep.methods) <= set(PRESETS)
     found = list(cells(sweep))
-    assert len({cell.id for cell in found}) == len(found) == 8 * len(PRESETS)
+    assert len({cell.id for cell in found}) == len(found) == 8 * len(sweep.methods)
     for cell in found:
         assert cell.config.evaluation.split == "validation"
         build_method(cell.config.method)
@@ -93,7 +95,8 @@ def test_only_the_runoff_chooses(monkeypatch):
 
 def test_an_unfinished_step_is_not_built_on(monkeypatch):
     monkeypatch.setattr(plan, "records", lambda _: [])
-    with pytest.raises(SystemExit, match=f"{8 * len(PRESETS)} of {8 * len(PRESETS)} runs have no record"):
+    runs = 8 * len(plan.read("spaces.yaml")["methods"])
+    with pytest.raises(SystemExit, match=f"{runs} of {runs} runs have no record"):
         next(plan.runoff())
 
 

@@ -24,6 +24,7 @@ from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method
+from perdure.methods.calls import after_task, consolidated
 from perdure.methods.parts import Context, Method, Part
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
@@ -177,9 +178,8 @@ def with_stage(
     factors: Mapping[str, Factors],
 ) -> Past:
     """The past after an adapter that was trained elsewhere: `remembering` parts look at it, and it is consolidated."""
-    for part in remembering:
-        part.after_task(ctx, update)
-    return past.after(ctx.stage.name, update, method.consolidate.fold(ctx, past, update), factors)
+    after_task(remembering, ctx, update)
+    return past.after(ctx.stage.name, update, consolidated(method.consolidate, ctx, past, update), factors)
 
 
 def own_factors(adapter: Adapter, model: AdaptedModel, dtype: torch.dtype | None = None) -> dict[str, Factors]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perdure.errors import StoreError
 from perdure.history import Past
+from perdure.methods.calls import calling, state_of
 from perdure.methods.parts import Method, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Delta, LowRank, Update
@@ -71,6 +72,12 @@ def load_checkpoint(
     )
 
 
+def checkpoint_deployed(path: Path) -> Update | PerTask:
+    """What answers queries, alone."""
+    about, groups = load_groups(path)
+    return _deployed(about["deployed"], groups, _update(groups.get("carry", {})))
+
+
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors under `<group>/<rest>`, and what JSON can say about them."""
     # A copy each: safetensors refuses tensors that share memory.
@@ -92,7 +99,7 @@ def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any],
 
 def memory(method: Method) -> dict[str, Tensor]:
     """What every part remembers, as tensors for `save_groups`."""
-    return {f"part:{name}/{key}": t for name, part in method.parts().items() for key, t in part.state().items()}
+    return {f"part:{name}/{key}": t for name, part in method.parts().items() for key, t in state_of(part).items()}
 
 
 def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
@@ -105,7 +112,8 @@ def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: P
     if left := [name for group in groups if (name := group.removeprefix("part:")) != group and name not in parts]:
         raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(left)}.")
     for name, part in parts.items():
-        part.load(groups.get(f"part:{name}", {}))
+        with calling(part, "load"):
+            part.load(groups.get(f"part:{name}", {}))
 
 
 def put_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 from perdure.errors import ConfigError, UnknownName
 from perdure.methods.table import PARTS, PRESETS, WANTED, Role, StreamMode
 
+OWN = "module:Class of your own"
+"""How a part is named that is no row of `PARTS`."""
+EXAMPLE = '{penalties: {"my_parts:MyPenalty": {weight: 0.1}}}'
+
 
 def resolve_method(value: Any) -> dict[str, Any]:
     """A preset's name or a composition -> the whole composition: {name, init, consolidate, penalties, ...}.
@@ -20,10 +24,15 @@ def resolve_method(value: Any) -> dict[str, Any]:
         UnknownName: no preset or part of that name.
         ConfigError: no part where every method has one, or something else than a part.
     """
+    if isinstance(value, str) and ":" in value:
+        raise ConfigError(
+            f"method: '{value}' is a part of your own, not a method; say where it stands, like {EXAMPLE}."
+        )
     if isinstance(value, str):
         value = {"preset": value}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"method: expected a preset's name or a mapping of parts, got {type(value).__name__}.")
+    if not isinstance(value, Mapping) or not value:
+        got = "an empty one" if value == {} else type(value).__name__
+        raise ConfigError(f"method: expected a preset's name or a mapping of parts, like {EXAMPLE}; got {got}.")
     given = dict(value)
     name = given.pop("name", None)
     preset = given.pop("preset", None)
@@ -70,7 +79,7 @@ def _changed(key: str, current: Any, given: Any) -> Any:
     if given is None:
         raise ConfigError(f"method.{key}: cannot be empty; say which with `kind`.")
     if not isinstance(given, str | Mapping):
-        raise ConfigError(f"method.{key}: expected a name or a mapping with `kind`, got {given!r:.80}.")
+        raise ConfigError(f"method.{key}: expected a name or a mapping with `kind` (or {OWN}), got {given!r:.80}.")
     given = {"kind": given} if isinstance(given, str) else dict(given)
     role: Role = key  # pyright: ignore[reportAssignmentType]  (the other keys were handled above)
     same_kind = isinstance(current, Mapping) and given.get("kind", current["kind"]) == current["kind"]
@@ -87,6 +96,7 @@ def _penalties(current: Mapping[str, Any], given: Any) -> dict[str, Any]:
         raise ConfigError("method.penalties: expected a mapping of penalties, like {sign-magnitude: {weight: 0.01}}.")
     merged = dict(current)
     for name, settings in given.items():
+        _check_name(name)
         if settings is None:
             merged.pop(name, None)
         elif not isinstance(settings, Mapping):
@@ -101,6 +111,18 @@ def _penalties(current: Mapping[str, Any], given: Any) -> dict[str, Any]:
     return merged
 
 
+def _check_name(name: Any) -> None:
+    """A penalty's name is text without '/', which ends a name in the files of a run.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(name, str) or "/" in name:
+        raise ConfigError(
+            f"method.penalties: {name!r:.80} is no name of a penalty: give text without '/' ({_as_own(name) or OWN})."
+        )
+
+
 def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Settings of a penalty; giving one of `weight` and `gradient_share` takes the other back."""
     for one, other in (("weight", "gradient_share"), ("gradient_share", "weight")):
@@ -111,6 +133,14 @@ def _weighted(current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _known(role: Role, kind: Any) -> None:
     """A row of `PARTS`, or `module:Class` of your own."""
-    kind = str(kind)  # null or a number is no part's name either
-    if kind not in PARTS[role] and ":" not in kind:
-        raise UnknownName(role.replace("_", " "), kind, PARTS[role])
+    if str(kind) in PARTS[role] or (isinstance(kind, str) and ":" in kind):
+        return
+    raise UnknownName(role.replace("_", " "), str(kind), [*PARTS[role], OWN], _as_own(kind))
+
+
+def _as_own(kind: Any) -> str | None:
+    """`module:Class` for a class itself, or for its dotted name; None for anything else (null or a number, too)."""
+    if isinstance(kind, type):
+        return f"{kind.__module__}:{kind.__qualname__}"
+    module, _, name = str(kind).rpartition(".")
+    return f"{module}:{name}" if all(map(str.isidentifier, [*module.split("."), name])) else None

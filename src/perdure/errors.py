@@ -13,7 +13,8 @@
     │   ├── RunMismatch          the folder belongs to another configuration
     │   └── RunBusy              another process is writing to the folder
     ├── TrainingError            training itself failed; finished tasks are kept     exit 7
-    │   └── Diverged             the loss is not a finite number
+    │   ├── Diverged             the loss is not a finite number
+    │   └── PartError            a part of the method raised, or gave what it must not
     └── QualityGate              a stage forgot more than was allowed                exit 2
 
 A message says what is wrong, where, and what to do about it.
@@ -115,6 +116,10 @@ class TrainingError(PerdureError):
 
 class Diverged(TrainingError):
     """The loss or the gradient stopped being a finite number."""
+
+
+class PartError(TrainingError):
+    """A part of the method raised, or gave something else than its contract says (perdure.methods.parts)."""
 
 
 class QualityGate(PerdureError):

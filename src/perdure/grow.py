@@ -17,10 +17,11 @@ from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.methods.build import check_stages
+from perdure.methods.own import sources
 from perdure.processes import started
 from perdure.progress import Reporter, told_by
-from perdure.record import load_past, save_deployed
-from perdure.reopen import known_tasks, recorded_tasks, reopen, task_record
+from perdure.record import load_deployed, save_deployed
+from perdure.reopen import known_tasks, recorded_tasks, reopen, reopened_model, task_record
 from perdure.run import reporting, told, versions
 from perdure.scores import Scores, read_scores
 from perdure.sequence import run_sequence
@@ -78,6 +79,7 @@ def add(
                 *_repeated(every),
                 *_other_labels(new, store),
                 *(f"{new.name}: {line}" for line in store.version_changes(versions())),
+                *(f"{new.name}: {line}" for line in store.own_part_changes(sources(opened.method))),
             ],
         }
         with (
@@ -120,13 +122,12 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
 def _deploy(store: Store, stage: int, kept: Sequence[str], given: Sequence[Task]) -> None:
     """Write `deployed/` as the run of the first `stage` stages wrote it."""
     about = store.about
-    opened = reopen(store, ())
+    model, backbone = reopened_model(store)
     given = [task for task in given if task.name in kept]
     # a tokenizer is saved as it was last used
-    opened.backbone.prepare(known_tasks(store, opened.backbone, kept, given))
-    past = load_past(store, opened.method, stage)
+    backbone.prepare(known_tasks(store, backbone, kept, given))
     base = public_name(about["config"]["backbone"]["model"])
-    save_deployed(store, past.deployed, opened.model, opened.backbone, base)
+    save_deployed(store, load_deployed(store, stage), model, backbone, base)
 
 
 def _check_grows(store: Store) -> None:

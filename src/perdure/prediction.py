@@ -14,8 +14,8 @@ from perdure.errors import DataError, StoreError, UnknownName
 from perdure.evaluation import answer
 from perdure.methods.parts import PerTask
 from perdure.output import check_file
-from perdure.record import load_past
-from perdure.reopen import known_tasks, reopen
+from perdure.record import load_deployed
+from perdure.reopen import known_tasks, reopened_model
 from perdure.settings import validate
 from perdure.store import Store
 from perdure.tasks.files import image_in
@@ -64,13 +64,13 @@ def predict(
     spec = validate(TaskSpec, about["added"].get(names[0]) or begun.get(names[0]) or of_suite)
     rows = _inputs(inputs, spec.model_copy(update={"text_field": text_field}) if text_field else spec, encoding)
     store.verify()
-    opened = reopen(store, ())
-    opened.backbone.prepare(known_tasks(store, opened.backbone, names, tasks))
-    past = load_past(store, opened.method)
-    if len(names) > 1 and (isinstance(past.deployed, PerTask) or _asks_apart(opened.backbone, about["asked"], names)):
+    model, backbone = reopened_model(store)
+    backbone.prepare(known_tasks(store, backbone, names, tasks))
+    deployed = load_deployed(store)
+    if len(names) > 1 and (isinstance(deployed, PerTask) or _asks_apart(backbone, about["asked"], names)):
         raise _several(store, names)  # the run was scored with each task's own update or prompt
     examples = [Example(text, "", names[0]) for text, _ in rows]
-    found = answer(opened.model, opened.backbone, past.deployed, examples, names)
+    found = answer(model, backbone, deployed, examples, names)
     labels = {name: list(about["asked"][name]["labels"]) for name in names}
     return [_row(text, expected, one, labels) for (text, expected), one in zip(rows, found, strict=True)]
 

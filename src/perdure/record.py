@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perdure.adapters import open_adapter, own_update, write_adapter
 from perdure.backbones.base import Backbone, Prediction
-from perdure.checkpoint import CPU, load_checkpoint, save_checkpoint
+from perdure.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
 from perdure.config import EvaluationSettings
 from perdure.durable import write_json, write_lines
 from perdure.evaluation import answer, label_sets, own_task, score_and_outcomes
@@ -137,6 +137,11 @@ def load_past(store: Store, method: Method, stages: int | None = None, device: t
     if count == 0:
         return Past(load_update=load)
     return load_checkpoint(store.stage_folder(count) / STATE, method, load, device)
+
+
+def load_deployed(store: Store, stages: int | None = None) -> Update | PerTask:
+    """What answers after the first `stages` finished stages (default: all of them); the method's parts are not asked."""
+    return checkpoint_deployed(store.stage_folder(len(store.stages()) if stages is None else stages) / STATE)
 
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:

@@ -44,16 +44,27 @@ def reopen(store: Store, tasks: Sequence[Task]) -> Reopened:
         StoreError: the base model is not where it was. RunMismatch: it changed since.
         UnmetNeed: a part of the method requires what `tasks` do not offer.
     """
-    about, config = store.about, begun_config(store)
+    config = begun_config(store)
     method = build_method(config.method)
-    check_base_there(store)
-    torch.set_num_threads(about["threads"])
-    model, backbone = load_learner(config, tasks)
-    check_base(store, model)
+    model, backbone = reopened_model(store, tasks)
     if tasks:
         check_needs(method, offered(model, tasks, method, config))
-    backbone.precision = about["precision"]
     return Reopened(config, tuple(tasks), method, model, backbone)
+
+
+def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedModel, Backbone]:
+    """The run's model alone, as it was when the run began: to answer, no method is needed.
+
+    Raises:
+        StoreError: the base model is not where it was. RunMismatch: it changed since.
+    """
+    about = store.about
+    check_base_there(store)
+    torch.set_num_threads(about["threads"])
+    model, backbone = load_learner(begun_config(store), tasks)
+    check_base(store, model)
+    backbone.precision = about["precision"]
+    return model, backbone
 
 
 def begun_config(store: Store) -> RunConfig:

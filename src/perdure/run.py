@@ -29,6 +29,7 @@ from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs, check_stages
+from perdure.methods.own import sources
 from perdure.methods.parts import Method
 from perdure.processes import Processes, join
 from perdure.progress import Reporter, told_by
@@ -165,7 +166,7 @@ def run_config(
         processes.once(check_history, config, method, model, store)
         _check_count(store, processes)
         warnings = suite.warnings if suite else ()
-        processes.once(lambda: store.create(_about(config, chosen, model, warnings, store, learner, processes)))
+        processes.once(lambda: store.create(_about(config, chosen, method, model, warnings, store, learner, processes)))
         about = store.about
         learner.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
@@ -342,6 +343,7 @@ def _check_count(store: Store, processes: Processes) -> None:
 def _about(
     config: RunConfig,
     tasks: Sequence[Task],
+    method: Method,
     model: AdaptedModel,
     warnings: Sequence[str],
     store: Store,
@@ -373,6 +375,7 @@ def _about(
         **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": versions(),
+        **({"own_parts": own} if (own := sources(method)) else {}),
     }
 
 

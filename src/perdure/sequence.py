@@ -17,7 +17,9 @@ from perdure.config import RunConfig
 from perdure.context import StageContext, derived_seed
 from perdure.history import Past
 from perdure.lora import AdaptedModel
+from perdure.methods import calls
 from perdure.methods.parts import Method
+from perdure.methods.unsaved import check_saved, marks
 from perdure.processes import ALONE, Processes
 from perdure.progress import Reporter
 from perdure.record import StageRecord, load_past, save_deployed, save_stage, save_untrained, score_tasks
@@ -54,16 +56,15 @@ def run_sequence(
     for index, stage in enumerate(sequence[len(past) :], start=len(past)):
         purpose = "dropout" if processes.main else f"dropout {processes.rank}"
         torch.manual_seed(derived_seed(config.seed, index, purpose))
-        parts = method.parts().values()
         buffer = method.replay.buffer() if method.replay else {}
         ctx = StageContext(stage, index, past, buffer, model, backbone, {t.name: t for t in tasks}, config.seed)
         record = StageRecord(report, stage.name)
 
         model.fold(past.carry)  # 1. the next task trains on what the past carries
-        for part in parts:
-            part.before_task(ctx)
+        calls.before_task(method, ctx)
+        begun = marks(method)
         unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes), processes)
-        start = unfinished.start() or method.init.start(ctx)
+        start = unfinished.start() or calls.started(method.init, ctx)
         processes.align(start.tensors())  # measured alike everywhere, but not every kernel gives the same bits twice
         model.start(start)  # 2. its adapter starts
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
@@ -74,11 +75,11 @@ def run_sequence(
 
         factors = {name: pair.copied() for name, pair in model.factors().items()}
         update = {name: pair.update() for name, pair in factors.items()}
-        for part in parts:
-            part.after_task(ctx, update)
-        folded = method.consolidate.fold(ctx, past, update)  # 4. carry and deployed
+        calls.after_task(method.parts().values(), ctx, update)
+        folded = calls.consolidated(method.consolidate, ctx, past, update)  # 4. carry and deployed
         if method.replay:
             method.replay.remember(ctx, stage.train)
+        check_saved(method, begun, stage.name)
         past = past.after(stage.name, update, folded, factors)
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         # 5. evaluate

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -117,6 +117,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+OWN = re.compile(r"[\w.]+:\w+")
+"""module:Class"""
 SHORT = {
     "method": "preset",
     "backbone": "model",
@@ -127,15 +129,27 @@ SHORT = {
 
 def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
     """A copy of `data` with `a.b.c` set to `value`."""
-    head, _, rest = dotted.partition(".")
+    return _with(data, _keys_of(dotted), value)
+
+
+def _keys_of(dotted: str) -> list[str]:
+    """Its keys, of which a penalty of your own is one: penalties.lab.parts:Overlap.weight."""
+    before, mark, after = dotted.partition("penalties.")
+    if not mark or not (own := OWN.match(after)):
+        return dotted.split(".")
+    return [*f"{before}penalties".split("."), own[0], *filter(None, after[own.end() :].split("."))]
+
+
+def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    head, *rest = keys
     current = data.get(head)
     if not rest:
         return {**data, head: value}
     if isinstance(current, str) and head in SHORT:
         current = {SHORT[head]: current}
     if not isinstance(current, Mapping | None):
-        raise ConfigError(f"'{head}' is {current!r:.80} and has no '{rest}'; write {head}=value.")
-    return {**data, head: with_override(current or {}, rest, value)}
+        raise ConfigError(f"'{head}' is {current!r:.80} and has no '{'.'.join(rest)}'; write {head}=value.")
+    return {**data, head: _with(current or {}, rest, value)}
 
 
 def validate(model: type[Model], data: Any, where: str = "") -> Model:

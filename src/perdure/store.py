@@ -126,7 +126,12 @@ class Store:
         if self.exists:
             self.must_match(about)
             if not self.finished:
-                self._note(self.version_changes(about.get("versions", {})))
+                self._note(
+                    [
+                        *self.version_changes(about.get("versions", {})),
+                        *self.own_part_changes(about.get("own_parts", {})),
+                    ]
+                )
             return
         own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
@@ -196,6 +201,15 @@ class Store:
         if not changed:
             return []
         return [f"the run was begun with {', '.join(changed)}: its numbers may differ from those made with one version"]
+
+    def own_part_changes(self, now: Mapping[str, str]) -> list[str]:
+        """A warning for each module with parts of your own whose file is not the one the run was begun with."""
+        return [
+            f"the file of your own part's module '{module}' changed since the run began: what was learnt before and after is "
+            "not of one method. Restore the file and learn the later tasks again, or begin anew in another folder"
+            for module, digest in self.begun.get("own_parts", {}).items()
+            if now.get(module, digest) != digest
+        ]
 
     def _note(self, warnings: Iterable[str]) -> None:
         """Enter lines among the run's warnings that are not there yet."""

@@ -26,13 +26,19 @@ from perdure.backbones.base import Backbone
 from perdure.config import TrainingSettings
 from perdure.errors import Diverged
 from perdure.lora import AdaptedModel
-from perdure.methods.parts import BatchPenalty, Context, Method, WeightPenalty
+from perdure.methods import calls
+from perdure.methods.parts import BatchPenalty, Context, Method, StepRule, WeightPenalty
+from perdure.methods.table import kind_of
 from perdure.processes import ALONE, Processes
 from perdure.tasks.task import Example
 from perdure.training_state import Training
 
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that little is padded and order stays random."""
+
+OF_THE_RATE = "Lower training.learning_rate or the penalty's weight, in a new folder."
+OF_A_PART = "That part is where it began: mend it if it is your own, or lower its weight, in a new folder."
+"""What to do about numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def train(
     """Train the adapter `model` holds on `ctx.stage`; `report(step, total)` after every step.
 
     Raises:
-        Diverged: the loss or the gradient is not finite; names task and step.
+        Diverged: the loss, a penalty, the gradient or a factor is not finite; names task and step, and the part to blame.
+        PartError: a part of the method failed, or gave what it must not.
     """
     training = Training(model, ctx, settings)
     parameters, total = training.parameters, training.total
@@ -98,24 +105,29 @@ def train(
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
         learning_rate = training.begin_step()
+        where = f"Task '{ctx.stage.name}', step {training.done + 1} of {total}"
         batch = method_batch(method, ctx, examples)
         loss, values = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
+        _check_finite(where, {"the loss": loss})
+        _check_finite(where, {f"penalty '{name}'": value for name, value in values.items()}, OF_A_PART)
         processes.reduce(parameters)
-        shares = add_weight_penalties(model, method, ctx, values)
-        if method.step_rule:
-            model.set_gradients(method.step_rule.gradients(ctx, model.gradients()))
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not math.isfinite(loss) or not torch.isfinite(norm):
-            raise Diverged(
-                f"Task '{ctx.stage.name}', step {training.done + 1} of {total}: the loss is {loss}, the gradient's norm "
-                f"{norm.item()}. Finished tasks are kept. Lower training.learning_rate or the penalty's weight, in a new folder."
+        shares = add_weight_penalties(model, method, ctx, values, where)
+        norm = _gradient_norm(parameters)
+        _check_finite(where, {"the gradient's norm": float(norm)})
+        if method.step_rule and type(method.step_rule).gradients is not StepRule.gradients:
+            model.set_gradients(calls.stepping(method.step_rule, ctx, model.gradients()))
+            norm = _gradient_norm(parameters)
+            _check_finite(
+                where, {f"the gradient's norm after {kind_of(method.step_rule)}.gradients": float(norm)}, OF_A_PART
             )
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
         training.optimiser.step()
         if method.step_rule:
-            with torch.no_grad():
-                method.step_rule.stepped(ctx, model.factors(), learning_rate)
+            calls.stepped(method.step_rule, ctx, model.factors(), learning_rate)
+            _check_finite(
+                where, {f"the factors' norm after {kind_of(method.step_rule)}.stepped": _norm(parameters)}, OF_A_PART
+            )
         training.end_step()
         report(Step(training.done, loss, learning_rate, values, shares), total)
         checkpoints.stepped(training)
@@ -125,13 +137,31 @@ def train(
 
 def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> Sequence[Example]:
     """The batch the method trains on: with a replay part, old examples may be mixed in."""
-    return method.replay.mix(ctx, examples) if method.replay else examples
+    return calls.mixed(method.replay, ctx, examples) if method.replay else examples
+
+
+def _check_finite(where: str, numbers: Mapping[str, float], advice: str = OF_THE_RATE) -> None:
+    """Asked from the first number of a step to the last, so that what is named is where it began.
+
+    Raises:
+        Diverged: one is not finite; names it.
+    """
+    for what, number in numbers.items():
+        if not math.isfinite(number):
+            raise Diverged(f"{where}: {what} is {number}. Finished tasks are kept. {advice}")
 
 
 def add_weight_penalties(
-    model: AdaptedModel, method: Method, ctx: Context, values: dict[str, float]
+    model: AdaptedModel, method: Method, ctx: Context, values: dict[str, float], where: str | None = None
 ) -> dict[str, float | None]:
-    """Add every weight penalty's gradient to the factors', its weighted value to `values`; return their shares (see `Step`)."""
+    """Add every weight penalty's gradient to the factors', its weighted value to `values`; return their shares (see `Step`).
+
+    Args:
+        where: task and step, for errors.
+
+    Raises:
+        Diverged: a penalty or its gradient is not finite. PartError: it gave what it must not.
+    """
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, WeightPenalty) and p.weight != 0}
     if not penalties:
         return {}
@@ -139,19 +169,21 @@ def add_weight_penalties(
     factors = model.factors()
     shares: dict[str, float | None] = {}
     for name, penalty in penalties.items():
-        value, grads = penalty.values_and_grads(factors, ctx.past)
+        value, grads = calls.penalty_of(penalty, factors, ctx.past)
         trained = [
-            (p, grad)
+            (p, calls.fitting(penalty, module, grad, p))
             for module, pair in grads.items()
             for p, grad in zip((model.modules[module].A, model.modules[module].B), pair, strict=True)
             if p.requires_grad
         ]
         norm = _norm([grad for _, grad in trained])
+        found = {f"penalty '{name}'": value, f"the gradient's norm of penalty '{name}'": norm}
+        _check_finite(where or f"Task '{ctx.stage.name}'", found, OF_A_PART)
         weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, before, norm)
         for parameter, grad in trained:
             grad = grad.to(parameter.dtype)
             parameter.grad = grad * weight if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
-        values[name] = weight * float(value)
+        values[name] = weight * value
         length = weight * norm
         shares[name] = length / before if before else None if length else 0.0
     return shares
@@ -184,12 +216,16 @@ def _backward(
         mean_loss += loss.item()
         for name, penalty in penalties.items():
             share = (penalty.weight or 0.0) * counts * len(batch.examples) / len(examples)
-            extra = penalty.loss(ctx, batch, outputs) * share
+            extra = calls.batch_loss(penalty, ctx, batch, outputs) * share
             values[name] += extra.item()
             loss = loss + extra
         loss.backward()
     mean_loss, *weighted = processes.total(mean_loss, *values.values())
     return mean_loss, dict(zip(values, weighted, strict=True))
+
+
+def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _norm(grads: Sequence[Tensor | None]) -> float:

@@ -149,7 +149,7 @@ def test_every_part_that_can_refuse_is_tried() -> None:
         for role, kinds in PARTS.items()
         for kind in kinds
         if part_class(role, kind).conflicts is not Part.conflicts
-    }
+    }, "a part that writes `conflicts` needs a line in REFUSED, and one in docs/composition.md"
 
 
 @pytest.mark.parametrize("penalty", PARTS["penalty"])

@@ -33,8 +33,10 @@ from perdure.integrations.trainer_context import (
     training_rows,
 )
 from perdure.lora import AdaptedModel
+from perdure.methods import calls
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Folded, Need
+from perdure.methods.unsaved import check_saved, marks
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.output import new_folder
@@ -143,7 +145,7 @@ class Continual:
             StoreError: the folder exists.
         """
         trainer = self._attached()
-        folded = self._folded or self.method.consolidate.fold(self.ctx, self.ctx.past, self._update())
+        folded = self._folded or self._consolidated(self._update())
         if trainer.is_world_process_zero():
             base = self._peft_config().base_model_name_or_path
             with new_folder(Path(folder), overwrite) as made, self.model.weights_of(folded.deployed) as weights:
@@ -190,9 +192,9 @@ class Continual:
         past, parts = self.ctx.past, self.method.parts()
         setattr(self.model.model, FOLDED, bool(past.carry))
         self.model.fold(past.carry)
-        for part in parts.values():
-            part.before_task(self.ctx)
-        start = self.method.init.start(self.ctx)
+        calls.before_task(self.method, self.ctx)
+        self._begun = marks(self.method)
+        start = calls.started(self.method.init, self.ctx)
         if any(pair.A0 is not None for pair in start.factors.values()):
             setattr(self.model.model, FOLDED, True)
         self.model.start(start)
@@ -223,13 +225,12 @@ class Continual:
         known = {f"share/{name}": share for name, share in shares.items() if share is not None}
         self.penalties = {f"penalty/{name}": value for name, value in values.items()} | known
         if self.method.step_rule:
-            self.model.set_gradients(self.method.step_rule.gradients(self.ctx, self.model.gradients()))
+            self.model.set_gradients(calls.stepping(self.method.step_rule, self.ctx, self.model.gradients()))
 
-    @torch.no_grad()
     def stepped(self, learning_rate: float) -> None:
         """The optimiser has stepped: the step rule may change the factors."""
         if self.method.step_rule:
-            self.method.step_rule.stepped(self.ctx, self.model.factors(), learning_rate)
+            calls.stepped(self.method.step_rule, self.ctx, self.model.factors(), learning_rate)
 
     def begin(self) -> None:
         """Training begins, perhaps once more: parts remember the earlier tasks, and nothing of this one."""
@@ -239,10 +240,13 @@ class Continual:
     def finish(self) -> None:
         """Training has ended: parts measure what they must remember."""
         update = self._update()
-        for part in self.method.parts().values():
-            part.after_task(self.ctx, update)
-        rule = self.method.consolidate  # folded now if it measures, with the model as trained; else when asked for
-        self._folded = rule.fold(self.ctx, self.ctx.past, update) if measures(rule) else None
+        calls.after_task(self.method.parts().values(), self.ctx, update)
+        # folded now if it measures, with the model as trained; else when asked for
+        self._folded = self._consolidated(update) if measures(self.method.consolidate) else None
+        check_saved(self.method, self._begun, self.task)
+
+    def _consolidated(self, update: dict[str, LowRank]) -> Folded:
+        return calls.consolidated(self.method.consolidate, self.ctx, self.ctx.past, update)
 
     def _update(self) -> dict[str, LowRank]:
         return {name: pair.update() for name, pair in self._factors().items()}

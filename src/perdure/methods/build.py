@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.own import check_keeps, check_written, imported
 from perdure.methods.parts import Consolidate, Init, Method, Need, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role, kind_of
 from perdure.settings import validate
@@ -40,6 +40,7 @@ def check_composition(method: Method) -> None:
     Raises:
         ConfigError: names the part, and says why it has none.
     """
+    check_keeps(method.consolidate)
     for name, part in method.parts().items():
         switched_off = isinstance(part, Penalty) and part.weight == 0
         if not switched_off and (reason := part.conflicts(method)):
@@ -68,16 +69,36 @@ def part_class(role: Role, kind: str) -> type[Part]:
     """The class behind a row of `PARTS`, or behind `module:Class` of your own.
 
     Raises:
-        ConfigError: there is no such module or class, or it is no part for that role.
+        ConfigError: there is no such module or class, it is no part for that role, or lacks what its role must have.
     """
-    module, _, name = PARTS[role].get(kind, kind).partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"'{kind}' is neither a known {role} nor an importable module:Class ({error}).") from error
+    found = imported(PARTS[role].get(kind, kind), role.replace("_", " "))
     if not (isinstance(found, type) and issubclass(found, ROLES[role])):
         raise ConfigError(f"'{kind}' is no {role.replace('_', ' ')}: make it a subclass of {ROLES[role].__name__}.")
+    check_written(found)
     return found
+
+
+def own_part(place: str) -> tuple[Role, type[Part]]:
+    """The role and the class of `module:Class`.
+
+    Raises:
+        ConfigError: nothing stands there, it is no part, or lacks what its role must have.
+    """
+    role = role_of(imported(place, "part"))
+    return role, part_class(role, place)
+
+
+def role_of(part: Any) -> Role:
+    """The role a class of parts has.
+
+    Raises:
+        ConfigError: it is no such class.
+    """
+    roles: list[Role] = [role for role, base in ROLES.items() if isinstance(part, type) and issubclass(part, base)]
+    if roles:
+        return roles[0]
+    known = ", ".join(base.__name__ for base in ROLES.values())
+    raise ConfigError(f"{part!r:.80} is no part: make it a subclass of {known} (perdure.methods.parts).")
 
 
 def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:

@@ -53,6 +53,8 @@ class PastEnergy(WeightPenalty):
     history: HistoryKind = "sum"
     tile: int | None = Field(default=None, gt=0)
 
+    caches: ClassVar[frozenset[str]] = frozenset({"_energies", "_scratch"})
+
     _energies: OfHistory = PrivateAttr(default_factory=OfHistory)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 

@@ -63,6 +63,8 @@ class FisherPenalty(WeightPenalty):
     batch_size: int = Field(default=1, ge=1)
     tile: int | None = Field(default=None, gt=0)
 
+    caches: ClassVar[frozenset[str]] = frozenset({"_scratch"})
+
     _fisher: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 

@@ -56,6 +56,8 @@ class LwF(BatchPenalty):
     temperature: float = Field(default=2.0, gt=0)
     reduction: Literal["sum", "mean"] = "sum"
 
+    caches: ClassVar[frozenset[str]] = frozenset({"_answers", "_stage"})
+
     _answers: dict[str, list[Tensor]] = PrivateAttr(default_factory=dict)
     _stage: int | None = PrivateAttr(default=None)
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
@@ -66,6 +66,8 @@ class Sparsity(WeightPenalty):
     reduction: Literal["sum", "mean"] = "sum"
     small: float = Field(default=0.1, gt=0)
     tile: int | None = Field(default=None, gt=0)
+
+    caches: ClassVar[frozenset[str]] = frozenset({"_scratch"})
 
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 

@@ -10,7 +10,8 @@ A method is a composition of parts, each answering one question of the loop in `
     Replay          Which old examples are kept, and what for?
 
 A part's settings are its typed, frozen fields; what it remembers between tasks are private attributes, given and
-taken as tensors by `state` and `load`. A part writes only the methods it needs; a misspelt one is an error.
+taken as tensors by `state` and `load`. A part writes only the methods it needs; a misspelt one is an error. What a part
+gives is checked (perdure.methods.calls); perdure.testing.check_part tries a part of your own.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Context(Protocol):
 
     @property
     def factors(self) -> Mapping[str, Factors]:
-        """The adapter's current factors (detached); before `Init.start` only shapes and scaling count."""
+        """The adapter's current factors (detached, live: read only); before `Init.start` only shapes and scaling count."""
         ...
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -192,6 +193,9 @@ class Part(Settings):
     """What it requires whatever its settings are."""
     needs_past: ClassVar[bool] = False
     """Nothing comes of it before a first stage is learnt."""
+    caches: ClassVar[frozenset[str]] = frozenset()
+    """Private attributes that only save work: computed again, with the same bits, where they are missing. Any other that
+    changes while a stage is learnt is memory, and belongs into `state`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -214,8 +218,10 @@ class Part(Settings):
     def conflicts(self, method: Method) -> str | None:
         """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
-        Asked before anything is loaded; each part knows its own conflicts."""
-        return None
+        Asked before anything is loaded; each part knows its own conflicts. One that only `needs_past` makes no sense where
+        nothing can protect the past."""
+        reason = method.out_of_reach() if self.needs_past else None
+        return reason and f"nothing comes of it without a past to protect, but {reason}"
 
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
         """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
@@ -286,13 +292,15 @@ class WeightPenalty(Penalty):
     clipping: gradient accumulation and further processes cannot multiply it."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """Value (scalar) of the unweighted penalty at one module, and its gradients of A [R, I] and B [O, R]."""
+        """Value (scalar) of the unweighted penalty at one module, and its gradients of A [R, I] and B [O, R].
+
+        `factors` are the live ones, not copies: read only. What is written into them changes the adapter."""
         raise NotImplementedError
 
     def values_and_grads(
         self, factors: Mapping[str, Factors], past: Past
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """The sum over modules and every module's gradients; override only to be faster than one by one."""
+        """The sum over modules and every module's gradients; override only to be faster than one by one. Read only, too."""
         total = torch.zeros((), dtype=torch.float64)
         grads: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in factors.items():

@@ -84,6 +84,8 @@ class SignMagnitude(WeightPenalty):
     engine: Literal["tiled", "compiled", "reference"] = "tiled"
     tile: int | None = Field(default=None, gt=0)
 
+    caches: ClassVar[frozenset[str]] = frozenset({"_signs", "_scratch"})
+
     _signs: OfHistory = PrivateAttr(default_factory=OfHistory)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from perdure.composition import wanted_settings
 from perdure.errors import UnknownName
-from perdure.methods.build import part_class
+from perdure.methods.build import own_part, part_class
 from perdure.methods.table import PARTS, PRESETS, Preset, Role
 from perdure.settings_words import in_yaml, keys
 
 
 def method_lines(name: str) -> Iterator[str]:
-    """Lines about the preset of that name; where there is none, about every part of that name.
+    """Lines about the preset of that name; where there is none, about every part of that name, or `module:Class` of your own.
 
     Raises:
         UnknownName: neither a preset nor a part.
@@ -23,6 +23,8 @@ def method_lines(name: str) -> Iterator[str]:
         yield from _preset(name, preset)
         return
     roles: list[Role] = [role for role, kinds in PARTS.items() if name in kinds]
+    if not roles and ":" in name:
+        roles = [own_part(name)[0]]
     if not roles:
         raise UnknownName("method or part", name, {*PRESETS, *(kind for kinds in PARTS.values() for kind in kinds)})
     for role in roles:
