@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -68,6 +68,8 @@ class FailsOn(StepRule):
 
 class Signalled(FailsOn):
     """One process is sent SIGTERM during the second step of one stage."""
+
+    caches: ClassVar[frozenset[str]] = frozenset({"_steps"})
 
     _steps: int = PrivateAttr(default=0)
 
