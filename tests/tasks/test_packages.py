@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +78,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setitem(ASSETS, "invented", ASSET)
     monkeypatch.setattr(download, "PAUSE", 0.001)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # pip's own configuration plays no part here
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # pip's own configuration plays no part here
     yield state
     server.shutdown()
     server.server_close()
@@ -84,6 +86,12 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
 
 def target() -> Path:
     return packages.cache_folder() / "packages" / NAME
+
+
+def test_asking_pip_leaves_setuptools_usable() -> None:
+    """torch.compile imports it, and it fails where pip was looked for in the same process."""
+    code = "import perdure.tasks.download as d; d.pip_settings(); import setuptools"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
 def test_fetches_once(index: Index) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import re
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,18 +109,15 @@ def npm_pack(asset: Asset, part: Path, target: Path) -> None:
 def pip_settings() -> dict[str, str]:
     """pip's own settings (index-url, extra-index-url, cert): environment over configuration files; {} without pip."""
     settings: dict[str, str] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # setuptools has its say on distutils whenever pip is looked for
-        there = importlib.util.find_spec("pip")
-    if there:
-        listing = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
-        ).stdout
-        for line in listing.splitlines():
-            key, _, value = line.partition("=")
-            section, _, option = key.partition(".")
-            if section in ("global", "install", "download"):
-                settings[option] = value.strip().strip("'\"")
+    # asked in a process of its own: setuptools gives up its distutils where pip is looked for, and torch.compile then fails
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
+    ).stdout
+    for line in listing.splitlines():
+        key, _, value = line.partition("=")
+        section, _, option = key.partition(".")
+        if section in ("global", "install", "download"):
+            settings[option] = value.strip().strip("'\"")
     for option in ("index-url", "extra-index-url", "cert"):
         if value := os.environ.get("PIP_" + option.replace("-", "_").upper()):
             settings[option] = value
