@@ -18,6 +18,7 @@ from perdure.evaluation import check_metric, check_scored
 from perdure.gate import forgetting_gate
 from perdure.methods.build import check_stages
 from perdure.methods.own import sources
+from perdure.mismatch import other_versions
 from perdure.processes import started
 from perdure.progress import Reporter, told_by
 from perdure.record import load_deployed, save_deployed
@@ -71,6 +72,7 @@ def add(
         check_scored(new, opened.config.evaluation.split)
         check_stages(opened.method, stages(every))
         check_names_apart(store.about.get("history", {}), [new])
+        now = {"versions": versions(), "own_parts": sources(opened.method)}
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),
@@ -78,8 +80,7 @@ def add(
                 *(f"{new.name}: {note}" for note in new.notes),
                 *_repeated(every),
                 *_other_labels(new, store),
-                *(f"{new.name}: {line}" for line in store.version_changes(versions())),
-                *(f"{new.name}: {line}" for line in store.own_part_changes(sources(opened.method))),
+                *(f"{new.name}: {line}" for line in other_versions(store.begun, now)),
             ],
         }
         with (

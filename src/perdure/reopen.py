@@ -16,6 +16,7 @@ from perdure.errors import DataError, RunMismatch, StoreError
 from perdure.lora import AdaptedModel
 from perdure.methods.build import build_method, check_needs
 from perdure.methods.parts import Method, Need
+from perdure.mismatch import base_changed, data_changed
 from perdure.settings import validate
 from perdure.store import Store
 from perdure.tasks.spec import TaskSpec
@@ -99,7 +100,7 @@ def check_base(store: Store, model: AdaptedModel) -> None:
     """
     begun, found = store.begun, model.fingerprint()
     if begun.get("base") not in (None, found):
-        raise RunMismatch(store.base_changed(begun, found))
+        raise RunMismatch(base_changed(store.folder, begun, found))
 
 
 def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]:
@@ -174,7 +175,8 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
 
 def _check_data(store: Store, about: dict[str, Any], task: Task) -> None:
     if task.fingerprint() != about["tasks"][task.name]:
-        raise RunMismatch(store.data_changed(task.name, about["sizes"], task_record([task])["sizes"]))
+        learnt, sizes = task.name in store.stages(), task_record([task])["sizes"]
+        raise RunMismatch(data_changed(store.folder, task.name, learnt, about["sizes"], sizes))
 
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:

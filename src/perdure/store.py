@@ -23,7 +23,6 @@ folder is next written to).
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +32,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from perdure.config import load_config
 from perdure.durable import (
     gone_if_refused,
     make_folder,
@@ -44,7 +42,8 @@ from perdure.durable import (
     told_if_full,
     write_json,
 )
-from perdure.errors import CorruptFile, QualityGate, RunBusy, RunMismatch, StoreError
+from perdure.errors import CorruptFile, QualityGate, RunBusy, StoreError
+from perdure.mismatch import check_same, other_versions
 
 MANIFEST, RUN, STAGES, DEPLOYED, UNFINISHED = "manifest.json", "run.json", "stages", "deployed", "unfinished"
 STATE, LOCK = "state.safetensors", ".lock"
@@ -126,12 +125,7 @@ class Store:
         if self.exists:
             self.must_match(about)
             if not self.finished:
-                self._note(
-                    [
-                        *self.version_changes(about.get("versions", {})),
-                        *self.own_part_changes(about.get("own_parts", {})),
-                    ]
-                )
+                self._note(other_versions(self.begun, about))
             return
         own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.folder.exists() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
@@ -144,72 +138,7 @@ class Store:
         Raises:
             RunMismatch: names everything that differs; the order of the tasks counts.
         """
-        known = self.begun
-        if "config" in known:  # a setting that did not exist yet has its default
-            known["config"] = load_config(known["config"]).model_dump(mode="json")
-        if not self._differs(known, about, ("config", "history")) and (changed := self._changed_since(known, about)):
-            raise RunMismatch("\n".join(changed))
-        found = self._differs(known, about, ("config", "tasks", "base", "history"))
-        if not found and [*known["tasks"]] != (now := [*about.get("tasks", known["tasks"])]):
-            found = [f"the order of its tasks was {', '.join(known['tasks'])}, now {', '.join(now)}"]
-        if found:
-            raise RunMismatch(
-                f"'{self.folder}' holds a run of another configuration: {'; '.join(found)}. "
-                "Choose another folder, or give the settings it was begun with."
-            )
-
-    def _differs(self, known: Mapping[str, Any], about: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
-        """What differs, in words; a part that was not recorded or is not asked does not."""
-        asked = [part for part in parts if part in known and part in about]
-        return [line for part in asked for line in _differences(known[part], json.loads(json.dumps(about[part])), part)]
-
-    def _changed_since(self, known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-        """What the same settings name, and is no longer what it was: the data of tasks of the same names, the base model."""
-        old, new = known.get("tasks", {}), about.get("tasks", {})
-        if "tasks" in about and old.keys() != new.keys():
-            return []
-        names = [name for name in new if old[name] != new[name]]
-        found = [self.data_changed(name, known.get("sizes", {}), about.get("sizes", {})) for name in names]
-        if self._differs(known, about, ("base",)):
-            found.append(self.base_changed(known, about["base"]))
-        return found
-
-    def data_changed(self, task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-        """In words, that a task's data are not those the run was begun with, or that were added to it; `sizes` of the splits."""
-        old, new = was.get(task, {}), now.get(task, {})
-        counts = ", ".join(f"{old[s]} {s} examples, now {new[s]}" for s in old if s in new and old[s] != new[s])
-        since = "it was learnt" if task in self.stages() else "the run began"
-        return (
-            f"The data of task '{task}' changed since {since} in '{self.folder}' (tasks.{task}: "
-            f"{f'it had {counts}' if counts else 'as many examples, but not the same ones, or other labels'}). Restore the old "
-            "data: scores would not compare. To learn new data of the same task, keep them in files of their own and `perdure "
-            "add`; to begin anew with them, choose another folder."
-        )
-
-    def base_changed(self, begun: Mapping[str, Any], now: str) -> str:
-        """In words, that the weights of the base model are not those the run was begun on."""
-        return (
-            f"The base model '{begun['config']['backbone']['model']}' changed since the run in '{self.folder}' began: its "
-            f"fingerprint was {begun['base'][:12]}, now {now[:12]}. What the run learnt is right on the old weights only: "
-            "restore them, or begin a new run in another folder."
-        )
-
-    def version_changes(self, now: Mapping[str, str]) -> list[str]:
-        """A warning, if versions of packages have changed since the run began; else none."""
-        begun = self.begun.get("versions", {})
-        changed = [f"{name} {was} (now {now[name]})" for name, was in begun.items() if now.get(name, was) != was]
-        if not changed:
-            return []
-        return [f"the run was begun with {', '.join(changed)}: its numbers may differ from those made with one version"]
-
-    def own_part_changes(self, now: Mapping[str, str]) -> list[str]:
-        """A warning for each module with parts of your own whose file is not the one the run was begun with."""
-        return [
-            f"the file of your own part's module '{module}' changed since the run began: what was learnt before and after is "
-            "not of one method. Restore the file and learn the later tasks again, or begin anew in another folder"
-            for module, digest in self.begun.get("own_parts", {}).items()
-            if now.get(module, digest) != digest
-        ]
+        check_same(self.folder, self.begun, about, self.stages())
 
     def _note(self, warnings: Iterable[str]) -> None:
         """Enter lines among the run's warnings that are not there yet."""
@@ -405,12 +334,3 @@ def _object(path: Path, *keys: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not found.keys() >= set(keys):
         raise CorruptFile(f"'{path}' is not what a run writes there. Restore it from a copy, or run again.")
     return found
-
-
-def _differences(old: Any, new: Any, where: str) -> list[str]:
-    """Every place where two values differ, in words; the order of a mapping's keys does not count."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{where}.{key}")
-        ]
-    return [] if old == new else [f"{where} was {old!r:.80}, now {new!r:.80}"]
