@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ ROWS = [("a good day", "pos"), ("bad", "neg"), ("good", "pos"), ("a bad day", "n
 TASKS = [Task(n, ROWS, test=ROWS[:2], labels={"pos": f"{n} good", "neg": "bad"}) for n in ("mood", "tone")]
 
 
-def learn(folder: Path, out: Path, bits: str, method: str | dict[str, str] = "inc-lora"):
+def learn(folder: Path, out: Path, bits: str, method: Any = "inc-lora"):
     return perdure.learn(
         tasks=TASKS,
         out=out,
@@ -207,9 +208,9 @@ class TestRealBases:
         for one, other in zip(*grads, strict=True):
             torch.testing.assert_close(one, other)
 
-    @pytest.mark.parametrize("method", ["ps-lora", "slice", "ties"])
+    @pytest.mark.parametrize("method", ["ps-lora", {"preset": "slice", "init": {"batch_size": 4}}, "ties"])
     def test_what_needs_dense_weights_says_so_before_training(
-        self, bits_and_bytes: None, tmp_path: Path, bits: str, method: str
+        self, bits_and_bytes: None, tmp_path: Path, bits: str, method: Any
     ) -> None:
         with pytest.raises(UnmetNeed, match=r"requires a base whose weights are stored dense"):
             learn(tiny_causal(tmp_path / "model", hidden=128), tmp_path / "run", bits, method)
