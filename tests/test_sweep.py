@@ -376,6 +376,14 @@ def test_a_rows_backbone_without_a_model_is_of_the_common_one(own):
     assert found.backbone == {"model": own.get("model", "minilm-l3"), "max_length": 64}
 
 
+def test_a_backbones_name_leaves_settings_that_were_given_without_one():
+    settings = {"suite": "quickstart", "backbone": {"max_length": 64}}
+    sweep = {"settings": settings, "methods": {"l2": {}, "own": {"method": "l2", "backbone": "minilm-l3"}}}
+    found = rows(**sweep, sequences=[{"backbone": "minilm"}])
+    assert found["l2"].backbone == {"model": "minilm", "max_length": 64}
+    assert rows(**sweep)["own"].backbone == {"model": "minilm-l3", "max_length": 64}
+
+
 def test_a_setting_of_a_part_given_by_its_name_leaves_it_that_part():
     row = {"method": "slice", "method.init": "slice-free", "method.init.batch_size": 4}
     found = rows(settings={"suite": "quickstart"}, methods={"row": row})["row"]

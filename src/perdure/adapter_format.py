@@ -76,8 +76,8 @@ class AdapterConfig:
     fan_in_fan_out: bool = False
     base: str | None = None
     task_type: str | None = None
-    revision: str | None = None
-    auto_mapping: dict[str, Any] | None = None
+    revision: str | None = field(default=None, repr=False)  # runs that began from adapters know them by what is shown
+    auto_mapping: dict[str, Any] | None = field(default=None, repr=False)
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""

@@ -134,7 +134,8 @@ def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
         for module, entry in adapter.modules.items():
             for name in entry.frozen:
                 own, key = FrozenTensor(adapter, name), f"{module}{FROZEN}{name.rpartition('.')[2]}"
-                if not _same_values((first := found.setdefault(key, own)).read(), own.read()):
+                first = found.setdefault(key, own)
+                if first is not own and not _same_values(first.read(), own.read()):
                     raise AdapterError(
                         f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
                         f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as of a vocabulary "

@@ -127,8 +127,12 @@ SHORT = {
 """Settings that a name alone may stand for -> which of theirs the name is."""
 
 
+WHICH = {"model", "kind"}
+"""Settings of a backbone that say which it is."""
+
+
 def with_override(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """A copy of `data` with `a.b.c` set to `value`."""
+    """A copy of `data` with `a.b.c` set to `value`; a backbone's name leaves settings that were given without one as they are."""
     return _with(data, _keys_of(dotted), value)
 
 
@@ -144,6 +148,13 @@ def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str,
     head, *rest = keys
     current = data.get(head)
     if not rest:
+        if (
+            head == "backbone"
+            and isinstance(value, str)
+            and isinstance(current, Mapping)
+            and not current.keys() & WHICH
+        ):
+            value = {**current, SHORT[head]: value}
         return {**data, head: value}
     if isinstance(current, str) and head in SHORT:
         current = {SHORT[head]: current}

@@ -123,7 +123,7 @@ def train(
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
         training.optimiser.step()
-        if method.step_rule:
+        if method.step_rule and type(method.step_rule).stepped is not StepRule.stepped:
             calls.stepped(method.step_rule, ctx, model.factors(), learning_rate)
             _check_finite(
                 where, {f"the factors' norm after {kind_of(method.step_rule)}.stepped": _norm(parameters)}, OF_A_PART

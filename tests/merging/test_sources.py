@@ -23,9 +23,8 @@ def test_a_folder_named_like_a_numbered_one_keeps_its_adapter(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["model.", "_orig_mod.", "base.model."])
 def test_adapters_saved_under_two_model_classes_are_refused(tmp_path, prefix):
-    """One module in common, a second under two names: merged, no model would load both."""
-    shapes = {"layers.0.q": (12, 8), "head": (6, 8)}
-    body = random_folder(tmp_path / "body", 0, shapes=shapes)
+    """A module under two names: merged, no model would load both."""
+    body = random_folder(tmp_path / "body", 0, shapes={"layers.0.q": (12, 8)})
     whole = random_folder(tmp_path / "whole", 1, shapes={f"{prefix}layers.0.q": (12, 8), "head": (6, 8)})
     said = rf"'layers\.0\.q' of 'body' and '{prefix}layers\.0\.q' of 'whole' .* different model classes"
     for places in ([body, whole], [whole, body]):
@@ -37,16 +36,18 @@ def test_adapters_saved_under_two_model_classes_are_refused(tmp_path, prefix):
 
 
 def test_modules_that_only_look_alike_are_merged(tmp_path):
-    """Equal tails under different heads, another shape, an ending within a word; or one adapter has both names."""
+    """Equal tails under different heads, another shape, an ending within a word; one adapter has both names, or two share one."""
     alike = (
         {"encoder.layer.0.q": (8, 8), "decoder.head": (6, 8), "xhead": (8, 8)},
         {"decoder.layer.0.q": (8, 8), "head": (8, 8)},
         {"model.v": (8, 8), "v": (8, 8)},
         {"v": (8, 8)},
         {"model.v": (8, 8)},
+        {"body.0": (8, 8), "proj": (8, 8)},
+        {"body.0": (8, 8), "body.proj": (8, 8)},
     )
     places = [random_folder(tmp_path / str(seed), seed, shapes=shapes) for seed, shapes in enumerate(alike)]
-    assert len(open_sources(places).modules) == 7
+    assert len(open_sources(places).modules) == 10
 
 
 def test_an_adapter_given_twice_is_noted(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
+from perdure.durable import read_lines
 from perdure.errors import Diverged, PartError
 from perdure.methods.parts import (
     BatchPenalty,
@@ -172,6 +173,16 @@ def by_autograd(factors):
     return value, *torch.autograd.grad(value, (A, B))
 
 
+class SumsAsNumber(Weighted):
+    def values_and_grads(self, factors, past):
+        return 0.5, {module: (zeros(pair.A), zeros(pair.B)) for module, pair in factors.items()}
+
+
+def test_a_total_may_be_a_number(tmp_path):
+    learn_toy(method_with(SumsAsNumber()), tmp_path / "run", toy_tasks(1))
+    assert read_lines(next((tmp_path / "run" / "stages").glob("01-*")) / "log.jsonl")[0]["penalties"] == {"mine": 0.5}
+
+
 def test_a_value_may_come_from_autograd(tmp_path, recwarn):
     learn_toy(method_with(giving("Autograd", by_autograd)), tmp_path / "run", toy_tasks(1))
     assert not [warning for warning in recwarn if "requires_grad" in str(warning.message)]
@@ -273,6 +284,13 @@ class FromContext(Remembers):
         pass
 
 
-@pytest.mark.parametrize("part", [Declared, FromContext])
+class HoldsTheContext(FromContext):
+    _ctx: Any = PrivateAttr(default=None)
+
+    def before_task(self, ctx):
+        self._ctx, self._old = ctx, {"model": ctx.backbone.model}
+
+
+@pytest.mark.parametrize("part", [Declared, FromContext, HoldsTheContext])
 def test_what_is_computed_again_is_no_memory(part, tmp_path):
     assert len(learn_toy(method_with(part()), tmp_path / "run", toy_tasks(2))) == 2

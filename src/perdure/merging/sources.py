@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -192,7 +192,7 @@ def shapes_of(adapter: Adapter) -> dict[str, tuple[int, int]]:
 def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
     """No module stands under two names, the one with further leading parts ('model.', '_orig_mod.'): no model has both.
 
-    Where one adapter holds both names, its base does have both.
+    Where one adapter holds both names, its base does have both; where two share a module, they are of one class.
 
     Args:
         holders: an adapter, or a merge state, as a message calls it -> module -> shape.
@@ -200,17 +200,25 @@ def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> Non
     Raises:
         AdapterError: one does; names both, and who holds them.
     """
-    shapes = {module: shape for held in holders.values() for module, shape in held.items()}
-    for module, shape in shapes.items():
-        parts = module.split(".")
-        for short in (".".join(parts[start:]) for start in range(1, len(parts))):
-            if shapes.get(short) == shape and not any(module in held and short in held for held in holders.values()):
-                one, two = (next(who for who, held in holders.items() if name in held) for name in (short, module))
-                raise AdapterError(
-                    f"Module '{short}' of {one} and '{module}' of {two} are one by their ending and shape: the adapters were "
-                    "saved under different model classes (a whole model and its body, or a compiled one), so that no model "
-                    "would load all of what is merged. Save them under one."
-                )
+    for (one, held), (two, others) in permutations(holders.items(), 2):
+        same = (
+            (short, module)
+            for module, shape in others.items()
+            for short in _endings(module)
+            if held.get(short) == shape and not any({short, module} <= every.keys() for every in holders.values())
+        )
+        if not held.keys() & others.keys() and (found := next(same, None)):
+            raise AdapterError(
+                f"Module '{found[0]}' of {one} and '{found[1]}' of {two} are one by their ending and shape: the adapters were "
+                "saved under different model classes (a whole model and its body, or a compiled one), so that no model would "
+                "load all of what is merged. Save them under one."
+            )
+
+
+def _endings(module: str) -> Iterator[str]:
+    """The name without its first part, without its first two, ..."""
+    while module := module.partition(".")[2]:
+        yield module
 
 
 class NamesBase(Protocol):

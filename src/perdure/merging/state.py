@@ -200,8 +200,8 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         modules=modules,
         base=(about.base if about else None) or adapter.config.base,
         task_type=(about.task_type if about else None) or adapter.config.task_type,
-        revision=_revision(about, adapter),
-        auto_mapping=agreed((about.auto_mapping if about else None, adapter.config.auto_mapping)),
+        revision=_agreed_by_all("revision", about, adapter),
+        auto_mapping=_agreed_by_all("auto_mapping", about, adapter),
         notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_notes(about, adapter)))),
     )
     _commit(folder, new)
@@ -238,10 +238,10 @@ def _notes(about: About | None, adapter: Adapter) -> Iterator[str]:
         yield from base_notes({"the state": about, adapter.name: adapter.config})
 
 
-def _revision(about: About | None, adapter: Adapter) -> str | None:
-    """Of the base, if the state and the adapter agree, as far as they name a base."""
+def _agreed_by_all(name: str, about: About | None, adapter: Adapter) -> Any:
+    """Revision or class of the base, if the state and the adapter agree, as far as they name a base: else none, for good."""
     naming = (about, adapter.config)
-    return agreed(one.revision or "" for one in naming if one is not None and one.base) or None
+    return agreed(getattr(one, name) or "" for one in naming if one is not None and one.base) or None
 
 
 def _commit(folder: Path, new: About) -> None:

@@ -136,7 +136,7 @@ def penalty_of(penalty: WeightPenalty, factors: Mapping[str, Factors], past: Pas
     """The unweighted value and every module's gradients, whose shapes `fitting` checks."""
     with calling(penalty, "value_and_grad"):
         value, grads = penalty.values_and_grads(factors, past)
-        number = float(value.detach())
+        number = float(value.detach() if isinstance(value, Tensor) else value)
     _same_modules(penalty, "value_and_grad", grads, factors)
     return number, grads
 

@@ -17,7 +17,7 @@ from perdure.methods.parts import Method, Part
 from perdure.methods.table import kind_of
 
 DEPTH = 4
-"""How far objects inside an attribute are looked into."""
+"""How far containers and objects of the part's module are looked into; of others (a context, a model), which they are, counts."""
 
 Marks = Mapping[str, Mapping[str, Any]]
 """Part without state -> private attribute -> a mark that differs once the attribute has changed."""
@@ -49,7 +49,8 @@ def check_saved(method: Method, begun: Marks, stage: str) -> None:
 
 def _marks(part: Part) -> dict[str, Any]:
     own = {**vars(part), **(part.__pydantic_private__ or {})}
-    return {key: _mark(value) for key, value in own.items() if key.startswith("_") and key not in part.caches}
+    home = type(part).__module__
+    return {key: _mark(value, home) for key, value in own.items() if key.startswith("_") and key not in part.caches}
 
 
 class _Same:
@@ -64,8 +65,8 @@ class _Same:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
-def _mark(value: Any, depth: int = DEPTH) -> Any:
-    """Tensors by identity and how often they were written to: no number is read. Objects by what is in them."""
+def _mark(value: Any, home: str, depth: int = DEPTH) -> Any:
+    """Tensors by identity and how often they were written to: no number is read. Objects of module `home` by what is in them."""
     if isinstance(value, Tensor):
         return _Same(value), 0 if value.is_inference() else value._version
     if isinstance(value, int | float | complex | str | bytes | None):
@@ -73,10 +74,10 @@ def _mark(value: Any, depth: int = DEPTH) -> Any:
     if depth == 0:
         return _Same(value)
     if isinstance(value, Mapping):
-        return [(_mark(key, depth - 1), _mark(one, depth - 1)) for key, one in value.items()]
+        return [(_mark(key, home, depth - 1), _mark(one, home, depth - 1)) for key, one in value.items()]
     if isinstance(value, list | tuple):
-        return [_mark(one, depth - 1) for one in value]
+        return [_mark(one, home, depth - 1) for one in value]
     if isinstance(value, set | frozenset):
         return set(value)
-    inside = getattr(value, "__dict__", {})
-    return _Same(value), [(key, _mark(one, depth - 1)) for key, one in inside.items()]
+    inside = getattr(value, "__dict__", {}) if type(value).__module__ == home else {}
+    return _Same(value), [(key, _mark(one, home, depth - 1)) for key, one in inside.items()]

@@ -44,7 +44,7 @@ from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
 from perdure.processes import started
 from perdure.scores import Scores
-from perdure.settings import Settings, read_yaml, unknown_key, validate, with_override
+from perdure.settings import WHICH, Settings, read_yaml, unknown_key, validate, with_override
 from perdure.shared import SECONDS
 from perdure.store import Store
 from perdure.sweeps.record import code_hash, run_record
@@ -226,9 +226,7 @@ def _one_by_one(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, Mapping) and (
-            key in GROUPS or (key == "backbone" and not value.keys() & {"model", "kind"})
-        ):
+        if isinstance(value, Mapping) and (key in GROUPS or (key == "backbone" and not value.keys() & WHICH)):
             found |= {f"{key}.{inner}": own for inner, own in value.items()}
         else:
             found[key] = value
