@@ -272,6 +272,11 @@ BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "csv with a name twice": ("a.csv", b"text,text\na,b\n", r"the header names 'text' twice"),
     "csv with a header only": ("a.csv", b"text,label\n", r"holds no records"),
     "not parquet": ("a.parquet", b"PAR1 or not", r"a\.parquet is not a valid Parquet file"),
+    "half of the known fields": (
+        "a.jsonl",
+        b'{"text": "a", "team": "x"}',
+        r"line 1: a field 'text' but no 'label', found 'text', 'team'.*`label_field`",
+    ),
     "no known fields": (
         "a.jsonl",
         b'{"body": "a", "team": "x"}',

@@ -44,7 +44,11 @@ def backbone_kind(settings: Mapping[str, Any]) -> str:
     model = str(settings.get("model", ""))
     kind = settings.get("kind") or model_kind(model)
     if kind is None and "/" not in model and not Path(model).exists():
-        raise UnknownName("model", model, model_names())
+        error = UnknownName("model", model, model_names())
+        error.args = (
+            f"{error} For a folder or a model of the hub say its kind too: {{kind: encoder, model: {model}}}.",
+        )
+        raise error
     if kind is None:
         raise ConfigError(f"backbone.kind: say what kind of model '{model}' is, one of {', '.join(KINDS)}.")
     if kind not in KINDS:

@@ -317,6 +317,6 @@ def _warnings(energy: float, energies: Mapping[str, float], rank: int) -> Iterat
         worst = min(energies, key=lambda module: energies[module])
         yield (
             f"WARNING: at rank {rank} the adapter keeps {100 * energy:.1f} % of the energy of what was merged "
-            f"(least in '{worst}': {100 * energies[worst]:.1f} %). Give the base model (--base) for exact merged weights, "
-            "or a higher --rank."
+            f"(least in '{worst}': {100 * energies[worst]:.1f} %). A higher --rank keeps more; merged weights keep "
+            "all of it (`merge --base`, `export --as model`)."
         )

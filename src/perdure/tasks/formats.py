@@ -72,6 +72,12 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     for form in FORMATS:
         if spec.format in ("auto", form.name) and {form.text, form.label} <= row.fields.keys():
             return form
+    half = next((f for f in FORMATS if spec.format in ("auto", f.name) and f.text in row.fields and f.label), None)
+    if half:
+        raise DataError(
+            f"{row.where}: a field '{half.text}' but no '{half.label}', found {', '.join(map(repr, row.fields))}. Add it, or "
+            f"name yours with `text_field` and `label_field`.{_other_case(row)}"
+        )
     wanted = "" if spec.format == "auto" else f" of the format '{spec.format}'"
     raise DataError(
         f"{row.where}: no known fields{wanted}, found {', '.join(map(repr, row.fields))}. Known: text/label, sentence/label, "
