@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.methods.table import PRESETS
-from perdure.sweeps.sweep import cells, load_sweep
+from perdure.sweeps.plan import cells, load_sweep
 
 SWEEP = Path(__file__).resolve().parents[1] / "benchmarks" / "all_presets" / "sweep.yaml"
 

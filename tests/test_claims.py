@@ -14,7 +14,7 @@ from perdure.config import load_config
 from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
 from perdure.report.sweeps import cell_of
-from perdure.sweeps.sweep import SweepConfig, cells
+from perdure.sweeps.plan import SweepConfig, cells
 
 
 @pytest.fixture(scope="module")

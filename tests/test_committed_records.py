@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.sweeps.sweep import cells, load_sweep
+from perdure.sweeps.plan import cells, load_sweep
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SWEEPS = {

@@ -10,7 +10,7 @@ from perdure.config import RunConfig, load_config
 from perdure.errors import ConfigError
 from perdure.methods.build import build_method
 from perdure.settings import Settings, parse_overrides, validate
-from perdure.sweeps.sweep import SweepConfig
+from perdure.sweeps.plan import SweepConfig
 
 
 @pytest.mark.parametrize("method", ["slice", {"preset": "slice", "init": {"c": 0.5}}])

@@ -14,7 +14,7 @@ from benchmarks.leaderboard import plan
 
 from perdure.methods.build import build_method
 from perdure.methods.table import PRESETS
-from perdure.sweeps.sweep import SweepConfig, cells, load_sweep
+from perdure.sweeps.plan import SweepConfig, cells, load_sweep
 from perdure.tasks.suites import describe
 
 ROOT = Path(__file__).resolve().parents[1]

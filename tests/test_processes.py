@@ -12,7 +12,8 @@ from torch import nn
 from perdure.errors import ConfigError, UnknownName
 from perdure.processes import ALONE, Group, _result, _result_or_error, join
 from perdure.sharding import blocks, gathered, write
-from perdure.sweeps.sweep import SweepConfig, run_sweep
+from perdure.sweeps.plan import SweepConfig
+from perdure.sweeps.sweep import run_sweep
 
 
 def member(rank: int, count: int, sharded: bool = False) -> Group:

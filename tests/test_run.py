@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import perdure
+import perdure.backbones.device
 import perdure.run
+from perdure.backbones.device import choose_precision
 from perdure.config import RunConfig
 from perdure.durable import read_lines
 from perdure.errors import ConfigError
-from perdure.run import check_shards, choose_precision
+from perdure.run import check_shards
 from perdure.store import Store
 from tests.contract.runs import short_run
 
@@ -51,7 +53,7 @@ def test_bf16_is_chosen_where_it_is_half_as_fast_again_as_fp32_where_the_model_i
 
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr(
-        perdure.run, "time", SimpleNamespace(perf_counter=lambda: sum(seconds[dtype] for _, dtype in seen))
+        perdure.backbones.device, "time", SimpleNamespace(perf_counter=lambda: sum(seconds[dtype] for _, dtype in seen))
     )
     assert choose_precision("auto", torch.device("meta")) == chosen
     assert set(seen) == {("meta", torch.float32), ("meta", torch.bfloat16)}

@@ -25,8 +25,9 @@ from perdure.report.sweeps import cell_of, is_sweep, p_value, read_records, row_
 from perdure.report.text import escaped
 from perdure.shared import SECONDS
 from perdure.store import Store
+from perdure.sweeps.plan import SweepConfig, cells, load_sweep
 from perdure.sweeps.record import outcome_values
-from perdure.sweeps.sweep import SweepConfig, _read_suite, _run_cell, cells, load_sweep, run_sweep
+from perdure.sweeps.sweep import _read_suite, _run_cell, run_sweep
 
 
 @pytest.fixture

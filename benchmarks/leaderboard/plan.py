@@ -144,7 +144,7 @@ def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, 
 
 def _complete(step: str) -> list[dict[str, Any]]:
     """The records of a step, all of them (failed runs are final: they count as they are, see docs/protocol.md)."""
-    from perdure.sweeps.sweep import cells, load_sweep
+    from perdure.sweeps.plan import cells, load_sweep
 
     wanted = {cell.id for cell in cells(load_sweep(HERE / f"{step}.yaml"))}
     rows = [row for row in records(f"leaderboard/{step}/records") if row["id"] in wanted]

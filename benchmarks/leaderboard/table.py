@@ -18,7 +18,7 @@ from perdure.report.sweeps import METRICS, cell_of, cost_cells, interval, mean, 
 from perdure.report.text import markdown_table
 from perdure.report.words import points
 from perdure.sweeps.comparison import Compared, compare
-from perdure.sweeps.sweep import cells, load_sweep
+from perdure.sweeps.plan import cells, load_sweep
 
 Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")

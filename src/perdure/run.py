@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -22,6 +21,7 @@ from perdure.adapter_history import (
     learn_history,
 )
 from perdure.backbones.base import Backbone
+from perdure.backbones.device import choose_precision
 from perdure.backbones.models import model_names
 from perdure.config import OF_SUITES, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
@@ -56,7 +56,6 @@ from perdure.tasks.task import Task, given_tasks, stages
 
 OneTask = Task | str | Path | TaskSpec | Mapping[str, Any]
 """A task, its YAML file, or its settings."""
-CPU = torch.device("cpu")
 VERSIONS = ("perdure", "torch", "transformers", "peft")
 
 
@@ -382,20 +381,3 @@ def _about(
 def versions() -> dict[str, str]:
     """The packages that a run's numbers depend on -> their versions here."""
     return {name: importlib.metadata.version(name) for name in VERSIONS}
-
-
-def choose_precision(wanted: str, device: torch.device = CPU) -> Literal["fp32", "bf16"]:
-    """bf16 where `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU), else fp32."""
-    if wanted in ("fp32", "bf16"):
-        return wanted  # pyright: ignore[reportReturnType]
-    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)  # a GPU begins that slowly
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))
-        times = []
-        for _ in range(8):
-            began = time.perf_counter()
-            torch.mm(left, right)[0, 0].item()  # reading a number waits for the device
-            times.append(time.perf_counter() - began)
-        seconds[dtype] = min(times)
-    return "bf16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "fp32"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdure.methods.build import build_method
-from perdure.sweeps.sweep import cells, load_sweep
+from perdure.sweeps.plan import cells, load_sweep
 from perdure.tasks.suites import describe
 
 DOCS = Path(__file__).parents[2] / "docs"

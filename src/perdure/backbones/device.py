@@ -1,10 +1,11 @@
-"""Where a model computes: the CPU, or a GPU."""
+"""Where a model computes: the CPU, or a GPU; and whether bf16 is worth it there."""
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,3 +44,20 @@ def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
     if precision == "bf16" and kind == "cpu":
         return cpu_autocast()
     return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+
+
+def choose_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """bf16 where `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU), else fp32."""
+    if wanted in ("fp32", "bf16"):
+        return wanted  # pyright: ignore[reportReturnType]
+    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)  # a GPU begins that slowly
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))
+        times = []
+        for _ in range(8):
+            began = time.perf_counter()
+            torch.mm(left, right)[0, 0].item()  # reading a number waits for the device
+            times.append(time.perf_counter() - began)
+        seconds[dtype] = min(times)
+    return "bf16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "fp32"

@@ -100,7 +100,8 @@ def sweep(
     processes: Annotated[int, typer.Option(help="Runs at once.")] = 2,
 ) -> None:
     """Many runs from one file, on local processes, resumable; one JSON record each. Ends with 1 if a run failed."""
-    from perdure.sweeps.sweep import failures, load_sweep, run_sweep
+    from perdure.sweeps.plan import load_sweep
+    from perdure.sweeps.sweep import failures, run_sweep
 
     chosen = load_sweep(file)
     out = out or Path("runs") / chosen.name
