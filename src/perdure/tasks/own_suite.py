@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings import Settings, read_yaml, validate
-from perdure.tasks.spec import Size, Some, TaskSpec, label_names
+from perdure.tasks.spec import Labels, Size, Some, TaskSpec
 from perdure.tasks.task import Task
 
 
@@ -69,17 +69,12 @@ class SourceTask(Settings):
     about: str = ""
     licence: str = "unknown"
     source: Source
-    labels: dict[str, str] | tuple[str, ...] | None = None
+    labels: Labels = None
     metric: str | None = None
     template: str = ""
     published: dict[str, int] = Field(default_factory=dict)
     encoder: str = ""
     without_near_repeats: bool = False
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        return label_names(value)
 
     @model_validator(mode="after")
     def _labels_to_hand_over(self) -> SourceTask:

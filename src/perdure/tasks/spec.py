@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from perdure.errors import ConfigError
 from perdure.settings import Settings
@@ -32,6 +32,10 @@ def label_names(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): str(text) for name, text in value.items()}
     return tuple(str(name) for name in value) if isinstance(value, (list, tuple)) else value
+
+
+Labels = Annotated[dict[str, str] | tuple[str, ...] | None, BeforeValidator(label_names)]
+"""Class names, or class name -> the text that stands for it."""
 
 
 def check_is_task(path: Path, settings: Mapping[str, Any]) -> None:
@@ -84,7 +88,7 @@ class TaskSpec(Settings):
     format: FormatName = "auto"
     text_field: str | None = None
     label_field: str | None = None
-    labels: dict[str, str] | tuple[str, ...] | None = None
+    labels: Labels = None
     free: bool | None = None
     template: str = ""
     metric: str | None = None
@@ -95,11 +99,6 @@ class TaskSpec(Settings):
     encoding: str = "utf-8"
     same_validation_and_test: bool = False
     without_near_repeats: bool = False
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        return label_names(value)
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskSpec:
