@@ -29,9 +29,9 @@ def candidates() -> list[Path]:
 
 def again(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Run the record's configuration in `folder`: its final average accuracy and the hashes of its data."""
-    from perdure.config import load_config
-    from perdure.run import run_config
-    from perdure.store import Store
+    from perdure.commands.learn import run_config
+    from perdure.config.run_config import load_config
+    from perdure.state.store import Store
 
     scores = run_config(load_config(record["config"]), folder)
     return {"average_accuracy": scores.average_accuracy, "tasks": Store(folder).about["tasks"]}

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from perdure.methods.contract.context import Need
 from pydantic import BaseModel
 
 from perdure.backbones.causal import CausalSettings
@@ -22,12 +23,11 @@ from perdure.backbones.encoder import EncoderSettings
 from perdure.backbones.models import MODELS
 from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
-from perdure.config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
-from perdure.methods.build import part_class
-from perdure.methods.parts import Need
+from perdure.config.run_config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
+from perdure.methods.contract.build import part_class
 from perdure.methods.table import PRESETS
-from perdure.settings_words import Key, keys
-from perdure.tasks.assets import ASSETS
+from perdure.settings.words import Key, keys
+from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.spec import TaskSpec
 
 DOCS = Path(__file__).parent

@@ -9,7 +9,7 @@ this folder (or finds it by PYTHONPATH).
 
 from __future__ import annotations
 
-from perdure.methods.parts import WeightPenalty
+from perdure.methods.contract.parts import WeightPenalty
 from perdure.ops.lowrank import dense
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import PrivateAttr
 
 from perdure.errors import ConfigError, PartError
-from perdure.methods.parts import StepRule, WeightPenalty
+from perdure.methods.contract.parts import StepRule, WeightPenalty
 from perdure.methods.table import PARTS
 from perdure.testing import check_part
 

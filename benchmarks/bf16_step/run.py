@@ -26,13 +26,13 @@ from torch import Tensor
 from perdure.backbones.base import Batch
 from perdure.backbones.encoder import Encoder, EncoderSettings
 from perdure.backbones.rounded import has_fast_bf16, rounded_autocast
-from perdure.config import LoraSettings
-from perdure.context import StageContext
-from perdure.history import Past
-from perdure.lora import AdaptedModel
+from perdure.config.run_config import LoraSettings
+from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming
 from perdure.tasks.suites import load_suite
 from perdure.tasks.task import Stage, Task
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
 
 SIZE, TOKENS, RANK, ALPHA = 16, 48, 8, 16
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@
     python benchmarks/language_step/run.py [--steps 50] [--out benchmarks/language_step/record.json]
     make tables
 
-Step: 8 examples of 64 tokens, r 8 on q,v, AdamW, clipping; `perdure.training.train` in fp32 and in bf16 against
+Step: 8 examples of 64 tokens, r 8 on q,v, AdamW, clipping; `perdure.training.train.train` in fp32 and in bf16 against
 `transformers.Trainer` with PEFT in fp32, from the same factors on the same batches. The loss curves are compared over the
 last ten steps. Ranking: 8 prompts of 128 tokens under the 14 dbpedia labels against one forward pass over the prompts.
 
@@ -34,16 +34,16 @@ from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import logits_at
-from perdure.config import LoraSettings, TrainingSettings
-from perdure.context import StageContext
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.parts import Method
+from perdure.config.run_config import LoraSettings, TrainingSettings
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
 from perdure.tasks.suites import load_suite
 from perdure.tasks.task import Stage, Task
-from perdure.training import Checkpoints, Step, train
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import Checkpoints, Step, train
 
 MODEL, SIZE, TOKENS, RANK, ALPHA, RATE = "smollm2-135m", 8, 64, 8, 16, 1e-3
 DBPEDIA = (

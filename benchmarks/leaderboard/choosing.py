@@ -9,9 +9,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.composition import resolve_method
-from perdure.methods.build import build_method
-from perdure.methods.parts import Method, Need
+from perdure.methods.contract.context import Need
+
+from perdure.config.composition import resolve_method
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.parts import Method
 from perdure.report.sweeps import interval, mean
 from perdure.report.text import markdown_table
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from perdure.adapters import write_adapter
+from perdure.adapters.folder import write_adapter
 from perdure.merging.folders import merge_folders
 from perdure.merging.rules import rule_named
 from perdure.merging.tensor_files import CHUNK

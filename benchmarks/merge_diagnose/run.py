@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from perdure.adapters import write_adapter
+from perdure.adapters.folder import write_adapter
 from perdure.diagnostics.folders import diagnose_folders
 from perdure.diagnostics.positions import Looking
 from perdure.ops.lowrank import LowRank

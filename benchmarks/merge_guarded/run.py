@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from perdure.guarded_folders import AddedAdapter, guarded_folders
+from perdure.commands.guarded_merge import AddedAdapter, guarded_folders
+from perdure.commands.learn import learn
 from perdure.merging.guarded import Guard
-from perdure.run import learn
 from perdure.tasks.suites import load_suite
 
 PAIRS = ("20newsgroups:bbc", "bbc:20newsgroups", "r8:20newsgroups", "amazon:20newsgroups", "rotten-tomatoes:bbc")

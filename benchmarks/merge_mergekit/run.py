@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from perdure.adapters import write_adapter
+from perdure.adapters.folder import write_adapter
 from perdure.merging.folders import merge_folders
 from perdure.merging.rules import rule_named
 from perdure.ops.lowrank import LowRank

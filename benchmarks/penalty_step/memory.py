@@ -27,10 +27,10 @@ from run import TARGETS, about, adapted, make_case, penalties_for, sum_of
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from perdure.history import Past
-from perdure.lora import AdaptedModel
+from perdure.methods.contract.past import Past
 from perdure.ops.lowrank import Update
-from perdure.training import add_weight_penalties
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import add_weight_penalties
 
 TASKS = (2, 3, 100)
 

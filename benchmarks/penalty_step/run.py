@@ -27,16 +27,16 @@ from typing import Any
 import torch
 
 from perdure.backbones import load_backbone
-from perdure.composition import resolve_method
-from perdure.config import LoraSettings
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method
-from perdure.methods.parts import Method, Start, WeightPenalty
+from perdure.config.composition import resolve_method
+from perdure.config.run_config import LoraSettings
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.parts import Method, Start, WeightPenalty
+from perdure.methods.contract.past import Past
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update, add_updates
 from perdure.tasks.suites import load_suite
-from perdure.training import add_weight_penalties
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import add_weight_penalties
 
 PENALTIES: dict[str, dict[str, Any]] = {
     "l2": {"l2": {"weight": 0.01}},

@@ -34,13 +34,13 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from perdure.backbones.base import Batch, Outputs, Prediction
-from perdure.config import LoraSettings
-from perdure.context import StageContext
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.full_gradients import DenseGradients, FullGradients, SketchedGradients, Sketcher
+from perdure.config.run_config import LoraSettings
+from perdure.methods.contract.past import Past
+from perdure.methods.measured.full_gradients import DenseGradients, FullGradients, SketchedGradients, Sketcher
 from perdure.methods.slice import Slice
 from perdure.tasks.task import Example, Stage, Task
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
 
 EXAMPLES, TOKENS, VOCABULARY, RANK = 128, 48, 1000, 8
 ALL = {

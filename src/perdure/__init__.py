@@ -12,13 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perdure.commands.grow import add, rollback
+    from perdure.commands.learn import learn, resume
+    from perdure.commands.predict import predict
     from perdure.errors import PerdureError
-    from perdure.grow import add, rollback
-    from perdure.prediction import predict
-    from perdure.run import learn, resume
-    from perdure.scores import Scores, read_scores
+    from perdure.state.scores import read_scores
     from perdure.tasks.suites import load_suite
     from perdure.tasks.task import Example, Task
+    from perdure.training.metrics import Scores
 
 __all__ = [
     "Example", "PerdureError", "Scores", "Task", "add", "learn", "load_suite", "predict", "read_scores", "resume", "rollback",
@@ -27,15 +28,15 @@ __all__ = [
 _HOME = {
     "Example": "perdure.tasks.task",
     "PerdureError": "perdure.errors",
-    "Scores": "perdure.scores",
+    "Scores": "perdure.state.scores",
     "Task": "perdure.tasks.task",
-    "add": "perdure.grow",
-    "learn": "perdure.run",
+    "add": "perdure.commands.grow",
+    "learn": "perdure.commands.learn",
     "load_suite": "perdure.tasks.suites",
-    "predict": "perdure.prediction",
-    "read_scores": "perdure.scores",
-    "resume": "perdure.run",
-    "rollback": "perdure.grow",
+    "predict": "perdure.commands.predict",
+    "read_scores": "perdure.state.scores",
+    "resume": "perdure.commands.learn",
+    "rollback": "perdure.commands.grow",
 }
 
 

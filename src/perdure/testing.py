@@ -3,9 +3,9 @@
     from perdure.testing import check_part
     check_part("my_parts:MyPenalty", {"sharpness": 10})
 
-Three tasks are learnt with it, several times: it gives what it must (perdure.methods.calls), the same seed gives the same bits, a
-run that was stopped ends as one that was not, a penalty of weight 0 changes nothing, a weight penalty's gradient is that of
-its value.
+Three tasks are learnt with it, several times: it gives what it must (perdure.methods.contract.calls), the same seed gives the
+same bits, a run that was stopped ends as one that was not, a penalty of weight 0 changes nothing, a weight penalty's gradient
+is that of its value.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.toy import Toy, toy_tasks
-from perdure.composition import resolve_method
-from perdure.config import RunConfig
-from perdure.context import StageContext
-from perdure.durable import sha256
+from perdure.config.composition import resolve_method
+from perdure.config.run_config import RunConfig
 from perdure.errors import PartError
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method, check_composition, own_part, part_class, role_of
-from perdure.methods.calls import calling, penalty_of
-from perdure.methods.own import check_written
-from perdure.methods.parts import Method, Need, Part, PerTask, WeightPenalty
+from perdure.files.durable import sha256
+from perdure.loop.sequence import run_sequence
+from perdure.methods.contract.build import build_method, check_composition, own_part, part_class, role_of
+from perdure.methods.contract.calls import calling, penalty_of
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.own import check_written
+from perdure.methods.contract.parts import Method, Part, WeightPenalty
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.replay import ExampleBuffer
 from perdure.methods.table import PARTS, Role, kind_of
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update
-from perdure.progress import Quiet
-from perdure.sequence import run_sequence
-from perdure.settings import validate
-from perdure.store import STATE, Store
+from perdure.settings.read import validate
+from perdure.state.store import STATE, Store
 from perdure.tasks.task import Stage
-from perdure.training import Step
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
+from perdure.training.reporter import Quiet
+from perdure.training.train import Step
 
 CONFIG = RunConfig.model_validate(
     {

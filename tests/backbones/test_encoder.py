@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy
 
 from perdure.backbones import load_backbone
 from perdure.backbones.encoder import Encoder
-from perdure.config import EvaluationSettings
+from perdure.config.run_config import EvaluationSettings
 from perdure.errors import DataError, UnknownName
-from perdure.evaluation import label_sets, outcomes
 from perdure.tasks.task import Task
+from perdure.training.evaluation import label_sets, outcomes
 from tests.conftest import small_task
 
 FRUIT, SKY = small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")

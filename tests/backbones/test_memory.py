@@ -10,7 +10,7 @@ import pytest
 import perdure
 from perdure.backbones.encoder import Encoder
 from perdure.errors import TrainingError
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.conftest import small_task
 
 TASKS = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]

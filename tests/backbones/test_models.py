@@ -9,8 +9,8 @@ import pytest
 from perdure.backbones import models
 from perdure.backbones.models import MODELS, KnownModel, model_folder, model_kind, model_names
 from perdure.errors import ConfigError, UnknownName
-from perdure.tasks.assets import ASSETS, Asset
-from perdure.tasks.folders import LISTING
+from perdure.tasks.sources.assets import ASSETS, Asset
+from perdure.tasks.sources.folders import LISTING
 
 
 @pytest.fixture

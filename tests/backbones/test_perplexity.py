@@ -14,10 +14,10 @@ import perdure
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Prediction
 from perdure.errors import DataError
-from perdure.evaluation import outcomes, perplexity, score
-from perdure.store import Store
+from perdure.state.store import Store
 from perdure.sweeps.record import outcome_values, run_record
 from perdure.tasks.task import Example, Task
+from perdure.training.evaluation import outcomes, perplexity, score
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 
 STORIES = [("a dog ran", ""), ("the dog sat down", ""), ("dogs", ""), ("one dog more", "")]

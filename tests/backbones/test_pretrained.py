@@ -37,18 +37,12 @@ from transformers import (
 from perdure.backbones import load_backbone
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.memory import memory_explained, out_of_memory
-from perdure.backbones.pretrained import (
-    ModelSettings,
-    check_positions,
-    load_model,
-    load_tokenizer,
-    query_value_targets,
-)
+from perdure.backbones.pretrained import ModelSettings, check_positions, load_model, load_tokenizer, query_value_targets
 from perdure.backbones.seq2seq import Seq2SeqLM
 from perdure.backbones.vision import Vision
-from perdure.config import load_config
+from perdure.config.run_config import load_config
 from perdure.errors import ConfigError, FetchError, TrainingError
-from perdure.reopen import load_learner
+from perdure.state.reopen import load_learner
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_vision
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.adapters import open_adapter
-from perdure.durable import read_lines
+from perdure.adapters.folder import open_adapter
+from perdure.commands.learn import learn
+from perdure.files.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
-from perdure.run import learn
-from perdure.scores import Scores
-from perdure.store import Store
+from perdure.state.store import Store
 from perdure.tasks.task import Task
+from perdure.training.metrics import Scores
 from tests.backbones.tiny import tiny_causal, tiny_images, tiny_seq2seq, tiny_vision
 from tests.contract.runs import bits, bits_learnt
 

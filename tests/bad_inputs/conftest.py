@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.config import load_config
-from perdure.run import run_config
+from perdure.commands.learn import run_config
+from perdure.config.run_config import load_config
 from tests.bad_inputs.place import Place, copied
 from tests.own_files import write_own_files
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.run import learn
-from perdure.scores import Scores
-from perdure.store import Store
+from perdure.commands.learn import learn
+from perdure.state.store import Store
 from perdure.tasks.task import Task
+from perdure.training.metrics import Scores
 
 SETTINGS: dict[str, Any] = {
     "lora": {"rank": 2, "alpha": 4},

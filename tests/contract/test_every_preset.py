@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from perdure.training.reporter import Quiet
 
 import perdure
-from perdure.adapters import open_adapter
-from perdure.config import load_config
-from perdure.durable import read_lines
+from perdure.adapters.folder import open_adapter
+from perdure.commands.learn import run_config
+from perdure.config.run_config import load_config
+from perdure.files.durable import read_lines
 from perdure.methods.table import PRESETS
-from perdure.progress import Quiet
-from perdure.run import run_config
-from perdure.shared import SECONDS
-from perdure.store import Store
+from perdure.state.shared import SECONDS
+from perdure.state.store import Store
 from perdure.tasks.task import Task
-from perdure.training import Step
+from perdure.training.train import Step
 from tests.contract.runs import SETTINGS, bits, short_run
 
 
@@ -67,7 +67,7 @@ def test_same_seed_same_bits(method, finished, tmp_path, small_tasks, encoder_fo
 def test_resumed_between_tasks_equals_uninterrupted(
     method, finished, tmp_path, small_tasks, encoder_folder, monkeypatch
 ):
-    import perdure.sequence
+    import perdure.loop.sequence
 
     trained = []
 
@@ -77,15 +77,15 @@ def test_resumed_between_tasks_equals_uninterrupted(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    real = perdure.sequence.train
-    monkeypatch.setattr(perdure.sequence, "train", stop_at_the_second)
+    real = perdure.loop.sequence.train
+    monkeypatch.setattr(perdure.loop.sequence, "train", stop_at_the_second)
     if PRESETS[method].stream == "joint":
         short_run(tmp_path / "run", small_tasks, encoder_folder, method)
     else:
         with pytest.raises(KeyboardInterrupt):
             short_run(tmp_path / "run", small_tasks, encoder_folder, method)
         assert Store(tmp_path / "run").stages() == ["fruit"]
-    monkeypatch.setattr(perdure.sequence, "train", real)
+    monkeypatch.setattr(perdure.loop.sequence, "train", real)
     short_run(tmp_path / "run", small_tasks, encoder_folder, method)
     assert bits(tmp_path / "run") == bits(finished(method))
 

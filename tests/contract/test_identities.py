@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perdure.adapters import open_adapter
-from perdure.history import Past
+from perdure.adapters.folder import open_adapter
+from perdure.methods.contract.past import Past
 from perdure.methods.ps_lora import MaxMagnitude
 from perdure.methods.table import PARTS, PRESETS
 from perdure.ops.lowrank import LowRank, add_updates, dense
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.contract.runs import bits, short_run
 
 WEIGHT_ZERO = {name: {"weight": 0.0} for name in PARTS["penalty"]}

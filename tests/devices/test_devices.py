@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.adapters import open_adapter
+from perdure.adapters.folder import open_adapter
 from perdure.backbones.device import chosen_device
+from perdure.commands.learn import learn
+from perdure.commands.predict import predict
 from perdure.errors import ConfigError
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
-from perdure.prediction import predict
-from perdure.run import learn
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.backbones.test_runs import image_tasks
 from tests.backbones.tiny import tiny_causal, tiny_seq2seq, tiny_vision
 from tests.contract.runs import SETTINGS, bits, short_run
 from tests.devices import second_device
-from tests.test_unfinished import SETTINGS as TRAINED
-from tests.test_unfinished import TRAINING, Stop
+from tests.state.test_unfinished import SETTINGS as TRAINED
+from tests.state.test_unfinished import TRAINING, Stop
 
 pytestmark = pytest.mark.devices
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
-from perdure.durable import read_lines
-from perdure.store import Store
+from perdure.files.durable import read_lines
+from perdure.state.store import Store
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, short_run

@@ -1,13 +1,13 @@
 """docs/methods: every preset has a page, with the same sections; parts, settings and functions are the table's and the code's."""
 
-import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
-from perdure.composition import resolve_method
-from perdure.methods.build import build_method
+from perdure.config.composition import resolve_method
+from perdure.methods.contract.build import build_method
 from perdure.methods.table import PRESETS
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "methods").glob("*.md"))
@@ -73,11 +73,7 @@ def test_what_the_preset_sets_is_stated(page: Path) -> None:
 @EVERY
 def test_functions_named_exist(page: Path) -> None:
     for reference in REFERENCE.findall(text_of(page)):
-        names = reference.split(".")
-        module = importlib.import_module(".".join(["perdure", *names[:2]]))
-        found: object = module
-        for name in names[2:]:
-            found = getattr(found, name)
+        pkgutil.resolve_name(f"perdure.{reference}")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "+" not in page.stem], ids=lambda page: page.stem)

@@ -12,10 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 from perdure.cli import app
-from perdure.config import load_config
-from perdure.store import Store
+from perdure.config.run_config import load_config
+from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, short_run
-from tests.test_adapter_history import peft_adapter
+from tests.loop.test_adapter_history import peft_adapter
 
 PAGE = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from perdure.config import load_config
-from perdure.settings import parse_overrides
+from perdure.config.run_config import load_config
+from perdure.settings.read import parse_overrides
 
 PAGE = (Path(__file__).parents[2] / "docs/suites.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.methods.build import build_method
+from perdure.methods.contract.build import build_method
 from perdure.sweeps.plan import cells, load_sweep
 from perdure.tasks.suites import describe
 

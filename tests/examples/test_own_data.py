@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import perdure
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, bits
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -38,10 +38,10 @@ def test_a_refused_month(tmp_path, encoder_folder, capsys, monkeypatch):
     import add_next_month  # pyright: ignore[reportMissingImports]
     import own_data  # pyright: ignore[reportMissingImports]
 
-    import perdure.gate
+    import perdure.state.gate
 
     own_data.main(tmp_path, {"kind": "encoder", "model": str(encoder_folder)}, **SETTINGS)
-    monkeypatch.setattr(perdure.gate, "_losses", lambda store, folder: {"reviews": (0.9, 0.8)})
+    monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: {"reviews": (0.9, 0.8)})
     assert add_next_month.main(tmp_path) is None
     assert "'reviews' fell from 90.0 to 80.0" in capsys.readouterr().out
     assert Store(tmp_path / "run").stages() == ["tickets", "reviews"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perdure.errors import ConfigError
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, dense
 from perdure.testing import check_part

@@ -10,7 +10,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from perdure.adapters import open_adapter
+from perdure.adapters.folder import open_adapter
 from tests.backbones.tiny import tiny_causal
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

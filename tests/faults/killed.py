@@ -14,7 +14,13 @@ from typing import Any
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["perdure.run", "perdure.grow", "perdure.backbones.encoder", "tests.contract.runs", "tests.conftest"]
+    [
+        "perdure.commands.learn",
+        "perdure.commands.grow",
+        "perdure.backbones.encoder",
+        "tests.contract.runs",
+        "tests.conftest",
+    ]
 )
 
 
@@ -47,8 +53,8 @@ def _half_written(number: int, name: str) -> None:
     """Die when the `number`-th file called `name` has been opened and half of something is in it."""
     import safetensors.torch
 
-    import perdure.adapters
-    import perdure.checkpoint
+    import perdure.adapters.folder
+    import perdure.state.checkpoint
 
     def cut(path: Any, count: list[int]) -> None:
         if Path(path).name.removeprefix(".partial-") == name:
@@ -70,14 +76,14 @@ def _half_written(number: int, name: str) -> None:
         return real_save(tensors, path, *args, **kwargs)
 
     Path.open = opened  # type: ignore[method-assign]
-    perdure.checkpoint.save_file = saved
-    perdure.adapters.save_file = saved
+    perdure.state.checkpoint.save_file = saved
+    perdure.adapters.folder.save_file = saved
 
 
 def _armed(point: str, number: int) -> None:
     """From now on this process dies at that point."""
     from perdure.backbones.encoder import Encoder
-    from perdure.record import StageRecord
+    from perdure.state.record import StageRecord
 
     kind, _, name = point.partition(":")
     match kind:
@@ -108,7 +114,7 @@ def _run(out: Path, encoder: Path, method: str, training: dict[str, Any]) -> Non
 
 
 def _add(out: Path) -> None:
-    from perdure.grow import add
+    from perdure.commands.grow import add
     from tests.conftest import small_task
 
     fruit, sky, sea = (
@@ -118,7 +124,7 @@ def _add(out: Path) -> None:
 
 
 def _rollback(out: Path) -> None:
-    from perdure.grow import rollback
+    from perdure.commands.grow import rollback
 
     rollback(out, "sky")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.durable import sync_tree
-from perdure.store import Store
+from perdure.files.durable import sync_tree
+from perdure.state.store import Store
 from tests.contract.runs import bits, short_run
 from tests.faults.killed import killed_at
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 import perdure
-from perdure.durable import sync_tree
+from perdure.commands.learn import resume
 from perdure.errors import DataError
-from perdure.run import resume
-from perdure.scores import read_scores
-from perdure.store import Store
+from perdure.files.durable import sync_tree
+from perdure.state.scores import read_scores
+from perdure.state.store import Store
 from tests.contract.runs import bits, short_run
 from tests.faults.killed import add_killed_at, rollback_killed_at
 

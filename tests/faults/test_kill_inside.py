@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from perdure.durable import sync_tree
-from perdure.store import Store
+from perdure.files.durable import sync_tree
+from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, bits, short_run
 from tests.faults.killed import killed_at
 from tests.faults.test_kill import METHOD, uninterrupted  # noqa: F401  (a fixture)

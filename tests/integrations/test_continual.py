@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
-from perdure.adapters import open_adapter
+from perdure.adapters.folder import open_adapter
 from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
 from perdure.integrations import Continual, earlier
 from perdure.integrations.earlier import MEMORY_FILE

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-import perdure.run
-from perdure.adapters import open_adapter, write_adapter
+import perdure.commands.learn
+from perdure.adapters.folder import open_adapter, write_adapter
 from perdure.backbones import load_backbone
-from perdure.checkpoint import load_checkpoint
-from perdure.composition import resolve_method
-from perdure.context import derived_seed
-from perdure.durable import read_lines
-from perdure.history import Past
+from perdure.commands.learn import learn
+from perdure.config.composition import resolve_method
+from perdure.files.durable import read_lines
 from perdure.integrations import Continual
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method
-from perdure.run import learn
-from perdure.store import Store
-from perdure.training import cut_batches
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.past import Past
+from perdure.state.checkpoint import load_checkpoint
+from perdure.state.store import Store
+from perdure.training.context import derived_seed
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import cut_batches
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer, row
 
@@ -55,7 +55,7 @@ def _float64(monkeypatch):
         learner.prepare(tasks)
         return AdaptedModel(learner.model, config.lora, learner.default_targets), learner
 
-    monkeypatch.setattr(perdure.run, "load_learner", load)
+    monkeypatch.setattr(perdure.commands.learn, "load_learner", load)
 
 
 def _run(out: Path, tasks, model_folder: Path, method: Any, accumulation: int) -> Store:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.adapters import open_adapter
+from perdure.adapters.folder import open_adapter
 from perdure.integrations import Continual
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from perdure.adapters import Adapter
+from perdure.adapters.folder import Adapter
 from perdure.errors import AdapterError, ConfigError, StoreError
 from perdure.merging.folders import merge_folders
 from perdure.merging.linear import sum_updates

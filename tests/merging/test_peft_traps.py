@@ -9,14 +9,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from perdure.adapters import Adapter
-from perdure.config import LoraSettings
+from perdure.adapters.folder import Adapter
+from perdure.config.run_config import LoraSettings
 from perdure.errors import AdapterError, ConfigError, StoreError
-from perdure.lora import AdaptedModel
 from perdure.merging.folders import merge_folders
 from perdure.merging.linear import sum_updates, task_arithmetic_updates
 from perdure.merging.rules import rule_named
 from perdure.ops.lowrank import LowRank, dense
+from perdure.training.lora import AdaptedModel
 from tests.adapter_cases import random_folder
 from tests.merging.whole_updates import dare_updates, ties_updates
 
@@ -228,7 +228,7 @@ def test_an_init_that_moved_the_base_makes_the_factors_mean_nothing_on_the_origi
             str(tmp_path / "converted"), path_initial_model_for_weight_conversion=str(tmp_path / "start")
         )
     assert distance(Adapter(tmp_path / "converted"), learnt) < 1e-5
-    # what perdure exports of a run with such an init is right as it is: tests/test_export.py
+    # what perdure exports of a run with such an init is right as it is: tests/commands/test_export.py
 
 
 @contextmanager

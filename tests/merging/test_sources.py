@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from perdure.adapter_format import CONFIG_FILE
+from perdure.adapters.format import CONFIG_FILE
 from perdure.errors import AdapterError
 from perdure.merging.folders import merge_folders, write_result
 from perdure.merging.rules import rule_named

@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from perdure.adapters import Adapter
+from perdure.adapters.folder import Adapter
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.merging.folders import Merger, merge_folders, write_result
 from perdure.merging.rules import RULES, rule_named

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.covariance_gain import CovarianceGain
 from perdure.methods.plain import Sum
 from perdure.ops.lowrank import LowRank, dense

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.ella import PastEnergy
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.ewc import FisherPenalty
 from perdure.ops.factors import Factors
 from tests.methods.two_layers import context

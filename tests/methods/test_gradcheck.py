@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from perdure.history import Past
+from perdure.methods.contract.parts import WeightPenalty
+from perdure.methods.contract.past import Past
 from perdure.methods.ella import PastEnergy
 from perdure.methods.ewc import FisherPenalty
 from perdure.methods.l2 import SquaredNorm
 from perdure.methods.n_lora import Sparsity
 from perdure.methods.o_lora import FactorNorm, InputOverlap
 from perdure.methods.output_drift import OutputDrift
-from perdure.methods.parts import WeightPenalty
 from perdure.methods.ps_lora import SignMagnitude
 from perdure.methods.score_drift import ScoreDrift
 from perdure.ops.factors import Factors

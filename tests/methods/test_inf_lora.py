@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from perdure.errors import TrainingError
+from perdure.methods.contract.parts import Method
 from perdure.methods.inf_lora import InfLora, Memory, empty_memory, frozen_directions, updated_memory
-from perdure.methods.parts import Method
 from perdure.methods.plain import Sum
 from perdure.tasks.task import Stage
 from tests.methods.two_layers import INPUTS, context, learn_toy, toy_task, toy_tasks

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from perdure.methods.contract.context import Need
 
-from perdure.context import StageContext
-from perdure.history import Past
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past
 from perdure.methods.lwf import LwF, distillation
-from perdure.methods.parts import Method, Need
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
+from perdure.training.context import StageContext
 from tests.methods.two_layers import context, learn_toy, toy_task, toy_tasks
 
 

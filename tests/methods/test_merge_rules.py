@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.merge_rules import Average, Dare, MagMax, MergeRule, Ties
-from perdure.methods.parts import PerTask
 from perdure.ops.lowrank import LowRank, add_updates, dense
 from tests.merging.merge_cases import random_updates
 from tests.merging.whole_updates import dare_updates, magmax_updates, ties_updates

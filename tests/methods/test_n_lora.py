@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from perdure.errors import ConfigError
-from perdure.history import Past
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past
 from perdure.methods.n_lora import ProximalRows, Sparsity, norm_quantile, shrink_rows
-from perdure.methods.parts import Method
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.factors import Factors
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.methods.two_layers import learn_toy, notes, toy_tasks
 
 
@@ -121,7 +121,7 @@ def proximal(**settings: Any) -> Method:
 
 def zero_share(folder: Path) -> float:
     """Share of exact zeros in the first layer's update (in the second, units of other tasks never get a gradient)."""
-    from perdure.adapters import open_adapter
+    from perdure.adapters.folder import open_adapter
 
     delta = open_adapter(Store(folder).stage_folder(1) / "adapter")["first"]
     return float((delta.B @ delta.A == 0).double().mean())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.o_lora import FactorNorm, InputOverlap
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank

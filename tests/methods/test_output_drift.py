@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.output_drift import OutputDrift
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.history import Past
+from perdure.methods.contract.parts import Consolidate, Method, WeightPenalty
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.covariance_gain import CovarianceGain
 from perdure.methods.ella import PastEnergy
 from perdure.methods.ewc import FisherPenalty
@@ -15,7 +16,6 @@ from perdure.methods.merge_rules import Average, Dare, MagMax, Ties
 from perdure.methods.n_lora import ProximalRows, Sparsity
 from perdure.methods.o_lora import FactorNorm, InputOverlap
 from perdure.methods.output_drift import OutputDrift
-from perdure.methods.parts import Consolidate, Method, PerTask, WeightPenalty
 from perdure.methods.plain import Continue, Kaiming, Latest, Sum
 from perdure.methods.ps_lora import MaxMagnitude, SignMagnitude
 from perdure.ops.lowrank import dense

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from perdure.history import Past
-from perdure.methods.parts import PerTask
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.plain import Continue, Kaiming, Latest, PerTaskAdapters, Sum
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, dense

@@ -8,9 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from perdure.errors import ConfigError
-from perdure.history import Past
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.l2 import SquaredNorm
-from perdure.methods.parts import PerTask
 from perdure.methods.ps_lora import MaxMagnitude, SignMagnitude
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update, add_updates, dense

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perdure.context import StageContext
-from perdure.history import Past
+from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming
 from perdure.methods.score_drift import ScoreDrift
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
+from perdure.training.context import StageContext
 from tests.methods.two_layers import context
 
 PAST = Past(stages=("task0",))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from perdure.errors import ConfigError
-from perdure.history import Past
-from perdure.methods.parts import Method, PerTask
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.plain import Kaiming
 from perdure.methods.slao import SlaoMerge, SlaoStart, orthonormal_rows
 from perdure.ops.factors import Factors

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from perdure.methods.contract.context import Need
 
-from perdure.context import StageContext
 from perdure.errors import ConfigError, DataError, TrainingError, UnmetNeed
-from perdure.methods.full_gradients import DenseGradients, FullGradients, add_mean
 from perdure.methods.lora_ga import LoraGa
-from perdure.methods.parts import Need
+from perdure.methods.measured.full_gradients import DenseGradients, FullGradients, add_mean
 from perdure.methods.slice import Slice, start_directions
 from perdure.ops import surgery
-from perdure.settings import validate
+from perdure.settings.read import validate
 from perdure.tasks.task import Example, Stage
+from perdure.training.context import StageContext
 from tests.methods.two_layers import context, toy_task
 
 SMALL: dict[str, Any] = {"batches": 3, "batch_size": 8, "replay_batches": 2}

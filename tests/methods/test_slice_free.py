@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from perdure.methods.input_moments import input_moments
 from perdure.methods.lora_ga import LoraGa
+from perdure.methods.measured.input_moments import input_moments
 from perdure.methods.slice import Slice
 from perdure.methods.slice_free import SliceFree
 from tests.methods.two_layers import HIDDEN, INPUTS, context

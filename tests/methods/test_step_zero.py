@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from perdure.methods.contract.context import Need
 from transformers import AutoModel
 
-from perdure.adapters import write_adapter
+from perdure.adapters.folder import write_adapter
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config import LoraSettings
-from perdure.context import StageContext
+from perdure.config.run_config import LoraSettings
 from perdure.errors import UnmetNeed
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method, check_needs
+from perdure.methods.contract.build import build_method, check_needs
+from perdure.methods.contract.parts import Init, WeightPenalty
+from perdure.methods.contract.past import Past
 from perdure.methods.ella import PastEnergy
 from perdure.methods.ewc import FisherPenalty
 from perdure.methods.l2 import SquaredNorm
@@ -26,7 +26,6 @@ from perdure.methods.lora_ga import LoraGa
 from perdure.methods.loram import Loram
 from perdure.methods.n_lora import Sparsity
 from perdure.methods.output_drift import OutputDrift
-from perdure.methods.parts import Init, Need, WeightPenalty
 from perdure.methods.ps_lora import SignMagnitude
 from perdure.methods.score_drift import ScoreDrift
 from perdure.methods.slice import Slice
@@ -34,6 +33,8 @@ from perdure.methods.slice_free import SliceFree
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 from perdure.tasks.task import Stage, Task
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_images, tiny_seq2seq, tiny_vision
 from tests.conftest import small_task
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from perdure.backbones.base import Batch, Outputs
-from perdure.history import Past
 from perdure.methods.a_gem import AGem
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.inf_lora import InfLora
 from perdure.methods.lora_ga import LoraGa
 from perdure.methods.loram import Loram
 from perdure.methods.lwf import LwF
-from perdure.methods.parts import Method, PerTask
 from perdure.methods.plain import Kaiming, Sum
 from perdure.methods.ps_lora import MaxMagnitude, SignMagnitude
 from perdure.methods.replay import ExampleBuffer
@@ -22,7 +22,7 @@ from perdure.methods.slao import SlaoMerge, SlaoStart
 from perdure.methods.slice import Slice
 from perdure.methods.slice_free import SliceFree
 from perdure.ops.lowrank import dense
-from perdure.store import Store
+from perdure.state.store import Store
 from tests.methods.two_layers import RESUMED, Toy, killed_and_resumed, learn_toy, toy_tasks
 
 SMALL = {"batches": 3, "batch_size": 8}

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from perdure.training.reporter import Quiet
 
 from perdure.backbones.toy import HIDDEN, INPUTS, UNITS, Toy, toy_task, toy_tasks
-from perdure.config import RunConfig
-from perdure.context import StageContext
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.parts import Method
-from perdure.progress import Quiet
-from perdure.sequence import run_sequence
-from perdure.store import Store
+from perdure.config.run_config import RunConfig
+from perdure.loop.sequence import run_sequence
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past
+from perdure.state.store import Store
 from perdure.tasks.task import Example, Stage, Task
-from perdure.training import Step
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import Step
 
 __all__ = ["HIDDEN", "INPUTS", "UNITS", "Toy", "toy_task", "toy_tasks"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perdure.methods.full_gradients import Sketcher
+from perdure.methods.measured.full_gradients import Sketcher
 from perdure.ops.randomized_svd import fixed_signs
 from perdure.ops.sketch import CHUNK, CountSketch, LowRankSketch, TestMatrices, error_factor
 

@@ -10,21 +10,22 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from perdure.methods.contract.context import Context, Gradients
 from pydantic import PrivateAttr
 from torch import Tensor
 
-import perdure.run
+import perdure.commands.learn
 from perdure.backbones import load_backbone
-from perdure.checkpoint import load_checkpoint
-from perdure.composition import resolve_method
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method
-from perdure.methods.parts import Context, Gradients, Start, StepRule
+from perdure.commands.learn import learn
+from perdure.config.composition import resolve_method
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.parts import Start, StepRule
 from perdure.methods.plain import Kaiming
 from perdure.ops.factors import Factors
-from perdure.run import learn
-from perdure.store import Store
+from perdure.state.checkpoint import load_checkpoint
+from perdure.state.store import Store
 from perdure.tasks.task import Task
+from perdure.training.lora import AdaptedModel
 from tests.conftest import small_task
 
 STRONG: dict[str, Any] = {"preset": "seq-lora", "penalties": {"l2": {"weight": 5.0}}}
@@ -96,7 +97,7 @@ def exact_run(
     method = method or {**STRONG, "step_rule": {"kind": "tests.processes.cases:Recorder", "folder": f"{out}-gradients"}}
     training = {"epochs": 2, "batch_size": 19, "learning_rate": 0.01, "accumulation": accumulation}  # steps of 19 and 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(perdure.run, "load_learner", _in_float64)
+        patch.setattr(perdure.commands.learn, "load_learner", _in_float64)
         learn(
             out=out, tasks=tasks(count), method=method, training=training,
             backbone={"kind": "causal", "model": str(model), "max_length": 64}, lora={"rank": 2, "alpha": 4},

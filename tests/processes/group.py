@@ -16,7 +16,9 @@ import torch
 from perdure.errors import PerdureError
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["perdure.run", "perdure.backbones.causal", "tests.processes.cases", "tests.conftest"])
+FORK.set_forkserver_preload(
+    ["perdure.commands.learn", "perdure.backbones.causal", "tests.processes.cases", "tests.conftest"]
+)
 
 
 def together(count: int, work: Callable[..., Any], *given: Any, errors: Path) -> list[int]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.durable import read_json, read_lines
 from perdure.errors import PartError
-from perdure.store import Store
+from perdure.files.durable import read_json, read_lines
+from perdure.state.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.processes.cases import STRONG, all_gradients, exact_run, trained
 from tests.processes.group import last_error, together

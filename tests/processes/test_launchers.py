@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from perdure.scores import read_scores
-from perdure.store import Store
+from perdure.state.scores import read_scores
+from perdure.state.store import Store
 from tests.backbones.tiny import tiny_causal
 
 CONFIG = """\

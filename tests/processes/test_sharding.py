@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import perdure.run
-from perdure.checkpoint import load_checkpoint
-from perdure.composition import resolve_method
+import perdure.commands.learn
+from perdure.config.composition import resolve_method
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.build import build_method
+from perdure.methods.contract.build import build_method
 from perdure.ops.lowrank import dense
-from perdure.store import Store
+from perdure.state.checkpoint import load_checkpoint
+from perdure.state.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.processes.cases import exact_run, tasks
 from tests.processes.group import together
@@ -38,7 +38,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(out: Path, model: Path, method: Any, shard: bool) -> None:
     """A run; while it trains, every process writes down how much of the base it holds."""
-    real = perdure.run.run_sequence
+    real = perdure.commands.learn.run_sequence
 
     def watched(chosen: Any, made: Any, adapted: Any, *rest: Any) -> Any:
         whole = {n: p for n, p in adapted.model.named_parameters() if ".lora_" not in n}
@@ -47,7 +47,7 @@ def run(out: Path, model: Path, method: Any, shard: bool) -> None:
         (out.parent / f"{out.name}-held-{os.environ['RANK']}").write_text(json.dumps(counts))
         return real(chosen, made, adapted, *rest)
 
-    perdure.run.run_sequence = watched
+    perdure.commands.learn.run_sequence = watched
     exact_run(out, model, method, accumulation=2, shard=shard)
 
 
@@ -96,7 +96,7 @@ def test_inits_that_read_full_gradients_are_refused(tmp_path, model_folder):
 
 
 def _learn(out: Path, model: Path, method: str) -> None:
-    from perdure.run import learn
+    from perdure.commands.learn import learn
 
     backbone = {"kind": "causal", "model": str(model), "max_length": 64}
     learn(out=out, tasks=tasks(1), method=method, backbone=backbone, lora={"rank": 2}, shard=True)

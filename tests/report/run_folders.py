@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.config import load_config
-from perdure.durable import write_json, write_lines
-from perdure.store import Store
+from perdure.config.run_config import load_config
+from perdure.files.durable import write_json, write_lines
+from perdure.state.store import Store
 
 Answers = Sequence[str]
 """What was predicted for each example of a task; the labels are LABELS[task]."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.config import load_config
+from perdure.config.run_config import load_config
 from perdure.errors import UnknownName
-from perdure.methods.build import build_method, part_class
+from perdure.methods.contract.build import build_method, part_class
 from perdure.methods.table import PARTS, PRESETS, WANTED
 from perdure.report.methods import method_lines
-from perdure.settings import parse_overrides
-from perdure.settings_words import Key, keys
+from perdure.settings.read import parse_overrides
+from perdure.settings.words import Key, keys
 
 EVERY_PART = [(role, kind) for role, kinds in PARTS.items() for kind in kinds]
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from perdure.durable import write_json, write_lines
 from perdure.errors import ConfigError, CorruptFile, StoreError
-from perdure.metrics import FORMULAS
+from perdure.files.durable import write_json, write_lines
 from perdure.report import charts, notes, settings, steps
 from perdure.report import page as report_page
 from perdure.report.html import tag
 from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
 from perdure.report.words import METRICS, points
-from perdure.scores import read_scores
+from perdure.state.scores import read_scores
+from perdure.training.metrics import FORMULAS
 from tests.report.run_folders import HOSTILE, HOSTILE_TASK, LABELS, ROWS, write_hostile_run, write_joint_run, write_run
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from perdure.metrics import FORMULAS
 from perdure.report.text import markdown, metric_table, score_table
 from perdure.report.words import METRICS, plain, points, run_names
-from perdure.scores import read_scores
+from perdure.state.scores import read_scores
+from perdure.training.metrics import FORMULAS
 from tests.report.run_folders import ROWS, write_run
 
 

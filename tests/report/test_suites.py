@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from perdure.cli import app
 from perdure.errors import UnknownName
 from perdure.tasks.suites import describe
-from tests.tasks.test_benchmarks import write_cl
+from tests.tasks.sources.test_benchmarks import write_cl
 
 
 def shown(*arguments: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_suite_out_of_packages_is_described_before_anything_is_fetched(tmp_pat
 @pytest.mark.parametrize("data", [["--data", "hub"], []])
 def test_nothing_is_read_from_the_hub(data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither of a suite that may come from there, nor of one's own tasks."""
-    monkeypatch.setattr("perdure.tasks.hub.load_split", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr("perdure.tasks.sources.hub.load_split", lambda *_: pytest.fail("fetched"))
     monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
     monkeypatch.delenv("PERDURE_GLUE", raising=False)
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
@@ -81,7 +81,7 @@ def test_nothing_is_read_from_the_hub(data: list[str], tmp_path: Path, monkeypat
 
 
 def test_of_a_suite_of_ones_own_nothing_is_fetched_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdure.tasks.hub.load_split", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr("perdure.tasks.sources.hub.load_split", lambda *_: pytest.fail("fetched"))
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
     suite = tmp_path / "own.yaml"
     vader = (

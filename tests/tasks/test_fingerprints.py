@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.tasks.folders import whole_folder
+from perdure.tasks.sources.folders import whole_folder
 from perdure.tasks.task import Task
 
 

@@ -1,7 +1,9 @@
 """Near repetitions, with texts whose likeness one can count."""
 
+from perdure.tasks.pool import Pool
+
 from perdure.tasks.near import near_repeats
-from perdure.tasks.splits import Pool, draw
+from perdure.tasks.splits import draw
 
 WORDS = [f"w{i}" for i in range(100)]
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
-from perdure.settings import validate
-from perdure.tasks import readers, suites
+from perdure.settings.read import validate
+from perdure.tasks import suites
 from perdure.tasks.own_suite import SourceTask
-from perdure.tasks.splits import Drawn, Pool
+from perdure.tasks.sources import readers
+from perdure.tasks.splits import Drawn
 from perdure.tasks.suites import describe, load_suite
 
 SUITE = """

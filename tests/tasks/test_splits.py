@@ -5,8 +5,9 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from perdure.tasks.pool import Pool
 
-from perdure.tasks.splits import Pool, draw, normal, stratified, unique, without
+from perdure.tasks.splits import draw, normal, stratified, unique, without
 
 
 def numbered(label: str, count: int, start: int = 0) -> list[tuple[str, str]]:

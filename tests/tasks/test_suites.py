@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
-from perdure.tasks import readers, suites
-from perdure.tasks.assets import ASSETS
-from perdure.tasks.splits import Pool
+from perdure.tasks import suites
+from perdure.tasks.sources import readers
+from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.suites import describe, load_suite, suite_names
 
 LABELS = {"x": "the letter x", "y": "the letter y"}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from perdure.errors import ConfigError, DataError
-from perdure.tasks.files import task_spec
-from perdure.tasks.hub import read_hub
+from perdure.tasks.sources.files import load_task, task_spec
+from perdure.tasks.sources.hub import read_hub
 from perdure.tasks.splits import checked
 from perdure.tasks.task import Task, given_tasks, named_by_number, without_labels
 
@@ -72,7 +72,7 @@ def test_a_superscript_is_a_label_in_files_too(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": labels[i % 2]} for i in range(20)]
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not among `labels`"):
-        task_spec({"name": "t", "train": str(tmp_path / "a.jsonl"), "labels": ["bad", "good", "fine"]}).load()
+        load_task(task_spec({"name": "t", "train": str(tmp_path / "a.jsonl"), "labels": ["bad", "good", "fine"]}))
 
 
 @pytest.mark.parametrize("text", ["{0}", "{text", "{text.no}", "{text:d}"])

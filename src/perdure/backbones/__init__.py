@@ -10,7 +10,7 @@ from typing import Any
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import model_kind, model_names
 from perdure.errors import ConfigError, UnknownName
-from perdure.settings import validate
+from perdure.settings.read import validate
 
 KINDS: Mapping[str, tuple[str, str, str]] = {
     "encoder": ("perdure.backbones.encoder", "Encoder", "EncoderSettings"),

@@ -23,7 +23,7 @@ from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import check_positions, check_whole, explained
 from perdure.backbones.tokens import batches_by_length, padded
 from perdure.errors import DataError
-from perdure.settings import Settings
+from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
 
 

@@ -6,7 +6,7 @@
     org/name or hub:org/name        any model of the hub, fetched by transformers
     hub:gpt2                        one without an owner
 
-To add a model: one `Asset` in `perdure.tasks.assets`, one row here, and a converter that fills a folder.
+To add a model: one `Asset` in `perdure.tasks.sources.assets`, one row here, and a converter that fills a folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from perdure.errors import ConfigError, UnknownName
-from perdure.tasks.archives import members
-from perdure.tasks.assets import ASSETS
-from perdure.tasks.folders import whole_folder
-from perdure.tasks.packages import cache_folder, package_file
+from perdure.tasks.sources.archives import members
+from perdure.tasks.sources.assets import ASSETS
+from perdure.tasks.sources.folders import whole_folder
+from perdure.tasks.sources.packages import cache_folder, package_file
 
 Kind = Literal["encoder", "causal", "seq2seq", "vision"]
 Converter = Callable[[Path, Path], None]
@@ -107,7 +107,7 @@ def model_folder(name: str) -> str:
     Raises:
         UnknownName: neither a known model, nor a folder, nor something that looks like a hub id.
         ConfigError: the folder holds no model.
-        FetchError: see `perdure.tasks.packages.package_file`.
+        FetchError: see `perdure.tasks.sources.packages.package_file`.
     """
     if name.startswith("hub:"):
         known = MODELS.get(name.removeprefix("hub:"))

@@ -24,7 +24,7 @@ from perdure.backbones.models import model_folder, model_names
 from perdure.backbones.modes import not_training
 from perdure.backbones.rounded import recomputation
 from perdure.errors import ConfigError, FetchError, PerdureError
-from perdure.settings import Settings
+from perdure.settings.read import Settings
 
 QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, ViT, DINOv2 ...

@@ -44,8 +44,8 @@ def run(
     tracker: Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration one after another."""
-    from perdure.config import load_config
-    from perdure.settings import parse_overrides
+    from perdure.config.run_config import load_config
+    from perdure.settings.read import parse_overrides
 
     given = list(settings or [])
     source: Any = given.pop(0) if given and "=" not in given[0] else {}
@@ -53,7 +53,7 @@ def run(
     overrides = {key: value for key, value in named.items() if value is not None} | parse_overrides(given)
     config = load_config(source, overrides)
 
-    from perdure.run import run_config
+    from perdure.commands.learn import run_config
 
     LEARNT_INTO.append(out)
     telling = reporter_of(progress, config.method_name, out, tracker)
@@ -74,7 +74,7 @@ def resume(
     folder: Path, max_forgetting: MaxForgetting = None, progress: Progress = "auto", tracker: Tracker = None
 ) -> None:
     """Go on with a run after its last finished task."""
-    from perdure.run import resume as resume_run
+    from perdure.commands.learn import resume as resume_run
 
     LEARNT_INTO.append(folder)
     telling = reporter_of(progress, folder.name, folder, tracker)
@@ -84,7 +84,7 @@ def resume(
 @app.command()
 def scores(folder: Path, as_json: AsJson = False) -> None:
     """The score matrix and metrics of a run."""
-    from perdure.scores import read_scores
+    from perdure.state.scores import read_scores
 
     found = read_scores(folder)
     if as_json:
@@ -143,7 +143,7 @@ app.add_typer(methods_app, name="methods")
 @methods_app.callback()
 def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Every preset, one a line; `perdure methods show NAME` for its parts and their settings."""
-    from perdure.composition import wanted_settings
+    from perdure.config.composition import wanted_settings
     from perdure.methods.table import PRESETS
 
     if ctx.invoked_subcommand is not None:

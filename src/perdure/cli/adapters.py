@@ -42,21 +42,21 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """What adapters of one base do to each other: signs, collisions, subspaces, magnitudes."""
+    from perdure.commands.merge import base_folder
     from perdure.diagnostics.folders import diagnose_folders
     from perdure.diagnostics.positions import Looking
-    from perdure.merge_command import base_folder
     from perdure.report.diagnosis import page
 
     if html is not None:
-        from perdure.durable import make_folder
-        from perdure.output import check_file
+        from perdure.files.durable import make_folder
+        from perdure.files.output import check_file
 
         check_file(html, [*adapters, base], overwrite)
         make_folder(html.parent)  # before the work, not behind it
     looking = Looking(top, threshold, sample, seed)
     found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
     if html is not None:
-        from perdure.durable import write_text
+        from perdure.files.durable import write_text
 
         write_text(html, page(found.diagnosis))
     if as_json:
@@ -106,7 +106,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge adapters of one base into an adapter or into the base's weights."""
-    from perdure.merge_command import Request, run_merge
+    from perdure.commands.merge import Request, run_merge
 
     request = Request(
         adapters=tuple(adapters or ()),
@@ -145,14 +145,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write what a run or a merge state deploys as a plain adapter or a whole model."""
-    from perdure.export import export as write
-    from perdure.merge_command import lines_of
+    from perdure.commands.export import export as write
+    from perdure.commands.merge import lines_of
 
     report = write(folder, out, form, rank=rank, dtype=_dtype(dtype), base=base, task=task, overwrite=overwrite)
     typer.echo(json.dumps(report.as_json(), indent=1) if as_json else "\n".join(lines_of(report)))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
-    from perdure.merge_command import DTYPES
+    from perdure.commands.merge import DTYPES
 
     return DTYPES[name] if name else None

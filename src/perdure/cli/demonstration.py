@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from perdure.config import load_config
-from perdure.durable import write_text
+from perdure.commands.learn import run_config
+from perdure.config.run_config import load_config
 from perdure.errors import ConfigError
-from perdure.progress import reporter
+from perdure.files.durable import write_text
+from perdure.loop.progress import reporter
 from perdure.report.page import write_report
 from perdure.report.text import markdown, metric_table, score_table
-from perdure.run import run_config
 
 METHODS = ("seq-lora", "inc-lora", "ps-lora")
 SETTINGS = {

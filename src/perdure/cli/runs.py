@@ -54,16 +54,16 @@ def add(
     if not history:
         if settings or backbone or method:
             raise ConfigError("A run keeps the settings it was begun with; settings are for a new one, with --history.")
-        from perdure.grow import add as add_task
+        from perdure.commands.grow import add as add_task
 
         show_scores(add_task(run, task, max_forgetting=max_forgetting, report=telling), progress)
         return
     if backbone is None:
         raise ConfigError("Say which model the adapters belong to with --backbone.")
-    from perdure.config import load_config, located
-    from perdure.run import run_config
-    from perdure.settings import parse_overrides
-    from perdure.tasks.files import task_spec
+    from perdure.commands.learn import run_config
+    from perdure.config.run_config import load_config, located
+    from perdure.settings.read import parse_overrides
+    from perdure.tasks.sources.files import task_spec
 
     given = {
         "tasks": [task_spec(task).model_dump()],
@@ -77,7 +77,7 @@ def add(
 
 def rollback(run: Run, to: Annotated[str, typer.Option(help="The last task that stays.")]) -> None:
     """Take a run back to its state after a task; what came later is moved to the run's folder `aside`."""
-    from perdure.grow import rollback as roll_back
+    from perdure.commands.grow import rollback as roll_back
 
     show_scores(roll_back(run, to))
 
@@ -92,9 +92,9 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Answer every input of a file with the run's deployed model: one JSON object a line, with probabilities."""
-    from perdure.output import check_file
-    from perdure.prediction import as_line, share_right, write_predictions
-    from perdure.prediction import predict as answer_all
+    from perdure.commands.predict import as_line, share_right, write_predictions
+    from perdure.commands.predict import predict as answer_all
+    from perdure.files.output import check_file
 
     if out is not None:
         check_file(out, [run, file], overwrite)
@@ -112,7 +112,7 @@ def predict(
 
 def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
     """What a run is: method, model, tasks with scores, sizes, warnings, and what can be done next."""
-    from perdure.show import describe_run, run_lines
+    from perdure.commands.show import describe_run, run_lines
 
     found = describe_run(run)
     if as_json:
@@ -124,11 +124,11 @@ def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="Machine
 
 def reporter_of(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
     """Who is told about progress: the terminal, and trackers."""
-    from perdure.progress import reporter
+    from perdure.loop.progress import reporter
 
     if not trackers:
         return reporter(progress, title)
-    from perdure.trackers import Trackers
+    from perdure.loop.trackers import Trackers
 
     return reporter(progress, title, Trackers(folder, trackers))
 
@@ -139,7 +139,7 @@ def show_scores(found: Any, progress: str = "auto") -> None:
         return  # its last line holds the metrics; of several processes the first one speaks
     from perdure.report.text import print_scores
     from perdure.report.words import plain
-    from perdure.store import Store
+    from perdure.state.store import Store
 
     print_scores(found)
     for text in Store(Path(found.folder)).about.get("warnings", ()):

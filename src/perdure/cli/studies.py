@@ -46,9 +46,9 @@ def mine(
     overwrite: Overwrite = False,
 ) -> None:
     """Which tasks of a suite conflict: cosines of their gradients, the most and the least conflicting sequences."""
-    from perdure.config import load_config
-    from perdure.run import load_configured_suite, load_learner
-    from perdure.settings import parse_overrides
+    from perdure.commands.learn import load_configured_suite, load_learner
+    from perdure.config.run_config import load_config
+    from perdure.settings.read import parse_overrides
     from perdure.studies.mining import mine as find
 
     _ready(out, "mined", overwrite)
@@ -100,9 +100,9 @@ def signs(run: Path, examples: Examples = None, out: Out = None, overwrite: Over
 
 
 def _opened(folder: Path, examples: int | None) -> Any:
-    from perdure.config import load_config
-    from perdure.reopen import check_base, check_base_there, load_learner, recorded_tasks
-    from perdure.store import Store
+    from perdure.config.run_config import load_config
+    from perdure.state.reopen import check_base, check_base_there, load_learner, recorded_tasks
+    from perdure.state.store import Store
     from perdure.studies.signs import open_run
 
     store = Store(folder)
@@ -116,8 +116,8 @@ def _opened(folder: Path, examples: int | None) -> Any:
 
 def _ready(out: Path | None, name: str, overwrite: bool) -> None:
     """Before anything is computed: the folder can be made, pictures drawn, and nothing finished is in the way."""
-    from perdure.durable import make_folder
-    from perdure.output import check_file
+    from perdure.files.durable import make_folder
+    from perdure.files.output import check_file
     from perdure.report.pictures import check_pictures
 
     if out is not None:
@@ -128,7 +128,7 @@ def _ready(out: Path | None, name: str, overwrite: bool) -> None:
 
 
 def _give(found: Any, out: Path | None, name: str) -> None:
-    from perdure.durable import write_text
+    from perdure.files.durable import write_text
 
     typer.echo(found.as_markdown())
     if out is None:

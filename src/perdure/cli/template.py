@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.durable import write_text
 from perdure.errors import ConfigError
+from perdure.files.durable import write_text
 
 TEMPLATE = """\
 # A run of perdure. Start it with:  perdure run {file} --out runs/mine

@@ -4,7 +4,7 @@ A trainer clips gradients before it calls `on_pre_optimizer_step`, so no callbac
 wraps the trainer's public `training_step`: when it returns from the last micro-batch of an optimiser step, `.grad` holds the
 accumulated gradient, reduced over processes, on every process alike. There, once, and before clipping:
 
-    g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g)             perdure.training
+    g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g)             perdure.training.train
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from perdure.adapter_history import check_continues
-from perdure.adapters import adapter_names, open_adapter, write_adapter
-from perdure.composition import resolve_method
+from perdure.adapters.folder import adapter_names, open_adapter, write_adapter
+from perdure.config.composition import resolve_method
 from perdure.errors import ConfigError
-from perdure.history import Past
+from perdure.files.output import new_folder
 from perdure.integrations.earlier import check_fits, digests, earlier_past, measures, save_memory
 from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer
 from perdure.integrations.trainer_context import (
@@ -32,16 +31,17 @@ from perdure.integrations.trainer_context import (
     old_rows,
     training_rows,
 )
-from perdure.lora import AdaptedModel
-from perdure.methods import calls
-from perdure.methods.build import build_method, check_needs
-from perdure.methods.parts import Folded, Need
-from perdure.methods.unsaved import check_saved, marks
+from perdure.loop.adapter_history import check_continues
+from perdure.methods.contract import calls
+from perdure.methods.contract.build import build_method, check_needs
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.past import Folded, Past
+from perdure.methods.contract.unsaved import check_saved, marks
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
-from perdure.output import new_folder
-from perdure.record import write_deployed
-from perdure.training import add_weight_penalties
+from perdure.state.record import write_deployed
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import add_weight_penalties
 
 FOLDED = "perdure_folded"
 """Set on a bare model whose weights are no longer the pretrained ones: what they were is not known any more."""
@@ -188,7 +188,7 @@ class Continual:
         self.ctx = context(self.task, len(past), past)
 
     def _begin(self) -> None:
-        """Fold, let the parts look, start the adapter: steps 1 and 2 of perdure.sequence."""
+        """Fold, let the parts look, start the adapter: steps 1 and 2 of perdure.loop.sequence."""
         past, parts = self.ctx.past, self.method.parts()
         setattr(self.model.model, FOLDED, bool(past.carry))
         self.model.fold(past.carry)

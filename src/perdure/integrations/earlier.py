@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from perdure.adapter_history import own_factors, remembers, with_stage
-from perdure.adapters import Adapter, own_update
-from perdure.checkpoint import about_of, load_checkpoint, save_checkpoint
-from perdure.durable import sha256
+from perdure.adapters.folder import Adapter, own_update
 from perdure.errors import AdapterError, UnmetNeed
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.parts import Context, Method, Need, Part
+from perdure.files.durable import sha256
+from perdure.loop.adapter_history import own_factors, remembers, with_stage
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import Method, Part
+from perdure.methods.contract.past import Past
 from perdure.ops.lowrank import LowRank
+from perdure.state.checkpoint import about_of, load_checkpoint, save_checkpoint
+from perdure.training.lora import AdaptedModel
 
 MEMORY_FILE = "perdure.safetensors"
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from perdure.adapter_format import OFFSETTING, REFUSED
+from perdure.adapters.format import OFFSETTING, REFUSED
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.parts import BatchPenalty, Method
+from perdure.methods.contract.parts import BatchPenalty, Method
 from perdure.methods.replay import ExampleBuffer
 
 ENGINES: Mapping[str, str] = {

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perdure.backbones.base import Batch, Outputs, Prediction
-from perdure.context import StageContext
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.parts import Gradients, PerTask, ScoreSink, Sink, Streamed
+from perdure.methods.contract.context import Gradients, ScoreSink, Sink, Streamed
+from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
+from perdure.training.context import StageContext
 
 
 class DatasetRows(Sequence[Any]):

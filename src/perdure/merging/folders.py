@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 import torch
 
-from perdure.adapter_format import FROZEN
-from perdure.adapters import FrozenTensor, frozen_beside, write_adapter
+from perdure.adapters.folder import FrozenTensor, frozen_beside, write_adapter
+from perdure.adapters.format import FROZEN
 from perdure.errors import AdapterError, ConfigError
+from perdure.files.output import check_apart, check_new, new_folder
 from perdure.merging.base import Addition, Base, Target, write_with
 from perdure.merging.card import card
 from perdure.merging.covariance_gain import Moments
@@ -30,7 +31,6 @@ from perdure.merging.sources import ModuleInfo, Only, Sources, open_sources, tur
 from perdure.ops.decompose import compress, squared_norm, truncate
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
-from perdure.output import check_apart, check_new, new_folder
 
 ENOUGH = 0.95
 """Share of the energy below which a user is warned that the adapter is not what was merged."""
@@ -172,7 +172,7 @@ class Facts:
     """What is known of a result beside its numbers: for the card, the record and the adapter's configuration.
 
     Args:
-        frozen: what an adapter brings of its base; see `perdure.adapters.frozen_beside`.
+        frozen: what an adapter brings of its base; see `perdure.adapters.folder.frozen_beside`.
     """
 
     modules: Mapping[str, ModuleInfo]

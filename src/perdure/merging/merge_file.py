@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
-from perdure.settings import Settings, read_yaml, validate
+from perdure.settings.read import Settings, read_yaml, validate
 
 
 class Override(Settings):

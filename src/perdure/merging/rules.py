@@ -25,7 +25,7 @@ from perdure.merging.slao import slao_chain
 from perdure.merging.ties import Scope, Vote, thresholds, trim
 from perdure.ops.lowrank import Delta, Update
 from perdure.ops.tiling import tile
-from perdure.settings import Settings, validate
+from perdure.settings.read import Settings, validate
 
 
 class Prepared(Protocol):

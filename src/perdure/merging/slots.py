@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from perdure.adapters import Adapter
+from perdure.adapters.folder import Adapter
 from perdure.merging.fold import Entry, RowsOf, Transform, fold_rows, whole
 from perdure.merging.rules import FoldRule, LinearRule, Rule, Slao
 from perdure.merging.slao import slao, slao_missing

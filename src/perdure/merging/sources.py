@@ -9,8 +9,8 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from perdure.adapter_format import natural
-from perdure.adapters import Adapter, free_name, open_adapter
+from perdure.adapters.folder import Adapter, free_name, open_adapter
+from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from perdure.adapter_format import natural
-from perdure.adapters import Adapter, free_name, open_adapter
-from perdure.durable import make_folder, sha256, told_if_full, write_text
+from perdure.adapters.folder import Adapter, free_name, open_adapter
+from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.files.durable import make_folder, sha256, told_if_full, write_text
+from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
 from perdure.merging.rules import Rule, name_of, rule_named
@@ -30,8 +31,7 @@ from perdure.merging.slots import keeper_for
 from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, shapes_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
-from perdure.output import MERGE_STATE
-from perdure.settings import Settings, validate
+from perdure.settings.read import Settings, validate
 
 
 class About(Settings):

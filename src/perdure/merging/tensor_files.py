@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.adapter_format import opened
+from perdure.adapters.format import opened
 from perdure.errors import AdapterError
 from perdure.ops.tiling import Arena
 

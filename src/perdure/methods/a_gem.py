@@ -22,11 +22,13 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.errors import UnmetNeed
-from perdure.methods.parts import Need, StepRule
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import StepRule
 from perdure.ops import surgery
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Gradients, Method
+    from perdure.methods.contract.context import Context, Gradients
+    from perdure.methods.contract.parts import Method
 
 
 def gram(grads: Gradients, reference: Gradients) -> surgery.Gram:

@@ -23,13 +23,16 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.merging.covariance_gain import covariance_gain
-from perdure.methods.input_moments import add_moments, input_moments
-from perdure.methods.parts import Consolidate, Folded, Need
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Consolidate
+from perdure.methods.contract.past import Folded
+from perdure.methods.measured.input_moments import add_moments, input_moments
 from perdure.ops.lowrank import add_updates
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.lowrank import Update
 
 

@@ -28,14 +28,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.methods.parts import Need, WeightPenalty
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import WeightPenalty
 from perdure.ops.entrywise import weighted_squares
 from perdure.ops.precision import divided, no_penalty, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 

@@ -31,12 +31,14 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import TrainingError
-from perdure.methods.input_moments import check_reached, input_moments
-from perdure.methods.parts import Init, Need, Start, Trainable
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Init, Start, Trainable
+from perdure.methods.measured.input_moments import check_reached, input_moments
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
     from perdure.ops.lowrank import Update
     from perdure.tasks.task import Stage
 

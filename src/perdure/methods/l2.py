@@ -17,8 +17,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from perdure.history import Past
-from perdure.methods.parts import WeightPenalty
+from perdure.methods.contract.parts import WeightPenalty
+from perdure.methods.contract.past import Past
 from perdure.ops.factors import Factors
 from perdure.ops.frobenius import squared_norm_and_grads
 from perdure.ops.precision import divided, precise

@@ -23,7 +23,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.methods.full_gradients import (
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Init, Start
+from perdure.methods.contract.settings_read import check_read
+from perdure.methods.measured.full_gradients import (
     DenseGradients,
     FullGradients,
     SketchedGradients,
@@ -33,12 +36,10 @@ from perdure.methods.full_gradients import (
     check_norms,
     full_batches,
 )
-from perdure.methods.parts import Init, Need, Start
-from perdure.methods.settings_read import check_read
 from perdure.ops.factors import Factors
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.contract.context import Context
     from perdure.tasks.task import Stage
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr"]

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError, TrainingError
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Init, Start
 from perdure.methods.lora_ga import offset_start
-from perdure.methods.parts import Init, Need, Start
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context
+    from perdure.methods.contract.context import Context
 
 
 def sine_basis(count: int, size: int) -> Tensor:

@@ -24,11 +24,13 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from perdure.methods.parts import BatchPenalty, Need
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import BatchPenalty
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
     from perdure.tasks.task import Example
 
 TEACHER_BATCH = 32

@@ -25,12 +25,15 @@ from perdure.merging.dare import Consensus
 from perdure.merging.linear import average_updates
 from perdure.merging.modules import merge_modules
 from perdure.merging.ties import Scope
-from perdure.methods.parts import Consolidate, Folded, Keeps, Need
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Consolidate, Keeps
+from perdure.methods.contract.past import Folded
 from perdure.ops.lowrank import add_updates
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.lowrank import Update
 
 TrainsOn = Literal["pretrained", "sum", "merged"]

@@ -35,15 +35,16 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.methods.parts import StepRule, WeightPenalty
-from perdure.methods.settings_read import check_read
+from perdure.methods.contract.parts import StepRule, WeightPenalty
+from perdure.methods.contract.settings_read import check_read
 from perdure.ops.entrywise import l1_norm, small_share
 from perdure.ops.precision import ValueAndGrads, divided, precise
 from perdure.ops.through_factors import Scratch
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 

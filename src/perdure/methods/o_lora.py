@@ -29,15 +29,16 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from perdure.methods.history_update import no_history
-from perdure.methods.parts import WeightPenalty
+from perdure.methods.contract.parts import WeightPenalty
+from perdure.methods.measured.history_update import no_history
 from perdure.ops.input_side import absolute_overlap, overlap, remembered
 from perdure.ops.lowrank import LowRank
 from perdure.ops.precision import no_penalty, precise
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from perdure.history import Past
-from perdure.methods.parts import Consolidate, Context, Folded, Init, Keeps, Method, PerTask, Start
+from perdure.methods.contract.context import Context
+from perdure.methods.contract.parts import Consolidate, Init, Keeps, Method, Start
+from perdure.methods.contract.past import Folded, Past, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates
 

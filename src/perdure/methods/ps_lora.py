@@ -36,11 +36,12 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.history import Past
 from perdure.merging.max_magnitude import max_magnitude_updates
-from perdure.methods.history_update import HistoryKind, OfHistory, history_update, no_history
-from perdure.methods.parts import Consolidate, Context, Folded, Method, Need, PerTask, WeightPenalty
-from perdure.methods.settings_read import check_read
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import Consolidate, Method, WeightPenalty
+from perdure.methods.contract.past import Folded, Past, PerTask
+from perdure.methods.contract.settings_read import check_read
+from perdure.methods.measured.history_update import HistoryKind, OfHistory, history_update, no_history
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.precision import divided, precise

@@ -24,12 +24,14 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import RunMismatch
-from perdure.methods.parts import Need, Replay
-from perdure.methods.settings_read import check_read
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Replay
+from perdure.methods.contract.settings_read import check_read
 from perdure.tasks.task import Example
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
 
 
 FREE_TEXT = "free text"

@@ -34,15 +34,17 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.methods.history_update import no_history
-from perdure.methods.input_moments import add_moments
-from perdure.methods.parts import Need, WeightPenalty
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import WeightPenalty
+from perdure.methods.measured.history_update import no_history
+from perdure.methods.measured.input_moments import add_moments
 from perdure.ops.input_side import drift
 from perdure.ops.precision import divided, precise
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.factors import Factors
     from perdure.ops.lowrank import Update
 

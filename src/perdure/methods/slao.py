@@ -22,15 +22,17 @@ from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.merging.slao import slao
-from perdure.methods.parts import Consolidate, Folded, Init, Keeps, PerTask, Start
+from perdure.methods.contract.parts import Consolidate, Init, Keeps, Start
+from perdure.methods.contract.past import Folded, PerTask
 from perdure.methods.plain import Kaiming, counted_twice
 from perdure.methods.table import kind_of
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
 
 if TYPE_CHECKING:
-    from perdure.history import Past
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
+    from perdure.methods.contract.past import Past
     from perdure.ops.lowrank import Update
 
 

@@ -35,17 +35,19 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.full_gradients import FullGradients, add_mean, check_norms, full_batches
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Start
+from perdure.methods.contract.settings_read import check_read
 from perdure.methods.lora_ga import GradientInit, lora_ga_like, offset_start, singular_directions
 from perdure.methods.loram import rescaled
-from perdure.methods.parts import Need, Start
+from perdure.methods.measured.full_gradients import FullGradients, add_mean, check_norms, full_batches
 from perdure.methods.replay import ExampleBuffer
-from perdure.methods.settings_read import check_read
 from perdure.ops import surgery
 from perdure.ops.surgery import Coefficients, Gram
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
     from perdure.tasks.task import Example
 
 Operator = Literal["pcgrad", "gradvac", "cagrad", "null-space", "none"]

@@ -24,16 +24,18 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.merging.covariance_gain import covariance_gain
-from perdure.methods.full_gradients import full_batches
-from perdure.methods.input_moments import add_moments, input_moments
+from perdure.methods.contract.context import Need
+from perdure.methods.contract.parts import Start
 from perdure.methods.lora_ga import GradientInit, lora_ga_like, offset_start
 from perdure.methods.loram import rescaled
-from perdure.methods.parts import Need, Start
+from perdure.methods.measured.full_gradients import full_batches
+from perdure.methods.measured.input_moments import add_moments, input_moments
 from perdure.methods.slice import RightDirections, start_directions
 from perdure.ops.lowrank import dense
 
 if TYPE_CHECKING:
-    from perdure.methods.parts import Context, Method
+    from perdure.methods.contract.context import Context
+    from perdure.methods.contract.parts import Method
     from perdure.ops.lowrank import Update
 
 

@@ -1,6 +1,7 @@
 """Every part and every preset, in one visible table. Imports no torch, so that `perdure methods` is instant.
 
-A preset is a row: which part answers each question of the loop (perdure.methods.parts). Any other mixture is configuration.
+A preset is a row: which part answers each question of the loop (perdure.methods.contract.parts). Any other mixture is
+configuration.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Preset:
     settings: Settings = field(default_factory=dict)
 
     def composition(self) -> dict[str, Any]:
-        """The row as the mapping that `perdure.composition.resolve_method` works on."""
+        """The row as the mapping that `perdure.config.composition.resolve_method` works on."""
         row = {
             "init": self.init,
             "penalties": {name: {"kind": name, **settings} for name, settings in self.penalties.items()},

@@ -1,0 +1,1 @@
+"""Numerics as pure functions; each fast path has a slow reference beside it."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perdure.scores import Answer, Scores, is_right
+from perdure.training.metrics import Answer, Scores, is_right
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from perdure.composition import wanted_settings
+from perdure.config.composition import wanted_settings
 from perdure.errors import UnknownName
-from perdure.methods.build import own_part, part_class
+from perdure.methods.contract.build import own_part, part_class
 from perdure.methods.table import PARTS, PRESETS, Preset, Role
-from perdure.settings_words import in_yaml, keys
+from perdure.settings.words import in_yaml, keys
 
 
 def method_lines(name: str) -> Iterator[str]:

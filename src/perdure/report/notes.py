@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median
 
-from perdure.durable import finite_or_none
+from perdure.files.durable import finite_or_none
 from perdure.report.html import Html, table
 from perdure.report.runs import Run
 

@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import finite_or_none, write_json, write_text
 from perdure.errors import ConfigError
-from perdure.metrics import FORMULAS
+from perdure.files.durable import finite_or_none, write_json, write_text
 from perdure.report import sections
 from perdure.report.html import Html, join, tag
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
+from perdure.training.metrics import FORMULAS
 
 
 def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str, Path]:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import finite_or_none, read_json, read_lines
 from perdure.errors import ConfigError, CorruptFile
-from perdure.metrics import average_accuracy, forgetting
+from perdure.files.durable import finite_or_none, read_json, read_lines
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
-from perdure.scores import Scores, read_scores
-from perdure.store import Store
+from perdure.state.scores import read_scores
+from perdure.state.store import Store
+from perdure.training.metrics import Scores, average_accuracy, forgetting
 
 Log = Sequence[Mapping[str, Any]]
 """A stage's optimiser steps: step, loss, learning_rate, penalties, shares."""

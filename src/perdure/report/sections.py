@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from perdure.metrics import FORMULAS
 from perdure.report import charts, notes, settings, steps
 from perdure.report.changes import change_table, confusion_table
 from perdure.report.charts import Chart
 from perdure.report.html import Html, join, table, tag
 from perdure.report.runs import Run
 from perdure.report.words import AFTER, METRICS, points, rows
+from perdure.training.metrics import FORMULAS
 
 CONFUSIONS = 12
 """So many confusions of a run are listed; the rest is counted."""

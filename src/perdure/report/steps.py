@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.durable import finite_or_none
+from perdure.files.durable import finite_or_none
 from perdure.report.charts import DASHES, LEGEND, SERIES, Chart, shown
 from perdure.report.runs import Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from perdure.tasks.assets import ASSETS
+from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.suites import Missing, describe, has_data, load_suite, missing
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure.durable import read_json, write_json, write_text
 from perdure.errors import StoreError
+from perdure.files.durable import read_json, write_json, write_text
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
 from perdure.sweeps.comparison import Compared, Comparison, Interval, OrderAndSeed, Outcome, compare

@@ -11,10 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from perdure.metrics import FORMULAS
 from perdure.report.words import AFTER, METRICS, learnt, plain, points, rows, run_names
-from perdure.scores import Scores
-from perdure.store import DEPLOYED
+from perdure.state.store import DEPLOYED
+from perdure.training.metrics import FORMULAS, Scores
 
 NAME_WIDTH = 16
 """A column is at most this wide; longer names are folded."""

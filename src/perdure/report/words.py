@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from perdure.scores import Scores
+from perdure.training.metrics import Scores
 
 METRICS: Mapping[str, str] = {
     "average_accuracy": "Average accuracy",
@@ -15,7 +15,7 @@ METRICS: Mapping[str, str] = {
     "backward_transfer": "Backward transfer",
     "forward_transfer": "Forward transfer",
 }
-"""Key of `perdure.metrics.FORMULAS` -> heading, in the order of the tables."""
+"""Key of `perdure.training.metrics.FORMULAS` -> heading, in the order of the tables."""
 
 UNTRAINED = "(untrained)"
 AFTER = "After stage"

@@ -19,21 +19,21 @@ from typing import Any
 from perdure.backbones import backbone_kind
 from perdure.backbones.base import Backbone
 from perdure.backbones.language import LanguageModel
-from perdure.config import RunConfig, load_config
+from perdure.commands.learn import load_learner
+from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
-from perdure.evaluation import score
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method
-from perdure.methods.parts import PerTask
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
-from perdure.record import load_past
-from perdure.reopen import check_base
-from perdure.run import load_learner
-from perdure.store import Store
+from perdure.state.record import load_past
+from perdure.state.reopen import check_base
+from perdure.state.store import Store
 from perdure.studies.harness import Harness, HarnessScore
 from perdure.tasks.few_shot import with_shots
 from perdure.tasks.suites import describe, load_suite
 from perdure.tasks.task import INVERSE_PERPLEXITY, Task
+from perdure.training.evaluation import score
+from perdure.training.lora import AdaptedModel
 
 LENGTH = 768
 """Prompts with examples are longer than a run's own: cut to this many tokens, whatever the run's `max_length`.

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.context import StageContext
 from perdure.errors import ConfigError
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.full_gradients import full_batches
+from perdure.methods.contract.past import Past
+from perdure.methods.measured.full_gradients import full_batches
 from perdure.ops.sketch import CountSketch
 from perdure.ops.subsets import best_subset, cheapest_first, greedy_subset, pair_sum
 from perdure.report.pictures import heat_map_svg, number
 from perdure.report.text import markdown_table
 from perdure.tasks.task import Stage, Task
+from perdure.training.context import StageContext
+from perdure.training.lora import AdaptedModel
 
 EXHAUSTIVE = 2_000_000
 """At most so many subsets are tried one by one."""

@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.config import EvaluationSettings, load_config
-from perdure.context import derived_seed
+from perdure.config.run_config import EvaluationSettings, load_config
 from perdure.errors import ConfigError, StoreError
-from perdure.history import Past
-from perdure.lora import AdaptedModel
-from perdure.methods.build import build_method
-from perdure.methods.history_update import no_history
+from perdure.methods.contract.build import build_method
+from perdure.methods.contract.past import Past
+from perdure.methods.measured.history_update import no_history
 from perdure.ops.lowrank import Update, add_updates, dense
 from perdure.ops.selection import Agreement, Side, by_magnitude, by_sign, magnitudes_only, signs_only
-from perdure.progress import Quiet
-from perdure.record import load_past, load_stage_update, score_tasks
 from perdure.report.pictures import line_chart_svg
-from perdure.store import Store
+from perdure.state.record import load_past, load_stage_update, score_tasks
+from perdure.state.store import Store
 from perdure.tasks.task import Task
+from perdure.training.context import derived_seed
+from perdure.training.lora import AdaptedModel
+from perdure.training.reporter import Quiet
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 NO_PART, WHOLE = "nothing", "whole update"

@@ -27,11 +27,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from perdure.config import RunConfig, load_config, located_settings
+from perdure.config.run_config import RunConfig, load_config, located_settings
 from perdure.errors import ConfigError
-from perdure.methods.build import build_method
+from perdure.methods.contract.build import build_method
 from perdure.methods.table import PRESETS
-from perdure.settings import WHICH, Settings, read_yaml, unknown_key, validate, with_override
+from perdure.settings.read import WHICH, Settings, read_yaml, unknown_key, validate, with_override
 from perdure.tasks.suites import chosen_order, describe
 
 LONGEST = 100  # bytes of a row's name, and of an order's in a file name that would else be too long for a disk (255)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from perdure.diagnostics.report import diagnose
-from perdure.durable import read_json, read_lines
-from perdure.methods.build import build_method
-from perdure.record import load_stage_update
-from perdure.scores import Scores, is_right
-from perdure.store import Store
+from perdure.files.durable import read_json, read_lines
+from perdure.methods.contract.build import build_method
+from perdure.state.record import load_stage_update
+from perdure.state.store import Store
 from perdure.sweeps.comparison import Values
+from perdure.training.metrics import Scores, is_right
 
 FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
 

@@ -2,8 +2,8 @@
 
 Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
 not run again. A run that fails, or whose process dies, leaves `OUT/failed/<id>.json` and does not stop the rest; one that another
-sweep is at is left to it. What several runs train alike, often their first task, is trained once (perdure.shared; `share: false`
-trains it every time, with the same results).
+sweep is at is left to it. What several runs train alike, often their first task, is trained once (perdure.state.shared;
+`share: false` trains it every time, with the same results).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from perdure.durable import make_folder, write_json
 from perdure.errors import ConfigError, RunBusy, StoreError
-from perdure.processes import started
-from perdure.scores import Scores
-from perdure.shared import SECONDS
-from perdure.store import Store
+from perdure.files.durable import make_folder, write_json
+from perdure.state.shared import SECONDS
+from perdure.state.store import Store
 from perdure.sweeps.plan import Cell, SweepConfig, cells, check_cells
 from perdure.sweeps.record import code_hash, run_record
 from perdure.sweeps.workers import run_all
 from perdure.tasks.suites import load_suite
+from perdure.training.metrics import Scores
+from perdure.training.processes import started
 
 
 def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str], None]) -> list[Path]:
@@ -140,8 +140,8 @@ def _run_locked(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
 
 def _run_and_record(cell: Cell, folder: Path, shared: Path | None) -> tuple[Scores, dict[str, Any]]:
     """The run's scores, and its record."""
-    from perdure.reopen import load_configured_suite
-    from perdure.run import run_config
+    from perdure.commands.learn import run_config
+    from perdure.state.reopen import load_configured_suite
 
     resumed = (folder / "manifest.json").is_file()
     began, worked = time.monotonic(), time.process_time()

@@ -1,0 +1,1 @@
+"""What is learnt: tasks, their splits, and suites of them."""

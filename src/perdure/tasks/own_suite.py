@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import ConfigError, DataError
-from perdure.settings import Settings, read_yaml, validate
+from perdure.settings.read import Settings, read_yaml, validate
+from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import Labels, Size, Some, TaskSpec
 from perdure.tasks.task import Task
 
@@ -44,7 +45,7 @@ class Source(Settings):
     """What a task is read out of; further keys are the reader's own, and checked against it when it reads.
 
     Args:
-        reader: one of `perdure.tasks.readers.READERS`.
+        reader: one of `perdure.tasks.sources.readers.READERS`.
         asset: the package file; without one, the reader gets the suite's data folder.
         labels: the reader gets the task's labels, to check what it reads.
     """
@@ -156,8 +157,8 @@ def load_own_task(name: str, about: dict[str, Any], sizes: dict[str, Size], seed
     """The task of a suite that is described as a `TaskSpec`.
 
     Raises:
-        DataError: see `perdure.tasks.files.load_task`.
+        DataError: see `perdure.tasks.sources.files.load_task`.
     """
     settings = {key: value for key, value in about.items() if key != "folder"}
     limits: dict[str, Any] = {f"{split}_size": size for split, size in sizes.items()}
-    return _spec(name, {"seed": seed, **limits, **settings}).load(about["folder"])
+    return load_task(_spec(name, {"seed": seed, **limits, **settings}), about["folder"])

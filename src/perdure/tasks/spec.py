@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from perdure.errors import ConfigError
-from perdure.settings import Settings
+from perdure.settings.read import Settings
 from perdure.tasks.task import INVERSE_PERPLEXITY, SPLITS
-
-if TYPE_CHECKING:
-    from perdure.tasks.task import Task
 
 FormatName = Literal["auto", "text-label", "prompt-completion", "instruction", "messages"]
 Size = Annotated[int, Field(ge=0)] | Literal["all"]
@@ -138,13 +135,3 @@ class TaskSpec(Settings):
         given = {split: getattr(self, split) for split in SPLITS}
         files = {s: str((Path(folder) / Path(file).expanduser()).resolve()) for s, file in given.items() if file}
         return self.model_copy(update=files)
-
-    def load(self, folder: str | Path = ".") -> Task:
-        """The task; relative files are looked for in `folder`.
-
-        Raises:
-            DataError: see `perdure.tasks.files.load_task`.
-        """
-        from perdure.tasks.files import load_task
-
-        return load_task(self, Path(folder))

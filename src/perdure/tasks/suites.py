@@ -156,7 +156,7 @@ def _load_task(
         from perdure.tasks.own_suite import load_own_task
 
         return load_own_task(name, about, sizes, seed)
-    from perdure.tasks.readers import read_pool
+    from perdure.tasks.sources.readers import read_pool
 
     pool = read_pool(about, data=data)
     drawn = draw(pool, **sizes, name=name, seed=seed, near=about["without_near_repeats"])
@@ -225,8 +225,8 @@ def missing(name: str, data: str | Path | None = None) -> Missing:
     Raises:
         UnknownName: no such suite or package file; DataError, ConfigError: a suite's own file is missing or wrong.
     """
-    from perdure.tasks.packages import is_cached
-    from perdure.tasks.readers import may_read_hub
+    from perdure.tasks.sources.packages import is_cached
+    from perdure.tasks.sources.readers import may_read_hub
 
     about = describe(name)
     no_folder = "data" in about and (_reads_hub(about, data) or not _given(about, data))

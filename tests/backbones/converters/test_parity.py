@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from perdure.backbones.models import MODELS, model_folder
-from perdure.tasks.archives import member
-from perdure.tasks.packages import package_file
+from perdure.tasks.sources.archives import member
+from perdure.tasks.sources.packages import package_file
 
 pytestmark = [pytest.mark.package_data, pytest.mark.slow]
 

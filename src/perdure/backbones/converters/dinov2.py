@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Dinov2Config
 
 from perdure.backbones.converters.onnx_weights import check_names, named_weights, under, write_weights
-from perdure.tasks.archives import member
+from perdure.tasks.sources.archives import member
 
 WIDTH, LAYERS, MLP_RATIO, PATCH, SIDE = 384, 12, 4, 14, 37  # SIDE: patches a side of the 518 pixels it was trained on
 

@@ -12,8 +12,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from perdure.backbones.converters.onnx_weights import check_names, named_weights, under, write_weights
-from perdure.tasks.archives import member
-from perdure.tasks.packages import package_file
+from perdure.tasks.sources.archives import member
+from perdure.tasks.sources.packages import package_file
 
 CONFIG = BertConfig(
     vocab_size=30522,

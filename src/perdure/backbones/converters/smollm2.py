@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from perdure.backbones.converters.onnx_weights import write_weights
 from perdure.errors import ConfigError
-from perdure.tasks.archives import member
+from perdure.tasks.sources.archives import member
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CHAT_LIMIT = 8192

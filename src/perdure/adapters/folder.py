@@ -1,0 +1,242 @@
+"""LoRA adapter folders as PEFT writes them: read straight from safetensors, module by module; and written.
+
+An `Adapter` is an `Update`: a mapping from module names to effective updates scaling * B A, read from the file when they are
+asked for. peft is not imported. What a folder may contain, and what is refused: perdure.adapters.format.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perdure.adapters.format import (
+    CONFIG_FILE,
+    FROZEN,
+    PICKLE_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    checked_finite,
+    opened,
+    read_config,
+    read_header,
+    weights_file,
+)
+from perdure.errors import AdapterError
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import LowRank
+
+
+class Adapter(Mapping[str, LowRank]):
+    """An adapter folder as an `Update`; nothing but the file's header is in memory.
+
+    Iterates over modules in natural order (layer 2 before layer 10). Reading one checks that it is finite.
+
+    Args:
+        place: what the user calls it, where that is not the folder (a hub id).
+
+    Raises:
+        AdapterError: the folder or a file is missing, damaged or no plain LoRA; names the file and the tensor.
+    """
+
+    def __init__(self, folder: str | Path, place: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.place = place or str(folder)
+        self.config = read_config(self.folder)
+        self.file = weights_file(self.folder)
+        self.modules = read_header(self.file, self.config)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __contains__(self, module: object) -> bool:
+        return module in self.modules
+
+    def __getitem__(self, module: str) -> LowRank:
+        """The effective update [O, I] with the scaling inside B, in fp32 (float64 if stored so)."""
+        return self.factors(module).update()
+
+    def factors(self, module: str) -> Factors:
+        """A [R, I], B [O, R] as stored, in fp32 (float64 if stored so), and the scaling.
+
+        Raises:
+            AdapterError: NaN or Inf inside; names the tensor.
+        """
+        entry = self.modules[module]
+        with opened(self.file) as file:
+            A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
+        return Factors(A, B, self.config.scaling(module))
+
+    @property
+    def name(self) -> str:
+        """What to call it in tables: the last part of its place."""
+        return Path(self.place).name or self.place
+
+
+def open_adapter(place: str | Path) -> Adapter:
+    """The adapter in a folder, or of a model hub (`owner/name`, fetched into its cache).
+
+    Raises:
+        AdapterError: there is no such folder and it cannot be fetched, or it is refused.
+    """
+    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+        return Adapter(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"'{place}' is no folder here and could not be fetched from the hub ({type(error).__name__}). "
+            "Check the spelling, or download it and give its folder."
+        ) from error
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise AdapterError(
+            f"'{place}' has no {WEIGHTS_FILE} on the hub. If it has only a pickle ({PICKLE_FILE}), which can run any code "
+            "when it is read, ask its owner for safetensors, or convert it yourself where you trust it."
+        )
+    return Adapter(folder, str(place))
+
+
+@dataclass(frozen=True)
+class FrozenTensor:
+    """A weight or bias of the base in an adapter's file, where PEFT saves it beside the LoRA of an embedding or a head."""
+
+    adapter: Adapter
+    name: str
+
+    def read(self) -> Tensor:
+        """The tensor, as stored."""
+        with opened(self.adapter.file) as file:
+            return file.get_tensor(self.name)
+
+
+def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
+    """'<module>.base_layer.weight' -> that tensor, of every module for which some adapter brings it.
+
+    Raises:
+        AdapterError: two bring different ones, as of vocabularies that were resized apart.
+    """
+    found: dict[str, FrozenTensor] = {}
+    for adapter in adapters:
+        for module, entry in adapter.modules.items():
+            for name in entry.frozen:
+                own, key = FrozenTensor(adapter, name), f"{module}{FROZEN}{name.rpartition('.')[2]}"
+                first = found.setdefault(key, own)
+                if first is not own and not _same_values(first.read(), own.read()):
+                    raise AdapterError(
+                        f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
+                        f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as of a vocabulary "
+                        "that was resized for each anew. Train both on one base that was resized and saved as a model."
+                    )
+    return found
+
+
+def _same_values(one: Tensor, two: Tensor) -> bool:
+    """Bit for bit; of two dtypes, after rounding to the narrower one."""
+    return one.shape == two.shape and (torch.equal(one.to(two.dtype), two) or torch.equal(one, two.to(one.dtype)))
+
+
+def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
+    """`name`, or with the first number from 2 on under which it is not among `taken`."""
+    return next(n for n in chain((name,), (numbered.format(name, i) for i in count(2))) if n not in taken)
+
+
+def adapter_names(places: Sequence[str | Path]) -> list[str]:
+    """What to call each adapter as a task: after its folder, no two alike, and fit for a file name.
+
+    Of `RUN/stages/01-mail/adapter` and `RUN/deployed` that is the folder above.
+    """
+    names: list[str] = []
+    for path in map(Path, places):
+        plain = path.parent.name if path.name in ("adapter", "deployed") else path.name
+        name = "" if plain == ".." else re.sub(r"[^A-Za-z0-9._-]", "-", plain)
+        names.append(free_name(name or "adapter", names, "{}.{}"))
+    return names
+
+
+def own_update(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, LowRank]:
+    """The adapter's effective update in memory of its own, as `dtype` where that is given.
+
+    Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    """
+    return {n: LowRank(*(t.to(dtype=dtype, copy=True) for t in (delta.A, delta.B))) for n, delta in adapter.items()}
+
+
+def write_adapter(
+    folder: Path,
+    update: Mapping[str, LowRank],
+    *,
+    rank: int,
+    dtype: torch.dtype = torch.float32,
+    base: str | None = None,
+    revision: str | None = None,
+    task_type: str | None = None,
+    auto_mapping: Mapping[str, Any] | None = None,
+    fan_in_fan_out: bool = False,
+    embeddings: Collection[str] = (),
+    frozen: Mapping[str, FrozenTensor] | None = None,
+) -> None:
+    """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
+
+    Loads in PEFT, and in servers that drop alpha patterns or want one rank. Factors of a lower rank are padded with zeros.
+
+    Args:
+        folder: an existing folder (see `perdure.files.output.new_folder`).
+        update: module name -> factors of at most `rank` directions.
+        base, revision, task_type, auto_mapping: as they stand in an adapter's configuration.
+        embeddings: which modules are embeddings (`shape` [width, vocabulary]).
+        frozen: what of the base is written beside them, as adapters brought it; see `frozen_beside`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module, delta in update.items():
+        A, B = _padded(delta, rank, dtype)
+        name_A, name_B = (
+            ("lora_embedding_A", "lora_embedding_B") if module in embeddings else ("lora_A.weight", "lora_B.weight")
+        )
+        tensors[f"{PREFIX}{module}.{name_A}"], tensors[f"{PREFIX}{module}.{name_B}"] = A, B
+    tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "auto_mapping": auto_mapping,
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": fan_in_fan_out,
+        "target_modules": list(update),
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _padded(delta: LowRank, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    missing = rank - delta.rank
+    if missing < 0:
+        raise ValueError(f"an update of {delta.rank} directions does not fit rank {rank}; truncate it first")
+    A, B = delta.A.to("cpu", dtype), delta.B.to("cpu", dtype)
+    padded_A = torch.cat([A, A.new_zeros(missing, A.shape[1])])
+    padded_B = torch.cat([B, B.new_zeros(B.shape[0], missing)], dim=1)
+    return padded_A.contiguous(), padded_B.contiguous()

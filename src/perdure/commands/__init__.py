@@ -1,0 +1,1 @@
+"""What perdure can be asked, one verb a file; the command line and Python callers use the same functions."""

@@ -1,0 +1,129 @@
+"""What a run is, at a glance: `perdure show RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from perdure.files.durable import read_json
+from perdure.state.scores import read_scores
+from perdure.state.store import ASIDE, DEPLOYED, STAGES, Store
+from perdure.training.metrics import FORMULAS, Scores
+
+ONE_EACH = "one adapter a task"
+
+
+def describe_run(folder: str | Path) -> dict[str, Any]:
+    """Method, model, stages with scores and sizes, metrics, disk bytes, warnings, and what can be done next.
+
+    Raises:
+        StoreError: no run there; CorruptFile: a record of it cannot be read.
+    """
+    store = Store(Path(folder))
+    about = store.about
+    learnt = [name for name in store.stages() if name not in about.get("history", {})]
+    scores = read_scores(folder) if learnt else None
+    return {
+        "folder": str(folder),
+        "finished": store.finished,
+        "method": about["config"]["method"],
+        "backbone": about["config"]["backbone"],
+        "base": about.get("base"),
+        "lora": about["config"]["lora"],
+        "seed": about["config"]["seed"],
+        "precision": about.get("precision"),
+        "source": about["config"].get("suite") or "own tasks",
+        "history": list(about.get("history", {})),
+        "tasks": _tasks(about, scores),
+        "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
+        "split": about["config"]["evaluation"]["split"],
+        "deployed": _deployed(store.folder / DEPLOYED),
+        "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, ASIDE)},
+        "warnings": about.get("warnings", []),
+        "aside": {path.parent.name: read_json(path)["why"] for path in _reasons(store.folder)},
+        "next": _next(store, about),
+    }
+
+
+def _reasons(folder: Path) -> list[Path]:
+    return sorted((folder / ASIDE).glob("*/why.json"))
+
+
+def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]:
+    found = []
+    for t, task in enumerate(about["tasks"]):
+        row = scores.stages.index(task) if scores and task in scores.stages else None
+        known = scores is not None and (row is not None or scores.stages == ["joint"])
+        found.append(
+            {
+                "task": task,
+                "learnt": known,
+                "added": task in about["added"],
+                "sizes": about["sizes"][task],
+                "when_learnt": scores.score_matrix[row][t] if scores and row is not None else None,
+                "now": scores.score_matrix[-1][t] if scores and known else None,
+            }
+        )
+    return found
+
+
+def _deployed(folder: Path) -> str | None:
+    """What lies in `deployed/`."""
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "config.json").is_file():
+        return "model"
+    return ONE_EACH if folder.is_dir() else None
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _next(store: Store, about: dict[str, Any]) -> list[str]:
+    folder, own_tasks = store.folder, about["config"].get("suite") or about["config"]["tasks"]
+    if not store.finished:
+        return [f"perdure resume {folder}" if own_tasks else f"perdure.learn(tasks=[...], out='{folder}') to go on"]
+    last = [name for name in store.stages() if name in about["tasks"]]
+    found = [f"perdure predict {folder} FILE" + (" --task TASK" if len(about["tasks"]) > 1 else "")]
+    if about["config"]["method"]["stream"] != "joint":
+        found.append(f"perdure add {folder} TASK.yaml" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])")
+    if len(last) > 1:
+        found.append(f"perdure rollback {folder} --to {last[-2]}")
+    export = f"perdure export {folder} --as model --out FOLDER"
+    if _deployed(folder / DEPLOYED) == ONE_EACH:
+        export += " --task TASK"
+    return [*found, f"perdure report {folder}", export]
+
+
+def run_lines(run: dict[str, Any]) -> Iterator[str]:
+    """The same as lines of text."""
+    method, backbone = run["method"], run["backbone"]
+    state = "finished" if run["finished"] else "not finished"
+    yield f"{run['folder']}: {method['name']} on {backbone['model']}, {run['source']}, seed {run['seed']}, {state}"
+    penalties = ", ".join(method["penalties"]) or "no penalty"
+    replay = f", replay {method['replay']['kind']}" if method.get("replay") else ""
+    yield f"method: init {method['init']['kind']}, {penalties}, consolidate {method['consolidate']['kind']}{replay}"
+    yield f"lora: rank {run['lora']['rank']}, alpha {run['lora']['alpha']:g}; precision {run['precision']}"
+    if run["history"]:
+        yield f"history: {', '.join(run['history'])}"
+    width = max(len(task["task"]) for task in run["tasks"])
+    yield f"{'task':<{width}}  train  {run['split']:>10}  when learnt   now   (scores in points)"
+    for task in run["tasks"]:
+        when, now = (f"{100 * task[key]:.1f}" if task[key] is not None else "-" for key in ("when_learnt", "now"))
+        sizes = f"{task['sizes']['train']:>5}  {task['sizes'][run['split']]:>10}"
+        notes = "added" if task["added"] else "" if task["learnt"] else "not learnt yet"
+        yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {notes}".rstrip()
+    for name, value in run["metrics"].items():
+        if value is not None:
+            yield f"{name.replace('_', ' ')}: {100 * value:.1f}"
+    yield f"deployed: {run['deployed'] or 'nothing yet'}"
+    sizes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in run["bytes"].items() if count)
+    yield f"on disk: {sizes or 'nothing yet'}"
+    for folder, why in run["aside"].items():
+        yield f"aside/{folder}: {why}"
+    for line in run["warnings"]:
+        yield f"warning: {line}"
+    for line in run["next"]:
+        yield f"next: {line}"

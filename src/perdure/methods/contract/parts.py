@@ -1,0 +1,275 @@
+"""The part contract: what a continual-learning method is made of (docs/decisions/0001-parts.md).
+
+A method is a composition of parts, each answering one question of the loop in `perdure.loop.sequence`:
+
+    Init            How does a new task's adapter start?
+    WeightPenalty   What is added to the task loss, given the past? (data-free, knows its gradient)
+    BatchPenalty    The same, from a batch and the model's outputs on it.
+    StepRule        What happens to the gradients, or after the step?
+    Consolidate     What does the next task train on (carry), and what answers queries (deployed)?
+    Replay          Which old examples are kept, and what for?
+
+A part's settings are its typed, frozen fields; what it remembers between tasks are private attributes, given and
+taken as tensors by `state` and `load`. A part writes only the methods it needs; a misspelt one is an error. What a part
+gives is checked (perdure.methods.contract.calls); perdure.testing.check_part tries a part of your own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from perdure.methods.contract.context import Context, Gradients, Need
+from perdure.methods.contract.past import Folded, Past
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update
+from perdure.settings.read import Settings
+
+if TYPE_CHECKING:
+    from perdure.backbones.base import Batch, Outputs
+    from perdure.tasks.task import Example, Stage, StreamMode
+
+
+Trainable = Literal["AB", "A", "B"]
+"""Which of an adapter's two matrices are trained."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an adapter starts.
+
+    Args:
+        factors: module name -> A, B, scaling, and A0, B0 where the base is to be offset by -s B0 A0.
+        trainable: which of the two matrices are trained.
+    """
+
+    factors: Mapping[str, Factors]
+    trainable: Trainable = "AB"
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of every module's factors, in order."""
+        each = ((pair.A, pair.B, pair.A0, pair.B0) for pair in self.factors.values())
+        return [tensor for four in each for tensor in four if tensor is not None]
+
+
+Keeps = Literal["carried", "merged", "newest", "per-task"]
+"""What a consolidation keeps of the past: carried into the base the next task trains on; merged into what answers, while the
+next task starts from the pretrained weights; the newest update alone; or every task's own."""
+
+
+class Part(Settings):
+    """What all parts share: frozen, typed settings, and points in the loop where a part may act."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it requires whatever its settings are."""
+    needs_past: ClassVar[bool] = False
+    """Nothing comes of it before a first stage is learnt."""
+    caches: ClassVar[frozenset[str]] = frozenset()
+    """Private attributes that only save work: computed again, with the same bits, where they are missing. Any other that
+    changes while a stage is learnt is memory, and belongs into `state`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """A public method that no base declares is a misspelt hook: it would never be called, so refuse it."""
+        if cls.__module__ == __name__:
+            return  # this file is what declares the points
+        known = {name for base in cls.__mro__[1:] for name in vars(base)}
+        for name, value in vars(cls).items():
+            if callable(value) and not name.startswith("_") and name not in known and not isinstance(value, type):
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else ""
+                raise TypeError(
+                    f"{cls.__name__}.{name} is no point of the part contract{hint} (helpers start with '_')."
+                )
+
+    def requires(self) -> frozenset[Need]:
+        """What this part requires of a run as it is set: `needs`, and more where a setting asks for it."""
+        return self.needs
+
+    def conflicts(self, method: Method) -> str | None:
+        """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
+
+        Asked before anything is loaded; each part knows its own conflicts. One that only `needs_past` makes no sense where
+        nothing can protect the past."""
+        reason = method.out_of_reach() if self.needs_past else None
+        return reason and f"nothing comes of it without a past to protect, but {reason}"
+
+    def falls_short(self, stages: Sequence[Stage]) -> str | None:
+        """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
+
+        Asked before training, because settings cannot be changed once a run has begun."""
+        return None
+
+    def acts(self, ctx: Context) -> bool:
+        """Whether this penalty, step rule or replay changes anything in the steps of the stage that begins.
+
+        False is a promise (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
+        may share a stage's training (perdure.state.shared)."""
+        return not self.needs_past or len(ctx.past) > 0
+
+    def before_task(self, ctx: Context) -> None:
+        """Called when a stage begins, with the carry folded in and before the adapter starts."""
+
+    def after_task(self, ctx: Context, update: Update) -> None:
+        """Called when a stage is trained, with the model as trained; `update` is the stage's effective update."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must survive a stop, between stages or after any step inside one, as tensors; empty for a part without memory.
+
+        What `before_task` computes from `ctx` alone need not be in it: a resumed part gets `before_task`, then `load`."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave, between stages or inside one."""
+
+
+class Init(Part):
+    """How a new task's adapter starts."""
+
+    continues: ClassVar[bool] = False
+    """Goes on from `past.factors`, the last stage's trained A and B: its update is the whole change since the pretrained
+    weights, not a task's own."""
+    offsets: ClassVar[bool] = False
+    """Offsets the base, so that the update is s (B A - B0 A0)."""
+    trains: ClassVar[Trainable] = "AB"
+    """Which matrices are trained."""
+
+    def start(self, ctx: Context) -> Start:
+        """Factors (and offset) for every module of `ctx.factors`."""
+        raise NotImplementedError
+
+
+class Penalty(Part):
+    """Something added to the task loss, weighted by a number or by a share of the gradient.
+
+    Args:
+        weight: lambda, the factor of the penalty in the loss. 0 switches it off.
+        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this
+            share of that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth).
+    """
+
+    weight: float | None = Field(default=None, ge=0)
+    gradient_share: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_weight(self) -> Penalty:
+        if (self.weight is None) == (self.gradient_share is None):
+            raise ValueError("give either `weight` or `gradient_share`, not both")
+        return self
+
+
+class WeightPenalty(Penalty):
+    """A data-free penalty on the effective update. Added once per optimiser step, to the reduced gradient, before
+    clipping: gradient accumulation and further processes cannot multiply it."""
+
+    def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """Value (scalar) of the unweighted penalty at one module, and its gradients of A [R, I] and B [O, R].
+
+        `factors` are the live ones, not copies: read only. What is written into them changes the adapter."""
+        raise NotImplementedError
+
+    def values_and_grads(
+        self, factors: Mapping[str, Factors], past: Past
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The sum over modules and every module's gradients; override only to be faster than one by one. Read only, too."""
+        total = torch.zeros((), dtype=torch.float64)
+        grads: dict[str, tuple[Tensor, Tensor]] = {}
+        for module, pair in factors.items():
+            value, grad_A, grad_B = self.value_and_grad(module, pair, past)
+            total = total + value.double().cpu()  # modules may be on a GPU, or on several
+            grads[module] = (grad_A, grad_B)
+        return total, grads
+
+
+class BatchPenalty(Penalty):
+    """A penalty that needs the batch; joins the loss of each micro-batch. `gradient_share` does not apply to it."""
+
+    @model_validator(mode="after")
+    def _only_weight(self) -> BatchPenalty:
+        if self.weight is None:
+            raise ValueError("give `weight`: the gradient of a penalty on batches is not known apart from the loss's")
+        return self
+
+    def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
+        """The unweighted penalty, a mean over the batch's examples."""
+        raise NotImplementedError
+
+
+class StepRule(Part):
+    """What happens to the reduced gradients before clipping, or to the factors after the step."""
+
+    def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
+        """The gradients to step with."""
+        return grads
+
+    def stepped(self, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
+        """Change the factors' tensors in place after the optimiser's step (no gradient is recorded)."""
+
+
+class Consolidate(Part):
+    """What the next task trains on and what answers queries, given the past and the new update."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """What is kept of the past, for parts that need to know."""
+        return "carried"
+
+    def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
+        """Carry and deployed after this stage."""
+        raise NotImplementedError
+
+
+class Replay(Part):
+    """Which old examples are kept, and what for."""
+
+    def remember(self, ctx: Context, examples: Sequence[Example]) -> None:
+        """Called at the end of a stage with its training examples."""
+
+    def buffer(self) -> dict[str, tuple[Example, ...]]:
+        """Task name -> kept examples, oldest task first."""
+        return {}
+
+    def mix(self, ctx: Context, batch: Sequence[Example]) -> Sequence[Example]:
+        """The batch to train on, given the next one of the current task."""
+        return batch
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition of parts; `name` is the preset's, or 'custom'."""
+
+    name: str
+    init: Init
+    consolidate: Consolidate
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)
+    step_rule: StepRule | None = None
+    replay: Replay | None = None
+    stream: StreamMode = "one-by-one"
+
+    def out_of_reach(self) -> str | None:
+        """Why nothing can protect the past in this method; None where something can."""
+        if self.stream == "joint":
+            return "the joint stream is a single stage, which has no past"
+        if self.consolidate.keeps == "per-task":
+            return "every old task is answered by an update of its own, which nothing changes"
+        if self.consolidate.keeps == "newest" and not self.init.continues:
+            return "only the newest update is kept and it starts anew, so that nothing of the past is left"
+        return None
+
+    def parts(self) -> dict[str, Part]:
+        """Every part under a name that is unique in this method; used for state and for messages."""
+        named: dict[str, Part] = {"init": self.init, "consolidate": self.consolidate}
+        named |= {f"penalties.{name}": part for name, part in self.penalties.items()}
+        if self.step_rule:
+            named["step_rule"] = self.step_rule
+        if self.replay:
+            named["replay"] = self.replay
+        return named

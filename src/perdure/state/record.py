@@ -1,0 +1,195 @@
+"""What is written about a stage: scores, predictions, log, adapter, state; and the deployed model at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perdure.adapters.folder import open_adapter, own_update, write_adapter
+from perdure.backbones.base import Backbone, Prediction
+from perdure.config.run_config import EvaluationSettings
+from perdure.files.durable import write_json, write_lines
+from perdure.methods.contract.parts import Method
+from perdure.methods.contract.past import Past, PerTask
+from perdure.ops.lowrank import LowRank, Update
+from perdure.state.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
+from perdure.state.store import STATE, Store
+from perdure.tasks.task import Example, Task
+from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes
+from perdure.training.lora import AdaptedModel
+from perdure.training.processes import ALONE, Processes
+from perdure.training.reporter import Reporter
+from perdure.training.train import Step
+
+
+@dataclass
+class StageRecord:
+    """The log of one stage while it is trained."""
+
+    report: Reporter
+    stage: str
+    steps: list[Step] = field(default_factory=list)
+
+    def step(self, step: Step, total: int) -> None:
+        """Keep a step and tell whoever watches."""
+        self.steps.append(step)
+        self.report.step(self.stage, step, total)
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One cell of the score matrix and the answers it was computed from.
+
+    `values`: what each answer counts, whose mean is the score; none where right and wrong are all there is to say.
+    """
+
+    score: float | None
+    examples: Sequence[Example] = ()
+    predictions: Sequence[Prediction] = ()
+    values: Sequence[float] = ()
+
+
+def score_tasks(
+    tasks: Sequence[Task],
+    learnt: Sequence[str],
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    settings: EvaluationSettings,
+    report: Reporter,
+    processes: Processes = ALONE,
+    last: bool = False,
+) -> dict[str, TaskScore]:
+    """One row of the score matrix: the deployed model on the chosen split of every task; `last` of the sequence or not."""
+
+    def scored(task: Task) -> TaskScore:
+        due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
+        if not (due or last) or (learnt and not settings.future and task.name not in learnt):
+            return TaskScore(None)
+        examples: Sequence[Example] = getattr(task, settings.split)
+        predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
+        found, values = score_and_outcomes(task, examples, predictions)
+        return TaskScore(found, examples, predictions, () if task.metric == "accuracy" else values)
+
+    row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
+    report.scored(learnt, {name: cell.score for name, cell in row.items()})
+    return row
+
+
+def save_untrained(store: Store, scored: Mapping[str, TaskScore]) -> None:
+    """Write stage 00: what the untouched base answers."""
+    with store.stage("untrained") as folder:
+        _write_scores(folder, scored)
+
+
+def save_stage(
+    store: Store,
+    name: str,
+    past: Past,
+    method: Method,
+    update: Mapping[str, LowRank],
+    record: StageRecord,
+    notes: Mapping[str, float],
+    scored: Mapping[str, TaskScore],
+    model: AdaptedModel,
+    base: str,
+) -> None:
+    """Write everything about a finished stage; it counts as finished when this returns."""
+    with store.stage(name) as folder:
+        _write_adapter(folder / "adapter", update, model, base)
+        save_checkpoint(folder / STATE, past, method)
+        write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
+        write_json(folder / "notes.json", dict(notes))
+        _write_scores(folder, scored)
+
+
+def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
+    cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
+    write_json(folder / "scores.json", cells)
+    for name, cell in scored.items():
+        rows = (
+            {
+                "label": e.label,
+                "predicted": p.label,
+                **({} if own_task(p, e) else {"predicted_task": p.task}),
+                **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
+                **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
+                **({} if value is None else {"value": round(value, 6)}),
+            }
+            for e, p, value in zip(cell.examples, cell.predictions, cell.values or repeat(None), strict=False)
+        )
+        write_lines(folder / "predictions" / f"{name}.jsonl", rows)
+
+
+def load_past(store: Store, method: Method, stages: int | None = None, device: torch.device = CPU) -> Past:
+    """What the first `stages` finished stages left behind (default: all of them); the parts of `method` remember it too."""
+
+    def load(index: int) -> dict[str, LowRank]:
+        return {name: delta.to(device) for name, delta in load_stage_update(store, index).items()}
+
+    count = len(store.stages()) if stages is None else stages
+    if count == 0:
+        return Past(load_update=load)
+    return load_checkpoint(store.stage_folder(count) / STATE, method, load, device)
+
+
+def load_deployed(store: Store, stages: int | None = None) -> Update | PerTask:
+    """What answers after the first `stages` finished stages (default: all of them); the method's parts are not asked."""
+    return checkpoint_deployed(store.stage_folder(len(store.stages()) if stages is None else stages) / STATE)
+
+
+def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:
+    """The effective update of the stage at `index` (0 = the first one trained), from its adapter folder."""
+    return own_update(open_adapter(store.stage_folder(index + 1) / "adapter"))
+
+
+def save_deployed(
+    store: Store,
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    base: str,
+    processes: Processes = ALONE,
+) -> None:
+    """Write `deployed/`: a plain adapter where that is exact, one adapter a task, else the merged model."""
+
+    def write(weights: dict[str, Tensor]) -> None:
+        with store.deploying() as folder:
+            write_deployed(folder, deployed, model, backbone, base, weights)
+
+    with model.weights_of(deployed) as weights:
+        processes.once(write, weights)
+
+
+def write_deployed(
+    folder: Path,
+    deployed: Update | PerTask,
+    model: AdaptedModel,
+    backbone: Backbone,
+    base: str | None,
+    weights: dict[str, Tensor],
+) -> None:
+    """The same into any existing folder; `weights` are the merged model's where an adapter does not do."""
+    if isinstance(deployed, PerTask):
+        for task, update in deployed.updates.items():
+            _write_adapter(folder / task, _low_rank(update), model, base)
+    elif weights:
+        backbone.save(folder, weights)
+    else:
+        _write_adapter(folder, _low_rank(deployed), model, base)
+
+
+def _low_rank(update: Update) -> dict[str, LowRank]:
+    return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
+
+
+def _write_adapter(folder: Path, update: Mapping[str, LowRank], model: AdaptedModel, base: str | None) -> None:
+    folder.mkdir(exist_ok=True)
+    rank = max((delta.rank for delta in update.values()), default=1)
+    write_adapter(folder, update, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)

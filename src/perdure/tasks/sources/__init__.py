@@ -1,0 +1,1 @@
+"""Where examples come from: files, package archives, the hub, published benchmarks, images."""

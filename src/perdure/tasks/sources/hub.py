@@ -1,0 +1,125 @@
+"""Records of a data set that the `datasets` library loads: from the hub, or from its cache without a network."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import DataError, FetchError, MissingTask
+from perdure.tasks.pool import Pair, Pool
+from perdure.tasks.sources.rows import KINDS, Row, read_rows
+from perdure.tasks.task import named_by_number
+
+
+def load_split(name: str, config: str | None, split: str) -> Any:
+    """One split of a data set of the hub, as `datasets` gives it.
+
+    Raises:
+        FetchError: `datasets` cannot load it; says what to check.
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library raises dozens of kinds, from missing configurations to broken networks
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FetchError(
+            f"`datasets` could not load '{name}'{f' ({config})' if config else ''}, split '{split}': {reason} "
+            "Check id, configuration and split; without a network, give the data as local files."
+        ) from error
+
+
+def dataset_rows(
+    name: str, config: str | None, split: str, most: int | None = None, numbers: bool = False
+) -> list[Row]:
+    """One split; numbers of classes become their names, and None where a class is not told (-1).
+
+    Args:
+        most: so many rows at most, drawn at random, always the same ones.
+        numbers: classes stay numbers.
+
+    Raises:
+        FetchError: see `load_split`.
+    """
+    import datasets
+
+    loaded = load_split(name, config, split)
+    if most is not None and len(loaded) > most:
+        loaded = loaded.select(sorted(random.Random(f"{name}/{split}").sample(range(len(loaded)), most)))
+    kinds = {} if numbers else loaded.features
+    classes = {field: kind for field, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+    rows: list[Row] = []
+    for number, record in enumerate(loaded):
+        named = {
+            field: kind.int2str(record[field]) if (record[field] or 0) >= 0 and record[field] is not None else None
+            for field, kind in classes.items()
+        }
+        rows.append(Row(f"{name}, {split} {number}", {**record, **named}))
+    return rows
+
+
+def dataset_images(name: str, split: str, image: str, label: str, labels: Mapping[Any, str]) -> list[Pair]:
+    """(image as a data URI, label) of the rows whose field `label` is a key of `labels`; only those are read.
+
+    Raises:
+        DataError: the split has other fields; FetchError: see `load_split`.
+    """
+    import datasets
+
+    loaded = load_split(name, None, split)
+    if missing := {image, label} - set(loaded.column_names):
+        raise DataError(f"{name}, {split}: no field {', '.join(missing)}, found {', '.join(loaded.column_names)}.")
+    numbers = [i for i, value in enumerate(loaded[label]) if value in labels]
+    chosen = loaded.select(numbers).cast_column(image, datasets.Image(decode=False))
+    return [(data_uri(record[image]["bytes"]), labels[record[label]]) for record in chosen]
+
+
+def data_uri(content: bytes) -> str:
+    """An image file as a text that stands for it."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def read_hub(
+    data: Path | None, *, dataset: str, config: str, text: str, test: str, names: list[str], label: str = "label"
+) -> Pool:
+    """A classification set of the hub, or the same in files <data>/<config>/<split>.jsonl (or .csv, .parquet).
+
+    Args:
+        text: the text with fields in braces, as "sentence: {sentence}".
+        test: the split that is tested on (a benchmark's own test labels are often secret).
+        names: class names by number, for files that hold numbers.
+
+    Raises:
+        MissingTask: no folder of that name; DataError, FetchError: it cannot be read.
+    """
+    splits: dict[str, list[Pair]] = {}
+    for split in ("train", test):
+        rows = dataset_rows(dataset, config, split) if data is None else _local_rows(data / config, split)
+        splits[split] = [_pair(row, text, label, names) for row in rows]
+    return Pool(splits["train"], splits[test])
+
+
+def _pair(row: Row, text: str, label: str, names: list[str]) -> Pair:
+    try:
+        filled = text.format_map(row.fields)
+    except KeyError as error:
+        raise DataError(f"{row.where}: no field {error}, found {', '.join(map(repr, row.fields))}.") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"`text` is not a valid template: {text!r} ({error}); fields stand in braces.") from None
+    value = named_by_number(str(row.fields.get(label)), names)
+    if value not in names:
+        raise DataError(f"{row.where}: label {value!r} is not one of {', '.join(names)}.")
+    return filled, value
+
+
+def _local_rows(folder: Path, split: str) -> list[Row]:
+    if not folder.is_dir():
+        raise MissingTask(f"there is no folder {folder.name} in {folder.parent}")
+    for kind in KINDS:
+        if (path := folder / f"{split}{kind}").is_file():
+            return read_rows(path)
+    raise DataError(f"{folder} has no {split} file; expected {split}.jsonl (or {', '.join(KINDS)}).")

@@ -1,0 +1,152 @@
+"""Image sets as (image, label) pairs, an image being a data URI or a path: tables of pixels, IDX files, CIFAR's, folders."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from perdure.errors import DataError, MissingTask
+from perdure.tasks.pool import Pair, Pool
+from perdure.tasks.sources.archives import member
+from perdure.tasks.sources.hub import data_uri, dataset_images
+from perdure.tasks.task import IMAGE_SUFFIXES
+
+PNG = "data:image/png;base64,"
+IMAGES, LABELS = 0x00000803, 0x00000801  # what IDX files of unsigned bytes begin with: 3 dimensions, 1 dimension
+
+
+def read_pixel_table(source: Path, *, file: str, classes: list[int] | None = None, levels: int = 256) -> Pool:
+    """Square grey images out of a gzipped table: one image a line, its pixels from 0 to `levels`, its digit last.
+
+    Args:
+        source: the package file, or the folder with what is kept of it.
+        classes: only these; None = all.
+    """
+    pairs: list[Pair] = []
+    for line in gzip.decompress(_content(source, file)).decode().split():
+        *pixels, digit = (int(float(number)) for number in line.split(","))
+        if classes is None or digit in classes:
+            pairs.append((_png(bytes(min(255, pixel * 256 // levels) for pixel in pixels)), str(digit)))
+    return Pool(pairs)
+
+
+def read_bigbench_images(folder: Path, *, file: str) -> Pool:
+    """A BIG-bench task whose inputs are PNG files in base64; the label is the key of the top score."""
+    examples = json.loads(_content(folder, file))["examples"]
+    return Pool([(PNG + e["input"], max(e["target_scores"], key=e["target_scores"].get)) for e in examples])
+
+
+def read_idx(root: Path, *, classes: dict[int, str]) -> Pool:
+    """MNIST's own files, <train|t10k>-images-idx3-ubyte.gz and <train|t10k>-labels-idx1-ubyte.gz, in their official split.
+
+    Args:
+        classes: number -> label of the classes to take.
+
+    Raises:
+        MissingTask: none of the files is there; DataError: one is missing or is no IDX file.
+    """
+    if not any(root.glob("*-idx?-ubyte.gz")):
+        raise MissingTask(f"there is no train-images-idx3-ubyte.gz in {root}")
+    return Pool(_idx_pairs(root, "train", classes), _idx_pairs(root, "t10k", classes))
+
+
+def read_cifar_100(root: Path | None, *, dataset: str, classes: dict[int, str]) -> Pool:
+    """CIFAR-100's fine classes out of its binary version, or from the hub, in the official split.
+
+    Raises:
+        MissingTask: train.bin is not there; DataError: a file is missing or is not of that version.
+    """
+    if root is None:
+        train, test = (dataset_images(dataset, split, "img", "fine_label", classes) for split in ("train", "test"))
+        return Pool(train, test)
+    if not (root / "train.bin").is_file():
+        raise MissingTask(f"there is no train.bin in {root}")
+    return Pool(_cifar_pairs(root / "train.bin", classes), _cifar_pairs(root / "test.bin", classes))
+
+
+def _cifar_pairs(path: Path, classes: dict[int, str]) -> list[Pair]:
+    """A row is the coarse class, the fine class, and 32 x 32 pixels of red, green and blue, a plane each."""
+    row, plane = 2 + 3 * 32 * 32, 32 * 32
+    content = path.read_bytes() if path.is_file() else b""
+    if not content or len(content) % row:
+        raise DataError(
+            f"{path} should hold rows of {row} bytes, as CIFAR-100's binary version does; get a whole copy."
+        )
+    pairs: list[Pair] = []
+    for start in range(0, len(content), row):
+        fine = content[start + 1]
+        if fine in classes:
+            planes = [content[start + 2 + k * plane : start + 2 + (k + 1) * plane] for k in range(3)]
+            pairs.append(
+                (_png(bytes(value for pixel in zip(*planes, strict=True) for value in pixel), 32, "RGB"), classes[fine])
+            )
+    return pairs
+
+
+def read_image_classes(root: Path | None, *, dataset: str, field: str, split: str, classes: dict[int, str]) -> Pool:
+    """Images in a folder for each class, or from the hub, where `field` tells the class; one split, to be cut.
+
+    Raises:
+        MissingTask: a class has no folder, or no image in it.
+    """
+    if root is None:
+        return Pool(dataset_images(dataset, split, "image", field, {label: label for label in classes.values()}))
+    pairs: list[Pair] = []
+    for label in classes.values():
+        found = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise MissingTask(f"there is no folder {label} with images in {root}")
+        pairs += [(str(path), label) for path in found]
+    return Pool(pairs)
+
+
+def _idx_pairs(root: Path, split: str, classes: dict[int, str]) -> list[Pair]:
+    (count, height, width), pixels = _idx(root / f"{split}-images-idx3-ubyte.gz", IMAGES)
+    (labelled,), numbers = _idx(root / f"{split}-labels-idx1-ubyte.gz", LABELS)
+    if labelled != count:
+        raise DataError(f"{root}: the {split} files hold {count} images and {labelled} labels.")
+    size = height * width
+    return [
+        (_png(pixels[i * size : (i + 1) * size], width), classes[number])
+        for i, number in enumerate(numbers)
+        if number in classes
+    ]
+
+
+def _idx(path: Path, magic: int) -> tuple[tuple[int, ...], bytes]:
+    """(dimensions, content) of a gzipped IDX file of unsigned bytes."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; the folder should hold it.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a gzip file that can be read ({error}).") from None
+    rank = magic & 0xFF
+    shape = struct.unpack_from(f">{1 + rank}I", content) if len(content) >= 4 * (1 + rank) else (0,)
+    if shape[0] != magic or len(content) != 4 * (1 + rank) + math.prod(shape[1:]):
+        raise DataError(f"{path} is not an IDX file of {rank} dimensions in unsigned bytes, as MNIST's are.")
+    return shape[1:], content[4 * (1 + rank) :]
+
+
+def _content(source: Path, file: str) -> bytes:
+    """A member of a package file, or the unpacked file that ends so."""
+    if source.is_file():
+        return member(source, file)
+    return next(path for path in source.rglob(Path(file).name) if path.as_posix().endswith(file)).read_bytes()
+
+
+def _png(pixels: bytes, width: int | None = None, mode: Literal["L", "RGB"] = "L") -> str:
+    """A grey (L) or coloured image as a PNG data URI; square without a width."""
+    from PIL import Image
+
+    count = len(pixels) // len(mode)
+    width = width or math.isqrt(count)
+    buffer = io.BytesIO()
+    Image.frombytes(mode, (width, count // width), pixels).save(buffer, "PNG")
+    return data_uri(buffer.getvalue())

@@ -1,0 +1,196 @@
+"""What a part may look at while a stage is learnt: the loop's implementation of `methods.parts.Context`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone, Batch, Outputs
+from perdure.backbones.modes import without_dropout
+from perdure.errors import ConfigError, UnmetNeed
+from perdure.methods.contract.context import Gradients, ScoreSink, Sink, Streamed
+from perdure.methods.contract.past import Past, PerTask
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Example, Stage, Task
+from perdure.training.evaluation import answer, score
+from perdure.training.lora import AdaptedModel
+from perdure.training.train import cut_batches
+
+
+def derived_seed(seed: int, stage: int, purpose: str) -> int:
+    """A seed that depends on these three only: what a resumed run draws never depends on what ran before."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+@torch.no_grad()
+def stream_inputs(model: AdaptedModel, backbone: Backbone, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
+    """Give `sink` every target module's inputs at real positions, [N, I] fp32, batch by batch; nothing is kept."""
+    running: list[Batch] = []
+
+    def hand_over(name: str):
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            sink(name, running[0].real(args[0]).float())
+
+        return hook
+
+    hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in model.modules.items()]
+    try:
+        for examples in batches:
+            running[:] = [backbone.collate(examples)]
+            backbone.features(running[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass
+class StageContext:
+    """See `Context` for what each member means; `tasks` are all tasks of the sequence by name.
+
+    What is measured is measured without dropout; `scores` alone belongs to a training step and keeps it.
+    """
+
+    stage: Stage
+    index: int
+    past: Past
+    buffer: Mapping[str, Sequence[Example]]
+    model: AdaptedModel
+    backbone: Backbone
+    tasks: Mapping[str, Task]
+    seed: int
+    notes: dict[str, float] = field(default_factory=dict)
+    started: Mapping[str, Factors] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        return self.model.factors()
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, self.index, purpose))
+
+    def weight(self, module: str) -> Tensor:
+        return self.model.weight(module)
+
+    def batches(self, examples: Sequence[Example], size: int, purpose: str) -> Iterable[Sequence[Example]]:
+        return cut_batches(examples, size, self.generator(purpose), self.backbone.length)
+
+    def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
+        with without_dropout(self.backbone.model):
+            if what == "gradients":
+                self._stream_gradients(batches, sink)
+            else:
+                stream_inputs(self.model, self.backbone, batches, sink)
+
+    def _stream_gradients(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
+        """Each weight's gradient goes to the sink as soon as backward has it, and is dropped."""
+        if not self.model.dense_base:
+            raise UnmetNeed("Gradients of full weights need a dense base; load it in bf16 or fp32.")
+
+        def hand_over(name: str, transposed: bool):
+            def hook(parameter: nn.Parameter) -> None:
+                grad, parameter.grad = parameter.grad, None
+                if grad is not None:
+                    sink(name, (grad.mT if transposed else grad).float())
+
+            return hook
+
+        trained = self.model.parameters()
+        hooks = []
+        for name, module in self.model.modules.items():
+            module.base.requires_grad_(True)
+            hooks.append(module.base.register_post_accumulate_grad_hook(hand_over(name, module.transposed)))
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            for examples in batches:
+                self.backbone.forward(self.backbone.collate(examples)).loss.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in self.model.modules.values():
+                module.base.requires_grad_(False)
+                module.base.grad = None
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
+        signs, uses = self.generator("signs of scores"), Counter[str]()
+
+        def hand_over(name: str):
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                if not output.requires_grad:
+                    return  # no score depends on this run: the backbone tries something out
+                use = uses[name]
+                uses[name] += 1
+
+                def take(grad: Tensor) -> None:
+                    reached = (grad != 0).any(dim=-1)
+                    sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
+
+                output.register_hook(take)
+
+            return hook
+
+        hooks = [module.layer.register_forward_hook(hand_over(name)) for name, module in self.model.modules.items()]
+        try:
+            with without_dropout(self.backbone.model):
+                for score_NL in self._scored(batches):
+                    sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
+                    centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
+                    combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+                    torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+                    uses.clear()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _scored(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor]:
+        """Differentiable scores [n, labels] of examples under their own task's labels, a forward pass each."""
+        for examples in batches:
+            for task in dict.fromkeys(example.task for example in examples):
+                own = [example for example in examples if example.task == task]
+                yield self.backbone.scores(self.backbone.collate(own), None, task)
+
+    def task_gradients(self, examples: Sequence[Example]) -> Gradients:
+        parameters = self.model.parameters()
+        with without_dropout(self.backbone.model):
+            loss = self.backbone.forward(self.backbone.collate(examples)).loss
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found: dict[int, Tensor | None] = {id(p): g for p, g in zip(parameters, grads, strict=True)}
+        return {name: (found.get(id(m.A)), found.get(id(m.B))) for name, m in self.model.modules.items()}
+
+    def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
+        return self.backbone.scores(batch, outputs, task)
+
+    def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
+        with torch.no_grad(), without_dropout(self.backbone.model), self.model.holding(self.started):
+            batch = self.backbone.collate(examples)
+            outputs = self.backbone.forward(batch)
+            return [self.backbone.scores(batch, outputs, task) for task in tasks]
+
+    def note(self, name: str, value: float) -> None:
+        number = float(value)
+        if math.isfinite(number):
+            self.notes[name] = number
+            return
+        self.notes.pop(name, None)  # JSON has no such number, and a stage that is learnt is not lost for one
+        warnings.warn(f"Task '{self.stage.name}': '{name}' is {number}; it is not noted.", RuntimeWarning, stacklevel=2)
+
+    def evaluate(self, deployed: Update | PerTask, task: str) -> float:
+        learnt = {*self.past.stages, *(t.name for t in self.stage.tasks)}
+        examples = self.tasks[task].validation if task in self.tasks else ()
+        if task not in learnt or not examples:
+            raise ConfigError(
+                f"Task '{task}' cannot be evaluated here: it is not learnt yet or has no validation examples."
+            )
+        predictions = answer(self.model, self.backbone, deployed, examples, [task])
+        return score(self.tasks[task], examples, predictions) or 0.0

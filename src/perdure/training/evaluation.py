@@ -1,0 +1,113 @@
+"""One deployed model, one task -> predictions -> one score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from perdure.backbones.base import Backbone, Prediction
+from perdure.backbones.memory import memory_explained
+from perdure.backbones.text_metrics import TEXT_METRICS
+from perdure.config.run_config import EvaluationSettings
+from perdure.errors import ConfigError, UnknownName
+from perdure.methods.contract.past import PerTask
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
+from perdure.training.lora import AdaptedModel
+
+
+def answer(
+    model: AdaptedModel,
+    backbone: Backbone,
+    deployed: Update | PerTask,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+) -> list[Prediction]:
+    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`.
+
+    Raises:
+        TrainingError: memory ran out; says what helps.
+    """
+    if not examples:
+        return []
+    update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed
+    with model.deployed(update), memory_explained(f"answering task '{examples[0].task}'"):
+        return backbone.predict(examples, labels)
+
+
+def own_task(prediction: Prediction, example: Example) -> bool:
+    """Whether the label was chosen among those of the example's own task (in any version)."""
+    return not prediction.task or same_task(prediction.task, example.task)
+
+
+def check_metric(task: Task) -> None:
+    """The task's metric is known, and the package it needs is installed: asked before anything is learnt.
+
+    Raises:
+        UnknownName: it is not; ConfigError: the package is missing.
+    """
+    known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
+    if task.metric not in known:
+        raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
+    if task.metric in TEXT_METRICS:
+        TEXT_METRICS[task.metric]("", "", [""])  # imports what it needs
+
+
+def check_scored(task: Task, split: str) -> None:
+    """There is something to score.
+
+    Raises:
+        ConfigError: the task has no validation examples, and scores on them are asked for.
+    """
+    if not getattr(task, split):
+        raise ConfigError(
+            f"Task '{task.name}' has no {split} examples, and evaluation.split asks for scores on them. Give it some "
+            "(validation_size, or budget.validation), or take evaluation.split=test."
+        )
+
+
+def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
+    """The task's metric, a mean over its examples (or their tokens) and a fraction of 1; None without examples."""
+    return score_and_outcomes(task, examples, predictions)[0]
+
+
+def score_and_outcomes(
+    task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> tuple[float | None, list[float]]:
+    """`score` and `outcomes` together, each example's metric computed once."""
+    if not examples:
+        return None, []
+    values = outcomes(task, examples, predictions)
+    return 1 / perplexity(predictions) if task.learns_text else sum(values) / len(values), values
+
+
+def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[float]:
+    """One value an example, whose mean is the task's score: what two states of a model are compared by, pair by pair.
+
+    Of texts that are learnt, the inverse perplexity is no mean; it is linearised about itself (its influence function), so that
+    the values' mean is the score and their spread its uncertainty.
+    """
+    if task.metric == "accuracy":
+        return [float(p.label == e.label and own_task(p, e)) for e, p in zip(examples, predictions, strict=True)]
+    if task.learns_text:
+        found, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
+        return [found * (1 - ((p.nats or 0.0) + math.log(found) * p.tokens) / length) for p in predictions]
+    measure = TEXT_METRICS[task.metric]
+    return [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
+
+
+def perplexity(predictions: Sequence[Prediction]) -> float:
+    """exp(nats / tokens) over all texts together, at least 1."""
+    return math.exp(sum(p.nats or 0.0 for p in predictions) / sum(p.tokens for p in predictions))
+
+
+def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
+    """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own.
+
+    Of a task with several versions the newest has a say: its labels stand for the older ones' too. A task without labels has
+    nothing that could compete: it is asked alone, and a backbone passes over it where labels are asked for.
+    """
+    if settings.labels == "task" or not task.labels:
+        return [task.name]
+    competing = [*learnt, *([] if task.name in learnt else [task.name])]
+    return list({version(name)[0]: name for name in competing}.values())

@@ -1,0 +1,206 @@
+"""The processes that share one run (docs/decisions/0005-processes.md).
+
+Every process holds the same adapter and walks through the same loop; what differs is only which micro-batches of an optimiser
+step it computes (`share`, `reduce`), which tasks it scores (`spread`), and that one of them writes (`once`). `Processes` is
+the single process: it does nothing, so that nothing changes for it. `Group` is torch.distributed: gloo on CPUs, NCCL on GPUs.
+
+    accelerate launch --multi_gpu --num_processes 2 -m perdure run ...        or: torchrun --nproc-per-node 2 -m perdure run ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from perdure.errors import ConfigError, PerdureError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for another: scoring a large task takes long, and one that died is noticed by its connection."""
+
+ENGINES: Mapping[str, str] = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed keeps gradients in buffers of its own, where no penalty can be added before clipping. "
+    "To split a large base over processes use shard=true",
+    "ACCELERATE_USE_FSDP": "accelerate's FSDP splits the adapter too, so that no process holds the gradient of a penalty. Launch "
+    "without --use_fsdp and use shard=true, which splits the frozen base (FSDP2)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM replaces the model's layers by its own",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism leave each process a part of the gradient",
+}
+
+
+class Processes:
+    """One process alone. What is documented here holds for several too."""
+
+    rank = 0
+    count = 1
+    sharded = False
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> list[tuple[Item, int]]:
+        """This process's items, each with 1; with 0 those it computes only to keep step with the others' sharded base."""
+        return [(item, 1) for item in items]
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sums of numbers over the processes."""
+        return list(numbers)
+
+    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every `.grad` by its sum over the processes, the same bits on each; None where no process has one."""
+
+    def align(self, tensors: Sequence[Tensor]) -> None:
+        """Give the tensors, on every process, the main process's numbers, in place."""
+
+    def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`work` of every item in order, on every process, each computed by one of them (by all while the base is sharded)."""
+        return [work(item) for item in items]
+
+    def once(self, work: Callable[..., Result], *given: Any) -> Result:
+        """Have the main process do something, while the others wait for its result (or its error)."""
+        return work(*given)
+
+    def main_first(self, work: Callable[[], Result]) -> Result:
+        """Have every process do something, the main one before the others: it fetches what they then find in the cache."""
+        return work()
+
+    def shard(self, model: nn.Module, whole: set[nn.Parameter]) -> None:
+        """Split all weights of `model` but those in `whole` over the processes.
+
+        Raises:
+            ConfigError: there is only one process.
+        """
+        raise ConfigError(
+            "shard=true splits the base's weights over processes, but this is one alone. Start it with `accelerate launch "
+            "--num_processes 2 -m perdure run ...` (or torchrun), or leave it out."
+        )
+
+
+ALONE = Processes()
+
+
+class Group(Processes):
+    """Several processes, over torch.distributed."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        if torch.cuda.is_available():
+            # first: what is made without a device named (FSDP2's streams) goes to the current one
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        if not dist.is_initialized():
+            engines = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(engines, timeout=PATIENCE)
+        self._dist = dist
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+
+    def share(self, items: Sequence[Item]) -> list[tuple[Item, int]]:
+        own: list[tuple[Item, int]] = [(item, 1) for item in items[self.rank :: self.count]]
+        most = -(-len(items) // self.count)
+        if self.sharded and len(own) < most:
+            own.append((items[0], 0))
+        return own
+
+    def total(self, *numbers: float) -> list[float]:
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        self._dist.all_reduce(sums)
+        return sums.tolist()
+
+    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
+        for dtype in sorted({p.dtype for p in parameters}, key=str):  # in the same order everywhere
+            self._reduce([p for p in parameters if p.dtype == dtype])
+
+    def _reduce(self, parameters: Sequence[nn.Parameter]) -> None:
+        """One message: all gradients, and behind them which parameters have one."""
+        there = parameters[0].new_tensor([p.grad is not None for p in parameters])
+        grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        message = torch.cat([*grads, there]).detach()
+        self._dist.all_reduce(message)
+        *sums, there = message.split([*(p.numel() for p in parameters), len(parameters)])
+        for parameter, total, present in zip(parameters, sums, there.tolist(), strict=True):
+            parameter.grad = total.view_as(parameter).clone() if present else None
+
+    def align(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            numbers = tensor.detach().cpu().contiguous()
+            self._dist.broadcast(numbers, src=0)
+            tensor.data.copy_(numbers)
+
+    def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        if self.sharded:
+            return [work(item) for item in items]
+        own = _result_or_error(lambda: [work(item) for item in items[self.rank :: self.count]])
+        found: list[Any] = [None] * self.count
+        self._dist.all_gather_object(found, own)
+        results = [_result(one) for one in found]
+        return [results[i % self.count][i // self.count] for i in range(len(items))]
+
+    def once(self, work: Callable[..., Result], *given: Any) -> Result:
+        return _result(self._from_main(_result_or_error(lambda: work(*given)) if self.main else None))
+
+    def main_first(self, work: Callable[[], Result]) -> Result:
+        own = _result_or_error(work) if self.main else None
+        _result(self._from_main((None, own[1]) if own else None))
+        return own[0] if own else work()
+
+    def _from_main(self, value: Any) -> Any:
+        box = [value]
+        self._dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def shard(self, model: nn.Module, whole: set[nn.Parameter]) -> None:
+        from perdure.training.sharding import shard
+
+        shard(model, whole)
+        self.sharded = True
+
+
+def join() -> Processes:
+    """The processes this one was started with: by accelerate's launcher, by torchrun, or alone.
+
+    Raises:
+        ConfigError: they were started for an engine that perdure does not work with; says why.
+    """
+    for name, reason in ENGINES.items():
+        if os.environ.get(name, "false").lower() not in ("", "0", "false"):
+            raise ConfigError(f"The launcher set {name}, which perdure does not work with: {reason}.")
+    if (wanted := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(
+            f"The precision is a setting of the run: give precision={wanted} instead of --mixed_precision."
+        )
+    return Group() if started() > 1 else ALONE
+
+
+def started() -> int:
+    """How many processes a launcher started together with this one, itself included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+ResultOrError = tuple[Any, tuple[type[PerdureError], str] | None]
+
+
+def _result_or_error(work: Callable[[], Any]) -> ResultOrError:
+    """The result, or the error a user can cause; any other ends this process, and its launcher ends the others."""
+    try:
+        return work(), None
+    except PerdureError as error:
+        return None, (type(error), str(error))
+
+
+def _result(found: ResultOrError) -> Any:
+    value, failed = found
+    if failed is None:
+        return value
+    kind, message = failed
+    error = kind.__new__(kind)  # not by its own arguments, which are not the message
+    error.args = (message,)
+    raise error

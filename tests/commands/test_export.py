@@ -1,0 +1,187 @@
+"""What a run or a merge state deploys, exported: it loads in plain PEFT and transformers and answers the same."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from perdure.adapters.folder import Adapter
+from perdure.commands.export import export
+from perdure.commands.learn import learn
+from perdure.errors import ConfigError, CorruptFile, RunMismatch, StoreError
+from perdure.merging.rules import rule_named
+from perdure.merging.state import merge_into
+from perdure.state.store import Store
+from tests.adapter_cases import random_folder
+
+IDS = torch.arange(5, 25)[None]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, encoder_folder, small_tasks):
+    """Method -> a finished run of two tasks."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = {
+        "backbone": {"kind": "encoder", "model": str(encoder_folder)},
+        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.05},
+        "lora": {"rank": 2},
+    }
+    for method in ("inc-lora", "ps-lora", "per-task"):
+        learn(out=folder / method, tasks=small_tasks[:2], method=method, **settings)
+    return folder
+
+
+def hidden(folder, adapter=None):
+    model = AutoModel.from_pretrained(folder)
+    model = model if adapter is None else PeftModel.from_pretrained(model, str(adapter))
+    with torch.no_grad():
+        return model.eval()(IDS).last_hidden_state
+
+
+def test_a_low_rank_run_as_adapter_and_as_model(runs, encoder_folder, tmp_path):
+    as_adapter = export(runs / "inc-lora", tmp_path / "adapter")
+    as_model = export(runs / "inc-lora", tmp_path / "model", "model")
+    assert (as_adapter.rank, as_adapter.energy, as_model.rank) == (4, 1.0, None)
+    left, right = hidden(encoder_folder, tmp_path / "adapter"), hidden(tmp_path / "model")
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(left, hidden(encoder_folder, runs / "inc-lora" / "deployed"), rtol=1e-4, atol=1e-4)
+    assert (left - hidden(encoder_folder)).abs().max() > 0.001
+
+
+def test_a_damaged_run_is_not_exported(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    path = Store(run).stage_folder(2) / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptFile, match=r"state\.safetensors' is damaged"):
+        export(run, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora-ga", 8), ("slice", 8), ("loram", 6)])
+def test_an_init_that_moves_the_base_is_right_on_the_untouched_one(method, rank, encoder_folder, small_tasks, tmp_path):
+    """B A of such a run means nothing there: the export holds s (B A - B0 A0) of every task, at twice the rank.
+
+    LoRAM starts every task from the same B0 A0, which the stacked factors hold once.
+    """
+    settings = {
+        "backbone": {"kind": "encoder", "model": str(encoder_folder)},
+        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.05},
+        "lora": {"rank": 2},
+    }
+    learn(out=tmp_path / "run", tasks=small_tasks[:2], method=method, **settings)
+    exported = export(tmp_path / "run", tmp_path / "adapter")
+    assert (exported.rank, exported.energy) == (rank, 1.0), "two tasks of rank 2, each with its offset"
+    config = Adapter(tmp_path / "adapter").config
+    assert (config.rank, config.alpha, config.alpha_pattern, config.rank_pattern) == (rank, rank, {}, {})
+    export(tmp_path / "run", tmp_path / "model", "model")
+    answered = hidden(encoder_folder, tmp_path / "run" / "deployed")
+    torch.testing.assert_close(hidden(encoder_folder, tmp_path / "adapter"), answered, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(hidden(tmp_path / "model"), answered, rtol=1e-3, atol=1e-3)
+
+
+def test_a_dense_run_as_model_is_what_the_run_deployed(runs, tmp_path):
+    export(runs / "ps-lora", tmp_path / "model", "model")
+    torch.testing.assert_close(hidden(tmp_path / "model"), hidden(runs / "ps-lora" / "deployed"), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dense_run_as_adapter_needs_a_rank_and_says_what_it_keeps(runs, tmp_path):
+    with pytest.raises(ConfigError, match="is not low rank"):
+        export(runs / "ps-lora", tmp_path / "adapter")
+    report = export(runs / "ps-lora", tmp_path / "adapter", rank=1)
+    assert 0.2 < report.energy < 1
+    assert Adapter(tmp_path / "adapter").config.rank == 1
+
+
+def test_one_of_a_run_that_deploys_one_for_each_task(runs, encoder_folder, tmp_path):
+    with pytest.raises(ConfigError, match="say which with --task: fruit, sky"):
+        export(runs / "per-task", tmp_path / "adapter")
+    export(runs / "per-task", tmp_path / "adapter", task="sky")
+    expected = hidden(encoder_folder, runs / "per-task" / "stages" / "02-sky" / "adapter")
+    torch.testing.assert_close(hidden(encoder_folder, tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match="leave --task out"):
+        export(runs / "inc-lora", tmp_path / "other", task="sky")
+
+
+def test_the_card_names_tasks_method_scores_and_base(runs, encoder_folder, tmp_path):
+    export(runs / "inc-lora", tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    assert "# LoRA adapter learnt with inc-lora" in text
+    assert "Tasks, in the order they were learnt: fruit, sky." in text
+    assert "| fruit | " in text
+    assert f"base_model: {encoder_folder}" in text.replace("\n  ", " ")
+
+
+def test_a_state(tmp_path):
+    for seed in range(2):
+        merge_into(tmp_path / "state", random_folder(tmp_path / f"t{seed}", seed), rule_named("max-magnitude"))
+    with pytest.raises(ConfigError, match="is not low rank"):
+        export(tmp_path / "state", tmp_path / "out")
+    with pytest.raises(ConfigError, match="not recorded which base"):
+        export(tmp_path / "state", tmp_path / "out", "model")
+    with pytest.raises(ConfigError, match="has no rank"):
+        export(tmp_path / "state", tmp_path / "out", "model", rank=3)
+    with pytest.raises(ConfigError, match="leave --base out"):
+        export(tmp_path / "state", tmp_path / "out", rank=3, base=tmp_path)
+    with pytest.raises(ConfigError, match="leave --task out"):
+        export(tmp_path / "state", tmp_path / "out", rank=3, task="t0")
+    assert export(tmp_path / "state", tmp_path / "out", rank=6).energy > 0.99
+
+
+def test_a_model_stands_on_the_base_the_run_learnt_on(runs, encoder_folder, tmp_path):
+    other = shutil.copytree(encoder_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunMismatch, match=r"other' is not the base that the run in .* learnt on: its fingerprint"):
+        export(runs / "inc-lora", tmp_path / "model", "model", base=other)
+    assert not (tmp_path / "model").exists()
+    moved = shutil.copytree(encoder_folder, tmp_path / "moved")
+    assert export(runs / "inc-lora", tmp_path / "model", "model", base=moved).notes == ()
+
+
+def test_a_model_of_a_hub_stands_on_the_revision_of_the_run(runs, encoder_folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fetched(name, **options):
+        assert (name, options["revision"]) == ("org/name", "v1")
+        return str(encoder_folder)
+
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["backbone"] |= {"model": "org/name", "revision": "v1"}
+    (run / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    export(run, tmp_path / "model", "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    export(run, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["revision"] == "v1"
+
+
+def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    about = json.loads((run / "run.json").read_text())
+    del about["base"]
+    (run / "run.json").write_text(json.dumps(about))
+    (note,) = export(run, tmp_path / "model", "model").notes
+    assert note.startswith("It was not checked that the base is the one the run learnt on")
+
+
+def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):
+    run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
+    state = merge_into(tmp_path / "state", random_folder(tmp_path / "t", 1), rule_named("sum")).folder
+    for folder, out in ((run, run), (run, tmp_path), (run, run / "deployed"), (state, state), (state, run)):
+        with pytest.raises(StoreError, match=r"is or holds|lies inside|does not replace"):
+            export(folder, out, overwrite=True)
+    assert Store(run).finished
+    assert (state / "state.json").is_file()
+
+
+def test_a_folder_that_is_neither(tmp_path):
+    with pytest.raises(StoreError, match="neither a merge state nor a run"):
+        export(tmp_path, tmp_path / "out")
+    adapter = random_folder(tmp_path / "news", 0)
+    with pytest.raises(StoreError, match=r"It is an adapter: `perdure merge .*news --rule sum --base MODEL --out DIR`"):
+        export(adapter, tmp_path / "out", "model", base=tmp_path)

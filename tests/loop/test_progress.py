@@ -1,0 +1,152 @@
+"""What a person or a program sees of a run from the command line: live, plain, JSON lines, quiet."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.errors import UnknownName
+from perdure.files.durable import read_lines
+from perdure.loop.progress import Live, Plain, Several, reporter
+from perdure.state.scores import read_scores
+from perdure.training.reporter import Quiet
+from perdure.training.train import Step
+from tests.own_files import perdure, write_own_files
+
+
+@pytest.fixture
+def config(tmp_path: Path, encoder_folder: Path) -> Path:
+    return write_own_files(tmp_path, encoder_folder)
+
+
+def test_json_lines_are_all_of_standard_output(config, monkeypatch, capsys) -> None:
+    out = config.parent / "run"
+    ended = perdure(monkeypatch, capsys, "run", config, "--out", out, "--progress", "json")
+    events = [json.loads(line) for line in ended.out.splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    logged = read_lines(out / "stages/01-fruit/log.jsonl") + read_lines(out / "stages/02-sky/log.jsonl")
+    assert [{key: event[key] for key in logged[0]} for event in steps] == logged
+    assert [event["event"] for event in events if event["event"] != "step"] == ["begin", *["scored"] * 3, "end"]
+    assert events[0]["stages"] == ["fruit", "sky"]
+    assert list(events[-2]["scores"].values()) == read_scores(out).score_matrix[-1]
+    assert events[-1]["finished"]
+    assert events[-1]["metrics"]["average_accuracy"] == read_scores(out).average_accuracy
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_plain_lines_where_there_is_no_terminal(config, monkeypatch, capsys) -> None:
+    ended = perdure(monkeypatch, capsys, "run", config, "--out", config.parent / "run")
+    lines = ended.err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "[ps-lora] untrained", "[ps-lora] fruit", "[ps-lora] fruit", "[ps-lora] after fruit",
+        "[ps-lora] sky", "[ps-lora] sky", "[ps-lora] after sky",
+    ]  # fmt: skip
+    assert "left in this run" in lines[3]
+    assert "\x1b" not in ended.err + ended.out, "no escape sequences in a file"
+    assert "After stage" in ended.out
+    again = perdure(monkeypatch, capsys, "resume", config.parent / "run")
+    assert "goes on after sky (2 of 2 stages are finished)" in again.err
+
+
+def test_quiet_says_only_the_result(config, monkeypatch, capsys) -> None:
+    ended = perdure(monkeypatch, capsys, "run", config, "--out", config.parent / "run", "--progress", "quiet")
+    assert (ended.code, ended.err) == (0, "")
+    assert "After stage" in ended.out
+
+
+def test_a_live_bar_on_a_terminal(config, monkeypatch, capsys) -> None:
+    written = _on_a_terminal(monkeypatch, lambda: perdure(monkeypatch, capsys, "run", config, "--out", "run"), config)
+    assert "ps-lora · sky (2/2) · loss" in written
+    assert "[ps-lora] after sky: fruit" in re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert written.index("\x1b[?25l") < written.rindex("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_the_cursor_comes_back_after_an_error(config, monkeypatch, capsys) -> None:
+    import perdure.loop.sequence
+
+    def fails(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(perdure.loop.sequence, "save_stage", fails)
+    ended = []
+    run = lambda: ended.append(_perdure(monkeypatch, capsys, "run", config, "--out", "run"))  # noqa: E731
+    written = _on_a_terminal(monkeypatch, run, config)
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert ended[0].code == 130
+    assert "perdure resume" in written
+
+
+_perdure = perdure
+
+
+def _on_a_terminal(monkeypatch: pytest.MonkeyPatch, run: Any, config: Path) -> str:
+    """What `run` writes to a standard error that is a terminal of 100 columns."""
+    monkeypatch.chdir(config.parent)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        run()
+        terminal.flush()
+        os.set_blocking(leader, False)
+        written = b""
+        while True:
+            try:
+                written += os.read(leader, 1 << 16)
+            except BlockingIOError:
+                break
+    os.close(leader)
+    return written.decode()
+
+
+def test_several_reporters_are_told_everything_in_order() -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Notes(Quiet):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def begin(self, *args: Any) -> None:
+            told.append((self.name, "begin", *args))
+
+        def step(self, *args: Any) -> None:
+            told.append((self.name, "step", *args))
+
+        def scored(self, *args: Any) -> None:
+            told.append((self.name, "scored", *args))
+
+        def end(self, *args: Any) -> None:
+            told.append((self.name, "end", *args))
+
+    both, step = Several(Notes("a"), Notes("b")), Step(1, 0.5, 0.1)
+    both.begin(["x"], 0)
+    both.step("x", step, 9)
+    both.scored(["x"], {"x": 1.0})
+    both.end(None)
+    events = [("begin", ["x"], 0), ("step", "x", step, 9), ("scored", ["x"], {"x": 1.0}), ("end", None)]
+    assert told == [(name, *event) for event in events for name in "ab"]
+
+
+def test_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(reporter("quiet", "x"), Quiet)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert isinstance(reporter("auto", "x"), Plain)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert isinstance(reporter("auto", "x"), Live)
+    with pytest.raises(UnknownName, match=r"No kind of progress is called 'quite'. Did you mean 'quiet'\? Known: auto"):
+        reporter("quite", "x")
+
+
+def test_a_title_with_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    live = Live("run[/b]")
+    live.begin(["x"], 0)
+    live.step("x", Step(1, 0.5, 0.1), 2)
+    live.end(None)
+    assert live._bar.tasks[0].description == "run[/b] · x (1/1) · loss 0.500"
