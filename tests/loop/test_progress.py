@@ -13,7 +13,7 @@ import pytest
 
 from perdure.errors import UnknownName
 from perdure.files.durable import read_lines
-from perdure.loop.progress import Live, Plain, Several, reporter
+from perdure.loop.progress import CompositeReporter, Live, Plain, reporter
 from perdure.state.scores import read_scores
 from perdure.training.reporter import Quiet
 from perdure.training.train import Step
@@ -125,7 +125,7 @@ def test_several_reporters_are_told_everything_in_order() -> None:
         def end(self, *args: Any) -> None:
             told.append((self.name, "end", *args))
 
-    both, step = Several(Notes("a"), Notes("b")), Step(1, 0.5, 0.1)
+    both, step = CompositeReporter(Notes("a"), Notes("b")), Step(1, 0.5, 0.1)
     both.begin(["x"], 0)
     both.step("x", step, 9)
     both.scored(["x"], {"x": 1.0})

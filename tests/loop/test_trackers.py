@@ -13,7 +13,7 @@ import pytest
 
 from perdure.errors import ConfigError, UnknownName
 from perdure.files.durable import read_lines
-from perdure.loop.progress import Several
+from perdure.loop.progress import CompositeReporter
 from perdure.loop.trackers import Trackers, flat
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
@@ -63,7 +63,9 @@ def tracked(tmp_path: Path, small_tasks: list[Any], encoder_folder: Path, monkey
 
     def run(name: str, out: str = "run") -> Path:
         folder = tmp_path / out
-        short_run(folder, small_tasks, encoder_folder, "ps-lora", report=Several(Trackers(folder, [name]), Quiet()))
+        short_run(
+            folder, small_tasks, encoder_folder, "ps-lora", report=CompositeReporter(Trackers(folder, [name]), Quiet())
+        )
         return folder
 
     return run

@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
-from perdure.files.durable import read_lines, sync_tree, told_if_full, write_json, write_lines, write_text
+from perdure.files.durable import disk_full_as_error, read_lines, sync_tree, write_json, write_lines, write_text
 from perdure.methods.contract.parts import Method
 from perdure.methods.plain import Kaiming, Sum
 from perdure.state.checkpoint import remember
@@ -233,7 +233,7 @@ def test_a_text_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypat
         write_text(tmp_path / "a", "new")
     with (
         pytest.raises(StoreError, match=r"No space is left for '.*'\. Free some"),
-        told_if_full(tmp_path, "Free some."),
+        disk_full_as_error(tmp_path, "Free some."),
     ):
         write_text(tmp_path / "a", "new")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "a"}

@@ -55,7 +55,7 @@ def run(
 
     from perdure.commands.learn import run_config
 
-    LEARNT_INTO.append(out)
+    RUN_FOLDERS.append(out)
     telling = reporter_of(progress, config.method_name, out, tracker)
     show_scores(run_config(config, out, max_forgetting=max_forgetting, report=telling), progress)
 
@@ -76,7 +76,7 @@ def resume(
     """Go on with a run after its last finished task."""
     from perdure.commands.learn import resume as resume_run
 
-    LEARNT_INTO.append(folder)
+    RUN_FOLDERS.append(folder)
     telling = reporter_of(progress, folder.name, folder, tracker)
     show_scores(resume_run(folder, max_forgetting=max_forgetting, report=telling), progress)
 
@@ -221,7 +221,7 @@ GOES_ON = {
 """Command -> what was kept when it was interrupted, and how to go on."""
 STARTS_AGAIN = "Nothing was changed half; start it again."
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-LEARNT_INTO: list[Path] = []
+RUN_FOLDERS: list[Path] = []
 """The folder of the run that this command learns, once it is known."""
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What the parser raises for an unknown option or a wrong value; typer gives it no public name."""
@@ -236,7 +236,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a part of your own, `module:Class`; a sweep's processes inherit it
-    LEARNT_INTO.clear()
+    RUN_FOLDERS.clear()
     try:
         code = app(standalone_mode=False)
     except SystemExit as ended:
@@ -261,7 +261,7 @@ def _tell_stopped() -> None:
     """How to go on with a command that was stopped; of several processes the first one speaks."""
     if os.environ.get("RANK", "0") != "0":
         return
-    run = LEARNT_INTO[-1] if LEARNT_INTO else None
+    run = RUN_FOLDERS[-1] if RUN_FOLDERS else None
     begun = run is None or (run / "run.json").is_file()
     how = GOES_ON.get(sys.argv[1], STARTS_AGAIN).format(run=run or "RUN") if begun else STARTS_AGAIN
     typer.echo(f"perdure: stopped. {how}", err=True)

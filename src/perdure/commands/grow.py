@@ -31,7 +31,7 @@ from perdure.tasks.task import Task, given_tasks, same_task, stages, version
 from perdure.training.evaluation import check_metric, check_scored
 from perdure.training.metrics import Scores
 from perdure.training.processes import started
-from perdure.training.reporter import Reporter, told_by
+from perdure.training.reporter import Reporter, as_reporter
 
 
 def add(
@@ -60,7 +60,7 @@ def add(
     """
     if started() > 1:
         raise ConfigError("A task is added by one process: run `perdure add` without a launcher.")
-    report, tasks = told_by(report), given_tasks(tasks)
+    report, tasks = as_reporter(report), given_tasks(tasks)
     store = Store(Path(run), accept=forgetting_gate(max_forgetting))
     _check_grows(store)
     with store.writing():

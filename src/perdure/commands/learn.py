@@ -15,7 +15,7 @@ import torch
 from perdure.backbones.base import Backbone
 from perdure.backbones.device import choose_precision
 from perdure.backbones.models import model_names
-from perdure.config.run_config import OF_SUITES, RunConfig, load_config, located, located_sources
+from perdure.config.run_config import SUITE_SETTINGS, RunConfig, load_config, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.loop.adapter_history import (
     check_history,
@@ -31,7 +31,7 @@ from perdure.methods.contract.own import sources
 from perdure.methods.contract.parts import Method
 from perdure.state.gate import forgetting_gate
 from perdure.state.reopen import (
-    BESIDE,
+    UNRECORDED,
     begun_config,
     check_base_there,
     load_configured_suite,
@@ -53,7 +53,7 @@ from perdure.training.evaluation import check_metric, check_scored
 from perdure.training.lora import AdaptedModel
 from perdure.training.metrics import Scores
 from perdure.training.processes import Processes, join
-from perdure.training.reporter import Reporter, told_by
+from perdure.training.reporter import Reporter, as_reporter
 
 OneTask = Task | str | Path | TaskSpec | Mapping[str, Any]
 """A task, its YAML file, or its settings."""
@@ -88,7 +88,7 @@ def learn(
     Raises:
         ConfigError, DataError, StoreError, TrainingError, QualityGate: see `perdure.errors`.
     """
-    told_by(report)
+    as_reporter(report)
     every = () if tasks is None else _listed(tasks)
     given = [task for task in every if isinstance(task, Task)]
     specs = [task_spec(task) for task in every if not isinstance(task, Task)]
@@ -131,7 +131,7 @@ def run_config(
         suite: the configured suite, where it has been read before.
     """
     processes = join()
-    report = told_by(report, processes.main)
+    report = as_reporter(report, processes.main)
     config = _absolute(config, Store(Path(out)))
     _check_sources(config, tasks, begun=Store(Path(out)).exists)
     method = build_method(config.method)
@@ -210,7 +210,7 @@ def _check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool)
     if sum(sources) > 1:
         raise ConfigError("Say what to learn: either `suite` (see `perdure suites`) or `tasks`, not both.")
     usual = RunConfig()
-    changed = [name for name in OF_SUITES if getattr(config, name) != getattr(usual, name)]
+    changed = [name for name in SUITE_SETTINGS if getattr(config, name) != getattr(usual, name)]
     if changed and config.suite is None and not begun:
         raise ConfigError(
             f"{', '.join(f'`{name}`' for name in changed)}: of suites only. A task of your own says it itself, with train_size, "
@@ -302,7 +302,7 @@ def resume(
             f"The tasks of '{out}' were given from Python; call perdure.learn again with out='{out}' to go on."
         )
     processes = join()
-    report = told_by(report, processes.main)
+    report = as_reporter(report, processes.main)
     with _writing(store, processes):
         processes.once(store.verify)
         _check_count(store, processes)
@@ -372,7 +372,7 @@ def _about(
         "precision": known["precision"] if known else choose_precision(config.precision, model.device),
         "threads": known["threads"] if known else torch.get_num_threads(),
         "processes": processes.count,
-        **{name: reduce(getattr, key.split("."), config) for name, key in BESIDE.items()},
+        **{name: reduce(getattr, key.split("."), config) for name, key in UNRECORDED.items()},
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": versions(),
         **({"own_parts": own} if (own := sources(method)) else {}),

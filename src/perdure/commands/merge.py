@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perdure.adapters.format import opened
 from perdure.errors import AdapterError, ConfigError
-from perdure.merging.base import BESIDE, LEGAL
+from perdure.merging.base import COPIED_SUFFIXES, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
@@ -137,7 +137,7 @@ def base_folder(name: str, revision: str | None = None) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
-    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(BESIDE))), *LEGAL, layers]
+    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(COPIED_SUFFIXES))), *LEGAL, layers]
     try:
         return snapshot_download(place, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

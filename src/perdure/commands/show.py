@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.files.durable import read_json
 from perdure.state.scores import read_scores
-from perdure.state.store import ASIDE, DEPLOYED, STAGES, Store
+from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store
 from perdure.training.metrics import FORMULAS, Scores
 
 ONE_EACH = "one adapter a task"
@@ -39,7 +39,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
         "split": about["config"]["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
-        "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, ASIDE)},
+        "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, QUARANTINE)},
         "warnings": about.get("warnings", []),
         "aside": {path.parent.name: read_json(path)["why"] for path in _reasons(store.folder)},
         "next": _next(store, about),
@@ -47,7 +47,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
 
 
 def _reasons(folder: Path) -> list[Path]:
-    return sorted((folder / ASIDE).glob("*/why.json"))
+    return sorted((folder / QUARANTINE).glob("*/why.json"))
 
 
 def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from perdure.settings.read import Settings, read_yaml, validate, with_override
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
-OF_SUITES = ("order", "data", "data_seed", "budget")
+SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
 """Settings that say which examples of a suite are learnt, and in which order; tasks of your own say it themselves."""
 Precision = Literal["auto", "fp32", "bf16"]
 

@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def gone_if_refused(folder: Path, lock: str, made: bool) -> Iterator[None]:
+def remove_folder_on_refusal(folder: Path, lock: str, made: bool) -> Iterator[None]:
     """Remove a folder that was `made` for what is within, and holds its lock alone, if that ends with an error.
 
     While the lock is held: who waits for it finds the file gone and makes another.
@@ -44,7 +44,7 @@ def gone_if_refused(folder: Path, lock: str, made: bool) -> Iterator[None]:
 
 
 @contextmanager
-def told_if_full(place: Path, then: str) -> Iterator[None]:
+def disk_full_as_error(place: Path, then: str) -> Iterator[None]:
     """Turn a full disk into an error that says where it is full and what to do (`then`).
 
     Raises:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.files.durable import force_tree, sync_folder, told_if_full
+from perdure.files.durable import disk_full_as_error, force_tree, sync_folder
 
 RUN, STAGES, MERGE_STATE = "run.json", "stages", "state.json"
 WHAT = {RUN: "a run", MERGE_STATE: "a merge state"}
@@ -34,7 +34,7 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"'{folder}' cannot be made: {error.strerror or error}. Choose another place.") from error
     try:
-        with told_if_full(folder, "Nothing was written; free some space, then try again."):
+        with disk_full_as_error(folder, "Nothing was written; free some space, then try again."):
             yield made
             force_tree(made)  # before the rename, which could otherwise outlive a crash that its content did not
             _put_in_place(made, folder)

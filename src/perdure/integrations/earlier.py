@@ -21,7 +21,7 @@ from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Method, Part
 from perdure.methods.contract.past import Past
 from perdure.ops.lowrank import LowRank
-from perdure.state.checkpoint import about_of, load_checkpoint, save_checkpoint
+from perdure.state.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from perdure.training.lora import AdaptedModel
 
 MEMORY_FILE = "perdure.safetensors"
@@ -119,7 +119,7 @@ def _another(path: Path, history: Sequence[Adapter]) -> str | None:
     if not path.is_file():
         return "is not there"
     try:
-        about = about_of(path)
+        about = read_metadata(path)
         count = len(about["stages"])
     except SafetensorError:
         return "is damaged"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perdure.training.metrics import Scores
 
 
-class Several:
+class CompositeReporter:
     """Passes everything on to several reporters, in their order."""
 
     def __init__(self, *reporters: Reporter) -> None:
@@ -170,7 +170,7 @@ def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
     Raises:
         UnknownName: another mode.
     """
-    return Several(*others, _shown(mode, title)) if others else _shown(mode, title)
+    return CompositeReporter(*others, _shown(mode, title)) if others else _shown(mode, title)
 
 
 def _shown(mode: str, title: str) -> Reporter:

@@ -68,7 +68,7 @@ def run_sequence(
         processes.align(start.tensors())  # measured alike everywhere, but not every kernel gives the same bits twice
         model.start(start)  # 2. its adapter starts
         ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
-        with memory_explained(f"training task '{stage.name}'"), unfinished.minding_signals():
+        with memory_explained(f"training task '{stage.name}'"), unfinished.checkpoint_on_signal():
             # 3. loss + penalties -> step
             checkpoints = sharing(shared, config, method, ctx, unfinished, record.steps)
             train(model, backbone, method, ctx, config.training, record.step, checkpoints, processes)

@@ -24,7 +24,7 @@ from perdure.ops.tiling import Arena
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-BESIDE = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".codes", ".spm"}
+COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".codes", ".spm"}
 """Endings of files that make a model folder complete beside its weights (tokenizer, configuration)."""
 LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 """How the names of files begin that must go with the weights, whatever their ending."""
@@ -205,7 +205,7 @@ def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:
 
 def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
     for path in sorted(base.folder.iterdir()):
-        wanted = path.suffix in BESIDE or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
+        wanted = path.suffix in COPIED_SUFFIXES or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
         if path.is_file() and wanted and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
     for name in _inner_folders(base.folder):

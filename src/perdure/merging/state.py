@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
-from perdure.files.durable import make_folder, sha256, told_if_full, write_text
+from perdure.files.durable import disk_full_as_error, make_folder, sha256, write_text
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
 from perdure.merging.folders import Facts
@@ -122,7 +122,7 @@ def merge_into(
     make_folder(folder)
     try:
         with (
-            told_if_full(folder, "The state is as it was; free some space, then merge again."),
+            disk_full_as_error(folder, "The state is as it was; free some space, then merge again."),
             FileLock(folder / ".lock", timeout=0),
         ):
             known, chosen = _state_and_rule(folder, rule, weight)  # as it is now: another process may have merged since

@@ -211,7 +211,7 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
     return f"{place}: {error['said']} (got {error['input']!r:.80})"
 
 
-SAME = {
+ALIASES = {
     **dict.fromkeys(("lr",), "learning_rate"),
     **dict.fromkeys(("epoch", "num_epochs", "num_train_epochs", "n_epochs"), "epochs"),
     **dict.fromkeys(("bs", "batch", "batchsize", "per_device_train_batch_size"), "batch_size"),
@@ -252,7 +252,7 @@ def unknown_key(
         in_file = yaml.safe_dump({head: nested}, default_flow_style=True, width=1000).strip()[1:-1]
         return f"'{key}' is a setting inside `{head}`: write {head}={nested!r:.80} (in a file `{in_file:.80}`)."
     names = {name: name for name in own} | {leaf: p for leaf, p in _leaves(model).items() if leaf not in own}
-    same = SAME.get(key.casefold(), "")
+    same = ALIASES.get(key.casefold(), "")
     group, _, leaf = same.rpartition(".")
     meant = same if group and group in own else names.get(leaf) or nearest(key, names)
     return str(UnknownName(f"setting of {inside}" if inside else "setting", key, own, meant))

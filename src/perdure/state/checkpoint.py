@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, Any] | None = None) -> None:
-    """Write the past and the parts' memory; `more` can be read back with `about_of`."""
+    """Write the past and the parts' memory; `more` can be read back with `read_metadata`."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {"stages": past.stages, "scaling": {n: pair.scaling for n, pair in past.factors.items()}}
     _put_update(tensors, "total", past.total)
@@ -41,11 +41,11 @@ def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, A
     else:
         about["deployed"] = "update"
         _put_update(tensors, "deployed", past.deployed)
-    put_factors(tensors, "factors", past.factors)
+    pack_factors(tensors, "factors", past.factors)
     save_groups(path, tensors | memory(method), {**about, **(more or {})})
 
 
-def about_of(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What JSON says about the tensors of a file, without reading them."""
     with safe_open(path, framework="pt") as file:
         return json.loads((file.metadata() or {})["perdure"])
@@ -67,7 +67,7 @@ def load_checkpoint(
         total=_update(groups.get("total", {})),
         carry=carry,
         deployed=_deployed(about["deployed"], groups, carry),
-        factors=take_factors(groups.get("factors", {}), about["scaling"]),
+        factors=unpack_factors(groups.get("factors", {}), about["scaling"]),
         load_update=load_update,
     )
 
@@ -116,7 +116,7 @@ def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: P
             part.load(groups.get(f"part:{name}", {}))
 
 
-def put_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:
+def pack_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:
     """Add factors to the tensors of a file; their scaling goes into `about`."""
     for name, pair in factors.items():
         for key in ("A", "B", "A0", "B0"):
@@ -124,7 +124,7 @@ def put_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Fa
                 tensors[f"{group}/{name}/{key}"] = tensor
 
 
-def take_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
+def unpack_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
     """The factors of a group."""
     return {n: Factors(m["A"], m["B"], scaling[n], m.get("A0"), m.get("B0")) for n, m in _modules(tensors).items()}
 

@@ -25,7 +25,7 @@ from perdure.tasks.suites import Suite, load_suite
 from perdure.tasks.task import SPLITS, Example, Task
 from perdure.training.lora import AdaptedModel
 
-BESIDE = {"checkpoint_minutes": "training.checkpoint_minutes", "shard": "shard"}
+UNRECORDED = {"checkpoint_minutes": "training.checkpoint_minutes", "shard": "shard"}
 """Name in run.json -> setting that is no part of the recorded configuration: it decides nothing about the outcome."""
 
 
@@ -77,7 +77,7 @@ def begun_config(store: Store) -> RunConfig:
         StoreError: no run there.
     """
     about = store.begun
-    return load_config(about["config"], {key: about[name] for name, key in BESIDE.items() if name in about})
+    return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def check_base_there(store: Store) -> None:

@@ -34,13 +34,13 @@ from filelock import FileLock, Timeout
 
 from perdure.errors import CorruptFile, QualityGate, RunBusy, StoreError
 from perdure.files.durable import (
-    gone_if_refused,
+    disk_full_as_error,
     make_folder,
     read_json,
+    remove_folder_on_refusal,
     sha256,
     sync_folder,
     sync_tree,
-    told_if_full,
     write_json,
 )
 from perdure.files.output import RUN, STAGES
@@ -48,7 +48,7 @@ from perdure.state.mismatch import check_same, other_versions
 
 MANIFEST, DEPLOYED, UNFINISHED = "manifest.json", "deployed", "unfinished"
 STATE, LOCK = "state.safetensors", ".lock"
-ASIDE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
+QUARANTINE, NEXT, OLD = "aside", ".next-deployed", ".old-deployed"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage say for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
 
@@ -171,8 +171,8 @@ class Store:
                 f"'{self.folder}' cannot be written to: {error.strerror or error}. Choose another folder, or get leave to write."
             ) from error
         try:
-            full = told_if_full(self.folder, "Finished stages are kept; free some space, then resume.")
-            with full, gone_if_refused(self.folder, LOCK, made):
+            full = disk_full_as_error(self.folder, "Finished stages are kept; free some space, then resume.")
+            with full, remove_folder_on_refusal(self.folder, LOCK, made):
                 self._settle()
                 yield
         finally:
@@ -233,7 +233,7 @@ class Store:
         yield partial
         if self._accept and (why := self._accept(self, name, partial)):
             shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
-            kept = self.put_aside(partial, target.name, why)
+            kept = self.quarantine(partial, target.name, why)
             raise QualityGate(f"{why} The refused stage is kept in '{kept}', to be looked at.")
         for stray in target.parent.glob(f"{number}-*"):  # left by a process killed between the rename and the manifest
             shutil.rmtree(stray)
@@ -243,9 +243,9 @@ class Store:
         self._commit({**manifest, "stages": [*manifest["stages"], entry]})
         self._forget_unfinished()
 
-    def put_aside(self, folder: Path, name: str, why: str) -> Path:
+    def quarantine(self, folder: Path, name: str, why: str) -> Path:
         """Move a stage's folder to `aside/name`, in the place of an earlier one, with the reason in why.json."""
-        target = self.folder / ASIDE / name
+        target = self.folder / QUARANTINE / name
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         write_json(folder / "why.json", {"why": why})
@@ -325,7 +325,7 @@ class Store:
         if aside := self.manifest.get("aside"):
             for name, why in aside.items():
                 if (folder := self.folder / STAGES / name).is_dir():
-                    self.put_aside(folder, name, why)
+                    self.quarantine(folder, name, why)
             self._commit({key: value for key, value in self.manifest.items() if key != "aside"})
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.methods.contract.parts import Method, Start
-from perdure.state.checkpoint import load_groups, memory, put_factors, remember, save_groups, take_factors
+from perdure.state.checkpoint import load_groups, memory, pack_factors, remember, save_groups, unpack_factors
 from perdure.state.store import UNFINISHED, Store
 from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
@@ -82,7 +82,7 @@ class Unfinished:
         self._steps[:] = [Step(**row) for row in read_lines(folder / LOG)]
         self._ctx.notes.update(json.loads((folder / NOTES).read_text(encoding="utf-8")))
         self._found = groups["training"]
-        return Start(take_factors(groups["started"], about["scaling"]), about["trainable"])
+        return Start(unpack_factors(groups["started"], about["scaling"]), about["trainable"])
 
     def restore(self, training: Training) -> None:
         """See `Checkpoints`."""
@@ -108,7 +108,7 @@ class Unfinished:
             self._written = time.monotonic()
 
     @contextmanager
-    def minding_signals(self) -> Iterator[None]:
+    def checkpoint_on_signal(self) -> Iterator[None]:
         """Within: SIGTERM and Ctrl-C end the process after the step they meet, once that is written; not where no checkpoint is.
 
         One that meets no further step does what it would have done without this, when this is over.
@@ -159,7 +159,7 @@ class Unfinished:
         folder.mkdir(parents=True)
         started = self._ctx.started
         tensors = {f"training/{key}": tensor for key, tensor in training.state().items()}
-        put_factors(tensors, "started", started)
+        pack_factors(tensors, "started", started)
         scaling = {name: pair.scaling for name, pair in started.items()}
         about = {"scaling": scaling, "trainable": self._model.trainable}
         save_groups(folder / STATE, tensors | memory(self._method), about)

@@ -69,7 +69,7 @@ class SweepConfig(Settings):
     share: bool = True
 
     @model_validator(mode="after")
-    def _nothing_is_said_twice(self) -> SweepConfig:
+    def _unique_lines(self) -> SweepConfig:
         """What decides the row or the seed is said in one place; what an order would replace is refused."""
         common = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
         own = [("grid", self.grid)]

@@ -48,7 +48,7 @@ class Quiet:
         pass
 
 
-def told_by(report: Reporter | None, main: bool = True) -> Reporter:
+def as_reporter(report: Reporter | None, main: bool = True) -> Reporter:
     """What was given as `report`, or one that says nothing; only the main process is told.
 
     Raises:

@@ -37,8 +37,8 @@ from perdure.training.state import Training
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that little is padded and order stays random."""
 
-OF_THE_RATE = "Lower training.learning_rate or the penalty's weight, in a new folder."
-OF_A_PART = "That part is where it began: mend it if it is your own, or lower its weight, in a new folder."
+RATE_ADVICE = "Lower training.learning_rate or the penalty's weight, in a new folder."
+PART_ADVICE = "That part is where it began: mend it if it is your own, or lower its weight, in a new folder."
 """What to do about numbers that are not finite."""
 
 
@@ -110,7 +110,7 @@ def train(
         batch = method_batch(method, ctx, examples)
         loss, values = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
         _check_finite(where, {"the loss": loss})
-        _check_finite(where, {f"penalty '{name}'": value for name, value in values.items()}, OF_A_PART)
+        _check_finite(where, {f"penalty '{name}'": value for name, value in values.items()}, PART_ADVICE)
         processes.reduce(parameters)
         shares = add_weight_penalties(model, method, ctx, values, where)
         norm = _gradient_norm(parameters)
@@ -119,7 +119,7 @@ def train(
             model.set_gradients(calls.stepping(method.step_rule, ctx, model.gradients()))
             norm = _gradient_norm(parameters)
             _check_finite(
-                where, {f"the gradient's norm after {kind_of(method.step_rule)}.gradients": float(norm)}, OF_A_PART
+                where, {f"the gradient's norm after {kind_of(method.step_rule)}.gradients": float(norm)}, PART_ADVICE
             )
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
@@ -127,7 +127,7 @@ def train(
         if method.step_rule and type(method.step_rule).stepped is not StepRule.stepped:
             calls.stepped(method.step_rule, ctx, model.factors(), learning_rate)
             _check_finite(
-                where, {f"the factors' norm after {kind_of(method.step_rule)}.stepped": _norm(parameters)}, OF_A_PART
+                where, {f"the factors' norm after {kind_of(method.step_rule)}.stepped": _norm(parameters)}, PART_ADVICE
             )
         training.end_step()
         report(Step(training.done, loss, learning_rate, values, shares), total)
@@ -141,7 +141,7 @@ def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> S
     return calls.mixed(method.replay, ctx, examples) if method.replay else examples
 
 
-def _check_finite(where: str, numbers: Mapping[str, float], advice: str = OF_THE_RATE) -> None:
+def _check_finite(where: str, numbers: Mapping[str, float], advice: str = RATE_ADVICE) -> None:
     """Asked from the first number of a step to the last, so that what is named is where it began.
 
     Raises:
@@ -179,7 +179,7 @@ def add_weight_penalties(
         ]
         norm = _norm([grad for _, grad in trained])
         found = {f"penalty '{name}'": value, f"the gradient's norm of penalty '{name}'": norm}
-        _check_finite(where or f"Task '{ctx.stage.name}'", found, OF_A_PART)
+        _check_finite(where or f"Task '{ctx.stage.name}'", found, PART_ADVICE)
         weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, before, norm)
         for parameter, grad in trained:
             grad = grad.to(parameter.dtype)
