@@ -9,7 +9,6 @@ import csv
 from pathlib import Path
 
 import perdure
-from perdure.errors import QualityGate
 
 PLACES = ("the clinic", "the bakery", "our garage", "the library", "the tower", "the port", "the farm", "the mill")
 APRIL = {"billing": "I was charged twice for {}", "outage": "No signal in {} after the storm"}
@@ -32,7 +31,7 @@ def main(folder: Path = Path("runs/own-data"), max_forgetting: float = 5.0) -> p
     run, task = folder / "run", write_month(folder / "april")
     try:
         scores = perdure.add(run, task, max_forgetting=max_forgetting)
-    except QualityGate as refused:
+    except perdure.QualityGate as refused:
         print(refused)
         return None
     print(f"{scores.stages[-1]} is learnt; now {dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))}")

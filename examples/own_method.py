@@ -9,8 +9,7 @@ this folder (or finds it by PYTHONPATH).
 
 from __future__ import annotations
 
-from perdure.methods.contract.parts import WeightPenalty
-from perdure.ops.lowrank import dense
+from perdure.parts import WeightPenalty, dense
 
 
 class SignAlignment(WeightPenalty):

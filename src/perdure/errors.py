@@ -119,7 +119,7 @@ class Diverged(TrainingError):
 
 
 class PartError(TrainingError):
-    """A part of the method raised, or gave something else than its contract says (perdure.methods.contract.parts)."""
+    """A part of the method raised, or gave something else than its contract says (perdure.parts)."""
 
 
 class QualityGate(PerdureError):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from perdure.adapters.format import opened
-from perdure.errors import AdapterError, ConfigError
+from perdure.commands.guarded_merge import GuardedReport, guarded_folders
+from perdure.errors import AdapterError, ConfigError, UnknownName
 from perdure.merging.base import COPIED_SUFFIXES, LEGAL
 from perdure.merging.folders import MergeReport, merge_folders
 from perdure.merging.guarded import Guard
@@ -25,6 +26,50 @@ from perdure.settings.read import parse_overrides
 from perdure.tasks.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def merge(
+    adapters: Sequence[str | Path],
+    out: str | Path,
+    rule: str = "sum",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    base: str | None = None,
+    rank: int | None = None,
+    dtype: str | None = None,
+    tasks: Sequence[Task] = (),
+    backbone: str | Mapping[str, Any] = "minilm",
+    overwrite: bool = False,
+) -> MergeReport | GuardedReport:
+    """Merge adapter folders (or hub ids), oldest first, into the folder `out`.
+
+    Args:
+        rule: see `perdure merge --help`; `settings` are its own, such as {"density": 0.3} of 'ties'.
+        base: a base model: write the whole model with the merged update in its weights.
+        rank: of the adapter; needed for rules whose result is not low rank.
+        dtype: of what is written: 'fp32', 'bf16' or 'fp16'.
+        tasks, backbone: for 'guarded' alone: one task an adapter, and the model to score them with.
+
+    Raises:
+        ConfigError: an unknown rule, setting or dtype, no rank where one is needed, or tasks missing.
+        AdapterError, StoreError: see `perdure.merging.folders.merge_folders`.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    if tasks and rule != "guarded":
+        raise ConfigError(f"Rule '{rule}' scores no tasks; leave `tasks` out, or merge with rule='guarded'.")
+    common: dict[str, Any] = {
+        "base": base_folder(base) if base else None,
+        "rank": rank,
+        "dtype": DTYPES[dtype] if dtype else None,
+        "overwrite": overwrite,
+    }
+    if rule == "guarded":
+        guard = _with_guard(Request(), settings or {}).guard
+        return guarded_folders(adapters, tasks, backbone, out, guard, **common)
+    if rule not in RULES:
+        raise unknown_rule(rule, ["guarded"])
+    return merge_folders(adapters, out, rule_named(rule, dict(settings or {})), **common)
 
 
 @dataclass(frozen=True)
@@ -240,8 +285,6 @@ def _state_lines(state: State) -> list[str]:
 
 
 def _guarded(request: Request) -> Told:
-    from perdure.commands.guarded_merge import guarded_folders
-
     assert request.out is not None
     report = guarded_folders(
         request.adapters,

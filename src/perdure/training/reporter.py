@@ -61,6 +61,6 @@ def as_reporter(report: Reporter | None, main: bool = True) -> Reporter:
     ):
         raise ConfigError(
             f"report={report!r:.80}: expected something with begin, step, scored and end, such as "
-            "perdure.loop.progress.reporter('auto', 'my run') or perdure.loop.trackers.Trackers(out, ['tensorboard'])."
+            "perdure.reporter('auto', 'my run') or perdure.Trackers(out, ['tensorboard'])."
         )
     return report if main else Quiet()

@@ -99,7 +99,7 @@ def role_of(part: Any) -> Role:
     if roles:
         return roles[0]
     known = ", ".join(base.__name__ for base in ROLES.values())
-    raise ConfigError(f"{part!r:.80} is no part: make it a subclass of {known} (perdure.methods.contract.parts).")
+    raise ConfigError(f"{part!r:.80} is no part: make it a subclass of {known} (perdure.parts).")
 
 
 def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:

@@ -96,9 +96,7 @@ def check_written(part: type[Part]) -> None:
         raise ConfigError(f"{name} would add nothing: make it a subclass of WeightPenalty or of BatchPenalty.")
     for role, points in MUST_WRITE.items():
         if issubclass(part, role) and all(getattr(part, point) is getattr(role, point) for point in points):
-            raise ConfigError(
-                f"{name} is a {role.__name__} and must write `{points[0]}` (see perdure.methods.contract.parts)."
-            )
+            raise ConfigError(f"{name} is a {role.__name__} and must write `{points[0]}` (see perdure.parts).")
     if (part.state is Part.state) != (part.load is Part.load):
         has, lacks = ("load", "state") if part.state is Part.state else ("state", "load")
         raise ConfigError(
