@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from perdure.methods.contract.context import Need
 from pydantic import BaseModel
 
 from perdure.backbones.causal import CausalSettings
@@ -25,6 +24,7 @@ from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
 from perdure.config.run_config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
 from perdure.methods.contract.build import part_class
+from perdure.methods.contract.context import Need
 from perdure.methods.table import PRESETS
 from perdure.settings.words import Key, keys
 from perdure.tasks.sources.assets import ASSETS
@@ -63,7 +63,7 @@ def section(model: type[BaseModel]) -> str:
     rows = []
     for key in keys(model):
         if not key.meaning:
-            raise SystemExit(f"{model.__name__}.{key.name} is not explained in the docstring's Args.")
+            raise SystemExit(f"{model.__name__}.{key.name} has no docstring below it.")
         rows.append(f"| `{key.name}` | {of(model, key)} | {default(model, key)} | {cell(key.meaning)} |")
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 

@@ -35,21 +35,18 @@ LONGEST = "backbone.max_length + max_new_tokens"
 
 
 class CausalSettings(LanguageSettings):
-    """How a causal language model reads and answers; see `LanguageSettings` and `ModelSettings` for the rest.
-
-    Args:
-        chat: use the tokenizer's chat template; None = if it has one.
-        system: system message of the chat; None = what the template does by itself.
-        separator: between a plain prompt and its answer.
-        loss_on: 'completion', or 'all' for the prompt's tokens too.
-    """
+    """How a causal language model reads and answers; see `LanguageSettings` and `ModelSettings` for the rest."""
 
     kind: Literal["causal"] = "causal"
     model: str = "smollm2-135m"
     chat: bool | None = None
+    """use the tokenizer's chat template; None = if it has one."""
     system: str | None = None
+    """system message of the chat; None = what the template does by itself."""
     separator: str = " "
+    """between a plain prompt and its answer."""
     loss_on: Literal["completion", "all"] = "completion"
+    """'completion', or 'all' for the prompt's tokens too."""
 
 
 class CausalLM(LanguageModel):

@@ -28,24 +28,21 @@ from perdure.tasks.task import Example, Task, without_labels
 
 
 class EncoderSettings(Settings):
-    """How the encoder reads and answers.
-
-    Args:
-        model: a known model's name, a folder, or a hub id (hub:NAME where it has no owner).
-        max_length: texts are cut to this many tokens.
-        temperature: cosines are divided by it before the softmax.
-        attention: transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured).
-        predict_batch_size: examples per forward pass when answering.
-        device: where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own.
-    """
+    """How the encoder reads and answers."""
 
     kind: Literal["encoder"] = "encoder"
     model: str = "minilm"
+    """a known model's name, a folder, or a hub id (hub:NAME where it has no owner)."""
     max_length: int = Field(default=48, ge=2)
+    """texts are cut to this many tokens."""
     temperature: float = Field(default=0.05, gt=0)
+    """cosines are divided by it before the softmax."""
     attention: Literal["eager", "sdpa"] = "eager"
+    """transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured)."""
     predict_batch_size: int = Field(default=64, ge=1)
+    """examples per forward pass when answering."""
     device: str = "auto"
+    """where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own."""
 
 
 class Encoder:

@@ -23,25 +23,22 @@ from perdure.tasks.task import Example, Task
 
 
 class LanguageSettings(ModelSettings):
-    """How a language model reads and answers.
-
-    Args:
-        max_length: prompts are cut to this many tokens, in the middle.
-        max_new_tokens: longest answer in tokens, its end included; a label text must fit.
-        long_targets: free-text targets above that are an error, or cut (their end is then not learnt).
-        answer_by: 'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are
-            labels. A written answer counts as a label if they are equal but for case, spacing and punctuation.
-        label_score: a label's log-probabilities are summed, or averaged over its tokens.
-        ranking: 'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both
-            agree on the model, tried once, and no layer's window is shorter than prompt and answer.
-    """
+    """How a language model reads and answers."""
 
     max_length: int = Field(default=256, ge=2)
+    """prompts are cut to this many tokens, in the middle."""
     max_new_tokens: int = Field(default=50, ge=1)
+    """longest answer in tokens, its end included; a label text must fit."""
     long_targets: Literal["error", "cut"] = "error"
+    """free-text targets above that are an error, or cut (their end is then not learnt)."""
     answer_by: Literal["auto", "ranking", "generation"] = "auto"
+    """'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are labels. A
+    written answer counts as a label if they are equal but for case, spacing and punctuation."""
     label_score: Literal["sum", "mean"] = "sum"
+    """a label's log-probabilities are summed, or averaged over its tokens."""
     ranking: Literal["auto", "packed", "exhaustive"] = "auto"
+    """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both agree on
+    the model, tried once, and no layer's window is shorter than prompt and answer."""
 
 
 class LanguageModel(ABC):

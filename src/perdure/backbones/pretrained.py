@@ -44,28 +44,25 @@ POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_e
 
 
 class ModelSettings(Settings):
-    """Which pretrained model, and how it is held in memory.
-
-    Args:
-        model: a known model's name, a folder, or a hub id (hub:NAME where it has no owner).
-        revision: branch, tag or commit of a hub model; None = the main branch.
-        dtype: of the stored base weights (computing in bf16 is the run's `precision`).
-        quantization: '8-bit' or '4-bit' (NF4) store the base through bitsandbytes; updates then run beside it,
-            and methods that need its dense weights, or merge entry by entry, are refused.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
-        attention: transformers' attention implementation.
-        predict_batch_size: examples per forward pass when answering.
-        device: where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own.
-    """
+    """Which pretrained model, and how it is held in memory."""
 
     model: str
+    """a known model's name, a folder, or a hub id (hub:NAME where it has no owner)."""
     revision: str | None = None
+    """branch, tag or commit of a hub model; None = the main branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the stored base weights (computing in bf16 is the run's `precision`)."""
     quantization: Literal["none", "8-bit", "4-bit"] = "none"
+    """'8-bit' or '4-bit' (NF4) store the base through bitsandbytes; updates then run beside it, and methods that need
+    its dense weights, or merge entry by entry, are refused."""
     gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["eager", "sdpa"] = "sdpa"
+    """transformers' attention implementation."""
     predict_batch_size: int = Field(default=16, ge=1)
+    """examples per forward pass when answering."""
     device: str = "auto"
+    """where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own."""
 
     @field_validator("revision")
     @classmethod

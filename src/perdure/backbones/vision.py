@@ -40,24 +40,21 @@ RIDGE = 1.0  # of the mean variance of the features
 
 
 class VisionSettings(ModelSettings):
-    """How a vision transformer sees and answers; see `ModelSettings` for the rest.
-
-    Args:
-        image_size: images are resized to this many pixels a side; None = as the model's image processor does.
-        pooling: an image's feature is the class token's, or the mean over the patches' (of a model without a class token, such
-            as Swin, only that).
-        classifier: 'class-mean' needs each task's training images when answering; 'linear' keeps a head instead.
-        images_per_class: how many training images of a class its mean (or the head) is measured on, the first ones.
-        temperature: cosines (or the head's outputs) are divided by it before the softmax.
-    """
+    """How a vision transformer sees and answers; see `ModelSettings` for the rest."""
 
     kind: Literal["vision"] = "vision"
     model: str = "dinov2-small"
     image_size: int | None = Field(default=None, ge=1)
+    """images are resized to this many pixels a side; None = as the model's image processor does."""
     pooling: Literal["cls", "mean"] = "cls"
+    """an image's feature is the class token's, or the mean over the patches' (of a model without a class token, such
+    as Swin, only that)."""
     classifier: Literal["class-mean", "linear"] = "class-mean"
+    """'class-mean' needs each task's training images when answering; 'linear' keeps a head instead."""
     images_per_class: int = Field(default=32, ge=1)
+    """how many training images of a class its mean (or the head) is measured on, the first ones."""
     temperature: float = Field(default=0.1, gt=0)
+    """cosines (or the head's outputs) are divided by it before the softmax."""
 
 
 @dataclass(frozen=True, eq=False)

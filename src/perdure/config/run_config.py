@@ -36,124 +36,111 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class LoraSettings(Settings):
-    """The adapter.
-
-    Args:
-        rank: r, how many directions the update of a layer has.
-        alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`.
-        dropout: on the adapter's input while training.
-        targets: names of the layers that get an adapter; empty = the backbone's usual ones (query and value).
-        rslora: rank-stabilised scaling.
-    """
+    """The adapter."""
 
     rank: int = Field(default=8, ge=1)
+    """r, how many directions the update of a layer has."""
     alpha: float = Field(default=16.0, gt=0)
+    """the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """on the adapter's input while training."""
     targets: tuple[str, ...] = ()
+    """names of the layers that get an adapter; empty = the backbone's usual ones (query and value)."""
     rslora: bool = False
+    """rank-stabilised scaling."""
 
 
 class TrainingSettings(Settings):
-    """How one stage is trained.
-
-    Args:
-        learning_rate: of AdamW, for the first stage.
-        later_learning_rate_factor: multiplies the learning rate of every stage after the first.
-        epochs: passes over the stage's training examples.
-        batch_size: examples per optimiser step.
-        accumulation: micro-batches a step is computed in (memory, not mathematics: the gradient is the same).
-        warmup_share: share of the steps over which the learning rate rises from 0.
-        schedule: of the learning rate after warm-up.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are clipped to this norm; None = never.
-        average: 'last-half': the stage's update is made from the mean of the factors over the last half of the steps.
-        checkpoint_minutes: how often the training inside a stage is written down, so that a stopped run goes on there; None =
-            between stages only. It decides nothing about the outcome, so it is not written into the run's configuration.
-    """
+    """How one stage is trained."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
+    """of AdamW, for the first stage."""
     later_learning_rate_factor: float = Field(default=1.0, gt=0)
+    """multiplies the learning rate of every stage after the first."""
     epochs: int = Field(default=3, ge=1)
+    """passes over the stage's training examples."""
     batch_size: int = Field(default=16, ge=1)
+    """examples per optimiser step."""
     accumulation: int = Field(default=1, ge=1)
+    """micro-batches a step is computed in (memory, not mathematics: the gradient is the same)."""
     warmup_share: float = Field(default=0.0, ge=0, lt=1)
+    """share of the steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """of the learning rate after warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """gradients are clipped to this norm; None = never."""
     average: Literal["none", "last-half"] = "none"
+    """'last-half': the stage's update is made from the mean of the factors over the last half of the steps."""
     checkpoint_minutes: float | None = Field(default=10.0, gt=0, exclude=True)
+    """how often the training inside a stage is written down, so that a stopped run goes on there; None = between
+    stages only. It decides nothing about the outcome, so it is not written into the run's configuration."""
 
 
 class BudgetSettings(Settings):
-    """How many examples of each of a suite's tasks are used, at most. A suite file of your own may set its own sizes.
-
-    Args:
-        train, validation, test: examples of that split; None = all there are.
-    """
+    """How many examples of each of a suite's tasks are used, at most. A suite file of your own may set its own sizes."""
 
     train: int | None = Field(default=256, ge=1)
+    """examples of that split; None = all there are."""
     validation: int | None = Field(default=128, ge=0)
+    """examples of that split; None = all there are."""
     test: int | None = Field(default=500, ge=1)
+    """examples of that split; None = all there are."""
 
 
 class EvaluationSettings(Settings):
-    """How a deployed model is scored.
-
-    Args:
-        split: 'validation' while choosing settings, 'test' for results.
-        labels: 'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's).
-        future: after every stage, also score tasks not learnt yet; forward transfer needs it, and it needs every_stage: true.
-            With every_stage: true all tasks are scored before the first stage, whatever stands here.
-        every_stage: true = all tasks after every stage: of T tasks, T (T + 1) scorings, T of them before the first, and about
-            half of the others with future: false. own = a task after its own stage, and all after the last: 2 T; forgetting
-            is then from right after learning, not from the best in between. false = after the last stage only, T: enough for
-            choosing settings by average accuracy.
-    """
+    """How a deployed model is scored."""
 
     split: Literal["validation", "test"] = "test"
+    """'validation' while choosing settings, 'test' for results."""
     labels: Literal["task", "seen"] = "task"
+    """'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's)."""
     future: bool = True
+    """after every stage, also score tasks not learnt yet; forward transfer needs it, and it needs every_stage: true.
+    With every_stage: true all tasks are scored before the first stage, whatever stands here."""
     every_stage: bool | Literal["own"] = True
+    """true = all tasks after every stage: of T tasks, T (T + 1) scorings, T of them before the first, and about half
+    of the others with future: false. own = a task after its own stage, and all after the last: 2 T; forgetting is
+    then from right after learning, not from the best in between. false = after the last stage only, T: enough for
+    choosing settings by average accuracy."""
 
 
 class RunConfig(Settings):
-    """Everything that decides the outcome of a run. What it names by a relative path lies beside the configuration's file.
-
-    Args:
-        method: a preset's name, or a composition of parts (docs/composition.md).
-        suite: tasks by the name of a suite (`perdure suites`), or a suite's YAML file. Either this or `tasks`.
-        tasks: tasks of your own, each a mapping as below or the name of a YAML file with one, in the order they are learnt.
-        history: folders (or hub ids) of PEFT adapters that were trained before, oldest first.
-        order: of a suite's tasks: the name of one of its orders, or names of tasks with commas between; None = its first.
-        data: folder with a suite's files, where it needs one; 'hub' = from there, where a suite has such a form.
-        budget: how many examples of a suite's tasks are used.
-        backbone: a model, or settings as below.
-        lora: the adapter.
-        training: how a stage is trained.
-        evaluation: how a deployed model is scored.
-        seed: of everything random in training.
-        data_seed: which training and validation examples are drawn of a suite; the test examples are the same for every seed.
-        precision: of computing; 'auto' = bf16 where this processor multiplies it at least 1.5 times as fast as fp32.
-        threads: of the processor; None = as PyTorch chooses.
-        shard: split the base's weights over the processes of a launcher. It decides nothing about the outcome.
-    """
+    """Everything that decides the outcome of a run. What it names by a relative path lies beside the configuration's file."""
 
     method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
+    """a preset's name, or a composition of parts (docs/composition.md)."""
     suite: str | None = None
+    """tasks by the name of a suite (`perdure suites`), or a suite's YAML file. Either this or `tasks`."""
     tasks: tuple[TaskSpec, ...] = ()
+    """tasks of your own, each a mapping as below or the name of a YAML file with one, in the order they are learnt."""
     history: tuple[str, ...] = ()
+    """folders (or hub ids) of PEFT adapters that were trained before, oldest first."""
     order: str | None = None
+    """of a suite's tasks: the name of one of its orders, or names of tasks with commas between; None = its first."""
     data: str | None = None
+    """folder with a suite's files, where it needs one; 'hub' = from there, where a suite has such a form."""
     budget: BudgetSettings = BudgetSettings()
+    """how many examples of a suite's tasks are used."""
     backbone: dict[str, Any] = Field(default_factory=lambda: {"model": "minilm"})
+    """a model, or settings as below."""
     lora: LoraSettings = LoraSettings()
+    """the adapter."""
     training: TrainingSettings = TrainingSettings()
+    """how a stage is trained."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """how a deployed model is scored."""
     seed: int = Field(default=0, ge=0)
+    """of everything random in training."""
     data_seed: int = Field(default=0, ge=0)
+    """which training and validation examples are drawn of a suite; the test examples are the same for every seed."""
     precision: Precision = "auto"
+    """of computing; 'auto' = bf16 where this processor multiplies it at least 1.5 times as fast as fp32."""
     threads: int | None = Field(default=None, ge=1)
+    """of the processor; None = as PyTorch chooses."""
     shard: bool = Field(default=False, exclude=True)
+    """split the base's weights over the processes of a launcher. It decides nothing about the outcome."""
 
     @field_validator("method", mode="before")
     @classmethod

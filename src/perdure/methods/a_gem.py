@@ -55,16 +55,13 @@ def project(grads: Gradients, reference: Gradients) -> tuple[Gradients, bool]:
 
 
 class AGem(StepRule):
-    """Gradients that would raise the loss on remembered examples are projected until they do not.
-
-    Args:
-        batch_size: remembered examples, of any task, behind one reference gradient.
-    """
+    """Gradients that would raise the loss on remembered examples are projected until they do not."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.OLD_EXAMPLES})
     needs_past: ClassVar[bool] = True
 
     batch_size: int = Field(default=32, ge=1)
+    """remembered examples, of any task, behind one reference gradient."""
 
     _step: int = PrivateAttr(default=0)
     _fired: int = PrivateAttr(default=0)

@@ -37,21 +37,18 @@ if TYPE_CHECKING:
 
 
 class CovarianceGain(Consolidate):
-    """The sum of the updates, each turned away from the earlier tasks' inputs before it is added.
-
-    Args:
-        kappa: weight of the past's outputs against the new task's; 0 is the plain sum.
-        ridge: relative to the mean diagonal, keeps directions no input uses from being inverted.
-        batches: on how many batches of a task's training examples its inputs are measured; None = all.
-        batch_size: examples in each.
-    """
+    """The sum of the updates, each turned away from the earlier tasks' inputs before it is added."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
 
     kappa: float = Field(default=1.0, ge=0)
+    """weight of the past's outputs against the new task's; 0 is the plain sum."""
     ridge: float = Field(default=1e-3, gt=0)
+    """relative to the mean diagonal, keeps directions no input uses from being inverted."""
     batches: int | None = Field(default=None, ge=1)
+    """on how many batches of a task's training examples its inputs are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
+    """examples in each."""
 
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 

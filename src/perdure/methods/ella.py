@@ -39,20 +39,17 @@ if TYPE_CHECKING:
 class PastEnergy(WeightPenalty):
     """sum P^2 W^2 over positions and modules.
 
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        reduction: sum over a module's positions, or their mean.
-        history: P is the sum of the earlier updates, or the merged update that answers queries.
-        tile: rows worked on at a time; chosen by the module's width when not given.
-
     P^2 is computed once a stage and kept in fp32 (one dense [O, I] for each module).
     """
 
     needs_past: ClassVar[bool] = True
 
     reduction: Literal["sum", "mean"] = "sum"
+    """sum over a module's positions, or their mean."""
     history: HistoryKind = "sum"
+    """P is the sum of the earlier updates, or the merged update that answers queries."""
     tile: int | None = Field(default=None, gt=0)
+    """rows worked on at a time; chosen by the module's width when not given."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_energies", "_scratch"})
 

@@ -45,13 +45,6 @@ if TYPE_CHECKING:
 class FisherPenalty(WeightPenalty):
     """1/2 sum Omega W^2 over positions and modules; 0 on the first task.
 
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        decay: gamma; 1 sums the Fishers of all tasks, less forgets the oldest.
-        examples: on how many training examples of each task F is measured; None = all.
-        batch_size: examples whose mean gradient is squared.
-        tile: rows worked on at a time; chosen by the module's width when not given.
-
     Memory: one dense fp32 [O, I] for each module.
     """
 
@@ -61,9 +54,13 @@ class FisherPenalty(WeightPenalty):
     needs_past: ClassVar[bool] = True
 
     decay: float = Field(default=1.0, ge=0, le=1)
+    """gamma; 1 sums the Fishers of all tasks, less forgets the oldest."""
     examples: int | None = Field(default=128, ge=1)
+    """on how many training examples of each task F is measured; None = all."""
     batch_size: int = Field(default=1, ge=1)
+    """examples whose mean gradient is squared."""
     tile: int | None = Field(default=None, gt=0)
+    """rows worked on at a time; chosen by the module's width when not given."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_scratch"})
 

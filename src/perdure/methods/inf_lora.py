@@ -118,26 +118,23 @@ def frozen_directions(memory: Memory, moment_II: Tensor, rank: int) -> Tensor:
 
 
 class InfLora(Init):
-    """A is frozen on input directions free of earlier tasks; only B is trained.
-
-    Args:
-        threshold: share of the input energy remembered after the first task.
-        threshold_end: the share it rises to; at least `threshold`.
-        over_tasks: after how many tasks; not read where the two are equal.
-        energy: how a direction is counted, see the file's head.
-        batches: over how many batches of examples inputs are measured; None = all of the task's.
-        batch_size: examples in each.
-    """
+    """A is frozen on input directions free of earlier tasks; only B is trained."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
     trains: ClassVar[Trainable] = "B"
 
     threshold: float = Field(default=0.95, gt=0, le=1)
+    """share of the input energy remembered after the first task."""
     threshold_end: float = Field(default=1.0, gt=0, le=1)
+    """the share it rises to; at least `threshold`."""
     over_tasks: int = Field(default=10, ge=1)
+    """after how many tasks; not read where the two are equal."""
     energy: Energy = "inputs"
+    """how a direction is counted, see the file's head."""
     batches: int | None = Field(default=None, ge=1)
+    """over how many batches of examples inputs are measured; None = all of the task's."""
     batch_size: int = Field(default=32, ge=1)
+    """examples in each."""
 
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 

@@ -25,14 +25,10 @@ from perdure.ops.precision import divided, precise
 
 
 class SquaredNorm(WeightPenalty):
-    """||dW||_F^2, summed over modules; costs R x R products only.
-
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        reduction: sum over a module's positions, or their mean.
-    """
+    """||dW||_F^2, summed over modules; costs R x R products only."""
 
     reduction: Literal["sum", "mean"] = "sum"
+    """sum over a module's positions, or their mean."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """See `WeightPenalty`."""

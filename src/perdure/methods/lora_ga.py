@@ -88,26 +88,23 @@ def offset_start(start: Mapping[str, tuple[Tensor, Tensor]], like: Mapping[str, 
 
 
 class GradientInit(Init):
-    """What the inits that start from full gradients share.
-
-    Args:
-        batches: of the new task, over which its gradient is averaged.
-        batch_size: examples in each batch.
-        iterations: subspace iterations of the randomised SVD; storage dense only.
-        storage: dense: a full fp32 gradient of every target weight; sketched: sketches of width `sketch_width` instead, for
-            models whose full gradients do not fit.
-        sketch_width: directions kept of each gradient, 2 r or more; 4 r by default. Storage sketched only.
-        buckets: of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets). Storage sketched only.
-    """
+    """What the inits that start from full gradients share."""
 
     offsets: ClassVar[bool] = True
 
     batches: int = Field(default=8, ge=1)
+    """of the new task, over which its gradient is averaged."""
     batch_size: int = Field(default=16, ge=1)
+    """examples in each batch."""
     iterations: int = Field(default=4, ge=0)
+    """subspace iterations of the randomised SVD; storage dense only."""
     storage: Storage = "dense"
+    """dense: a full fp32 gradient of every target weight; sketched: sketches of width `sketch_width` instead, for
+    models whose full gradients do not fit."""
     sketch_width: int | None = Field(default=None, ge=2)
+    """directions kept of each gradient, 2 r or more; 4 r by default. Storage sketched only."""
     buckets: int = Field(default=1 << 16, ge=1)
+    """of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets). Storage sketched only."""
 
     @model_validator(mode="after")
     def _storage_reads_every_setting(self) -> GradientInit:
@@ -158,18 +155,14 @@ def _rank(ctx: Context) -> int:
 
 
 class LoraGa(GradientInit):
-    """The adapter starts in the main directions of the task's gradient; the base is offset, the function unchanged.
-
-    Args:
-        gamma: stable-scale constant.
-        direction: which singular vectors A and B take, see `singular_directions`.
-        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
-    """
+    """The adapter starts in the main directions of the task's gradient; the base is offset, the function unchanged."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA})
 
     gamma: float = Field(default=16.0, gt=0)
+    """stable-scale constant."""
     direction: Direction = "ArB2r"
+    """which singular vectors A and B take, see `singular_directions`."""
 
     def start(self, ctx: Context) -> Start:
         """Steps: gradient, truncated SVD, choice of directions, stable scale, offset."""

@@ -44,19 +44,15 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 class LwF(BatchPenalty):
-    """The model's answers under the labels of old tasks may not move on the new task's inputs.
-
-    Args:
-        weight: lambda.
-        temperature: T, above 1 softens the answers.
-        reduction: over old tasks, sum (the paper) or mean (the penalty does not grow with their number).
-    """
+    """The model's answers under the labels of old tasks may not move on the new task's inputs."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA, Need.LABELS})
     needs_past: ClassVar[bool] = True
 
     temperature: float = Field(default=2.0, gt=0)
+    """T, above 1 softens the answers."""
     reduction: Literal["sum", "mean"] = "sum"
+    """over old tasks, sum (the paper) or mean (the penalty does not grow with their number)."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_answers", "_stage"})
 

@@ -40,13 +40,10 @@ TrainsOn = Literal["pretrained", "sum", "merged"]
 
 
 class MergeRule(Consolidate):
-    """A rule applied to all updates so far; the base of the rules below.
-
-    Args:
-        trains_on: what the next task trains on (see the file's head).
-    """
+    """A rule applied to all updates so far; the base of the rules below."""
 
     trains_on: TrainsOn = "pretrained"
+    """what the next task trains on (see the file's head)."""
 
     @property
     def keeps(self) -> Keeps:
@@ -82,40 +79,34 @@ class Average(MergeRule):
 
 
 class Ties(MergeRule):
-    """TIES: trim each update, elect a sign at every position, average what agrees with it (arXiv 2306.01708).
-
-    Args:
-        density: share of entries an update keeps.
-        scope: over what the largest entries are chosen: the whole model (the paper), or each module.
-        scale: lambda.
-    """
+    """TIES: trim each update, elect a sign at every position, average what agrees with it (arXiv 2306.01708)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     density: float = Field(default=0.2, gt=0, le=1)
+    """share of entries an update keeps."""
     scope: Scope = "model"
+    """over what the largest entries are chosen: the whole model (the paper), or each module."""
     scale: float = Field(default=1.0, gt=0)
+    """lambda."""
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         return _by(rules.Ties(density=self.density, scope=self.scope, scale=self.scale), updates)
 
 
 class Dare(MergeRule):
-    """DARE: drop entries at random, rescale the rest, then sum or elect as TIES does (arXiv 2311.03099).
-
-    Args:
-        density: share of entries kept (the paper's 1 - p).
-        consensus: sum (the paper's default) or ties.
-        rescale: divide what is kept by `density`; off for ablation only.
-        scale: factor of the result.
-    """
+    """DARE: drop entries at random, rescale the rest, then sum or elect as TIES does (arXiv 2311.03099)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     density: float = Field(default=0.5, gt=0, le=1)
+    """share of entries kept (the paper's 1 - p)."""
     consensus: Consensus = "sum"
+    """sum (the paper's default) or ties."""
     rescale: bool = True
+    """divide what is kept by `density`; off for ablation only."""
     scale: float = Field(default=1.0, gt=0)
+    """factor of the result."""
 
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         """Masks depend on the run's seed and the stage."""
@@ -127,16 +118,13 @@ class Dare(MergeRule):
 
 
 class MagMax(MergeRule):
-    """MagMax: of the cumulative updates after each task, the entry of largest magnitude (arXiv 2407.06322).
-
-    Args:
-        scale: factor of the result, .5 in the released code.
-    """
+    """MagMax: of the cumulative updates after each task, the entry of largest magnitude (arXiv 2407.06322)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     trains_on: TrainsOn = "sum"
     scale: float = Field(default=0.5, gt=0)
+    """factor of the result, .5 in the released code."""
 
     def conflicts(self, method: Method) -> str | None:
         """Refused where training does not go on from the sum: the updates then do not add up to one model's."""

@@ -52,21 +52,18 @@ OFFSET = "Use target: update of the penalty `sparsity`, or an init that starts a
 
 
 class Sparsity(WeightPenalty):
-    """The l1 norm of the update (or of what the released code takes for it), summed over modules.
-
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        target: update: the paper's equation; factors: A and B; released-code: the [R, R] product of the code, square layers only.
-        reduction: sum over the target's entries, or their mean.
-        small: what counts as a small entry when the sparsity reached is noted, in units of the update's root mean square at its
-            module (a Gaussian has 8 % below 0.1).
-        tile: rows worked on at a time; chosen by the module's width when not given. Target update only.
-    """
+    """The l1 norm of the update (or of what the released code takes for it), summed over modules."""
 
     target: Literal["update", "factors", "released-code"] = "update"
+    """update: the paper's equation; factors: A and B; released-code: the [R, R] product of the code, square layers
+    only."""
     reduction: Literal["sum", "mean"] = "sum"
+    """sum over the target's entries, or their mean."""
     small: float = Field(default=0.1, gt=0)
+    """what counts as a small entry when the sparsity reached is noted, in units of the update's root mean square at
+    its module (a Gaussian has 8 % below 0.1)."""
     tile: int | None = Field(default=None, gt=0)
+    """rows worked on at a time; chosen by the module's width when not given. Target update only."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_scratch"})
 
@@ -114,20 +111,17 @@ ADAM_BOUND = 3.2
 
 
 class ProximalRows(StepRule):
-    """After every step, soft-threshold the norms of B's rows (and A's columns): whole rows (columns) of the update become 0.
-
-    Args:
-        weight: lambda; at 1 the threshold is one learning rate an entry, the step Adam takes on a row whose gradient keeps its
-            direction; at `ADAM_BOUND` it is the longest step Adam can take.
-        sparsity: instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
-            smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
-            0.5 when neither is given.
-        on: rows: outputs the task leaves alone; columns: inputs it does not read; both.
-    """
+    """After every step, soft-threshold the norms of B's rows (and A's columns): whole rows (columns) of the update become 0."""
 
     weight: float | None = Field(default=None, gt=0)
+    """lambda; at 1 the threshold is one learning rate an entry, the step Adam takes on a row whose gradient keeps its
+    direction; at `ADAM_BOUND` it is the longest step Adam can take."""
     sparsity: float | None = Field(default=None, gt=0, lt=1)
+    """instead of `weight`: the least share of exactly zero entries in a module's update. At every step lambda is the
+    smallest that makes so many rows (columns) zero; it is at most `ADAM_BOUND`, so columns of A get there gradually.
+    0.5 when neither is given."""
     on: Literal["rows", "columns", "both"] = "rows"
+    """rows: outputs the task leaves alone; columns: inputs it does not read; both."""
 
     _lambda: float = PrivateAttr(default=0.0)
 

@@ -44,16 +44,12 @@ if TYPE_CHECKING:
 
 
 class InputOverlap(WeightPenalty):
-    """Overlap of A with the A of all earlier tasks, summed over modules; 0 on the first task.
-
-    Args:
-        weight, gradient_share: lambda_1, or the share of the gradient that sets it (see `Penalty`).
-        form: square (the paper's equation, bounded cost) or absolute (the released code, cost grows with the tasks).
-    """
+    """Overlap of A with the A of all earlier tasks, summed over modules; 0 on the first task."""
 
     needs_past: ClassVar[bool] = True
 
     form: Literal["square", "absolute"] = "square"
+    """square (the paper's equation, bounded cost) or absolute (the released code, cost grows with the tasks)."""
 
     _old: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 

@@ -44,22 +44,18 @@ if TYPE_CHECKING:
 
 
 class OutputDrift(WeightPenalty):
-    """Energy of the outputs' change on old tasks' inputs; 0 on the first task.
-
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        normalised: as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
-            size. Otherwise the plain sum over modules, which a quantised base has too.
-        batches: on how many batches of a task's training examples its inputs are measured; None = all.
-        batch_size: examples in each.
-    """
+    """Energy of the outputs' change on old tasks' inputs; 0 on the first task."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
     needs_past: ClassVar[bool] = True
 
     normalised: bool = True
+    """as a share of the energy of the outputs themselves, a mean over modules: one lambda then fits models of any
+    size. Otherwise the plain sum over modules, which a quantised base has too."""
     batches: int | None = Field(default=None, ge=1)
+    """on how many batches of a task's training examples its inputs are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
+    """examples in each."""
 
     _moments: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _energies: dict[str, Tensor] = PrivateAttr(default_factory=dict)

@@ -61,29 +61,26 @@ READ_BY_TERMS: Mapping[str, tuple[Terms, ...]] = {
 class SignMagnitude(WeightPenalty):
     """L_s = ||W||^2 (1 - tanh(alpha W) * tanh(alpha H)), summed over modules.
 
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        alpha: sharpness of the soft sign, > 0.
-        reading: elementwise, or scalar (the norm times one minus the mean agreement of the module).
-        reduction: sum over a module's positions, or their mean (the sum over O I).
-        terms: both; magnitude-only: ||W||^2; sign-only: W^2 counts as 1 everywhere, sum (1 - T S), for both readings.
-        history: H is the sum of the earlier updates, or the merged update that answers queries.
-        engine: tiled: closed form, constant memory; compiled: the same tiles, each fused into one pass by torch.compile (half a
-            minute to build, needs a C++ compiler on a CPU, where it gains little; both terms of the elementwise reading only);
-            reference: autograd on dense matrices.
-        tile: rows worked on at a time; chosen by the module's width when not given.
-
     A setting that the terms or the engine do not read is refused where it is not at its default.
     S = tanh(alpha H) is computed once a stage and kept in fp32 (one dense [O, I] for each module).
     """
 
     alpha: float = Field(default=1000.0, gt=0)
+    """sharpness of the soft sign, > 0."""
     reading: Reading = "elementwise"
+    """elementwise, or scalar (the norm times one minus the mean agreement of the module)."""
     reduction: Literal["sum", "mean"] = "sum"
+    """sum over a module's positions, or their mean (the sum over O I)."""
     terms: Terms = "both"
+    """both; magnitude-only: ||W||^2; sign-only: W^2 counts as 1 everywhere, sum (1 - T S), for both readings."""
     history: HistoryKind = "sum"
+    """H is the sum of the earlier updates, or the merged update that answers queries."""
     engine: Literal["tiled", "compiled", "reference"] = "tiled"
+    """tiled: closed form, constant memory; compiled: the same tiles, each fused into one pass by torch.compile (half
+    a minute to build, needs a C++ compiler on a CPU, where it gains little; both terms of the elementwise reading
+    only); reference: autograd on dense matrices."""
     tile: int | None = Field(default=None, gt=0)
+    """rows worked on at a time; chosen by the module's width when not given."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_signs", "_scratch"})
 
@@ -130,15 +127,13 @@ class SignMagnitude(WeightPenalty):
 class MaxMagnitude(Consolidate):
     """Queries are answered by the entries largest in magnitude over all updates.
 
-    Args:
-        when: online: the next task trains on the merged update too (constant memory); end: it trains on the sum.
-
     What is deployed is the same for the same adapters; the first task's update stays low rank.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE})
 
     when: Literal["online", "end"] = "online"
+    """online: the next task trains on the merged update too (constant memory); end: it trains on the sum."""
 
     def conflicts(self, method: Method) -> str | None:
         """Refused where there is no second update."""

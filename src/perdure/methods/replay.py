@@ -80,21 +80,18 @@ def decoded(data: Tensor) -> list[Example]:
 
 
 class ExampleBuffer(Replay):
-    """A bounded buffer of old examples.
-
-    Args:
-        use: mixed: every batch is joined by old examples; init-only: they serve inits (SLICE) and step rules (A-GEM) only.
-        choose: how the kept ones are chosen.
-        per_task: budget for each task; 128 if neither budget is given.
-        in_all: budget for all tasks together.
-        ratio: old examples per new one in a mixed batch; use mixed only.
-    """
+    """A bounded buffer of old examples."""
 
     use: Literal["mixed", "init-only"] = "mixed"
+    """mixed: every batch is joined by old examples; init-only: they serve inits (SLICE) and step rules (A-GEM) only."""
     choose: Literal["class-balanced", "reservoir"] = "class-balanced"
+    """how the kept ones are chosen."""
     per_task: int | None = Field(default=None, ge=1)
+    """budget for each task; 128 if neither budget is given."""
     in_all: int | None = Field(default=None, ge=1)
+    """budget for all tasks together."""
     ratio: float = Field(default=1.0, gt=0)
+    """old examples per new one in a mixed batch; use mixed only."""
 
     _kept: list[Example] = PrivateAttr(default_factory=list)
     _tasks: list[str] = PrivateAttr(default_factory=list)

@@ -52,11 +52,6 @@ if TYPE_CHECKING:
 class ScoreDrift(WeightPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
 
-    Args:
-        weight, gradient_share: lambda, or the share of the gradient that sets it (see `Penalty`).
-        batches: on how many batches of a task's training examples C and F are measured; None = all.
-        batch_size: examples in each.
-
     Memory: [I, I] and [O, O] in fp32 for each module, twice for an encoder.
     """
 
@@ -64,7 +59,9 @@ class ScoreDrift(WeightPenalty):
     needs_past: ClassVar[bool] = True
 
     batches: int | None = Field(default=None, ge=1)
+    """on how many batches of a task's training examples C and F are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
+    """examples in each."""
 
     _inputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _outputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)

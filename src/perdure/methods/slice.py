@@ -73,21 +73,6 @@ def start_directions(U: Tensor, Vh: Tensor, rank: int, right: RightDirections = 
 class Slice(GradientInit):
     """The adapter starts from a gradient that does not oppose the old tasks'; the base is offset, the function unchanged.
 
-    Args:
-        operator: pcgrad; gradvac (raises the cosine to a moving average of it); cagrad; null-space (removes the old
-            gradient's top directions, per module, always); none (SLICE's factors without surgery).
-        scope: inner products over all modules together (the paper's recipe), or each module for itself.
-        c: strength of pcgrad, 1 by default; radius of cagrad, in [0, 1), .5 by default.
-        tau: surgery only where the cosine is below it. By default 0 for pcgrad (above 0 it has nothing to take out), and 1 for
-            gradvac, which acts wherever the cosine is below its moving average, as published.
-        tau_below_median: instead, with scope per-module: tau = median of the modules' cosines - this.
-        beta: how fast gradvac's average moves, once a task.
-        null_directions: k of null-space.
-        replay_batches: of every old task, `batch_size` examples each.
-        replay_batches_in_all: instead, so many for all old tasks together, equally many examples of each.
-        right: which right singular vectors A takes.
-        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`.
-
     A setting that the operator or the storage does not read is refused where it is not at its default.
     """
 
@@ -96,15 +81,27 @@ class Slice(GradientInit):
     )
 
     operator: Operator = "pcgrad"
+    """pcgrad; gradvac (raises the cosine to a moving average of it); cagrad; null-space (removes the old gradient's
+    top directions, per module, always); none (SLICE's factors without surgery)."""
     scope: Literal["global", "per-module"] = "global"
+    """inner products over all modules together (the paper's recipe), or each module for itself."""
     c: float | None = Field(default=None, ge=0)
+    """strength of pcgrad, 1 by default; radius of cagrad, in [0, 1), .5 by default."""
     tau: float | None = Field(default=None, ge=-1, le=1)
+    """surgery only where the cosine is below it. By default 0 for pcgrad (above 0 it has nothing to take out), and 1
+    for gradvac, which acts wherever the cosine is below its moving average, as published."""
     tau_below_median: float | None = Field(default=None, ge=0)
+    """instead, with scope per-module: tau = median of the modules' cosines - this."""
     beta: float = Field(default=0.5, ge=0, le=1)
+    """how fast gradvac's average moves, once a task."""
     null_directions: int = Field(default=8, ge=1)
+    """k of null-space."""
     replay_batches: int = Field(default=8, ge=1)
+    """of every old task, `batch_size` examples each."""
     replay_batches_in_all: int | None = Field(default=None, ge=1)
+    """instead, so many for all old tasks together, equally many examples of each."""
     right: RightDirections = "next"
+    """which right singular vectors A takes."""
 
     _targets: dict[str, float] = PrivateAttr(default_factory=dict)
 

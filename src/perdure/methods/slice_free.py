@@ -40,22 +40,18 @@ if TYPE_CHECKING:
 
 
 class SliceFree(GradientInit):
-    """The adapter starts from a gradient turned away from the old tasks' inputs; no example is kept.
-
-    Args:
-        kappa: how much the old tasks' inputs count against the new one's.
-        ridge: eps relative to the mean diagonal of C_t + kappa C_<t.
-        right: which right singular vectors A takes, see SLICE.
-        batches, batch_size, iterations, storage, sketch_width, buckets: see `GradientInit`; inputs are measured on as many.
-    """
+    """The adapter starts from a gradient turned away from the old tasks' inputs; no example is kept."""
 
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.DENSE_BASE, Need.FULL_GRADIENTS, Need.TRAINING_DATA, Need.PAST_DATA, Need.RANK_OF_TWO}
     )
 
     kappa: float = Field(default=1.0, ge=0)
+    """how much the old tasks' inputs count against the new one's."""
     ridge: float = Field(default=1e-3, gt=0)
+    """eps relative to the mean diagonal of C_t + kappa C_<t."""
     right: RightDirections = "next"
+    """which right singular vectors A takes, see SLICE."""
 
     _past: dict[str, Tensor] = PrivateAttr(default_factory=dict)
 

@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Settings(BaseModel):
     """Frozen; unknown keys are errors, and so are infinite numbers, and true or false for a number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,9 +1,7 @@
-"""A settings class in words: of every key what may stand there, its default, and what it means, from its docstring's `Args`."""
+"""A settings class in words: what may stand at each key, its default, and its meaning, from the docstring below the field."""
 
 from __future__ import annotations
 
-import inspect
-import re
 import types
 import typing
 from collections.abc import Iterator
@@ -15,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 NAMES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "`null`"}
 """A type -> what a reader of YAML calls it."""
-SEE = re.compile(r"see `(\w+)`")
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -27,7 +24,7 @@ class Key:
         name: as it is written in YAML.
         values: what may stand there, with bounds, such as "number > 0"; words to be written as they are stand in backticks.
         default: as it is written in YAML; None where the key must be given.
-        meaning: the words of the docstring; empty where there are none.
+        meaning: the docstring below the field; empty where there is none.
     """
 
     name: str
@@ -38,29 +35,17 @@ class Key:
 
 def keys(model: type[BaseModel]) -> Iterator[Key]:
     """Every key of a settings class, in its order; without `kind`, which says what class it is."""
-    meant = meanings(model)
     for name, field in model.model_fields.items():
         if name != "kind":
-            yield Key(name, values(field), default(field), meant.get(name, ""))
+            yield Key(name, values(field), default(field), _meaning(model, name))
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Key -> its words in the `Args:` of the class, or of a class above it where they say to see that one."""
-    found: dict[str, str] = {}
-    above: dict[str, dict[str, str]] = {}
-    for cls in reversed(model.__mro__):
-        own = _arguments(cls)
-        seen = {name: above.get(see[1], {}).get(name) for name, words in own.items() if (see := SEE.search(words))}
-        above[cls.__name__] = own = {name: seen.get(name) or words for name, words in own.items()}
-        found |= own
-    return found
-
-
-def _arguments(cls: type) -> dict[str, str]:
-    """Key -> its words in the `Args:` of this one class."""
-    lines = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
-    entries = (entry.partition(": ") for entry in re.split(r"\n {4}(?! )", f"\n{lines}")[1:])
-    return {name.strip(): " ".join(words.split()) for names, _, words in entries for name in names.split(",")}
+def _meaning(model: type[BaseModel], name: str) -> str:
+    """The docstring below a field; one declared again, for another default, has that of the class above."""
+    described = (
+        cls.model_fields[name].description for cls in model.__mro__ if name in getattr(cls, "model_fields", ())
+    )
+    return " ".join((next(filter(None, described), "")).split())
 
 
 def values(field: FieldInfo) -> str:

@@ -41,18 +41,16 @@ GROUPS = ("lora", "training", "budget", "evaluation")
 
 
 class MethodRow(BaseModel):
-    """What a method's row may say beside any setting of a run, like `training.learning_rate`.
-
-    Args:
-        method: a preset or a composition of parts; None = the preset that the row is called.
-        grid, trials: see the file's head.
-    """
+    """What a method's row may say beside any setting of a run, like `training.learning_rate`."""
 
     model_config = ConfigDict(extra="allow")
 
     method: str | dict[str, Any] | None = None
+    """a preset or a composition of parts; None = the preset that the row is called."""
     grid: Grid = Field(default_factory=dict)
+    """see the file's head."""
     trials: list[dict[str, Any]] = Field(default=[{}], min_length=1)
+    """see the file's head."""
 
 
 class SweepConfig(Settings):

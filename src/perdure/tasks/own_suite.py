@@ -25,56 +25,50 @@ class Sizes(Settings):
 
 
 class DataFolder(Settings):
-    """The folder a suite's readers look in: the environment variable that names it, and what should be in it.
-
-    Args:
-        optional: without a folder, the hub is read.
-        hub: with 'hub' in place of a folder, the hub is read.
-        usual: where a system's package puts the data; read if nothing else is given and it is there.
-    """
+    """The folder a suite's readers look in: the environment variable that names it, and what should be in it."""
 
     variable: str
     layout: str
     origin: str
     optional: bool = False
+    """without a folder, the hub is read."""
     hub: bool = False
+    """with 'hub' in place of a folder, the hub is read."""
     usual: str | None = None
+    """where a system's package puts the data; read if nothing else is given and it is there."""
 
 
 class Source(Settings):
-    """What a task is read out of; further keys are the reader's own, and checked against it when it reads.
-
-    Args:
-        reader: one of `perdure.tasks.sources.readers.READERS`.
-        asset: the package file; without one, the reader gets the suite's data folder.
-        labels: the reader gets the task's labels, to check what it reads.
-    """
+    """What a task is read out of; further keys are the reader's own, and checked against it when it reads."""
 
     model_config = ConfigDict(extra="allow")
 
     reader: str
+    """one of `perdure.tasks.sources.readers.READERS`."""
     asset: str | None = None
+    """the package file; without one, the reader gets the suite's data folder."""
     labels: bool = False
+    """the reader gets the task's labels, to check what it reads."""
 
 
 class SourceTask(Settings):
-    """A task as the package's own suites describe it.
-
-    Args:
-        about, licence, encoder, published: for people: what it is, what encoders are expected to do, sizes of the original.
-        labels: class names, or class name -> the text that stands for it in front of a model; none: texts are written.
-        metric: of the score; None = the data's own, or accuracy.
-        template: what a language model reads, with the text in place of "{text}".
-    """
+    """A task as the package's own suites describe it."""
 
     about: str = ""
+    """for people: what it is, what encoders are expected to do, sizes of the original."""
     licence: str = "unknown"
+    """for people: what it is, what encoders are expected to do, sizes of the original."""
     source: Source
     labels: Labels = None
+    """class names, or class name -> the text that stands for it in front of a model; none: texts are written."""
     metric: str | None = None
+    """of the score; None = the data's own, or accuracy."""
     template: str = ""
+    """what a language model reads, with the text in place of "{text}"."""
     published: dict[str, int] = Field(default_factory=dict)
+    """for people: what it is, what encoders are expected to do, sizes of the original."""
     encoder: str = ""
+    """for people: what it is, what encoders are expected to do, sizes of the original."""
     without_near_repeats: bool = False
 
     @model_validator(mode="after")
@@ -85,15 +79,7 @@ class SourceTask(Settings):
 
 
 class SuiteSpec(Settings):
-    """The file of a suite.
-
-    Args:
-        orders: name -> names of tasks; not given: all tasks as they stand, called 'default'.
-        tasks: name -> the settings of a `TaskSpec` without its name, or those of a `SourceTask`.
-        tasks_of: name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
-            (one for all).
-        without_near_repeats: also leave out texts that nearly repeat another one; what a task says itself goes before.
-    """
+    """The file of a suite."""
 
     name: str
     version: int = Field(default=1, ge=1)
@@ -101,9 +87,14 @@ class SuiteSpec(Settings):
     sizes: Sizes = Sizes()
     data: DataFolder | None = None
     without_near_repeats: bool = False
+    """also leave out texts that nearly repeat another one; what a task says itself goes before."""
     orders: dict[str | int, list[str]] = Field(default_factory=dict)
+    """name -> names of tasks; not given: all tasks as they stand, called 'default'."""
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """name -> the settings of a `TaskSpec` without its name, or those of a `SourceTask`."""
     tasks_of: dict[str, list[str]] = Field(default_factory=dict)
+    """name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
+    (one for all)."""
 
     @property
     def names(self) -> list[str]:

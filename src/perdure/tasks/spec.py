@@ -48,54 +48,59 @@ def check_is_task(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 class TaskSpec(Settings):
-    """Where a task's examples come from and how they are read.
-
-    Args:
-        name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
-        train, validation, test: files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of
-            splits with `dataset`. Images are named by paths, absolute or relative to the file that names them. A split
-            that is not given is cut from train, and the task's notes say so.
-        dataset: an id that `datasets` loads, instead of files.
-        config: which configuration of the `dataset`.
-        package: a reader and an asset, as in the files of `suites/`, instead of files.
-        format: what the records look like; 'auto' tells it from their fields.
-        text_field, label_field: names of the fields, where they are not the usual ones.
-        labels: class names, or class name -> the text that stands for it in front of a model; not given: those of the
-            training examples. For whole numbers as labels, give the names in order.
-        free: the labels are free texts (generation); None = by the format.
-        template: what a language model reads, with the text in place of "{text}".
-        metric: of the score; None = accuracy, or rouge-l for free texts. With inverse-perplexity the texts themselves are learnt:
-            of a record only the text is read.
-        train_size, validation_size, test_size: examples at most; 'all' there are, and of a split that is cut: a fifth
-            for validation, a quarter for test.
-        seed: which training and validation examples are drawn; the test examples are the same for every seed.
-        encoding: of text files.
-        same_validation_and_test: accept that both hold the same examples. Settings chosen on that validation split
-            are then chosen on the test split.
-        without_near_repeats: also leave out texts that nearly repeat another one (at least 0.8 of the 5-word runs shared).
-    """
+    """Where a task's examples come from and how they are read."""
 
     name: str
+    """used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'."""
     train: str | None = None
+    """files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of splits with `dataset`.
+    Images are named by paths, absolute or relative to the file that names them. A split that is not given is cut from
+    train, and the task's notes say so."""
     validation: str | None = None
+    """files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of splits with `dataset`.
+    Images are named by paths, absolute or relative to the file that names them. A split that is not given is cut from
+    train, and the task's notes say so."""
     test: str | None = None
+    """files (.jsonl, .json, .csv, .tsv, .parquet; relative to the YAML file), or names of splits with `dataset`.
+    Images are named by paths, absolute or relative to the file that names them. A split that is not given is cut from
+    train, and the task's notes say so."""
     dataset: str | None = None
+    """an id that `datasets` loads, instead of files."""
     config: str | None = None
+    """which configuration of the `dataset`."""
     package: dict[str, Any] | None = None
+    """a reader and an asset, as in the files of `suites/`, instead of files."""
     format: FormatName = "auto"
+    """what the records look like; 'auto' tells it from their fields."""
     text_field: str | None = None
+    """names of the fields, where they are not the usual ones."""
     label_field: str | None = None
+    """names of the fields, where they are not the usual ones."""
     labels: Labels = None
+    """class names, or class name -> the text that stands for it in front of a model; not given: those of the training
+    examples. For whole numbers as labels, give the names in order."""
     free: bool | None = None
+    """the labels are free texts (generation); None = by the format."""
     template: str = ""
+    """what a language model reads, with the text in place of "{text}"."""
     metric: str | None = None
+    """of the score; None = accuracy, or rouge-l for free texts. With inverse-perplexity the texts themselves are
+    learnt: of a record only the text is read."""
     train_size: Some = "all"
+    """examples at most; 'all' there are, and of a split that is cut: a fifth for validation, a quarter for test."""
     validation_size: Size = "all"
+    """examples at most; 'all' there are, and of a split that is cut: a fifth for validation, a quarter for test."""
     test_size: Some = "all"
+    """examples at most; 'all' there are, and of a split that is cut: a fifth for validation, a quarter for test."""
     seed: int = Field(default=0, ge=0)
+    """which training and validation examples are drawn; the test examples are the same for every seed."""
     encoding: str = "utf-8"
+    """of text files."""
     same_validation_and_test: bool = False
+    """accept that both hold the same examples. Settings chosen on that validation split are then chosen on the test
+    split."""
     without_near_repeats: bool = False
+    """also leave out texts that nearly repeat another one (at least 0.8 of the 5-word runs shared)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskSpec:

@@ -148,16 +148,13 @@ class Init(Part):
 
 
 class Penalty(Part):
-    """Something added to the task loss, weighted by a number or by a share of the gradient.
-
-    Args:
-        weight: lambda, the factor of the penalty in the loss. 0 switches it off.
-        gradient_share: instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this
-            share of that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth).
-    """
+    """Something added to the task loss, weighted by a number or by a share of the gradient."""
 
     weight: float | None = Field(default=None, ge=0)
+    """lambda, the factor of the penalty in the loss. 0 switches it off."""
     gradient_share: float | None = Field(default=None, gt=0)
+    """instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this share of
+    that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth)."""
 
     @model_validator(mode="after")
     def _one_weight(self) -> Penalty:
