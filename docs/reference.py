@@ -10,6 +10,7 @@ It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,28 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("None =", "`null` =")
 
 
+def schema() -> str:
+    """The JSON schema of a configuration, for editors; parts of a method and settings of a backbone may be given by name."""
+    found = RunConfig.model_json_schema()
+    known, name = found["properties"], {"type": "string"}
+    part = {"anyOf": [name, {"type": "object"}, {"type": "null"}]}
+    keys_of_method = {key: {} if key == "stream" else part for key in PRESETS["inc-lora"].composition()}
+    preset = {"enum": list(PRESETS)}
+    method = {"type": "object", "properties": {"preset": preset, **keys_of_method}, "additionalProperties": False}
+    settings = {}
+    for kind in (EncoderSettings, CausalSettings, Seq2SeqSettings, VisionSettings):
+        settings |= kind.model_json_schema()["properties"]
+    described = {key: value.get("description", "") for key, value in known.items()}
+    known["method"] = {"description": described["method"], "anyOf": [preset, method]}
+    known["backbone"] = {
+        "description": described["backbone"],
+        "anyOf": [name, {"type": "object", "properties": {key: {} for key in settings}, "additionalProperties": False}],
+    }
+    known["tasks"]["items"] = {"anyOf": [name, known["tasks"]["items"]]}
+    known["order"]["anyOf"].append({"type": "integer"})
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **found}, indent=1) + "\n"
+
+
 def models() -> str:
     """Every model known by name: what it is, and the file it is made from."""
     rows = (
@@ -144,11 +167,13 @@ def first_sentence(path: Path) -> str:
 
 
 def pages() -> Iterator[tuple[Path, str, str]]:
-    """(page, what it says, what it should say) of every page with marks."""
+    """(page, what it says, what it should say) of every page with marks, and of the schema that is shipped for editors."""
     makers = {"configuration": configuration, "models": models, "deployed": deployed, "files": files}
     for path in sorted(DOCS.glob("*.md")):
         old = path.read_text(encoding="utf-8")
         yield path, old, MARK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", old)
+    path = SOURCE / "config" / "perdure.schema.json"
+    yield path, path.read_text(encoding="utf-8") if path.is_file() else "", schema()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -24,7 +24,9 @@ PENALTY = "method.penalties.sign-magnitude"
 CASES: dict[str, Bad] = {
     "no such configuration": command("run", "no.yaml", says=("no configuration file 'no.yaml'",)),
     "a block given twice": Bad(
-        text("suite: quickstart\ntraining: {epochs: 7}\ntraining: {batch_size: 3}\n"), ("'training' is given twice", "line 3"), 3
+        text("suite: quickstart\ntraining: {epochs: 7}\ntraining: {batch_size: 3}\n"),
+        ("duplicate key", '"training"', "line 3"),
+        3,
     ),
     "empty backbone": Bad(text("suite: quickstart\nbackbone:\n"), ("backbone: expected a model's name", "None"), 3),
     "preset that is a list": setting("method={preset: [l2]}", "No method is called '['l2']'"),

@@ -9,7 +9,7 @@ import pytest
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError
 from perdure.methods.contract.build import build_method
-from perdure.settings.read import Settings, parse_overrides, validate
+from perdure.settings.read import Settings, parse_overrides, parse_yaml, validate
 from perdure.sweeps.plan import SweepConfig
 
 
@@ -59,8 +59,8 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
     assert (found, type(found)) == (read, type(read))
 
 
-@pytest.mark.parametrize("value", ["2024-13-45", "0x_", "!!int ''", "[1"])
-def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(value, tmp_path):
+@pytest.mark.parametrize("value", ["[1", "{a: 1, a: 2}", "!!python/name:os.system x"])
+def test_what_is_not_yaml_is_refused(value, tmp_path):
     with pytest.raises(ConfigError, match=r"The value of 'seed' is not valid YAML: .*Put text in quotes"):
         parse_overrides([f"seed={value}"])
     (tmp_path / "run.yaml").write_text(f"suite: quickstart\nseed: {value}\n")
@@ -68,8 +68,18 @@ def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(value, tmp_pa
         load_config(tmp_path / "run.yaml")
 
 
+@pytest.mark.parametrize("value", ["2024-01-01", "2024-13-45", "007", "1_000", "0x1F", "12e34", "yes", "off", "1:30"])
+def test_what_a_label_may_look_like_stays_as_it_is_written(value):
+    assert parse_yaml(f"label: {value}") == {"label": value}
+
+
+def test_nesting_without_end_is_refused():
+    with pytest.raises(ConfigError, match=r"The value of 'x' is not valid YAML"):
+        parse_overrides(["x=" + "[" * 5000 + "]" * 5000])
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"configuration file .* cannot be read: File name too long"):
+    with pytest.raises(ConfigError, match=r"Cannot read the configuration file .*: File name too long"):
         load_config(tmp_path / ("x" * 300 + ".yaml"))
     (tmp_path / "run.yaml").write_text("suite: quickstart\n")
 
@@ -77,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    with pytest.raises(ConfigError, match=r"run.yaml' cannot be read: Permission denied\. Get leave"):
+    with pytest.raises(ConfigError, match=r"run.yaml': Permission denied\. Check its permissions"):
         load_config(tmp_path / "run.yaml")
 
 

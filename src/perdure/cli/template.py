@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import perdure.config
 from perdure.errors import ConfigError
 from perdure.files.durable import write_text
 
+SCHEMA = Path(perdure.config.__file__).with_name("perdure.schema.json")
+"""What may stand in a configuration, for editors that speak JSON schema."""
 TEMPLATE = """\
+# yaml-language-server: $schema={schema}
 # A run of perdure. Start it with:  perdure run {file} --out runs/mine
 # Any setting can also be given on the command line: perdure run {file} training.epochs=2
 
@@ -50,4 +54,4 @@ def write_template(file: Path) -> None:
     """
     if file.exists():
         raise ConfigError(f"'{file}' exists; choose another name, or edit it.")
-    write_text(file, TEMPLATE.format(file=file))
+    write_text(file, TEMPLATE.format(file=file, schema=SCHEMA.as_uri()))

@@ -6,6 +6,7 @@ beside it or in another group of settings, also by what other libraries call it.
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -13,8 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import ScalarNode
 
 from perdure.errors import ConfigError, PerdureError, UnknownName, nearest
 
@@ -46,51 +50,55 @@ def _truth_for_a_number(annotation: Any, value: Any) -> bool:
     return annotation in (int, float) and isinstance(value, bool)
 
 
-POWER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-"""A number with a power of ten, which YAML 1.1 takes for text if it has no point or its power no sign."""
+class _Constructor(SafeConstructor):
+    """Plain numbers as YAML 1.2 has them; what a label or a commit may look like (007, 1_000, 12e34, a date) stays text."""
+
+    def as_written(self, node: ScalarNode) -> Any:
+        if re.fullmatch(r"0|[-+]?[1-9]\d*", node.value):
+            return int(node.value)
+        if re.fullmatch(r"[-+]?[\d_]*([eE]\d+)?|0.*[xob_].*", node.value):
+            return node.value
+        return self.construct_yaml_float(node)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a key stands once. 12e34 stays text: a label may be written so, or a commit's hash."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError) as error:  # what YAML takes for a date or a number and Python does not
-            said = f"{node.value!r} looks like a number or a date and is none ({error}); put text in quotes"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+for _tag in ("int", "float"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", _Constructor.as_written)
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+[eE][-+]\d+|(\d+\.\d*|\.\d+)[eE]\d+)$"),
-    list("-+.0123456789"),
-)
+def parse_yaml(text: str) -> Any:
+    """YAML 1.2 as plain values.
+
+    Raises:
+        YAMLError: it is not valid, or a key is given twice; says where.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise YAMLError(f"{line}{error.problem or error.context}") from error
+    except (ValueError, LookupError, RecursionError) as error:  # what a tag such as !!int promises and the value is not
+        raise YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
-    """The settings in a YAML file; `what` it is (a sweep, a task) is said where there is none.
+    """The settings in a YAML file; `what` it is (a sweep, a task) is named in errors.
 
     Raises:
-        error: no such file, none that can be read, no YAML, or no settings in it.
+        error: the file is missing, unreadable or not valid YAML, or holds no settings.
     """
     try:
         if not path.is_file():
             raise error(f"There is no {what} file '{path}'.")
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as broken:
-        raise error(f"'{path}' is not valid YAML: {broken}") from broken
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as broken:
+        raise error(f"'{path}' is not valid YAML: {broken}. Fix it, or put the text in quotes.") from broken
     except OSError as unread:
+        reason = unread.strerror or unread
         raise error(
-            f"The {what} file '{path}' cannot be read: {unread.strerror or unread}. Get leave to read it, or give another one."
+            f"Cannot read the {what} file '{path}': {reason}. Check its permissions, or give another file."
         ) from unread
     if not isinstance(data, dict):
         raise error(f"'{path}' must hold settings as `key: value` lines.")
@@ -101,7 +109,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """['training.epochs=2', ...] -> {'training.epochs': 2, ...}; values are read as YAML.
 
     Raises:
-        ConfigError: a pair without '=', or a value that is no YAML.
+        ConfigError: a pair without '=', or a value that is not valid YAML.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
@@ -109,14 +117,15 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"'{pair}' is not a setting; write key=value, for example training.epochs=2.")
         try:
-            parsed = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
+            parsed = parse_yaml(value)
+        except YAMLError as error:
             raise ConfigError(f"The value of '{key}' is not valid YAML: {value!r}. Put text in quotes.") from error
-        # YAML 1.1 reads 1e-3 as text; a person means a number, unless it stands in quotes
+        # without quotes 2E5 is a number here; in a file it stays text, for labels
         overrides[key] = float(parsed) if parsed == value.strip() and POWER.fullmatch(parsed) else parsed
     return overrides
 
 
+POWER = re.compile(r"[-+]?\d+[eE]\d+")
 OWN = re.compile(r"[\w.]+:\w+")
 """module:Class"""
 SHORT = {
@@ -249,7 +258,7 @@ def unknown_key(
     head, _, rest = key.partition(".")
     if rest and head in own:
         nested = with_override({}, rest, value)
-        in_file = yaml.safe_dump({head: nested}, default_flow_style=True, width=1000).strip()[1:-1]
+        in_file = f"{head}: " + re.sub(r'"([a-z][\w-]*)"', r"\1", json.dumps(nested))
         return f"'{key}' is a setting inside `{head}`: write {head}={nested!r:.80} (in a file `{in_file:.80}`)."
     names = {name: name for name in own} | {leaf: p for leaf, p in _leaves(model).items() if leaf not in own}
     same = ALIASES.get(key.casefold(), "")

@@ -1,19 +1,17 @@
-"""A settings class in words: what may stand at each key, its default, and its meaning, from the docstring below the field."""
+"""A settings class in words, from its JSON schema: what may stand at each key, its default, and its meaning."""
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
-NAMES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "`null`"}
-"""A type -> what a reader of YAML calls it."""
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+TYPES = {"boolean": "`true` or `false`", "null": "`null`", "object": "mapping"}
+"""Type of JSON -> what a reader of YAML calls it, where that is another word."""
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Key:
 
     Args:
         name: as it is written in YAML.
-        values: what may stand there, with bounds, such as "number > 0"; words to be written as they are stand in backticks.
+        values: what may stand there, with bounds, such as "number > 0"; literal words stand in backticks.
         default: as it is written in YAML; None where the key must be given.
         meaning: the docstring below the field; empty where there is none.
     """
@@ -33,11 +31,31 @@ class Key:
     meaning: str
 
 
+class _AnyType(GenerateJsonSchema):
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        return {"type": "object"}  # a field of a custom part may be of any type
+
+
 def keys(model: type[BaseModel]) -> Iterator[Key]:
-    """Every key of a settings class, in its order; without `kind`, which says what class it is."""
+    """Every key of a settings class, in its order; without `kind`, which names the class."""
+    properties = model.model_json_schema(schema_generator=_AnyType).get("properties", {})
     for name, field in model.model_fields.items():
         if name != "kind":
-            yield Key(name, values(field), default(field), _meaning(model, name))
+            given = None if field.is_required() else in_yaml(field.get_default(call_default_factory=True))
+            yield Key(name, _values(properties[name]), given, _meaning(model, name))
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_values(one) for one in schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return "list of strings" if schema["items"].get("type") == "string" else "list of mappings or files"
+    kind: str = schema.get("type") or "object"
+    return " ".join(
+        [TYPES.get(kind, kind), *(f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema)]
+    )
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
@@ -46,37 +64,6 @@ def _meaning(model: type[BaseModel], name: str) -> str:
         cls.model_fields[name].description for cls in model.__mro__ if name in getattr(cls, "model_fields", ())
     )
     return " ".join((next(filter(None, described), "")).split())
-
-
-def values(field: FieldInfo) -> str:
-    """What may stand there, with its bounds."""
-    bounds = [
-        f"{sign} {getattr(one, key)}" for one in field.metadata for key, sign in BOUNDS.items() if hasattr(one, key)
-    ]
-    if not bounds:
-        return kind_of_value(field.annotation)
-    first, *further = kind_of_value(field.annotation).split(" or ")
-    return " or ".join([" ".join([first, *bounds]), *further])
-
-
-def kind_of_value(annotation: Any) -> str:
-    """A type as a reader of YAML knows it."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        bounds = [f" >= {one.ge}" for one in args[1].metadata if hasattr(one, "ge")] if args[1:] else []
-        return kind_of_value(args[0]) + "".join(bounds)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(kind_of_value(arg) for arg in args))
-    if origin is typing.Literal:
-        return " or ".join(f"`{arg}`" for arg in args)
-    if origin is tuple:
-        return f"list of {kind_of_value(args[0])}s" if args[0] is str else "list of mappings or files"
-    return NAMES.get(annotation, "mapping")
-
-
-def default(field: FieldInfo) -> str | None:
-    """The default as YAML has it; None where the key must be given."""
-    return None if field.is_required() else in_yaml(field.get_default(call_default_factory=True))
 
 
 def in_yaml(value: Any) -> str:
