@@ -119,11 +119,11 @@ class Multiplies(WeightPenalty):
     ("part", "message"),
     [
         (WrongSign, r"WrongSign\.value_and_grad: along a random direction of B at 'first' the gradient says -?[\d.]+, but"),
-        (HalfAState, r"HalfAState: a run that was stopped between tasks ended otherwise.*\(first different: 02-task1/"),
-        (InTheClass, r"InTheClass: the same seed gave other bits"),
+        (HalfAState, r"HalfAState: a run stopped between tasks ended differently.*\(first different: 02-task1/"),
+        (InTheClass, r"InTheClass: the same seed gave different bits"),
         (Writes, r"Writes: at weight 0 it still changes what is learnt"),
-        (CountsSteps, r"CountsSteps: a run that was stopped inside tasks ended otherwise"),
-        (Multiplies, r"Multiplies\.value_and_grad gave a tensor of shape \[2, 12\] as a gradient at 'first', where \[10, 2\]"),
+        (CountsSteps, r"CountsSteps: a run stopped inside tasks ended differently"),
+        (Multiplies, r"Multiplies\.value_and_grad returned a tensor of shape \[2, 12\] as a gradient at 'first', which has shape \[10, 2\]"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found(part: Any, message: str):
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_found(part: Any, message: str):
 
 def test_what_is_no_part_is_refused():
     for part in (dict, "tests.test_testing:pytest"):
-        with pytest.raises(ConfigError, match=r"is no part: make it a subclass of Init, Penalty"):
+        with pytest.raises(ConfigError, match=r"is not a part: make it a subclass of Init, Penalty"):
             check_part(part)  # pyright: ignore[reportArgumentType]
 
 

@@ -12,7 +12,7 @@ _ROOMS = {
     "config": "composition",
     "files": "durable output",
     "loop": "adapter_history progress sequence trackers",
-    "methods.contract": "methods.build methods.calls methods.own methods.settings_read methods.unsaved",
+    "methods.contract": "methods.build methods.calls methods.own methods.unsaved",
     "methods.measured": "methods.full_gradients methods.history_update methods.input_moments",
     "state": "checkpoint gate mismatch record reopen scores shared store unfinished",
     "tasks.sources": "tasks.archives tasks.assets tasks.benchmarks tasks.cl_benchmark_hub tasks.download tasks.files "

@@ -1,4 +1,4 @@
-"""Everything a part of your own needs (docs/composition.md): roles, what they see and give, and the algebra of updates.
+"""Everything a custom part needs (docs/composition.md): roles, what they see and return, and the algebra of updates.
 
 from perdure.parts import WeightPenalty, dense
 """

@@ -1,11 +1,11 @@
-"""`check_part`: a part of your own, tried on a two-layer net (perdure.backbones.toy) before it meets a real one.
+"""`check_part`: tests a custom part on a two-layer net (perdure.backbones.toy) before it meets a real model.
 
     from perdure.testing import check_part
     check_part("my_parts:MyPenalty", {"sharpness": 10})
 
-Three tasks are learnt with it, several times: it gives what it must (perdure.methods.contract.calls), the same seed gives the
-same bits, a run that was stopped ends as one that was not, a penalty of weight 0 changes nothing, a weight penalty's gradient
-is that of its value.
+It learns three tasks with the part, several times, and checks: hooks return what they must (perdure.methods.contract.calls);
+the same seed gives the same bits; a stopped run ends like an uninterrupted one; a penalty of weight 0 changes nothing; a weight
+penalty's gradient is that of its value.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from perdure.config.run_config import RunConfig
 from perdure.errors import PartError
 from perdure.files.durable import sha256
 from perdure.loop.sequence import run_sequence
-from perdure.methods.contract.build import build_method, check_composition, own_part, part_class, role_of
+from perdure.methods.contract.build import build_method, check_composition, own_part, part_class
 from perdure.methods.contract.calls import calling, penalty_of
 from perdure.methods.contract.context import Need
-from perdure.methods.contract.own import check_written
 from perdure.methods.contract.parts import Method, Part, WeightPenalty
 from perdure.methods.contract.past import Past, PerTask
 from perdure.methods.replay import ExampleBuffer
@@ -52,63 +51,60 @@ CONFIG = RunConfig.model_validate(
     }
 )
 TASKS = toy_tasks(3)
-TRIED = "tried"
-"""What the penalty and its method are called."""
+TESTED = "tested"
+"""The name of the tested penalty and of its method."""
 EVERY_STEP = 1e-9
 """Minutes between checkpoints."""
 DISTANCE, TOLERANCE = 1e-6, 1e-3
-"""Of a finite difference in float64: how far to both sides, and how much of the slope may be amiss."""
+"""Of a finite difference in float64: the distance to either side, and the relative error allowed."""
 
 
 def check_part(
     part: str | type[Part], settings: Mapping[str, Any] | None = None, *, method: str | Mapping[str, Any] = "inc-lora"
 ) -> None:
-    """Try a part; see the file's head. Takes a few seconds, downloads nothing, leaves nothing behind.
+    """Test a part (see the top of the file). Takes a few seconds, downloads nothing, leaves nothing behind.
 
     Args:
-        part: `module:Class`, a kind of perdure's own, or the class.
-        settings: the part's; a penalty has weight 1 where neither `weight` nor `gradient_share` is given.
-        method: in which it stands, in the place of the part of its role (a penalty: beside the others).
+        part: `module:Class`, the kind of a built-in part, or the class.
+        settings: the part's; a penalty has weight 1 if neither `weight` nor `gradient_share` is given.
+        method: the method to put it in, in place of the part of its role (a penalty: beside the others).
 
     Raises:
-        PartError: it does not keep the contract; says what, and where.
-        ConfigError: its class or its settings are wrong, or it has no meaning in that method.
+        PartError: it breaks the contract; says what is wrong, and where.
+        ConfigError: its class or its settings are wrong, or it cannot be used in that method.
     """
-    role, found = _found(part)
+    builtin: list[Role] = [role for role, kinds in PARTS.items() if part in kinds]
+    role, cls = (builtin[0], part_class(builtin[0], str(part))) if builtin else own_part(part)
     given = dict(settings or {})
     if role == "penalty" and not given.keys() & {"weight", "gradient_share"}:
         given["weight"] = 1.0
 
     def made(**changed: Any) -> Method:
-        return _with(method, role, validate(found, {**given, **changed}, str(part)))
+        return _with(method, role, validate(cls, {**given, **changed}, str(part)))
 
-    name = f"{found.__module__}:{found.__qualname__}"
+    name = f"{cls.__module__}:{cls.__qualname__}"
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         learnt, once = made(), Path(folder) / "once"
         past = _learn(learnt, once)
-        _check_same_bits(name, made, once)
+        _learn(made(), again := Path(folder) / "again")
+        _check_equal(
+            once,
+            again,
+            f"{name}: the same seed gave different bits the second time. Draw random numbers from ctx.generator(purpose), "
+            "and keep nothing in the class or the module.",
+        )
         _check_resumed(name, made, once)
         if role == "penalty":
             _check_weight_0(name, made(weight=0.0, gradient_share=None), build_method(resolve_method(method)), once)
-        if issubclass(found, WeightPenalty):
-            _check_gradients(learnt.penalties[TRIED], made().penalties[TRIED], past)
-
-
-def _found(part: str | type[Part]) -> tuple[Role, type[Part]]:
-    """A part's role and class."""
-    if isinstance(part, type):
-        role = role_of(part)
-        check_written(part)
-        return role, part
-    roles: list[Role] = [role for role, kinds in PARTS.items() if part in kinds]
-    return (roles[0], part_class(roles[0], part)) if roles else own_part(part)
+        if issubclass(cls, WeightPenalty):
+            _check_gradients(learnt.penalties[TESTED], made().penalties[TESTED], past)
 
 
 def _with(method: str | Mapping[str, Any], role: Role, part: Any) -> Method:
-    """The method with the part in it, and with a buffer of old examples where the part needs one."""
+    """The method with the part in it, and with a buffer of old examples if the part needs one."""
     base = build_method(resolve_method(method))
-    changed = {"penalties": {**base.penalties, TRIED: part}} if role == "penalty" else {role: part}
-    made = dataclasses.replace(base, name=TRIED, **changed)
+    changed = {"penalties": {**base.penalties, TESTED: part}} if role == "penalty" else {role: part}
+    made = dataclasses.replace(base, name=TESTED, **changed)
     if Need.OLD_EXAMPLES in part.requires() and made.replay is None:
         made = dataclasses.replace(made, replay=ExampleBuffer(use="init-only"))
     check_composition(made)
@@ -125,7 +121,7 @@ def _context(index: int, past: Past) -> StageContext:
 
 
 def _learn(method: Method, folder: Path, stop: tuple[str, int] | None = None, minutes: float | None = None) -> Past:
-    """Learn the tasks on a fresh net, or go on with what is in the folder; `stop`: at that step of that task."""
+    """Learn the tasks on a fresh net, or resume what is in the folder; `stop`: at that step of that task."""
     ctx = _context(0, Past())
     config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"checkpoint_minutes": minutes})})
     store = Store(folder)
@@ -137,7 +133,7 @@ def _learn(method: Method, folder: Path, stop: tuple[str, int] | None = None, mi
 
 
 class _Stopped(Exception):
-    """As a process that was killed."""
+    """Stands for a killed process."""
 
 
 class _Stopping(Quiet):
@@ -149,26 +145,17 @@ class _Stopping(Quiet):
             raise _Stopped
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """What a run has learnt, as sha256: adapters, state and log of every stage."""
-    found = [*folder.glob("stages/*/adapter/*"), *folder.glob(f"stages/*/{STATE}"), *folder.glob("stages/*/log.jsonl")]
-    return {path.relative_to(folder / "stages").as_posix(): sha256(path) for path in sorted(found)}
+def _files(folder: Path, *patterns: str) -> dict[str, str]:
+    """A run's files as sha256; by default all that was learnt: adapters, state and log of every stage."""
+    stages = folder / "stages"
+    paths = [path for pattern in patterns or ("adapter/*", STATE, "log.jsonl") for path in stages.glob(f"*/{pattern}")]
+    return {path.relative_to(stages).as_posix(): sha256(path) for path in sorted(paths)}
 
 
-def _check_equal(one: Path, other: Path, said: str) -> None:
+def _check_equal(one: Path, other: Path, problem: str) -> None:
     left, right = _files(one), _files(other)
     if differs := [name for name in {**left, **right} if left.get(name) != right.get(name)]:
-        raise PartError(f"{said} (first different: {differs[0]})")
-
-
-def _check_same_bits(name: str, made: Callable[[], Method], once: Path) -> None:
-    _learn(made(), again := once.with_name("again"))
-    _check_equal(
-        once,
-        again,
-        f"{name}: the same seed gave other bits the second time. Draw what is random from ctx.generator(purpose), and keep "
-        "nothing in the class or the module.",
-    )
+        raise PartError(f"{problem} (first different: {differs[0]})")
 
 
 def _check_resumed(name: str, made: Callable[[], Method], once: Path) -> None:
@@ -181,35 +168,35 @@ def _check_resumed(name: str, made: Callable[[], Method], once: Path) -> None:
         _check_equal(
             once,
             stopped,
-            f"{name}: a run that was stopped {where} tasks ended otherwise than one that was not. Give all that is remembered in "
-            "`state`, also after any step, and take it back in `load`.",
+            f"{name}: a run stopped {where} tasks ended differently from an uninterrupted one. Return everything it remembers "
+            "from `state`, after any step, and restore it in `load`.",
         )
 
 
 def _check_weight_0(name: str, switched_off: Method, without: Method, once: Path) -> None:
-    learnt = []
-    for method, folder in ((switched_off, once.with_name("zero")), (without, once.with_name("without"))):
-        _learn(method, folder)
-        learnt.append({file: digest for file, digest in _files(folder).items() if "/adapter/" in file})
-    if learnt[0] != learnt[1]:
+    zero, absent = once.with_name("zero"), once.with_name("without")
+    _learn(switched_off, zero)
+    _learn(without, absent)
+    if _files(zero, "adapter/*") != _files(absent, "adapter/*"):
         raise PartError(
-            f"{name}: at weight 0 it still changes what is learnt. It may not write to the model or the factors, nor draw from "
-            "torch's own random state."
+            f"{name}: at weight 0 it still changes what is learnt. It must not write to the model or the factors, nor draw "
+            "from torch's global random state."
         )
 
 
 def _check_gradients(learnt: Part, penalty: Part, past: Past) -> None:
-    """At factors drawn at random, with what the `learnt` penalty remembers of three tasks, in float64."""
+    """At random factors, with what the `learnt` penalty remembers of three tasks, in float64."""
     assert isinstance(penalty, WeightPenalty)
     penalty.before_task(_context(0, past))
     with calling(penalty, "load"):
-        penalty.load({name: _double(tensor) for name, tensor in learnt.state().items()})
+        penalty.load({name: t.double() if t.is_floating_point() else t for name, t in learnt.state().items()})
     generator = torch.Generator().manual_seed(0)
 
     def drawn(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=torch.float64) / like.shape[1] ** 0.5
 
-    exact = _past_in_double(past)
+    deployed = past.deployed if isinstance(past.deployed, PerTask) else _double(past.deployed)
+    exact = dataclasses.replace(past, total=_double(past.total), carry=_double(past.carry), deployed=deployed)
     factors = {m: Factors(drawn(pair.A), drawn(pair.B), pair.scaling) for m, pair in past.factors.items()}
     _, grads = penalty_of(penalty, factors, exact)
     for module, pair in factors.items():
@@ -219,29 +206,15 @@ def _check_gradients(learnt: Part, penalty: Part, past: Past) -> None:
             for sign in (1, -1):
                 moved = dataclasses.replace(pair, **{name: getattr(pair, name) + sign * DISTANCE * along})
                 values.append(penalty_of(penalty, {**factors, module: moved}, exact)[0])
-            found, told = (values[0] - values[1]) / (2 * DISTANCE), float((grad * along).sum())
-            if not abs(found - told) <= TOLERANCE * max(abs(found), abs(told)) + 1e-7:
+            measured, claimed = (values[0] - values[1]) / (2 * DISTANCE), float((grad * along).sum())
+            if not abs(measured - claimed) <= TOLERANCE * max(abs(measured), abs(claimed)) + 1e-7:
                 raise PartError(
                     f"{kind_of(penalty)}.value_and_grad: along a random direction of {name} at '{module}' the gradient says "
-                    f"{told:.6g}, but the value changes by {found:.6g}. The gradient of {name} is not that of the value."
+                    f"{claimed:.6g}, but the value changes by {measured:.6g}: it is not the gradient of the value."
                 )
 
 
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _past_in_double(past: Past) -> Past:
-    deployed = past.deployed
-    return dataclasses.replace(
-        past,
-        total=_update_in_double(past.total),
-        carry=_update_in_double(past.carry),
-        deployed=deployed if isinstance(deployed, PerTask) else _update_in_double(deployed),
-    )
-
-
-def _update_in_double(update: Update) -> Update:
+def _double(update: Update) -> Update:
     return {
         module: LowRank(delta.A.double(), delta.B.double()) if isinstance(delta, LowRank) else delta.double()
         for module, delta in update.items()

@@ -42,7 +42,7 @@ def test_a_quantised_base_where_a_dense_one_is_needed(method, tmp_path, small_ta
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"preset": "ewc", "consolidate": "average"}, "fisher has no meaning here"),
+        ({"preset": "ewc", "consolidate": "average"}, "fisher cannot be used here"),
         ({"preset": "slice", "replay": None}, "init: slice requires examples of earlier tasks: choose a replay part"),
         ({"preset": "a-gem", "replay": None}, "step_rule: a-gem requires examples of earlier tasks"),
         ({"preset": "l2", "penalties": {"l2": {"weight": -1}}}, r"l2\.weight"),

@@ -95,7 +95,7 @@ def test_the_start_lies_in_the_gradients_directions() -> None:
     batches = full_batches(ctx, ctx.stage.train, 8, 2, "lora-ga", "task")
     add_mean(ctx, batches, sums)
     A = part.start(ctx).factors["first"].A
-    top = torch.linalg.svd(sums.mean("first")).Vh[:2]
+    top = torch.linalg.svd(sums._sums["first"]).Vh[:2]
     overlap = torch.linalg.svdvals(torch.linalg.qr(A.mT).Q.mT @ top.mT)
     assert torch.allclose(overlap, torch.ones(2), atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_a_module_without_gradient_is_named() -> None:
 
 def test_a_sketch_too_narrow_to_choose_from_is_refused() -> None:
     """Rank 2: A and B are chosen from four directions."""
-    with pytest.raises(ConfigError, match=r"sketch_width: 3 directions are too few, .* 2 \* lora\.rank = 4"):
+    with pytest.raises(ConfigError, match=r"sketch_width: 3 directions are too few: .* 2 \* lora\.rank = 4"):
         LoraGa(batches=2, batch_size=8, storage="sketched", sketch_width=3).start(context())
     assert LoraGa(batches=2, batch_size=8, storage="sketched", sketch_width=4).start(context()).factors
 

@@ -424,7 +424,7 @@ CANNOT_RUN = [
         {"methods": {"bad": {"method": "ps-lora", "method.penalties.sign-magnitude.weight": -1}}},
         r"methods\.bad: .*weight",
     ),
-    ({"methods": {"bad": {"method": {"preset": "o-lora", "init": "slao"}}}}, r"methods\.bad: .*has no meaning here"),
+    ({"methods": {"bad": {"method": {"preset": "o-lora", "init": "slao"}}}}, r"methods\.bad: .*cannot be used here"),
     (
         {"methods": {"l2": {"trials": [{}, {}]}}},
         r"methods\.l2: two of its runs \(l2-default-0-\w+\) have the same settings",

@@ -4,8 +4,8 @@
 
     g       gradient of the current batch, over all factors together
     g_ref   gradient of the mean loss on examples drawn from the buffer
-    g~ = g                                        where <g, g_ref> >= 0
-    g~ = g - (<g, g_ref> / <g_ref, g_ref>) g_ref  elsewhere, so that <g~, g_ref> = 0       ops.surgery.pcgrad (c = 1)
+    g~ = g                                        if <g, g_ref> >= 0
+    g~ = g - (<g, g_ref> / <g_ref, g_ref>) g_ref  otherwise, so that <g~, g_ref> = 0       ops.surgery.pcgrad (c = 1)
 
 Settings: `batch_size` of the reference gradient. Deviations: none; a penalty's gradient is part of g, as it is of the step.
 """
@@ -15,24 +15,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from perdure.errors import UnmetNeed
-from perdure.methods.contract.context import Need
+from perdure.methods.contract.context import Context, Gradients, Need
 from perdure.methods.contract.parts import StepRule
 from perdure.ops import surgery
 
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context, Gradients
-    from perdure.methods.contract.parts import Method
-
 
 def gram(grads: Gradients, reference: Gradients) -> surgery.Gram:
-    """Inner products over every trained factor; a frozen one (None) has no part."""
+    """Inner products over every trained factor; a frozen one (None) is left out."""
     return surgery.total(
         surgery.gram(grad, old)
         for module, pair in grads.items()
@@ -59,6 +55,7 @@ class AGem(StepRule):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.OLD_EXAMPLES})
     needs_past: ClassVar[bool] = True
+    protects: ClassVar[str] = "it keeps steps from hurting old tasks"
 
     batch_size: int = Field(default=32, ge=1)
     """remembered examples, of any task, behind one reference gradient."""
@@ -66,20 +63,15 @@ class AGem(StepRule):
     _step: int = PrivateAttr(default=0)
     _fired: int = PrivateAttr(default=0)
 
-    def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past that steps could hurt."""
-        reason = method.out_of_reach()
-        return reason and f"it keeps steps from hurting old tasks, but {reason}"
-
     def before_task(self, ctx: Context) -> None:
-        """Steps are counted within a stage, so that each draws its own examples, also after a resume."""
+        """Count steps within the stage, so that each draws its own examples, also after a resume."""
         self._step = self._fired = 0
 
     def gradients(self, ctx: Context, grads: Gradients) -> Gradients:
-        """See `StepRule`; the first task's gradients are left alone.
+        """The projected gradients; the first task's are left alone.
 
         Raises:
-            UnmetNeed: a later task finds the buffer empty.
+            UnmetNeed: the buffer is empty at a later task.
         """
         ends = list(accumulate(len(examples) for examples in ctx.buffer.values()))
         if not ends or not ends[-1]:
@@ -90,7 +82,7 @@ class AGem(StepRule):
             )
         order = torch.randperm(ends[-1], generator=ctx.generator(f"a-gem.{self._step}"))[: self.batch_size]
         self._step += 1
-        # drawn first, then looked up (counted from the end): a user's dataset may be slow to read
+        # draw first, then look up (counted from the end): a user's dataset may be slow to read
         buffers, places = list(ctx.buffer.values()), [(i, bisect_right(ends, i)) for i in order.tolist()]
         drawn = [buffers[at][i - ends[at]] for i, at in places]
         projected, fired = project(grads, ctx.task_gradients(drawn))
@@ -103,6 +95,5 @@ class AGem(StepRule):
         return {"steps": torch.tensor([self._step, self._fired])}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
         if "steps" in state:
             self._step, self._fired = (int(value) for value in state["steps"])

@@ -10,37 +10,28 @@ Equation
     L_ELLA = ||dW_t * W_past||_F^2 = sum_ij P_ij^2 W_ij^2,    G = 2 P^2 W            ops.entrywise.weighted_squares
     (element-wise product)
 
-Settings: `reduction` sum over a module's positions, or mean. Deviations: the equation was read second-hand and the aggregate is
-taken as the sum of the updates (`history: merged` offers what answers queries instead); whether scaling is inside dW, lambda and
+Settings: `reduction` sum over a module's positions, or mean. Deviations: the equation was read second-hand, and the aggregate is
+taken as the sum of the updates (`history: merged` takes what answers queries instead); whether scaling is inside dW, lambda and
 the reduction were not found. Without history the penalty is 0.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor
 
-from perdure.methods.contract.parts import WeightPenalty
-from perdure.methods.measured.history_update import HistoryKind, OfHistory, no_history
+from perdure.methods.contract.past import Past
+from perdure.methods.measured.history_update import HistoryKind, HistoryPenalty
 from perdure.ops.entrywise import weighted_squares
+from perdure.ops.factors import Factors
 from perdure.ops.precision import divided, no_penalty, precise
-from perdure.ops.through_factors import Scratch
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.methods.contract.past import Past
-    from perdure.ops.factors import Factors
 
 
-class PastEnergy(WeightPenalty):
-    """sum P^2 W^2 over positions and modules.
-
-    P^2 is computed once a stage and kept in fp32 (one dense [O, I] for each module).
-    """
+class PastEnergy(HistoryPenalty):
+    """sum P^2 W^2 over positions and modules. P^2 is computed once a stage."""
 
     needs_past: ClassVar[bool] = True
 
@@ -49,25 +40,11 @@ class PastEnergy(WeightPenalty):
     history: HistoryKind = "sum"
     """P is the sum of the earlier updates, or the merged update that answers queries."""
     tile: int | None = Field(default=None, gt=0)
-    """rows worked on at a time; chosen by the module's width when not given."""
-
-    caches: ClassVar[frozenset[str]] = frozenset({"_energies", "_scratch"})
-
-    _energies: OfHistory = PrivateAttr(default_factory=OfHistory)
-    _scratch: Scratch = PrivateAttr(default_factory=Scratch)
-
-    def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past, or none apart from the update."""
-        return no_history(method)
-
-    def before_task(self, ctx: Context) -> None:
-        """Forget the last stage's energies; says early that per-task updates are no history."""
-        self._energies.begin(ctx.past, self.history)
+    """rows per tile; chosen by the module's width when not given."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """See `WeightPenalty`."""
         exact = precise(factors)
-        energy = self._energies.at(module, exact.A, past, self.history, torch.square)
+        energy = self._of_history(module, exact.A, past, torch.square)
         if energy is None:
             return no_penalty(factors)
         count = exact.shape[0] * exact.shape[1] if self.reduction == "mean" else 1

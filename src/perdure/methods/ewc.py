@@ -10,10 +10,10 @@ Symbols (paper -> here)                                                         
 
 Equations
     L     = 1/2 sum_ij Omega_ij W_ij^2,    G = Omega W             ops.entrywise.weighted_squares
-    Omega <- gamma Omega + F_t             after task t, on the model as trained
+    Omega <- gamma Omega + F_t             after task t, on the trained model
 
-The papers keep theta* = theta_{t-1}, the weights after the last task. Here the base a task trains on is exactly that when the
-consolidation carries the sum; the penalty is on the update, so the number of parameters trained does not matter.
+The papers keep theta* = theta_{t-1}, the weights after the last task. Here the base a task trains on is exactly that if the
+consolidation carries the sum. The penalty is on the update, so the number of trained parameters does not matter.
 
 Settings: see `FisherPenalty`. Deviations
     - F is the empirical Fisher (the task's own labels), as in most implementations; the definition samples labels from the model.
@@ -22,36 +22,32 @@ Settings: see `FisherPenalty`. Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from perdure.methods.contract.context import Need
-from perdure.methods.contract.parts import WeightPenalty
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import Method, TensorMemory, WeightPenalty
+from perdure.methods.contract.past import Past
 from perdure.ops.entrywise import weighted_squares
+from perdure.ops.factors import Factors
+from perdure.ops.lowrank import Update
 from perdure.ops.precision import divided, no_penalty, precise
 from perdure.ops.through_factors import Scratch
 
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.methods.contract.past import Past
-    from perdure.ops.factors import Factors
-    from perdure.ops.lowrank import Update
 
-
-class FisherPenalty(WeightPenalty):
+class FisherPenalty(TensorMemory, WeightPenalty):
     """1/2 sum Omega W^2 over positions and modules; 0 on the first task.
 
-    Memory: one dense fp32 [O, I] for each module.
+    Memory: Omega, one dense fp32 [O, I] for each module.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(
         {Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE, Need.FULL_GRADIENTS}
     )
     needs_past: ClassVar[bool] = True
+    protects: ClassVar[str] = "it protects what the past needs"
 
     decay: float = Field(default=1.0, ge=0, le=1)
     """gamma; 1 sums the Fishers of all tasks, less forgets the oldest."""
@@ -60,39 +56,29 @@ class FisherPenalty(WeightPenalty):
     batch_size: int = Field(default=1, ge=1)
     """examples whose mean gradient is squared."""
     tile: int | None = Field(default=None, gt=0)
-    """rows worked on at a time; chosen by the module's width when not given."""
+    """rows per tile; chosen by the module's width when not given."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_scratch"})
 
-    _fisher: dict[str, Tensor] = PrivateAttr(default_factory=dict)
     _scratch: Scratch = PrivateAttr(default_factory=Scratch)
 
     def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past, or the base does not hold it: the update is then no change from it."""
-        if reason := method.out_of_reach():
-            return f"it protects what the past needs, but {reason}"
-        if method.consolidate.keeps != "carried":
-            return (
-                "it holds back changes from the weights after the last task, but this consolidation carries nothing into the "
-                "base, so an update is a change from the pretrained weights. Use the consolidation `sum`"
-            )
-        return None
+        """Also refused if the base does not hold the past: the update is then not a change from it."""
+        if (reason := super().conflicts(method)) or method.consolidate.keeps == "carried":
+            return reason
+        return (
+            "it holds back changes from the weights after the last task, but this consolidation carries nothing into the "
+            "base, so an update is a change from the pretrained weights. Use the consolidation `sum`"
+        )
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """See `WeightPenalty`."""
-        exact, fisher = precise(factors), self._fisher.get(module)
+        exact, fisher = precise(factors), self._memory.get(module)
         if fisher is None:
             return no_penalty(factors)
         return divided(weighted_squares(exact, fisher.to(exact.A), self.tile, self._scratch), 2, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Measure F on the model as trained, and add it to what is left of the past's."""
-        for module, fisher in self._measured(ctx).items():
-            old = self._fisher.get(module)
-            self._fisher[module] = fisher if old is None else old.to(fisher) * self.decay + fisher
-
-    def _measured(self, ctx: Context) -> dict[str, Tensor]:
-        """Module -> mean over batches of the squared gradient of the mean loss [O, I], fp32."""
+        """Measure F [O, I] fp32 on the trained model (mean over batches of the squared gradient), and update Omega."""
         wanted = len(ctx.stage.train) if self.examples is None else min(self.examples, len(ctx.stage.train))
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "ewc"))[: max(1, wanted // self.batch_size)]
         sums: dict[str, Tensor] = {}
@@ -104,12 +90,6 @@ class FisherPenalty(WeightPenalty):
                 sums[module] = grad_OI.square()
 
         ctx.stream(batches, "gradients", sink)
-        return {module: total.div_(len(batches)) for module, total in sums.items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Omega [O, I] by module."""
-        return dict(self._fisher)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        self._fisher = dict(state)
+        for module, total in sums.items():
+            fisher, old = total.div_(len(batches)), self._memory.get(module)
+            self._memory[module] = fisher if old is None else old.to(fisher) * self.decay + fisher

@@ -8,14 +8,14 @@
     before   C~ = C_t - M M^T C_t;    A = (top-r left singular vectors of C~)^T / sqrt 3, frozen;    B = 0, trained
     after    C_t measured again on the trained model; M grows until it holds the share eps of C_t's energy   `updated_memory`
 
-Every row of A is orthogonal to M, so an update B A does not change the module's output on remembered input directions.
+Every row of A is orthogonal to M, so an update B A leaves the module's output on remembered input directions unchanged.
 
 Settings: `threshold` eps rises linearly to `threshold_end` over `over_tasks` tasks (.95 -> 1; .98 for ImageNet-R;
 .995 fixed in later work on T5). Deviations
     - `energy`: the paper counts squared singular values of the inputs, which are the eigenvalues of C_t ("inputs"); the released
       code squares those once more ("released-code"), so the same threshold keeps far fewer directions.
-    - Where the space left has fewer than r directions, the released code fills A with arbitrary vectors; here these rows are 0.
-    - In a first task that fills more than half the space the code keeps the basis but labels it as the complement; not here.
+    - If fewer than r directions are left, the released code fills A with arbitrary vectors; here these rows are 0.
+    - If the first task fills more than half the space, the code keeps the basis but labels it as the complement; not here.
     - The released code keeps every LoRA branch; here they are summed (consolidate: sum), which is the same function.
 """
 
@@ -24,34 +24,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import TrainingError
-from perdure.methods.contract.context import Need
+from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Init, Start, Trainable
-from perdure.methods.measured.input_moments import check_reached, input_moments
+from perdure.methods.measured.input_moments import input_moments
 from perdure.ops.factors import Factors
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.ops.lowrank import Update
-    from perdure.tasks.task import Stage
+from perdure.ops.lowrank import Update
+from perdure.tasks.task import Stage
 
 Energy = Literal["inputs", "released-code"]
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """An orthonormal basis [I, K] of the remembered input space, or of what is left of it (K <= I / 2 either way).
+    """An orthonormal basis [I, K] of the remembered input space, or of its complement (K <= I / 2 either way).
 
     Args:
         basis_IK: orthonormal columns.
-        left: True: the columns span the complement, the directions still free.
+        left: the columns span the complement: the directions still free.
     """
 
     basis_IK: Tensor
@@ -63,7 +59,7 @@ class Memory:
         return inside_basis if self.left else matrix_IN - inside_basis
 
     def grown(self, directions_IN: Tensor) -> Memory:
-        """The memory with orthonormal `directions_IN` (outside it so far) remembered too, in the smaller form."""
+        """The memory with orthonormal `directions_IN`, so far outside it, in the smaller form."""
         size = self.basis_IK.shape[0]
         if self.left:
             reduced = self.basis_IK - directions_IN @ (directions_IN.mT @ self.basis_IK)
@@ -86,7 +82,7 @@ def updated_memory(memory: Memory, moment_II: Tensor, threshold: float, energy: 
 
     Args:
         memory: of the tasks so far.
-        moment_II: mean of x x^T, symmetric; where it is 0 (no input reached the module) the memory stays as it is.
+        moment_II: mean of x x^T, symmetric; if it is 0 (no input reached the module) the memory is unchanged.
         threshold: share of the energy in (0, 1].
         energy: what a direction counts for: its eigenvalue, or the square of it.
     """
@@ -95,7 +91,7 @@ def updated_memory(memory: Memory, moment_II: Tensor, threshold: float, energy: 
     power = 1 if energy == "inputs" else 2
     whole = torch.linalg.svdvals(moment_II).pow(power).sum()
     outside = memory.without(moment_II)
-    if energy == "inputs":  # from both sides: then the singular values are the inputs' energy outside the memory
+    if energy == "inputs":  # on both sides: the singular values are then the inputs' energy outside the memory
         outside = memory.without(outside.mT)
     U, S, _ = torch.linalg.svd(outside)
     energies = S.pow(power)
@@ -112,7 +108,7 @@ def frozen_directions(memory: Memory, moment_II: Tensor, rank: int) -> Tensor:
     outside = memory.without(moment_II)
     U, S, _ = torch.linalg.svd(outside)
     rows = U[:, :rank].mT
-    # a direction with next to no input energy left is rounding noise, and need not be outside the memory
+    # a direction with almost no input energy is rounding noise, and may lie inside the memory
     free = S[:rank] > 1e-6 * torch.linalg.matrix_norm(moment_II, 2)
     return memory.without((rows * free[:, None]).mT).mT / math.sqrt(3)
 
@@ -122,24 +118,25 @@ class InfLora(Init):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
     trains: ClassVar[Trainable] = "B"
+    protects: ClassVar[str] = "it keeps A off old tasks' inputs"
 
     threshold: float = Field(default=0.95, gt=0, le=1)
     """share of the input energy remembered after the first task."""
     threshold_end: float = Field(default=1.0, gt=0, le=1)
     """the share it rises to; at least `threshold`."""
     over_tasks: int = Field(default=10, ge=1)
-    """after how many tasks; not read where the two are equal."""
+    """after how many tasks; not read if the two are equal."""
     energy: Energy = "inputs"
-    """how a direction is counted, see the file's head."""
+    """how a direction is counted; see the top of the file."""
     batches: int | None = Field(default=None, ge=1)
-    """over how many batches of examples inputs are measured; None = all of the task's."""
+    """on how many batches of a task's training examples its inputs are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
     """examples in each."""
 
     _memory: dict[str, Memory] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
-    def _every_setting_is_read(self) -> InfLora:
+    def _thresholds_rise(self) -> InfLora:
         if self.threshold > self.threshold_end:
             raise ValueError("threshold rises to threshold_end, which must not be smaller; raise threshold_end")
         usual = type(self).model_fields["over_tasks"].default
@@ -147,32 +144,30 @@ class InfLora(Init):
             raise ValueError("threshold and threshold_end are equal, so over_tasks is not read; leave it out")
         return self
 
-    def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past it could reach."""
-        reason = method.out_of_reach()
-        return reason and f"it keeps A off old tasks' inputs, but {reason}"
-
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
-        """Once all of the inputs is remembered, no direction is left for a further task."""
+        """Once the whole input space is remembered, no direction is left for another task."""
         if self.threshold_end < 1 or len(stages) <= self.over_tasks + 1:
             return None
         if self.threshold == 1:
             return "it remembers the whole input space from the first task on. Lower method.init.threshold"
         return (
-            f"after {self.over_tasks + 1} tasks it remembers the whole input space (threshold_end is 1), and a further task has "
-            f"no direction left; there are {len(stages)}. Set method.init.over_tasks={len(stages)} or more"
+            f"after {self.over_tasks + 1} tasks it remembers the whole input space (threshold_end is 1), which leaves no "
+            f"direction for another; there are {len(stages)}. Set method.init.over_tasks={len(stages)} or more"
         )
 
     def start(self, ctx: Context) -> Start:
-        """See `Init`; only B is trained.
+        """A on free directions, B = 0.
 
         Raises:
             TrainingError: a module has no free input direction left, or no input at all.
         """
         factors: dict[str, Factors] = {}
-        moments = self._moments(ctx, "inf-lora.before")
-        check_reached(moments, f"Task '{ctx.stage.name}'")
-        for module, moment in moments.items():
+        for module, moment in self._moments(ctx, "inf-lora.before").items():
+            if not moment.any():
+                raise TrainingError(
+                    f"Task '{ctx.stage.name}': no input reaches '{module}', so no adapter can start from its inputs. Remove "
+                    f"'{module}' from lora.targets if this model does not use it, or choose another init."
+                )
             pair = ctx.factors[module]
             memory = self._remembered(module, moment)
             A = frozen_directions(memory, moment, pair.A.shape[0])
@@ -185,7 +180,7 @@ class InfLora(Init):
         return Start(factors, trainable=self.trains)
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Remember the input directions of the task just learnt, measured on the trained model."""
+        """Remember the task's input directions, measured on the trained model."""
         progress = min(1.0, len(ctx.past) / self.over_tasks)
         threshold = self.threshold + (self.threshold_end - self.threshold) * progress
         for module, moment in self._moments(ctx, "inf-lora.after").items():
@@ -193,7 +188,7 @@ class InfLora(Init):
             self._memory[module] = updated_memory(memory, moment, threshold, self.energy)
 
     def _remembered(self, module: str, like: Tensor) -> Memory:
-        """The module's memory where `like` is (one that was read back is on the CPU)."""
+        """The module's memory on `like`'s device (after a resume it is on the CPU)."""
         memory = self._memory.get(module, empty_memory(like.shape[0], like))
         return Memory(memory.basis_IK.to(like), memory.left)
 
@@ -208,7 +203,6 @@ class InfLora(Init):
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
         self._memory = {
             key.partition(".")[2]: Memory(basis, left=key.startswith("left.")) for key, basis in state.items()
         }

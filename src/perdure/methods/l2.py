@@ -5,8 +5,8 @@
     L = L_task + lambda sum_modules ||dW_t||_F^2        ops.frobenius.squared_norm_and_grads
     dW_t   effective update of the task being trained, scaling and offset included
 
-This is what PS-LoRA's penalty (ps_lora.py) is without history, and nearly what it is at rank 8: there entries shrink rather than
-change sign, because the elementwise gradient vanishes at 0. Unlike weight decay of A and B it acts on the update itself.
+PS-LoRA's penalty (ps_lora.py) is this without history, and nearly this at rank 8: there entries shrink rather than change sign,
+because the elementwise gradient vanishes at 0. Unlike weight decay of A and B it acts on the update itself.
 
 Settings: `reduction` sum over a module's positions, or mean (the sum over O I).
 """
@@ -31,6 +31,5 @@ class SquaredNorm(WeightPenalty):
     """sum over a module's positions, or their mean."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """See `WeightPenalty`."""
         count = factors.shape[0] * factors.shape[1] if self.reduction == "mean" else 1
         return divided(squared_norm_and_grads(precise(factors)), count, factors)

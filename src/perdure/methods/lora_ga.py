@@ -7,25 +7,24 @@
 
     A0 = O^(1/4) / sqrt(gamma) V^T[:r]        B0 = O^(1/4) / sqrt(gamma) U[:, r:2r]        W <- W - s B0 A0
 
-Settings: direction "ArB2r", scale "stable" and gamma 16 are the authors' released defaults. The scaling s is ours: the preset
+Settings: direction "ArB2r", the stable scale and gamma 16 are the authors' released defaults. The scaling s is ours: the preset
 `lora-ga` sets lora.alpha 2, which at rank 8 is SLICE's s = .25.
-Deviations: the number of batches (8 of 16 examples, as SLICE uses; theirs vary by task). PEFT's `lora_ga` multiplies B by
-the singular values and scales only B; compare with `perdure.methods.lora_ga.stable_factors`, which follows the authors.
+Deviations: the number of batches (8 of 16 examples, as in SLICE; theirs vary by task). PEFT's `lora_ga` multiplies B by the
+singular values and scales only B; `stable_factors` follows the authors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.methods.contract.context import Need
+from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Init, Start
-from perdure.methods.contract.settings_read import check_read
 from perdure.methods.measured.full_gradients import (
     DenseGradients,
     FullGradients,
@@ -37,25 +36,16 @@ from perdure.methods.measured.full_gradients import (
     full_batches,
 )
 from perdure.ops.factors import Factors
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.tasks.task import Stage
+from perdure.tasks.task import Stage
 
 Direction = Literal["ArB2r", "A2rBr", "ArBr"]
-READ_BY: Mapping[str, tuple[Storage, ...]] = {
-    "iterations": ("dense",),
-    "sketch_width": ("sketched",),
-    "buckets": ("sketched",),
-}
-"""Setting -> the storage that reads it."""
 
 
 def singular_directions(U: Tensor, Vh: Tensor, rank: int, direction: Direction = "ArB2r") -> tuple[Tensor, Tensor]:
     """A [R, I] and B [O, R]: which singular vectors go where; `U` [O, K], `Vh` [K, I].
 
     ArB2r: A from vectors 0..r, B from r..2r.   A2rBr: the other way round.   ArBr: A from the odd ones, B from the even.
-    Where fewer than 2r vectors exist (a small matrix), the last r of them stand in for r..2r.
+    If fewer than 2r vectors exist (a small matrix), the last r stand in for r..2r.
     """
     second = slice(min(rank, Vh.shape[0] - rank), min(2 * rank, Vh.shape[0]))
     if direction == "ArB2r":
@@ -76,8 +66,8 @@ def stable_factors(A: Tensor, B: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 def offset_start(start: Mapping[str, tuple[Tensor, Tensor]], like: Mapping[str, Factors]) -> Start:
     """A start whose base is offset by -s B0 A0, so that the model's function is unchanged.
 
-    The offset uses the factors as they will be stored (cast to the adapter's dtype, then fp32), not as computed. A base stored in
-    bf16 or fp16 takes W - s B0 A0 rounded to its own digits, and the function is unchanged up to that.
+    The offset uses the factors as stored (cast to the adapter's dtype, then fp32), not as computed. A base in bf16 or fp16 rounds
+    W - s B0 A0 to its own digits; the function is unchanged up to that.
     """
     factors: dict[str, Factors] = {}
     for module, (A, B) in start.items():
@@ -88,9 +78,12 @@ def offset_start(start: Mapping[str, tuple[Tensor, Tensor]], like: Mapping[str, 
 
 
 class GradientInit(Init):
-    """What the inits that start from full gradients share."""
+    """Base of the inits that start from full gradients."""
 
     offsets: ClassVar[bool] = True
+    read_by: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "storage": {"iterations": ("dense",), "sketch_width": ("sketched",), "buckets": ("sketched",)}
+    }
 
     batches: int = Field(default=8, ge=1)
     """of the new task, over which its gradient is averaged."""
@@ -102,23 +95,18 @@ class GradientInit(Init):
     """dense: a full fp32 gradient of every target weight; sketched: sketches of width `sketch_width` instead, for
     models whose full gradients do not fit."""
     sketch_width: int | None = Field(default=None, ge=2)
-    """directions kept of each gradient, 2 r or more; 4 r by default. Storage sketched only."""
+    """directions kept of each gradient, 2 r or more; 4 r by default; storage sketched only."""
     buckets: int = Field(default=1 << 16, ge=1)
-    """of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets). Storage sketched only."""
-
-    @model_validator(mode="after")
-    def _storage_reads_every_setting(self) -> GradientInit:
-        check_read(self, "storage", READ_BY)
-        return self
+    """of the CountSketch behind cosines; their standard error is below sqrt(2 / buckets); storage sketched only."""
 
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
-        """A gradient takes at least one whole batch of a stage."""
+        """A gradient needs at least one whole batch of every stage."""
         for stage in stages:
             given = sum(len(task.train) for task in stage.tasks)
             if stage.tasks and given < self.batch_size:
                 return (
                     f"task '{stage.name}' has {given} training examples, fewer than one batch of {self.batch_size} for the "
-                    f"gradient that starts the adapter. Set method.init.batch_size={given}, or give more"
+                    f"gradient that starts the adapter. Set method.init.batch_size={given}, or provide more"
                 )
         return None
 
@@ -133,8 +121,8 @@ class GradientInit(Init):
         rank, width = _rank(ctx), self._sketched_directions(ctx)
         if width < 2 * rank:
             raise ConfigError(
-                f"method.init.sketch_width: {width} directions are too few, because A and B are chosen from 2 * lora.rank = "
-                f"{2 * rank}. Raise it, or leave it out (4 * lora.rank)."
+                f"method.init.sketch_width: {width} directions are too few: A and B are chosen from 2 * lora.rank = {2 * rank}. "
+                "Raise it, or leave it out (4 * lora.rank)."
             )
         sketcher = Sketcher(width, self.buckets, generator)
         return lambda: SketchedGradients(sketcher)
@@ -162,10 +150,10 @@ class LoraGa(GradientInit):
     gamma: float = Field(default=16.0, gt=0)
     """stable-scale constant."""
     direction: Direction = "ArB2r"
-    """which singular vectors A and B take, see `singular_directions`."""
+    """which singular vectors A and B take; see `singular_directions`."""
 
     def start(self, ctx: Context) -> Start:
-        """Steps: gradient, truncated SVD, choice of directions, stable scale, offset."""
+        """Gradient, truncated SVD, choice of directions, stable scale, offset."""
         gradients = self._task_gradient(ctx, self._accumulators(ctx, "lora-ga")(), "lora-ga")
         starts: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in ctx.factors.items():
@@ -177,5 +165,5 @@ class LoraGa(GradientInit):
 
 
 def lora_ga_like(init: GradientInit) -> LoraGa:
-    """LoRA-GA on the gradient that `init` measures: how the first task starts, which has no past to heed."""
+    """LoRA-GA with the gradient settings of `init`: the start of the first task, which has no past."""
     return LoraGa(**{name: getattr(init, name) for name in GradientInit.model_fields})

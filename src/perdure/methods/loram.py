@@ -15,18 +15,15 @@ Source: the form in SLICE's released code (the authors' own was not found); sett
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError, TrainingError
-from perdure.methods.contract.context import Need
+from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Init, Start
 from perdure.methods.lora_ga import offset_start
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
 
 
 def sine_basis(count: int, size: int) -> Tensor:
@@ -49,8 +46,8 @@ def rescaled(A: Tensor, B: Tensor, weight_OI: Tensor, module: str) -> tuple[Tens
     """Both factors times (rho Var(W) / Var(B A))^(1/4), rho = log r / log min(O, I): then Var(B A) = rho Var(W).
 
     Raises:
-        ConfigError: rank 1, for which rho and with it both factors would be 0 and never train.
-        TrainingError: B A is constant, so that no factor gives it a variance.
+        ConfigError: rank 1: rho and both factors would be 0 and never train.
+        TrainingError: B A is constant, so no factor gives it a variance.
     """
     rank, smaller = A.shape[0], min(weight_OI.shape)
     if rank < 2:
@@ -66,7 +63,7 @@ def rescaled(A: Tensor, B: Tensor, weight_OI: Tensor, module: str) -> tuple[Tens
 
 
 class Loram(Init):
-    """The adapter starts from deterministic sine bases at the weight's magnitude; the base is offset."""
+    """The adapter starts from fixed sine bases at the weight's magnitude; the base is offset."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DENSE_BASE, Need.RANK_OF_TWO})
     offsets: ClassVar[bool] = True
@@ -75,9 +72,7 @@ class Loram(Init):
         """Sine rows for both sides, rescaled to the current weight."""
         starts: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in ctx.factors.items():
-            out_features, in_features = pair.shape
-            weight = ctx.weight(module)
-            rank = pair.A.shape[0]
+            (out_features, in_features), rank, weight = pair.shape, pair.A.shape[0], ctx.weight(module)
             A, B = sine_basis(rank, in_features), sine_basis(rank, out_features).mT
             starts[module] = rescaled(A.to(weight.device), B.to(weight.device), weight, module)
         return offset_start(starts, ctx.factors)

@@ -9,9 +9,9 @@
 
 KL and the paper's cross-entropy differ by the teacher's entropy, a constant: same gradient, but 0 means "nothing changed".
 
-Settings: `temperature` (2 in the paper), `reduction` over old tasks (the paper sums). Deviations: no T^2 factor (nor in the
-paper), no separate warm-up of the new head (there is no head). Cost: the teacher answers the stage's examples once, or, beside a
-replay part, every batch, also where that part mixes nothing in; the student scores its batch under every old task's labels.
+Settings: `temperature` (2 in the paper), `reduction` over old tasks (a sum in the paper). Deviations: no T^2 factor (nor in the
+paper), no separate warm-up of the new head (there is no head). Cost: the teacher answers the stage's examples once, or with a
+replay part every batch (also if that part mixes nothing in); the student scores its batch under every old task's labels.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from perdure.methods.contract.context import Need
-from perdure.methods.contract.parts import BatchPenalty
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import BatchPenalty, Method
+from perdure.tasks.task import Example
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.tasks.task import Example
 
 TEACHER_BATCH = 32
-"""Examples the teacher answers at a time."""
+"""Examples per batch of the teacher."""
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -44,15 +42,16 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 class LwF(BatchPenalty):
-    """The model's answers under the labels of old tasks may not move on the new task's inputs."""
+    """The model's answers to the new task's inputs under old tasks' labels must not move."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAST_DATA, Need.LABELS})
     needs_past: ClassVar[bool] = True
+    protects: ClassVar[str] = "it keeps the answers to old tasks"
 
     temperature: float = Field(default=2.0, gt=0)
-    """T, above 1 softens the answers."""
+    """T; above 1 softens the answers."""
     reduction: Literal["sum", "mean"] = "sum"
-    """over old tasks, sum (the paper) or mean (the penalty does not grow with their number)."""
+    """over old tasks: sum (the paper), or mean (the penalty does not grow with their number)."""
 
     caches: ClassVar[frozenset[str]] = frozenset({"_answers", "_stage"})
 
@@ -60,18 +59,17 @@ class LwF(BatchPenalty):
     _stage: int | None = PrivateAttr(default=None)
 
     def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past, or the model a task starts from, its teacher, does not know it."""
-        if reason := method.out_of_reach():
-            return f"it keeps the answers to old tasks, but {reason}"
-        if method.consolidate.keeps == "merged" and not method.init.continues:
-            return (
-                "the teacher is the model a task starts from, which with this consolidation is the pretrained one and knows no "
-                "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
-            )
-        return None
+        """Also refused if the model a task starts from, its teacher, does not know the past."""
+        reason = super().conflicts(method)
+        if reason or method.consolidate.keeps != "merged" or method.init.continues:
+            return reason
+        return (
+            "the teacher is the model a task starts from, which with this consolidation is the pretrained one and knows no "
+            "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
+        )
 
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
-        """See `BatchPenalty`; 0 on the first task."""
+        """The distillation loss; 0 on the first task."""
         tasks = ctx.past.stages
         if not tasks:
             return torch.zeros((), device=outputs.loss.device)
@@ -86,9 +84,9 @@ class LwF(BatchPenalty):
     def _teacher(self, ctx: Context, examples: Sequence[Example]) -> list[Tensor]:
         """The teacher's scores [n, labels] under every old task's labels.
 
-        The stage's own examples are answered once, all of them in an order of their own: a resumed stage then has the same
-        bits. Beside a replay buffer old examples may be among the batch's (whether they are mixed in is not known here), and
-        every batch is answered when it comes, by every process alike: a sharded base is gathered by all of them together.
+        The stage's own examples are answered once, all in a fixed order of their own, so that a resumed stage has the same
+        bits. With a replay buffer a batch may hold old examples, so the teacher answers every batch when it comes, in every
+        process alike: all processes gather a sharded base together.
         """
         if ctx.buffer:
             return ctx.teacher(examples, ctx.past.stages)

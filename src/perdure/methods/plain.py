@@ -1,4 +1,4 @@
-"""The plain choices: new adapters from kaiming or from the last one; updates summed, replaced or kept apart.
+"""The plain choices: new adapters from kaiming or from the last one; updates summed, replaced or kept separately.
 
 inc-lora = kaiming (Kaiming) + sum (Sum)                   a new adapter for each task, all summed
 seq-lora = continue (Continue) + latest (Latest)           one adapter, trained on and on
@@ -45,44 +45,44 @@ class Kaiming(Init):
 
 
 class Continue(Init):
-    """Go on from the last stage's trained factors; kaiming before the first. Belongs with `Latest`, which folds nothing."""
+    """Continue from the last stage's trained factors; kaiming on the first. Use with `Latest`, which folds nothing."""
 
     continues: ClassVar[bool] = True
+    consolidation: ClassVar[str] = "latest"
+    """The consolidation it belongs with."""
 
     def conflicts(self, method: Method) -> str | None:
-        """Refused where the consolidation carries: what is carried would count twice."""
-        return counted_twice(method, "latest")
+        """Refused if the consolidation carries: the past would count twice."""
+        if method.consolidate.keeps != "carried":
+            return None
+        return (
+            "it starts from the last adapter, which this consolidation also folds into the base, so the past would count "
+            f"twice. Use the consolidation `{self.consolidation}`, or the init `kaiming`"
+        )
 
     def start(self, ctx: Context) -> Start:
-        """Copies of the last factors."""
+        """The last A, `_restarted`, and a copy of the last B."""
         last = ctx.past.factors
         if not last:
             return Kaiming().start(ctx)
         return Start(
             {
                 module: Factors(
-                    last[module].A.detach().clone().to(pair.A), last[module].B.detach().clone().to(pair.B), pair.scaling
+                    self._restarted(last[module].A).to(pair.A), last[module].B.detach().clone().to(pair.B), pair.scaling
                 )
                 for module, pair in ctx.factors.items()
             }
         )
 
-
-def counted_twice(method: Method, instead: str) -> str | None:
-    """The reason against an init that continues where the consolidation carries."""
-    if method.consolidate.keeps != "carried":
-        return None
-    return (
-        "it starts from the last adapter, which this consolidation also folds into the base, so the past would count twice. "
-        f"Use the consolidation `{instead}`, or the init `kaiming`"
-    )
+    def _restarted(self, last_RI: Tensor) -> Tensor:
+        return last_RI.detach().clone()
 
 
 class Sum(Consolidate):
     """Carry and answer with the sum of all updates."""
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
-        """past.carry + update, both ways."""
+        """past.carry + update, for both."""
         total = add_updates(past.carry, update)
         return Folded(carry=total, deployed=total)
 
@@ -92,7 +92,6 @@ class Latest(Consolidate):
 
     @property
     def keeps(self) -> Keeps:
-        """See `Consolidate`."""
         return "newest"
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
@@ -105,10 +104,9 @@ class PerTaskAdapters(Consolidate):
 
     @property
     def keeps(self) -> Keeps:
-        """See `Consolidate`."""
         return "per-task"
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
-        """The past's updates and one more, for every task of the stage."""
+        """The past's updates, and this one for every task of the stage."""
         before = past.deployed.updates if isinstance(past.deployed, PerTask) else {}
         return Folded(carry={}, deployed=PerTask({**before, **{task.name: update for task in ctx.stage.tasks}}))

@@ -1,41 +1,35 @@
-"""Replay: keep a few old examples, for inits and step rules only or mixed into the batches.
+"""Replay: keep a few old examples, mixed into the batches or for inits and step rules only.
 
     replay = kaiming + sum + buffer (ExampleBuffer, use: mixed)
 
-Experience replay as in Chaudhry et al., arXiv 1902.10486 (a memory batch beside every batch), with two ways to choose:
+Experience replay as in Chaudhry et al., arXiv 1902.10486 (a memory batch with every batch), with two ways to choose:
 
     reservoir        every example seen so far is kept with the same probability (Vitter 1985, algorithm R)
     class-balanced   as many of each label of each task as the budget allows (greedy balancing, Prabhu et al. 2020)
 
-The budget is per task, or in all (then older tasks give way as new ones arrive).
+The budget is per task, or in all (then older tasks lose examples as new ones arrive).
 
-Settings: see `ExampleBuffer`. Deviations: the paper's memory batch is as large as the batch (`ratio` 1); free-text tasks have no
-classes, so that for class-balanced each is one class.
+Settings: see `ExampleBuffer`. Deviations: the paper's memory batch is as large as the batch (`ratio` 1); a free-text task has no
+classes and counts as one for class-balanced.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.errors import RunMismatch
-from perdure.methods.contract.context import Need
-from perdure.methods.contract.parts import Replay
-from perdure.methods.contract.settings_read import check_read
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import Method, Replay
 from perdure.tasks.task import Example
 
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-
-
 FREE_TEXT = "free text"
-"""Marks such a task in the state."""
+"""Marks a free-text task in the state."""
 
 
 def reservoir(
@@ -54,9 +48,9 @@ def reservoir(
 def class_balanced(
     pool: Sequence[Example], budget: int, generator: torch.Generator, free_text: Set[str] = frozenset()
 ) -> list[Example]:
-    """At most `budget` of the pool: classes (task and label) take turns in random order, examples within one too.
+    """At most `budget` of the pool: classes (task and label) take turns in random order, and so do examples within one.
 
-    A task in `free_text` is one class: each of its targets for one would crowd out all that was kept before.
+    A task in `free_text` is one class: a class per target would crowd out everything kept before.
     """
     classes: dict[tuple[str, str], list[Example]] = {}
     for i in torch.randperm(len(pool), generator=generator).tolist():
@@ -82,10 +76,12 @@ def decoded(data: Tensor) -> list[Example]:
 class ExampleBuffer(Replay):
     """A bounded buffer of old examples."""
 
+    read_by: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {"use": {"ratio": ("mixed",)}}
+
     use: Literal["mixed", "init-only"] = "mixed"
-    """mixed: every batch is joined by old examples; init-only: they serve inits (SLICE) and step rules (A-GEM) only."""
+    """mixed: old examples join every batch; init-only: only inits (SLICE) and step rules (A-GEM) use them."""
     choose: Literal["class-balanced", "reservoir"] = "class-balanced"
-    """how the kept ones are chosen."""
+    """how examples are chosen."""
     per_task: int | None = Field(default=None, ge=1)
     """budget for each task; 128 if neither budget is given."""
     in_all: int | None = Field(default=None, ge=1)
@@ -100,37 +96,35 @@ class ExampleBuffer(Replay):
     _step: int = PrivateAttr(default=0)
 
     @model_validator(mode="after")
-    def _every_setting_is_read(self) -> ExampleBuffer:
+    def _one_budget(self) -> ExampleBuffer:
         if self.per_task is not None and self.in_all is not None:
             raise ValueError("give per_task or in_all, not both")
-        check_read(self, "use", {"ratio": ("mixed",)})
         return self
 
     @property
     def budget(self) -> int:
-        """How many examples the first task may keep; none keeps more."""
+        """The most examples any task may keep: what the first one may."""
         return self.in_all if self.in_all is not None else self.per_task or 128
 
     def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no earlier task to replay, or no part that reads the buffer."""
+        """Refused if there is no earlier task to replay, or no part that reads the buffer."""
         if method.stream == "joint":
             return "the joint stream is a single stage, which has no earlier task to replay"
         if self.use == "mixed" and method.consolidate.keeps == "per-task":
-            return f"it keeps old tasks learnt, but {method.out_of_reach()}"
+            return f"it keeps old tasks from being forgotten, but {method.out_of_reach()}"
         readers = [name for name, part in method.parts().items() if Need.OLD_EXAMPLES in part.needs]
         if self.use == "init-only" and not readers:
-            return "use: init-only keeps examples for other parts, and none here reads them. Take use: mixed, or leave it out"
+            return "use: init-only keeps examples for other parts, but none here reads them. Set use: mixed, or leave it out"
         return None
 
     def acts(self, ctx: Context) -> bool:
-        """Where old examples are mixed in."""
         return self.use == "mixed" and bool(self._kept)
 
     def before_task(self, ctx: Context) -> None:
-        """Count batches from 0; refuse a buffer that belongs to other tasks.
+        """Count batches from 0.
 
         Raises:
-            RunMismatch: an example of a task that was never learnt here.
+            RunMismatch: the buffer holds an example of a task that was never learnt here.
         """
         self._step = 0
         learnt = set(ctx.past.stages)
@@ -142,7 +136,6 @@ class ExampleBuffer(Replay):
             )
 
     def remember(self, ctx: Context, examples: Sequence[Example]) -> None:
-        """See `Replay`."""
         generator = ctx.generator("replay.remember")
         self._tasks += [task for task in dict.fromkeys(e.task for e in examples) if task not in self._tasks]
         self._free_text |= {task.name for task in ctx.stage.tasks if not task.labels}
@@ -162,12 +155,12 @@ class ExampleBuffer(Replay):
         return class_balanced([*kept, *new], budget, generator, self._free_text)
 
     def buffer(self) -> dict[str, tuple[Example, ...]]:
-        """See `Replay`; a task of which nothing is kept any more is not listed."""
+        """Task name -> kept examples, oldest task first; a task with none left is not listed."""
         by_task = {task: tuple(e for e in self._kept if e.task == task) for task in self._tasks}
         return {task: kept for task, kept in by_task.items() if kept}
 
     def mix(self, ctx: Context, batch: Sequence[Example]) -> Sequence[Example]:
-        """The batch, and behind it `ratio` times as many kept examples of any task; alone while nothing is kept."""
+        """The batch, then `ratio` times as many kept examples of any task; the batch alone while nothing is kept."""
         if self.use == "init-only" or not self._kept:
             return batch
         count = max(1, round(self.ratio * len(batch)))
@@ -177,13 +170,12 @@ class ExampleBuffer(Replay):
         return [*batch, *(self._kept[i] for i in order.tolist())]
 
     def state(self) -> dict[str, Tensor]:
-        """The kept examples, the tasks in order (and which are free text), and how much was seen and done."""
+        """The kept examples, the tasks in order (and which are free text), the counts of examples seen and batches mixed."""
         tasks = [Example("", FREE_TEXT if task in self._free_text else "", task) for task in self._tasks]
         counts = torch.tensor([self._seen, self._step])
         return {"kept": encoded(self._kept), "tasks": encoded(tasks), "counts": counts}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
         if not state:
             return
         self._kept = decoded(state["kept"])

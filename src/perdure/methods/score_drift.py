@@ -4,22 +4,22 @@
 
 Symbols                                                                            [O, I] = the module's weight
     dW     effective update of the task being trained (scaling and offset included)
-    u      a use of the module on the way to the scores: an encoder reads texts, and labels' texts; most models have one
+    u      a use of the module for the scores: an encoder reads texts, then labels' texts; most models have one use
     x, g   the module's input at a position, and the gradient of an example's scores with respect to its output there
     C_ui   mean of x x^T over the positions of use u that task i's scores depend on [I, I]
     F_ui   sum of g g^T over these positions, mean over task i's training examples [O, O]
-    C, F   sums over the tasks before: statistics, of a size that does not depend on the number of tasks
+    C, F   sums over earlier tasks: statistics, of a size that does not depend on the number of tasks
 
 Equation
     L    = lambda / (t - 1) sum_modules sum_u tr(F_u dW C_u dW^T)             ops.input_side.drift
 
 To first order an update changes an example's scores by the sum of g^T dW x over modules, uses and positions. Its mean
-square, with all of these, inputs and gradients taken as independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of
-the scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are
-summed separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+square, if all of these, inputs and gradients are independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of the
+scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are summed
+separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
 
-It is `output_drift` with three things more: directions of the output that no score depends on are free; modules and tasks are
-weighed by what their change does to the scores, so that one lambda serves all; and an encoder's labels stay where they are.
+It adds three things to `output_drift`: output directions that no score depends on are free; modules and tasks are weighted by
+what their change does to the scores, so that one lambda serves all; and an encoder's labels stay in place.
 Related: Kronecker-factored Laplace approximations (Ritter et al., arXiv 1805.07810), of the Fisher matrix.
 
 Settings: see `ScoreDrift`. There is no published version to deviate from.
@@ -27,66 +27,55 @@ Settings: see `ScoreDrift`. There is no published version to deviate from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor
 
-from perdure.methods.contract.context import Need
-from perdure.methods.contract.parts import WeightPenalty
-from perdure.methods.measured.history_update import no_history
+from perdure.methods.contract.context import Context, Need
+from perdure.methods.contract.parts import TensorMemory
+from perdure.methods.contract.past import Past
+from perdure.methods.measured.history_update import PastPenalty
 from perdure.methods.measured.input_moments import add_moments
+from perdure.ops.factors import Factors
 from perdure.ops.input_side import drift
+from perdure.ops.lowrank import Update
 from perdure.ops.precision import divided, precise
 
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.methods.contract.past import Past
-    from perdure.ops.factors import Factors
-    from perdure.ops.lowrank import Update
 
-
-class ScoreDrift(WeightPenalty):
+class ScoreDrift(TensorMemory, PastPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
 
-    Memory: [I, I] and [O, O] in fp32 for each module, twice for an encoder.
+    Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. An encoder has two uses.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
     needs_past: ClassVar[bool] = True
+    protects: ClassVar[str] = "it protects old tasks' scores"
 
     batches: int | None = Field(default=None, ge=1)
     """on how many batches of a task's training examples C and F are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
     """examples in each."""
 
-    _inputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
-    _outputs: dict[str, Tensor] = PrivateAttr(default_factory=dict)
-
-    def conflicts(self, method: Method) -> str | None:
-        """Refused where there is no past, or the update itself holds it."""
-        return no_history(method, "it protects old tasks' scores")
-
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """See `WeightPenalty`."""
         exact, tasks = precise(factors), max(1, len(past))
         value = torch.zeros((), dtype=torch.float64, device=exact.A.device)
         grad_A, grad_B = torch.zeros_like(exact.A), torch.zeros_like(exact.B)
         for use in (f"0.{module}", f"1.{module}"):
-            if use in self._inputs:
-                found = drift(exact, self._inputs[use].to(exact.A), self._outputs[use].to(exact.A))
-                value, grad_A, grad_B = value + found[0], grad_A + found[1], grad_B + found[2]
+            if f"inputs.{use}" in self._memory:
+                C, F = (self._memory[f"{side}.{use}"].to(exact.A) for side in ("inputs", "outputs"))
+                drifted = drift(exact, C, F)
+                value, grad_A, grad_B = value + drifted[0], grad_A + drifted[1], grad_B + drifted[2]
         return divided((value, grad_A, grad_B), tasks, factors)
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Measure the task on the model as trained, and add it to the past."""
+        """Measure C and F on the trained model, and add them to the past's."""
         inputs, outputs, positions = {}, {}, {}
 
         def sink(module: str, use: int, x: Tensor, g: Tensor) -> None:
-            key = f"{min(use, 1)}.{module}"  # what comes after the texts are labels, in one piece or several
+            key = f"{min(use, 1)}.{module}"  # after the texts come labels, in one piece or several
             inputs[key] = inputs.get(key, 0) + (x.mT @ x).double()
             outputs[key] = outputs.get(key, 0) + (g.mT @ g).double()
             positions[key] = positions.get(key, 0) + len(x)
@@ -94,18 +83,6 @@ class ScoreDrift(WeightPenalty):
         batches = list(ctx.batches(ctx.stage.train, self.batch_size, "score-drift"))[: self.batches]
         ctx.stream_scores(batches, sink)
         examples = sum(map(len, batches))
-        add_moments(self._inputs, {key: (inputs[key] / max(1, count)).float() for key, count in positions.items()})
-        add_moments(self._outputs, {key: (outputs[key] / examples).float() for key in positions})
-
-    def state(self) -> dict[str, Tensor]:
-        """C [I, I] and F [O, O] by use and module."""
-        inputs = {f"inputs.{use}": moment for use, moment in self._inputs.items()}
-        return inputs | {f"outputs.{use}": moment for use, moment in self._outputs.items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        groups: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}}
-        for key, tensor in state.items():
-            group, _, use = key.partition(".")
-            groups[group][use] = tensor
-        self._inputs, self._outputs = groups["inputs"], groups["outputs"]
+        C = {f"inputs.{key}": (inputs[key] / max(1, count)).float() for key, count in positions.items()}
+        F = {f"outputs.{key}": (outputs[key] / examples).float() for key in positions}
+        add_moments(self._memory, C | F)

@@ -1,4 +1,4 @@
-"""SLAO: one adapter for all tasks, restarted on an orthonormal basis and merged ever more slowly. arXiv 2512.23017.
+"""SLAO: one adapter for all tasks, restarted on an orthonormal basis and merged more and more slowly. arXiv 2512.23017.
 
     slao = slao (SlaoStart) + slao (SlaoMerge)
 
@@ -6,34 +6,28 @@
     start        A_t = Q^T  with Q R = A_{t-1}^T,    B_t = B_{t-1}                        `orthonormal_rows`
     merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  merging.slao, `SlaoMerge`
 
-The adapter goes on from the last task's factors, so its update is the whole change since the pretrained model: nothing is
+The adapter continues from the last task's factors, so its update is the whole change since the pretrained model: nothing is
 carried into the base, and the merged factors answer queries.
 
-Settings: none. Deviations: QR is unique only up to signs, and B is not turned with A, so the sign matters; here the diagonal
+Settings: none. Deviations: QR is unique only up to signs, and B is not rotated with A, so the sign matters; here the diagonal
 of R is positive (Gram-Schmidt), which keeps A_t close to A_{t-1}. The first task starts as plain LoRA.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError
 from perdure.merging.slao import slao
-from perdure.methods.contract.parts import Consolidate, Init, Keeps, Start
-from perdure.methods.contract.past import Folded, PerTask
-from perdure.methods.plain import Kaiming, counted_twice
+from perdure.methods.contract.context import Context
+from perdure.methods.contract.parts import Consolidate, Keeps, Method
+from perdure.methods.contract.past import Folded, Past, PerTask
+from perdure.methods.plain import Continue
 from perdure.methods.table import kind_of
-from perdure.ops.factors import Factors
-from perdure.ops.lowrank import LowRank
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.methods.contract.parts import Method
-    from perdure.methods.contract.past import Past
-    from perdure.ops.lowrank import Update
+from perdure.ops.lowrank import LowRank, Update
 
 
 def orthonormal_rows(A_RI: Tensor) -> Tensor:
@@ -43,51 +37,33 @@ def orthonormal_rows(A_RI: Tensor) -> Tensor:
     return (Q_IR * signs).mT.contiguous()
 
 
-class SlaoStart(Init):
+class SlaoStart(Continue):
     """A starts on an orthonormal basis of the last task's A, B where it ended; the first task as plain LoRA."""
 
-    continues: ClassVar[bool] = True
+    consolidation: ClassVar[str] = "slao"
 
-    def conflicts(self, method: Method) -> str | None:
-        """Refused where the consolidation carries: what is carried would count twice."""
-        return counted_twice(method, "slao")
-
-    def start(self, ctx: Context) -> Start:
-        """See `Init`."""
-        last = ctx.past.factors
-        if not last:
-            return Kaiming().start(ctx)
-        return Start(
-            {
-                module: Factors(
-                    orthonormal_rows(last[module].A).to(pair.A),
-                    last[module].B.detach().clone().to(pair.B),
-                    pair.scaling,
-                )
-                for module, pair in ctx.factors.items()
-            }
-        )
+    def _restarted(self, last_RI: Tensor) -> Tensor:
+        return orthonormal_rows(last_RI)
 
 
 class SlaoMerge(Consolidate):
-    """Queries are answered by the newest A and a B that moves by 1 / sqrt(t) towards the newest; nothing is carried."""
+    """The newest A and a B that moves by 1 / sqrt(t) towards the newest answer queries; nothing is carried."""
 
     @property
     def keeps(self) -> Keeps:
-        """See `Consolidate`."""
         return "merged"
 
     def conflicts(self, method: Method) -> str | None:
-        """Refused where a task starts anew: B of one task says nothing beside the A of another."""
+        """Refused if tasks start from scratch: one task's B means nothing with another's A."""
         if method.init.continues:
             return None
         return (
-            "it averages the B of all tasks beside the newest A, so every task must go on from the last one's factors, but "
-            f"{kind_of(method.init)} starts anew. Use the init `slao` (or `continue`)"
+            "it averages the B of all tasks for the newest A, so every task must continue from the last one's factors, but "
+            f"{kind_of(method.init)} starts from scratch. Use the init `slao` (or `continue`)"
         )
 
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
-        """See `Consolidate`.
+        """The slow average; nothing is carried.
 
         Raises:
             ConfigError: the update or the past is not one pair of factors per module (another init or consolidation).

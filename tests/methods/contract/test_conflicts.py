@@ -27,23 +27,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"init": "continue", "consolidate": {"kind": "ties", "trains_on": "merged"}}, "count twice"),
     ({"init": "slao", "consolidate": "magmax"}, "init: slao .*Use the consolidation `slao`"),
     # consolidations
-    ({"consolidate": "slao"}, "consolidate: slao .*kaiming starts anew"),
-    ({"init": "lora-ga", "consolidate": "slao"}, "lora-ga starts anew"),
+    ({"consolidate": "slao"}, "consolidate: slao .*kaiming starts from scratch"),
+    ({"init": "lora-ga", "consolidate": "slao"}, "lora-ga starts from scratch"),
     ({"consolidate": {"kind": "magmax", "trains_on": "pretrained"}}, "consolidate: magmax .*trains_on: pretrained"),
     ({"consolidate": {"kind": "magmax", "trains_on": "merged"}}, "trains_on: merged"),
     # penalties on the past, without a past
     *[
-        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: {name} has no meaning here: .*{reason}")
+        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: {name} cannot be used here: .*{reason}")
         for name in ("sign-magnitude", "past-energy", "overlap", "fisher", "output-drift", "score-drift", "distillation")
         for rest, reason in (
             ({"stream": "joint"}, "single stage, which has no past"),
-            ({"consolidate": "per-task"}, "answered by an update of its own"),
+            ({"consolidate": "per-task"}, "answered by its own update"),
             ({"consolidate": "latest"}, "nothing of the past is left"),
         )
     ],
     # ... or where the update holds the past already
     *[
-        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: .*goes on from the last adapter")
+        ({"penalties": {name: W}, **rest}, rf"penalties\.{name}: .*continues from the last adapter")
         for name in ("sign-magnitude", "past-energy", "overlap", "output-drift", "score-drift")
         for rest in (SEQ, SLAO)
     ],
@@ -66,15 +66,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ],
     # inits and consolidations that protect a past, without one
     *[
-        ({"init": init, **rest}, rf"init: {init} has no meaning here: .*{reason}")
+        ({"init": init, **rest}, rf"init: {init} cannot be used here: .*{reason}")
         for init in ("slice-free", "inf-lora")
         for rest, reason in (
             ({"stream": "joint"}, "single stage, which has no past"),
-            ({"consolidate": "per-task"}, "answered by an update of its own"),
+            ({"consolidate": "per-task"}, "answered by its own update"),
             ({"consolidate": "latest"}, "nothing of the past is left"),
         )
     ],
-    ({"preset": "slice", "consolidate": "per-task"}, "init: slice .*answered by an update of its own"),
+    ({"preset": "slice", "consolidate": "per-task"}, "init: slice .*answered by its own update"),
     ({"preset": "slice", "consolidate": "latest"}, "init: slice .*nothing of the past is left"),
     *[
         ({"consolidate": kind, "stream": "joint"}, f"consolidate: {kind} .*single stage, which has no past")
@@ -85,12 +85,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"preset": "slice", "replay": {"in_all": 15}}, "keeps 15. Raise its budget"),
     ({"preset": "slice", "init": {"batch_size": 256}}, "keeps 128"),
     # step rules and replay
-    ({"preset": "a-gem", "consolidate": "per-task"}, "step_rule: a-gem .*an update of its own"),
+    ({"preset": "a-gem", "consolidate": "per-task"}, "step_rule: a-gem .*its own update"),
     ({"preset": "a-gem", "stream": "joint"}, "step_rule: a-gem .*single stage"),
     ({"preset": "replay", "stream": "joint"}, "replay: buffer .*no earlier task to replay"),
     ({"preset": "slice+ps-lora", "stream": "joint"}, "no past"),
     ({"replay": {"kind": "buffer", "use": "init-only"}}, "none here reads them"),
-    ({"preset": "replay", "consolidate": "per-task"}, "replay: buffer .*an update of its own"),
+    ({"preset": "replay", "consolidate": "per-task"}, "replay: buffer .*its own update"),
 ]  # fmt: skip
 
 ALLOWED: list[dict[str, Any]] = [
@@ -141,15 +141,15 @@ def test_every_part_that_can_refuse_is_tried() -> None:
     for composition, _ in REFUSED:
         with pytest.raises(ConfigError) as refused:
             build_method(resolve_method(composition))
-        found = re.search(r"', (\w+)(?:\.[\w-]+)?: (\S+) has no meaning here", str(refused.value))
+        found = re.search(r"', (\w+)(?:\.[\w-]+)?: (\S+) cannot be used here", str(refused.value))
         assert found, refused.value
         blamed.add(("penalty" if found[1] == "penalties" else found[1], found[2]))
     assert blamed == {
         (role, kind)
         for role, kinds in PARTS.items()
         for kind in kinds
-        if part_class(role, kind).conflicts is not Part.conflicts
-    }, "a part that writes `conflicts` needs a line in REFUSED, and one in docs/composition.md"
+        if (part := part_class(role, kind)).protects or part.conflicts is not Part.conflicts
+    }, "a part with `protects` or `conflicts` needs a line in REFUSED, and one in docs/composition.md"
 
 
 @pytest.mark.parametrize("penalty", PARTS["penalty"])

@@ -42,14 +42,14 @@ def built(kind: str, key: str = "penalties"):
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [
-        ("class P(WeightPenalty): pass", "penalties", r"mine:P is a WeightPenalty and must write `value_and_grad`"),
-        ("class P(BatchPenalty): pass", "penalties", r"mine:P is a BatchPenalty and must write `loss`"),
+        ("class P(WeightPenalty): pass", "penalties", r"mine:P is a WeightPenalty and must define `value_and_grad`"),
+        ("class P(BatchPenalty): pass", "penalties", r"mine:P is a BatchPenalty and must define `loss`"),
         ("class P(Penalty): pass", "penalties", r"mine:P would add nothing: make it a subclass of WeightPenalty or"),
-        ("class P(Init): pass", "init", r"must write `start`"),
-        ("class P(Consolidate): pass", "consolidate", r"must write `fold`"),
+        ("class P(Init): pass", "init", r"must define `start`"),
+        ("class P(Consolidate): pass", "consolidate", r"must define `fold`"),
         ("class P(StepRule):\n    needs: ClassVar = {'old examples'}", "step_rule", r"mine:P\.needs is .*Need\.OLD_EXAMPLES"),
-        ("class P(StepRule):\n    def state(self): return {}", "step_rule", r"mine:P writes `state` but not `load`"),
-        ("class P(StepRule):\n    def load(self, state): pass", "step_rule", r"mine:P writes `load` but not `state`"),
+        ("class P(StepRule):\n    def state(self): return {}", "step_rule", r"mine:P defines `state` but not `load`"),
+        ("class P(StepRule):\n    def load(self, state): pass", "step_rule", r"mine:P defines `load` but not `state`"),
         ("class P(Consolidate):\n    keeps: ClassVar = 'sum'\n    def fold(self, ctx, past, update): pass", "consolidate",
          r"mine:P\.keeps is 'sum'; known: carried, merged"),
         ("class P(StepRule): x = unknown", "step_rule", r"importing mine failed \(.*mine\.py, line 3\): NameError: name"),
@@ -66,14 +66,12 @@ def test_what_a_class_lacks_is_said_before_anything_is_loaded(text, key, message
 
 
 def test_a_module_that_is_not_there(written):
-    with pytest.raises(
-        ConfigError, match=r"no module 'mine' where Python looks.*folder that holds mine\.py,.*PYTHONPATH"
-    ):
+    with pytest.raises(ConfigError, match=r"Python finds no module 'mine'.*folder that holds mine\.py,.*PYTHONPATH"):
         built("mine:P")
     written("", "lab.other")
-    with pytest.raises(ConfigError, match=r"no module 'lab\.parts' where Python looks.*folder that holds lab,"):
+    with pytest.raises(ConfigError, match=r"Python finds no module 'lab\.parts'.*folder that holds lab,"):
         built("lab.parts:P")
-    with pytest.raises(ConfigError, match=r"named like my_parts:MyPenalty"):
+    with pytest.raises(ConfigError, match=r"name a custom part like my_parts:MyPenalty"):
         built(":P")
 
 
@@ -117,6 +115,6 @@ def test_a_part_that_needs_the_past_is_refused_where_there_is_none(written):
     for key, value in (("stream", "joint"), ("consolidate", "per-task"), ("consolidate", "latest")):
         method = {"preset": "inc-lora", "penalties": {"mine:P": {"weight": 1.0}}, key: value}
         with pytest.raises(
-            ConfigError, match=r"mine:P has no meaning here: nothing comes of it without a past to protect, but"
+            ConfigError, match=r"mine:P cannot be used here: it does nothing without a past to protect, but"
         ):
             build_method(resolve_method(method))

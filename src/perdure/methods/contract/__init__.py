@@ -1,1 +1,1 @@
-"""The contract between parts and the loop: the roles, what they may see, what they give, and how that is checked."""
+"""The contract between parts and the loop: the roles, what they see, what they return, and how that is checked."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.context import Need
-from perdure.methods.contract.own import check_keeps, check_written, imported
-from perdure.methods.contract.parts import Consolidate, Init, Method, Part, Penalty, Replay, StepRule
+from perdure.methods.contract.own import check_written, imported
+from perdure.methods.contract.parts import Consolidate, Init, Keeps, Method, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role, kind_of
 from perdure.settings.read import validate
-
-if TYPE_CHECKING:
-    from perdure.tasks.task import Stage
+from perdure.tasks.task import Stage
 
 ROLES: Mapping[Role, type[Part]] = {
     "init": Init,
@@ -28,83 +26,68 @@ def build_method(composition: Mapping[str, Any]) -> Method:
     """The method of a resolved composition (`perdure.config.composition.resolve_method`).
 
     Raises:
-        ConfigError: an unknown or bad setting of a part, with its place; parts that have no meaning together.
+        ConfigError: an unknown or bad setting of a part, with its place; parts that cannot be used together.
     """
-    method = _composed(composition)
+
+    def part(role: Role, settings: Mapping[str, Any] | None, where: str) -> Any:
+        if not settings:
+            return None
+        given = {key: value for key, value in settings.items() if key != "kind"}
+        return validate(part_class(role, settings["kind"]), given, where)
+
+    single: tuple[Role, ...] = ("step_rule", "replay", "init", "consolidate")
+    penalties = composition["penalties"].items()
+    method = Method(
+        name=composition["name"],
+        stream=composition["stream"],
+        **{role: part(role, composition[role], f"method.{role}") for role in single},
+        penalties={name: part("penalty", settings, f"method.penalties.{name}") for name, settings in penalties},
+    )
     check_composition(method)
     return method
 
 
 def check_composition(method: Method) -> None:
-    """Every part has a meaning beside the others.
+    """Every part makes sense beside the others.
 
     Raises:
-        ConfigError: names the part, and says why it has none.
+        ConfigError: names the part that does not, and the reason.
     """
-    check_keeps(method.consolidate)
+    if (keeps := method.consolidate.keeps) not in (known := get_args(Keeps)):
+        raise ConfigError(f"{kind_of(method.consolidate)}.keeps is {keeps!r}; known: {', '.join(known)}.")
     for name, part in method.parts().items():
         switched_off = isinstance(part, Penalty) and part.weight == 0
         if not switched_off and (reason := part.conflicts(method)):
-            raise ConfigError(f"Method '{method.name}', {name}: {kind_of(part)} has no meaning here: {reason}.")
-
-
-def _composed(composition: Mapping[str, Any]) -> Method:
-    optional = {
-        role: _part(role, composition[role], f"method.{role}") if composition[role] else None
-        for role in ("step_rule", "replay")
-    }
-    return Method(
-        name=composition["name"],
-        init=_part("init", composition["init"], "method.init"),
-        consolidate=_part("consolidate", composition["consolidate"], "method.consolidate"),
-        penalties={
-            name: _part("penalty", settings, f"method.penalties.{name}")
-            for name, settings in composition["penalties"].items()
-        },
-        stream=composition["stream"],
-        **optional,
-    )
+            raise ConfigError(f"Method '{method.name}', {name}: {kind_of(part)} cannot be used here: {reason}.")
 
 
 def part_class(role: Role, kind: str) -> type[Part]:
-    """The class behind a row of `PARTS`, or behind `module:Class` of your own.
+    """The class behind a row of `PARTS`, or behind a custom `module:Class`.
 
     Raises:
-        ConfigError: there is no such module or class, it is no part for that role, or lacks what its role must have.
+        ConfigError: no such module or class, not a part of that role, or a class that lacks a required method.
     """
-    found = imported(PARTS[role].get(kind, kind), role.replace("_", " "))
+    name = role.replace("_", " ")
+    found = imported(PARTS[role].get(kind, kind), name)
     if not (isinstance(found, type) and issubclass(found, ROLES[role])):
-        raise ConfigError(f"'{kind}' is no {role.replace('_', ' ')}: make it a subclass of {ROLES[role].__name__}.")
+        raise ConfigError(f"'{kind}' is not a {name}: make it a subclass of {ROLES[role].__name__}.")
     check_written(found)
     return found
 
 
-def own_part(place: str) -> tuple[Role, type[Part]]:
-    """The role and the class of `module:Class`.
+def own_part(part: str | type[Part]) -> tuple[Role, type[Part]]:
+    """The role and the class of a custom part, given as `module:Class` or as the class.
 
     Raises:
-        ConfigError: nothing stands there, it is no part, or lacks what its role must have.
+        ConfigError: no such module or class, not a part, or a class that lacks a required method.
     """
-    role = role_of(imported(place, "part"))
-    return role, part_class(role, place)
-
-
-def role_of(part: Any) -> Role:
-    """The role a class of parts has.
-
-    Raises:
-        ConfigError: it is no such class.
-    """
-    roles: list[Role] = [role for role, base in ROLES.items() if isinstance(part, type) and issubclass(part, base)]
-    if roles:
-        return roles[0]
+    found = imported(part, "part") if isinstance(part, str) else part
+    for role, base in ROLES.items():
+        if isinstance(found, type) and issubclass(found, base):
+            check_written(found)
+            return role, found
     known = ", ".join(base.__name__ for base in ROLES.values())
-    raise ConfigError(f"{part!r:.80} is no part: make it a subclass of {known} (perdure.parts).")
-
-
-def _part(role: Role, settings: Mapping[str, Any], where: str) -> Any:
-    own = {key: value for key, value in settings.items() if key != "kind"}
-    return validate(part_class(role, settings["kind"]), own, where)
+    raise ConfigError(f"{found!r:.80} is not a part: make it a subclass of {known} (perdure.parts).")
 
 
 def check_needs(method: Method, offered: Iterable[Need]) -> None:
@@ -120,7 +103,7 @@ def check_needs(method: Method, offered: Iterable[Need]) -> None:
 
 
 def check_stages(method: Method, stages: Sequence[Stage]) -> None:
-    """Every part can see these stages through to the last.
+    """Every part can last through all of these stages.
 
     Raises:
         ConfigError: names the part, and what to set.

@@ -1,8 +1,8 @@
-"""The loop's calls of a method's parts: what a part gives is checked before it is used, and its errors say which part it was.
+"""The loop's calls of a method's parts: checks what a hook returns before it is used, and names the part in every error.
 
-Everything here is told with a PartError: `module:Class.method`, what it gave, what it should give. At every step types, names and
-shapes are checked; whether numbers are finite is asked here where a stage begins and ends, and by perdure.training.train at
-every step.
+Everything wrong is a PartError: `module:Class.hook`, what it returned, what is expected. Types, names and shapes are checked at
+every step. Whether numbers are finite is checked here at the start and end of a stage, and by perdure.training.train at every
+step.
 """
 
 from __future__ import annotations
@@ -31,35 +31,34 @@ from perdure.methods.contract.parts import (
     StepRule,
     WeightPenalty,
 )
-from perdure.methods.contract.past import Folded, PerTask
+from perdure.methods.contract.past import Folded, Past, PerTask
 from perdure.methods.table import kind_of
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update
 
 if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
-    from perdure.methods.contract.past import Past
     from perdure.tasks.task import Example
 
-GIVES = {
+EXPECTED = {
     "start": "a Start with factors A [R, I], B [O, R] and the scaling of every module in ctx.factors",
     "value_and_grad": "the value (a tensor of one number), and the gradients of A [R, I] and of B [O, R], tensors too",
     "loss": "a tensor of one number, differentiable",
     "gradients": "a dict: every module of `grads` -> (gradient of A [R, I], gradient of B [O, R]), None for a frozen factor",
-    "stepped": "nothing: it changes the factors' tensors in place (B.mul_(0.9))",
+    "stepped": "None: it changes the factors' tensors in place (B.mul_(0.9))",
     "fold": "Folded(carry=..., deployed=...): module -> LowRank, or a dense tensor [O, I]; for `deployed` also PerTask",
     "mix": "the examples to train on, at least one",
     "state": "a dict: name -> tensor (torch.tensor(3) for a number)",
 }
-"""Point of the contract -> what a part gives there."""
-FROZEN = "A part's settings are frozen: what it remembers stands in attributes whose names begin with '_'."
+"""Hook -> what it must return."""
+FROZEN = "A part's settings are frozen: keep what it remembers in attributes whose names begin with '_'."
 
 
 @contextmanager
-def calling(part: Part, point: str) -> Iterator[None]:
-    """Within: what a part of your own raises becomes a PartError that says where; perdure's errors and lost memory pass.
+def calling(part: Part, hook: str) -> Iterator[None]:
+    """Turns what a custom part raises into a PartError that says where. perdure's errors and out-of-memory pass through.
 
-    Errors of perdure's own parts pass too: they are nobody's mistake but ours, and want their traceback.
+    Errors of perdure's own parts pass too: they are bugs in perdure, and need their traceback.
     """
     try:
         yield
@@ -68,21 +67,18 @@ def calling(part: Part, point: str) -> Iterator[None]:
     except Exception as error:
         if type(part).__module__.startswith("perdure.") or out_of_memory(error):
             raise
-        said = FROZEN if "Instance is frozen" in str(error) else f"{type(error).__name__}: {error}"
-        gives = f". It gives {GIVES[point]}" if point in GIVES else ""
-        where = f"{kind_of(part)}.{point} failed{_line(part, error)}"
-        raise PartError(f"{where}: {said.rstrip('.')}{gives}. PERDURE_TRACEBACK=1 shows the traceback.") from error
+        file = inspect.getsourcefile(type(part))
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+        reason = FROZEN if "Instance is frozen" in str(error) else f"{type(error).__name__}: {error}"
+        expected = f". Expected: {EXPECTED[hook]}" if hook in EXPECTED else ""
+        raise PartError(
+            f"{kind_of(part)}.{hook} failed{where}: {reason.rstrip('.')}{expected}. PERDURE_TRACEBACK=1 shows the traceback."
+        ) from error
 
 
-def _line(part: Part, error: Exception) -> str:
-    """Where in the part's own file that was."""
-    file = inspect.getsourcefile(type(part))
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
-
-
-def _refuse(part: Part, point: str, gave: str) -> NoReturn:
-    raise PartError(f"{kind_of(part)}.{point} gave {gave}. It gives {GIVES[point]}.")
+def _reject(part: Part, hook: str, returned: str) -> NoReturn:
+    raise PartError(f"{kind_of(part)}.{hook} returned {returned}. Expected: {EXPECTED[hook]}.")
 
 
 def before_task(method: Method, ctx: Context) -> None:
@@ -104,45 +100,35 @@ def started(init: Init, ctx: Context) -> Start:
     with calling(init, "start"):
         start = init.start(ctx)
     if not isinstance(start, Start):
-        _refuse(init, "start", _called(start))
+        _reject(init, "start", _described(start))
     if start.trainable != init.trains:
-        _refuse(init, "start", f"trainable={start.trainable!r}, but the class says trains = {init.trains!r}")
-    wanted = ctx.factors
-    _same_modules(init, "start", start.factors, wanted)
-    for module, own in wanted.items():
-        _fits_adapter(init, module, start.factors[module], own)
+        _reject(init, "start", f"trainable={start.trainable!r}, but the class says trains = {init.trains!r}")
+    _check_modules(init, "start", start.factors, ctx.factors)
+    for module, own in ctx.factors.items():
+        pair = start.factors[module]
+        if (pair.A0 is None) != (pair.B0 is None):
+            _reject(init, "start", f"only one of A0 and B0 at '{module}'; they belong together")
+        if pair.scaling != own.scaling:
+            _reject(init, "start", f"the scaling {pair.scaling} at '{module}', where the adapter has {own.scaling}")
+        offset = {} if pair.A0 is None else {"A0": (pair.A0, own.A), "B0": (pair.B0, own.B)}
+        for name, (tensor, like) in {"A": (pair.A, own.A), "B": (pair.B, own.B), **offset}.items():
+            if not _finite(_of_shape(init, "start", f"{name} of '{module}'", tensor, like)):
+                _reject(init, "start", f"numbers that are not finite in {name} of '{module}'")
     return start
 
 
-def _fits_adapter(init: Init, module: str, pair: Factors, own: Factors) -> None:
-    if (pair.A0 is None) != (pair.B0 is None):
-        _refuse(init, "start", f"one of A0 and B0 at '{module}', which belong together")
-    if pair.scaling != own.scaling:
-        _refuse(init, "start", f"the scaling {pair.scaling} at '{module}', where the adapter has {own.scaling}")
-    for name, tensor, like in (
-        ("A", pair.A, own.A),
-        ("B", pair.B, own.B),
-        ("A0", pair.A0, own.A),
-        ("B0", pair.B0, own.B),
-    ):
-        if tensor is None and name in ("A0", "B0"):
-            continue
-        if not _finite(_same_shape(init, "start", f"{name} of '{module}'", tensor, like)):
-            _refuse(init, "start", f"numbers that are not finite in {name} of '{module}'")
-
-
 def penalty_of(penalty: WeightPenalty, factors: Mapping[str, Factors], past: Past) -> tuple[float, Mapping[str, Any]]:
-    """The unweighted value and every module's gradients, whose shapes `fitting` checks."""
+    """The unweighted value, and every module's gradients; `fitting` checks their shapes."""
     with calling(penalty, "value_and_grad"):
         value, grads = penalty.values_and_grads(factors, past)
         number = float(value.detach() if isinstance(value, Tensor) else value)
-    _same_modules(penalty, "value_and_grad", grads, factors)
+    _check_modules(penalty, "value_and_grad", grads, factors)
     return number, grads
 
 
 def fitting(penalty: WeightPenalty, module: str, grad: Any, factor: Tensor) -> Tensor:
-    """A penalty's gradient of a trained factor, of exactly its shape: another one would be broadcast."""
-    return _same_shape(penalty, "value_and_grad", f"a gradient at '{module}'", grad, factor)
+    """A penalty's gradient of a trained factor, of exactly its shape: any other would be broadcast."""
+    return _of_shape(penalty, "value_and_grad", f"a gradient at '{module}'", grad, factor)
 
 
 def batch_loss(penalty: BatchPenalty, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
@@ -150,7 +136,7 @@ def batch_loss(penalty: BatchPenalty, ctx: Context, batch: Batch, outputs: Outpu
     with calling(penalty, "loss"):
         loss = penalty.loss(ctx, batch, outputs)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        _refuse(penalty, "loss", _called(loss))
+        _reject(penalty, "loss", _described(loss))
     return loss
 
 
@@ -160,32 +146,32 @@ def stepping(rule: StepRule, ctx: Context, grads: Gradients) -> Gradients:
         return grads
     with calling(rule, "gradients"):
         changed = rule.gradients(ctx, grads)
-    _same_modules(rule, "gradients", changed, grads)
+    _check_modules(rule, "gradients", changed, grads)
     for module, own in ctx.factors.items():
         pair = changed[module]
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            _refuse(rule, "gradients", f"{_called(pair)} for '{module}'")
+            _reject(rule, "gradients", f"{_described(pair)} for '{module}'")
         for name, grad, like in (("A", pair[0], own.A), ("B", pair[1], own.B)):
             if grad is not None:
-                _same_shape(rule, "gradients", f"the gradient of {name} at '{module}'", grad, like)
+                _of_shape(rule, "gradients", f"the gradient of {name} at '{module}'", grad, like)
     return changed
 
 
 def stepped(rule: StepRule, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
     """The optimiser has stepped; the rule may change the factors in place."""
     with calling(rule, "stepped"), torch.no_grad():
-        given: Any = rule.stepped(ctx, factors, learning_rate)
-    if given is not None:
-        _refuse(rule, "stepped", f"{_called(given)}, which nobody reads")
+        returned: Any = rule.stepped(ctx, factors, learning_rate)
+    if returned is not None:
+        _reject(rule, "stepped", f"{_described(returned)}, which is not used")
 
 
 def mixed(replay: Replay, ctx: Context, batch: Sequence[Example]) -> Sequence[Example]:
     """The batch to train on."""
     with calling(replay, "mix"):
-        found = replay.mix(ctx, batch)
-    if not isinstance(found, Sequence) or not len(found):
-        _refuse(replay, "mix", _called(found))
-    return found
+        examples = replay.mix(ctx, batch)
+    if not isinstance(examples, Sequence) or not len(examples):
+        _reject(replay, "mix", _described(examples))
+    return examples
 
 
 def consolidated(rule: Consolidate, ctx: Context, past: Past, update: Update) -> Folded:
@@ -195,7 +181,7 @@ def consolidated(rule: Consolidate, ctx: Context, past: Past, update: Update) ->
         Diverged: the update itself is not finite.
     """
     for module, delta in update.items():
-        if not _finite_delta(delta):
+        if not _finite(delta):
             raise Diverged(
                 f"Task '{ctx.stage.name}': the trained factors of '{module}' are not finite numbers. Finished tasks are kept. "
                 "Lower training.learning_rate, in a new folder."
@@ -203,10 +189,13 @@ def consolidated(rule: Consolidate, ctx: Context, past: Past, update: Update) ->
     with calling(rule, "fold"):
         folded = rule.fold(ctx, past, update)
     if not isinstance(folded, Folded):
-        _refuse(rule, "fold", _called(folded))
-    shapes = {module: pair.shape for module, pair in ctx.factors.items()}
-    for what, found in _updates(folded).items():
-        _check_update(rule, what, found, shapes)
+        _reject(rule, "fold", _described(folded))
+    if isinstance(folded.deployed, PerTask):
+        deployed = {f"deployed for '{task}'": update for task, update in folded.deployed.updates.items()}
+    else:
+        deployed = {} if folded.deployed is folded.carry else {"deployed": folded.deployed}
+    for what, folded_update in {"carry": folded.carry, **deployed}.items():
+        _check_update(rule, what, folded_update, ctx.factors)
     return folded
 
 
@@ -215,63 +204,47 @@ def state_of(part: Part) -> Mapping[str, Tensor]:
     with calling(part, "state"):
         state = part.state()
     if not isinstance(state, Mapping):
-        _refuse(part, "state", _called(state))
+        _reject(part, "state", _described(state))
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            _refuse(part, "state", f"{_called(tensor)} for {key!r}")
+            _reject(part, "state", f"{_described(tensor)} for {key!r}")
     return state
 
 
-def _updates(folded: Folded) -> dict[str, Any]:
-    """Every update once, under what it is called."""
-    if isinstance(folded.deployed, PerTask):
-        each = {f"deployed for '{task}'": update for task, update in folded.deployed.updates.items()}
-        return {"carry": folded.carry, **each}
-    return {"carry": folded.carry} | ({} if folded.deployed is folded.carry else {"deployed": folded.deployed})
+def _check_update(rule: Consolidate, what: str, update: Any, factors: Mapping[str, Factors]) -> None:
+    if not isinstance(update, Mapping):
+        _reject(rule, "fold", f"{_described(update)} as {what}")
+    for module, delta in update.items():
+        if module not in factors:
+            _reject(rule, "fold", f"in {what} a module '{module}', which the adapter does not have")
+        shape = factors[module].shape
+        if not isinstance(delta, LowRank | Tensor) or tuple(delta.shape) != shape:
+            _reject(rule, "fold", f"in {what} {_described(delta)} for '{module}', whose weight is {shape}")
+        if not _finite(delta):
+            _reject(rule, "fold", f"numbers that are not finite in {what} of '{module}'")
 
 
-def _check_update(rule: Consolidate, what: str, found: Any, shapes: Mapping[str, tuple[int, int]]) -> None:
-    if not isinstance(found, Mapping):
-        _refuse(rule, "fold", f"{_called(found)} as {what}")
-    for module, delta in found.items():
-        if module not in shapes:
-            _refuse(rule, "fold", f"in {what} a module '{module}', which the adapter does not have")
-        if not isinstance(delta, LowRank | Tensor) or tuple(delta.shape) != shapes[module]:
-            _refuse(rule, "fold", f"in {what} {_called(delta)} for '{module}', whose weight is {shapes[module]}")
-        if not _finite_delta(delta):
-            _refuse(rule, "fold", f"numbers that are not finite in {what} of '{module}'")
+def _finite(delta: LowRank | Tensor) -> bool:
+    tensors = (delta.A, delta.B) if isinstance(delta, LowRank) else (delta,)
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def _finite_delta(delta: LowRank | Tensor) -> bool:
-    return _finite(delta.A) and _finite(delta.B) if isinstance(delta, LowRank) else _finite(delta)
+def _check_modules(part: Part, hook: str, returned: Any, expected: Mapping[str, Any]) -> None:
+    if not isinstance(returned, Mapping):
+        _reject(part, hook, _described(returned))
+    if missing := expected.keys() - returned.keys():
+        _reject(part, hook, f"nothing for '{min(missing)}'")
+    if unknown := returned.keys() - expected.keys():
+        _reject(part, hook, f"something for {min(unknown, key=str)!r}, which is not a module")
 
 
-def _finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+def _of_shape(part: Part, hook: str, what: str, value: Any, like: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        _reject(part, hook, f"{_described(value)} as {what}, which has shape {list(like.shape)}")
+    return value
 
 
-def _same_modules(part: Part, point: str, found: Any, wanted: Mapping[str, Any]) -> None:
-    if not isinstance(found, Mapping):
-        _refuse(part, point, _called(found))
-    if found.keys() != wanted.keys():
-        missing, unknown = [*(wanted.keys() - found.keys())], [*(found.keys() - wanted.keys())]
-        _refuse(
-            part,
-            point,
-            f"nothing for '{min(missing)}'" if missing else f"something for {min(unknown, key=str)!r}, no module",
-        )
-
-
-def _same_shape(part: Part, point: str, what: str, found: Any, like: Tensor) -> Tensor:
-    if not isinstance(found, Tensor) or found.shape != like.shape:
-        _refuse(part, point, f"{_called(found)} as {what}, where {list(like.shape)} belongs")
-    return found
-
-
-def _called(value: Any) -> str:
-    """A value in words."""
+def _described(value: Any) -> str:
     if isinstance(value, LowRank | Tensor):
         return f"{'an update' if isinstance(value, LowRank) else 'a tensor'} of shape {list(value.shape)}"
-    if value is None or isinstance(value, int | float | str):
-        return repr(value)
-    return f"a {type(value).__name__}"
+    return repr(value) if value is None or isinstance(value, int | float | str) else f"a {type(value).__name__}"

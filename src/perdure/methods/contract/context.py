@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from perdure.tasks.task import Example, Stage
 
 Gradients = dict[str, tuple[Tensor | None, Tensor | None]]
-"""Module name -> gradient of A [R, I] and of B [O, R]; None where a factor is frozen, or the loss does not depend on it."""
+"""Module name -> gradients of A [R, I] and B [O, R]; None for a frozen factor, or one the loss does not depend on."""
 Streamed = Literal["gradients", "inputs"]
-
-
 Sink = Callable[[str, Tensor], None]
-
-
 ScoreSink = Callable[[str, int, Tensor, Tensor], None]
 
 
 class Need(Enum):
-    """What a part requires of a run; checked before anything is trained."""
+    """What a part requires of a run; checked before training."""
 
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
     FULL_GRADIENTS = "gradients of whole weights (a sharded base, shard=true, has none)"
@@ -42,9 +38,9 @@ class Need(Enum):
 
 
 class Context(Protocol):
-    """What a part may look at; read-only. The loop makes one for every stage.
+    """A part's read-only view of the run. The loop makes one for every stage.
 
-    `weight`, `stream`, `task_gradients`, `scores` and `teacher` see the model in the state it has when they are called.
+    `weight`, `stream`, `task_gradients`, `scores` and `teacher` use the model as it is when they are called.
     """
 
     @property
@@ -64,16 +60,16 @@ class Context(Protocol):
 
     @property
     def buffer(self) -> Mapping[str, Sequence[Example]]:
-        """Task name -> old examples the replay part keeps, oldest task first; empty without one."""
+        """Task name -> old examples kept by the replay part, oldest task first; empty without one."""
         ...
 
     @property
     def factors(self) -> Mapping[str, Factors]:
-        """The adapter's current factors (detached, live: read only); before `Init.start` only shapes and scaling count."""
+        """The adapter's current factors (detached, live: read only). Before `Init.start` only shapes and scaling count."""
         ...
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A random generator that depends on seed, stage and `purpose` only, so that a resumed run draws the same."""
+        """A random generator seeded by the run's seed, the stage and `purpose` alone: a resumed run draws the same."""
         ...
 
     def weight(self, module: str) -> Tensor:
@@ -85,25 +81,23 @@ class Context(Protocol):
         ...
 
     def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
-        """Run the model over `batches` and hand per-module tensors to `sink(module, tensor)`, batch by batch.
+        """Run the model over `batches` and call `sink(module, tensor)` for every module, batch by batch.
 
         gradients: of the batch's mean loss with respect to the full weight, [O, I], one module alive at a time.
         inputs:    the module's inputs at real (not padded) positions, [n, I].
         """
-        ...
 
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
-        """Run the model over `batches` and hand `sink(module, use, inputs [n, I], gradients [n, O])`, batch by batch.
+        """Run the model over `batches` and call `sink(module, use, inputs [n, I], gradients [n, O])`, batch by batch.
 
         Gradients are those of a random combination of each example's scores under its own task's labels, with respect to
-        the module's outputs, at the positions on which the scores depend. The combination is such that over many draws
-        gradients g of an example give E[g g^T] = the mean over labels of J^T J, J the derivative of its centred scores.
-        `use` counts how often the module ran before for the same scores: an encoder reads texts, and then labels.
+        the module's outputs, at the positions on which the scores depend. Over many draws the gradients g of an example
+        give E[g g^T] = the mean over labels of J^T J, J the derivative of its centred scores.
+        `use` counts how often the module ran before for the same scores: an encoder reads texts, then labels.
         """
-        ...
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
-        """Gradient of the mean task loss over `examples` with respect to the adapter's trainable factors."""
+        """Gradients of the mean task loss over `examples` with respect to the adapter's trainable factors."""
         ...
 
     def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
@@ -111,12 +105,11 @@ class Context(Protocol):
         ...
 
     def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
-        """The scores [n, labels] of the examples under each task's labels by the model as it was when this stage began."""
+        """Scores [n, labels] of the examples under each task's labels, by the model as it was when this stage began."""
         ...
 
     def note(self, name: str, value: float) -> None:
-        """Put a number (a cosine, a threshold chosen, how often a rule fired) into the stage's notes."""
-        ...
+        """Record a number (a cosine, a chosen threshold, how often a rule fired) in the stage's notes."""
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:
         """Score of `deployed` on the VALIDATION examples of a task that is finished or being learnt."""

@@ -3,15 +3,15 @@
 A method is a composition of parts, each answering one question of the loop in `perdure.loop.sequence`:
 
     Init            How does a new task's adapter start?
-    WeightPenalty   What is added to the task loss, given the past? (data-free, knows its gradient)
-    BatchPenalty    The same, from a batch and the model's outputs on it.
+    WeightPenalty   What is added to the task loss, given the past? (data-free, returns its own gradient)
+    BatchPenalty    The same, computed from a batch and the model's outputs on it.
     StepRule        What happens to the gradients, or after the step?
     Consolidate     What does the next task train on (carry), and what answers queries (deployed)?
     Replay          Which old examples are kept, and what for?
 
-A part's settings are its typed, frozen fields; what it remembers between tasks are private attributes, given and
-taken as tensors by `state` and `load`. A part writes only the methods it needs; a misspelt one is an error. What a part
-gives is checked (perdure.methods.contract.calls); perdure.testing.check_part tries a part of your own.
+A part's settings are its typed, frozen fields. What it remembers between tasks are private attributes, saved and restored
+as tensors by `state` and `load`. A part overrides only the hooks it needs; a misspelt hook is an error. The loop checks what
+a part returns (perdure.methods.contract.calls); perdure.testing.check_part tests a custom part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from perdure.methods.contract.context import Context, Gradients, Need
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from perdure.backbones.base import Batch, Outputs
     from perdure.tasks.task import Example, Stage, StreamMode
 
-
 Trainable = Literal["AB", "A", "B"]
 """Which of an adapter's two matrices are trained."""
+Keeps = Literal["carried", "merged", "newest", "per-task"]
+"""What a consolidation keeps of the past. carried: folded into the base the next task trains on; merged: in what answers, while
+the next task starts from the pretrained weights; newest: the newest update alone; per-task: every task's own update."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Start:
     """How an adapter starts.
 
     Args:
-        factors: module name -> A, B, scaling, and A0, B0 where the base is to be offset by -s B0 A0.
+        factors: module name -> A, B, scaling, and A0, B0 if the base is offset by -s B0 A0.
         trainable: which of the two matrices are trained.
     """
 
@@ -58,60 +60,72 @@ class Start:
         return [tensor for four in each for tensor in four if tensor is not None]
 
 
-Keeps = Literal["carried", "merged", "newest", "per-task"]
-"""What a consolidation keeps of the past: carried into the base the next task trains on; merged into what answers, while the
-next task starts from the pretrained weights; the newest update alone; or every task's own."""
-
-
 class Part(Settings):
-    """What all parts share: frozen, typed settings, and points in the loop where a part may act."""
+    """What all parts share: frozen, typed settings, and the hooks of the loop."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it requires whatever its settings are."""
     needs_past: ClassVar[bool] = False
-    """Nothing comes of it before a first stage is learnt."""
+    """It does nothing before a first stage is learnt."""
+    protects: ClassVar[str] = ""
+    """What it does for old tasks, as a clause ("it keeps A off old tasks' inputs"). A part that protects the past, or only
+    `needs_past`, is refused in a method in which nothing can."""
+    read_by: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
+    """Setting that chooses -> other setting -> the choices that read it. With any other choice it must stay at its default:
+    no setting is accepted and ignored."""
     caches: ClassVar[frozenset[str]] = frozenset()
-    """Private attributes that only save work: computed again, with the same bits, where they are missing. Any other that
-    changes while a stage is learnt is memory, and belongs into `state`."""
+    """Private attributes that only save work: recomputed, to the same bits, when missing. Any other that changes while a
+    stage is learnt is memory, and belongs in `state`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """A public method that no base declares is a misspelt hook: it would never be called, so refuse it."""
+        """Refuse a public method that no base declares: it is a misspelt hook, and would never be called."""
         if cls.__module__ == __name__:
-            return  # this file is what declares the points
+            return  # this file declares the hooks
         known = {name for base in cls.__mro__[1:] for name in vars(base)}
         for name, value in vars(cls).items():
             if callable(value) and not name.startswith("_") and name not in known and not isinstance(value, type):
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else ""
                 raise TypeError(
-                    f"{cls.__name__}.{name} is no point of the part contract{hint} (helpers start with '_')."
+                    f"{cls.__name__}.{name} is not a hook of the part contract{hint} (helpers start with '_')."
                 )
 
+    @model_validator(mode="after")
+    def _unread_settings_stay_at_their_defaults(self) -> Part:
+        for choice, readers in self.read_by.items():
+            chosen = getattr(self, choice)
+            for name, choices in readers.items():
+                if chosen not in choices and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{choice} {chosen} does not read {name} (only {' and '.join(choices)}); leave it out"
+                    )
+        return self
+
     def requires(self) -> frozenset[Need]:
-        """What this part requires of a run as it is set: `needs`, and more where a setting asks for it."""
+        """What this part requires of a run with its settings: `needs`, and more if a setting asks for it."""
         return self.needs
 
     def conflicts(self, method: Method) -> str | None:
         """Why this part makes no sense with the rest of `method`, and what to use instead; None if it does.
 
-        Asked before anything is loaded; each part knows its own conflicts. One that only `needs_past` makes no sense where
-        nothing can protect the past."""
-        reason = method.out_of_reach() if self.needs_past else None
-        return reason and f"nothing comes of it without a past to protect, but {reason}"
+        Called before anything is loaded; each part knows its own conflicts."""
+        does = self.protects or ("it does nothing without a past to protect" if self.needs_past else "")
+        reason = method.out_of_reach() if does else None
+        return reason and f"{does}, but {reason}"
 
     def falls_short(self, stages: Sequence[Stage]) -> str | None:
-        """Why this part cannot see these stages through to the last, and what to set instead; None if it can.
+        """Why this part cannot last through all of these stages, and what to set instead; None if it can.
 
-        Asked before training, because settings cannot be changed once a run has begun."""
+        Called before training, because settings cannot change once a run has begun."""
         return None
 
     def acts(self, ctx: Context) -> bool:
         """Whether this penalty, step rule or replay changes anything in the steps of the stage that begins.
 
-        False is a promise (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
+        False is a guarantee (a penalty and its gradient are exactly 0): runs that differ only in parts that do not act
         may share a stage's training (perdure.state.shared)."""
         return not self.needs_past or len(ctx.past) > 0
 
@@ -119,26 +133,38 @@ class Part(Settings):
         """Called when a stage begins, with the carry folded in and before the adapter starts."""
 
     def after_task(self, ctx: Context, update: Update) -> None:
-        """Called when a stage is trained, with the model as trained; `update` is the stage's effective update."""
+        """Called after a stage's training, with the trained model; `update` is the stage's effective update."""
 
     def state(self) -> dict[str, Tensor]:
         """What must survive a stop, between stages or after any step inside one, as tensors; empty for a part without memory.
 
-        What `before_task` computes from `ctx` alone need not be in it: a resumed part gets `before_task`, then `load`."""
+        What `before_task` computes from `ctx` alone may be left out: on resume `before_task` runs first, then `load`."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave, between stages or inside one."""
+        """Restore what `state` returned, between stages or inside one."""
+
+
+class TensorMemory(Part):
+    """Mixin: a part whose memory is one dictionary of tensors."""
+
+    _memory: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._memory)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self._memory = dict(state)
 
 
 class Init(Part):
     """How a new task's adapter starts."""
 
     continues: ClassVar[bool] = False
-    """Goes on from `past.factors`, the last stage's trained A and B: its update is the whole change since the pretrained
-    weights, not a task's own."""
+    """It continues from `past.factors`, the last stage's trained A and B: its update is the whole change since the pretrained
+    weights, not one task's."""
     offsets: ClassVar[bool] = False
-    """Offsets the base, so that the update is s (B A - B0 A0)."""
+    """It offsets the base, so that the update is s (B A - B0 A0)."""
     trains: ClassVar[Trainable] = "AB"
     """Which matrices are trained."""
 
@@ -148,13 +174,13 @@ class Init(Part):
 
 
 class Penalty(Part):
-    """Something added to the task loss, weighted by a number or by a share of the gradient."""
+    """A term added to the task loss, weighted by a number or by a share of the gradient."""
 
     weight: float | None = Field(default=None, ge=0)
     """lambda, the factor of the penalty in the loss. 0 switches it off."""
     gradient_share: float | None = Field(default=None, gt=0)
-    """instead of `weight`: lambda is set at every step such that the norm of the penalty's gradient is this share of
-    that of the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth)."""
+    """instead of `weight`: at every step lambda makes the norm of the penalty's gradient this share of the norm of
+    the gradient before weight penalties, of task loss and batch penalties (0.1 = a tenth)."""
 
     @model_validator(mode="after")
     def _one_weight(self) -> Penalty:
@@ -165,18 +191,18 @@ class Penalty(Part):
 
 class WeightPenalty(Penalty):
     """A data-free penalty on the effective update. Added once per optimiser step, to the reduced gradient, before
-    clipping: gradient accumulation and further processes cannot multiply it."""
+    clipping: gradient accumulation and more processes cannot multiply it."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """Value (scalar) of the unweighted penalty at one module, and its gradients of A [R, I] and B [O, R].
 
-        `factors` are the live ones, not copies: read only. What is written into them changes the adapter."""
+        `factors` are live, not copies: read only. Writing to them changes the adapter."""
         raise NotImplementedError
 
     def values_and_grads(
         self, factors: Mapping[str, Factors], past: Past
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """The sum over modules and every module's gradients; override only to be faster than one by one. Read only, too."""
+        """The sum over modules, and every module's gradients. Override only to be faster than one by one. Read only, too."""
         total = torch.zeros((), dtype=torch.float64)
         grads: dict[str, tuple[Tensor, Tensor]] = {}
         for module, pair in factors.items():
@@ -187,12 +213,12 @@ class WeightPenalty(Penalty):
 
 
 class BatchPenalty(Penalty):
-    """A penalty that needs the batch; joins the loss of each micro-batch. `gradient_share` does not apply to it."""
+    """A penalty that needs the batch; added to the loss of each micro-batch. `gradient_share` does not apply to it."""
 
     @model_validator(mode="after")
     def _only_weight(self) -> BatchPenalty:
         if self.weight is None:
-            raise ValueError("give `weight`: the gradient of a penalty on batches is not known apart from the loss's")
+            raise ValueError("give `weight`: the gradient of a batch penalty is not known apart from that of the loss")
         return self
 
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
@@ -252,21 +278,18 @@ class Method:
     stream: StreamMode = "one-by-one"
 
     def out_of_reach(self) -> str | None:
-        """Why nothing can protect the past in this method; None where something can."""
+        """Why nothing can protect the past in this method; None if something can."""
         if self.stream == "joint":
             return "the joint stream is a single stage, which has no past"
         if self.consolidate.keeps == "per-task":
-            return "every old task is answered by an update of its own, which nothing changes"
+            return "every old task is answered by its own update, which nothing changes"
         if self.consolidate.keeps == "newest" and not self.init.continues:
-            return "only the newest update is kept and it starts anew, so that nothing of the past is left"
+            return "only the newest update is kept and it starts from scratch, so nothing of the past is left"
         return None
 
     def parts(self) -> dict[str, Part]:
-        """Every part under a name that is unique in this method; used for state and for messages."""
-        named: dict[str, Part] = {"init": self.init, "consolidate": self.consolidate}
+        """Every part under a name that is unique in this method; used for state and in messages."""
+        named: dict[str, Part | None] = {"init": self.init, "consolidate": self.consolidate}
         named |= {f"penalties.{name}": part for name, part in self.penalties.items()}
-        if self.step_rule:
-            named["step_rule"] = self.step_rule
-        if self.replay:
-            named["replay"] = self.replay
-        return named
+        named |= {"step_rule": self.step_rule, "replay": self.replay}
+        return {name: part for name, part in named.items() if part}

@@ -12,7 +12,7 @@ from perdure.ops.lowrank import Update, add_updates
 
 @dataclass(frozen=True)
 class PerTask:
-    """One deployed update for each task; a task not among them is answered by the untouched base."""
+    """One deployed update per task; any other task is answered by the untouched base."""
 
     updates: Mapping[str, Update]
 
@@ -40,12 +40,12 @@ class Past:
 
     Args:
         stages: names of the finished stages, oldest first.
-        total: the sum of all effective updates so far (low rank while that is smaller). Where the init continues from the last
-            adapter, each update already contains the earlier ones and the sum counts them again: penalties refuse that init.
+        total: the sum of all effective updates so far (low rank while that is smaller). If the init continues from the last
+            adapter, each update contains the earlier ones and the sum counts them again: penalties refuse that init.
         carry: the update folded into the base while the next stage trains.
         deployed: the update that answers queries now.
-        factors: the last stage's trained factors, for inits that go on from them; empty before the first.
-        load_update: stage index -> that stage's effective update, read from the store when it is asked for.
+        factors: the last stage's trained factors, for inits that continue from them; empty before the first.
+        load_update: stage index -> that stage's effective update, read from the store on demand.
     """
 
     stages: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Past:
         return len(self.stages)
 
     def after(self, stage: str, update: Update, folded: Folded, factors: Mapping[str, Factors]) -> Past:
-        """The past once `stage` is a part of it."""
+        """The past after `stage`."""
         return dataclasses.replace(
             self,
             stages=(*self.stages, stage),

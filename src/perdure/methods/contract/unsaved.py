@@ -1,7 +1,7 @@
-"""What a part remembers beside its `state`: found after a stage, because a resumed run would not have it.
+"""Finds memory that a part does not save: a resumed run would not have it.
 
 A part without state may hold private attributes that never change while a stage is learnt (what `before_task` computes), and
-those it names in `caches`. Any other that changed is memory, and a run that was stopped would end otherwise than another.
+those it names in `caches`. Any other that changed is memory, and a resumed run would end differently.
 """
 
 from __future__ import annotations
@@ -17,62 +17,51 @@ from perdure.methods.contract.parts import Method, Part
 from perdure.methods.table import kind_of
 
 DEPTH = 4
-"""How far containers and objects of the part's module are looked into; of others (a context, a model), which they are, counts."""
+"""How deep containers and objects of the part's module are searched; other objects (a context, a model) count by identity."""
 
 Marks = Mapping[str, Mapping[str, Any]]
 """Part without state -> private attribute -> a mark that differs once the attribute has changed."""
 
 
 def marks(method: Method) -> Marks:
-    """The parts of a method that gave no state, as they are when a stage begins."""
+    """The parts of a method that have no state, as they are when a stage begins."""
     return {name: _marks(part) for name, part in method.parts().items() if not state_of(part)}
 
 
-def check_saved(method: Method, begun: Marks, stage: str) -> None:
-    """No part has changed since `begun` without giving a state.
+def check_saved(method: Method, before: Marks, stage: str) -> None:
+    """No part without state has changed since `before`.
 
     Raises:
-        PartError: one has; names the attribute, and says what to write.
+        PartError: one has; names the attribute, and the fix.
     """
     for name, part in method.parts().items():
-        if name not in begun or state_of(part):
+        if name not in before or state_of(part):
             continue
-        changed = [key for key, mark in _marks(part).items() if begun[name].get(key) != mark]
+        changed = [key for key, mark in _marks(part).items() if before[name].get(key) != mark]
         if changed:
             raise PartError(
-                f"{kind_of(part)} changed its attribute '{changed[0]}' while task '{stage}' was learnt, but its `state` gives "
-                "nothing: a resumed run would not have it, and end otherwise. Give it in `state(self)` (a dict: name -> tensor) "
-                "and take it back in `load(self, state)`; or, if it only saves work and is computed again where it is missing, "
-                f"name it in the class: caches: ClassVar[frozenset[str]] = frozenset({{'{changed[0]}'}})."
+                f"{kind_of(part)} changed its attribute '{changed[0]}' while task '{stage}' was learnt, but its `state` is "
+                "empty: a resumed run would lose it and end differently. Return it from `state(self)` (a dict: name -> tensor) "
+                "and restore it in `load(self, state)`; or, if it only saves work and is recomputed when missing, name it in "
+                f"the class: caches: ClassVar[frozenset[str]] = frozenset({{'{changed[0]}'}})."
             )
 
 
 def _marks(part: Part) -> dict[str, Any]:
-    own = {**vars(part), **(part.__pydantic_private__ or {})}
+    private = {**vars(part), **(part.__pydantic_private__ or {})}
     home = type(part).__module__
-    return {key: _mark(value, home) for key, value in own.items() if key.startswith("_") and key not in part.caches}
-
-
-class _Same:
-    """Equal to a mark of the same object only; holds it, so that no other object gets its place in memory."""
-
-    def __init__(self, value: object) -> None:
-        self._value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._value is other._value
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    return {key: _mark(value, home) for key, value in private.items() if key.startswith("_") and key not in part.caches}
 
 
 def _mark(value: Any, home: str, depth: int = DEPTH) -> Any:
-    """Tensors by identity and how often they were written to: no number is read. Objects of module `home` by what is in them."""
+    """Tensors by identity and version counter: no number is read. Objects of module `home` by their attributes."""
+    same = (id(value), value)  # equal for the same object only; holding it keeps its id from being reused
     if isinstance(value, Tensor):
-        return _Same(value), 0 if value.is_inference() else value._version
+        return same, 0 if value.is_inference() else value._version
     if isinstance(value, int | float | complex | str | bytes | None):
-        return repr(value)  # nan is itself
+        return repr(value)  # nan equals itself
     if depth == 0:
-        return _Same(value)
+        return same
     if isinstance(value, Mapping):
         return [(_mark(key, home, depth - 1), _mark(one, home, depth - 1)) for key, one in value.items()]
     if isinstance(value, list | tuple):
@@ -80,4 +69,4 @@ def _mark(value: Any, home: str, depth: int = DEPTH) -> Any:
     if isinstance(value, set | frozenset):
         return set(value)
     inside = getattr(value, "__dict__", {}) if type(value).__module__ == home else {}
-    return _Same(value), [(key, _mark(one, home, depth - 1)) for key, one in inside.items()]
+    return same, [(key, _mark(one, home, depth - 1)) for key, one in inside.items()]

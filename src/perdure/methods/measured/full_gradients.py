@@ -1,93 +1,65 @@
-"""Mean gradients of the full target weights, for the inits that start from them (LoRA-GA, SLICE): whole, or as sketches.
+"""Mean gradients of the full target weights, for the inits that start from them (LoRA-GA, SLICE): dense, or as sketches.
 
-    DenseGradients      one fp32 matrix a module, exact: the reference                          O I numbers a module
+    DenseGradients      one fp32 matrix per module, exact: the reference                        O I numbers a module
     SketchedGradients   a range, co-range and core sketch for the singular vectors and a        (O + I) Q + S^2 + buckets
-                        CountSketch for inner products, added up while backward runs: a single
-                        module's gradient is alive at a time
+                        CountSketch for inner products, summed during backward: one module's
+                        gradient is alive at a time
 
-Legend: O output features, I input features, Q sketch width, S = 2 Q + 1, K singular triplets asked for.
+Legend: O output features, I input features, Q sketch width, S = 2 Q + 1, K singular triplets requested.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from perdure.errors import DataError, TrainingError
+from perdure.methods.contract.context import Context
 from perdure.ops import surgery
 from perdure.ops.randomized_svd import fixed_signs, randomized_svd
 from perdure.ops.sketch import CountSketch, LowRankSketch, TestMatrices
 from perdure.ops.surgery import UNCHANGED, Coefficients, Gram
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context
-    from perdure.tasks.task import Example
+from perdure.tasks.task import Example
 
 Storage = Literal["dense", "sketched"]
 Triplets = tuple[Tensor, Tensor, Tensor]
 """U [O, K], S [K], Vh [K, I]."""
 
 
-class FullGradients(Protocol):
-    """A mean gradient of every target module's weight, added up batch by batch."""
-
-    def add(self, module: str, grad_OI: Tensor, factor: float) -> None:
-        """Add factor * gradient."""
-        ...
-
-    def norms(self) -> dict[str, float]:
-        """Module -> Frobenius norm."""
-        ...
-
-    def gram(self, module: str, other: FullGradients) -> Gram:
-        """Inner products with another one, kept in the same way."""
-        ...
-
-    def triplets(
-        self, module: str, count: int, old: FullGradients | None = None, mix: Coefficients = UNCHANGED, remove: int = 0
-    ) -> Triplets:
-        """Leading singular triplets of a c + b r, c being this one, r `old`, (a, b) `mix`; at most `count`.
-
-        With `remove` = k: of c - U U^T c instead, U the top-k left singular vectors of r.
-        """
-        ...
-
-    def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
-        """Leading singular triplets of c P, where `weigh` maps rows [N, I] to rows times P."""
-        ...
-
-    def drop(self, module: str) -> None:
-        """Free a module that is done with."""
-        ...
-
-
 class DenseGradients:
-    """See `FullGradients`; exact up to the randomised SVD (`iterations`, generator by module)."""
+    """A mean gradient of every target module's weight; exact up to the randomised SVD (`iterations`, generator by module)."""
 
     def __init__(self, generator: Callable[[str], torch.Generator], iterations: int = 4) -> None:
         self._sums: dict[str, Tensor] = {}
         self._generator, self._iterations = generator, iterations
 
     def add(self, module: str, grad_OI: Tensor, factor: float) -> None:
+        """Add factor * gradient."""
         if module in self._sums:
             self._sums[module].add_(grad_OI, alpha=factor)
         else:
             self._sums[module] = grad_OI.detach().float() * factor
 
     def norms(self) -> dict[str, float]:
+        """Module -> Frobenius norm."""
         return {module: float(grad.norm()) for module, grad in self._sums.items()}
 
     def gram(self, module: str, other: FullGradients) -> Gram:
+        """Inner products with another one of the same class."""
         assert isinstance(other, DenseGradients)
         return surgery.gram(self._sums[module], other._sums[module])
 
     def triplets(
         self, module: str, count: int, old: FullGradients | None = None, mix: Coefficients = UNCHANGED, remove: int = 0
     ) -> Triplets:
+        """At most `count` leading singular triplets of a c + b r: c is this one, r is `old`, (a, b) is `mix`.
+
+        With `remove` = k: of c - U U^T c instead, U the top-k left singular vectors of r.
+        """
         matrix = self._sums[module]
         if old is not None:
             assert isinstance(old, DenseGradients)
@@ -96,21 +68,19 @@ class DenseGradients:
         return self._svd(module, matrix, count)
 
     def weighted_triplets(self, module: str, count: int, weigh: Callable[[Tensor], Tensor]) -> Triplets:
+        """Leading singular triplets of c P, where `weigh` maps rows [N, I] to rows times P."""
         return self._svd(module, weigh(self._sums[module]), count)
 
     def _svd(self, module: str, matrix_OI: Tensor, count: int) -> Triplets:
         return randomized_svd(matrix_OI, count, self._generator(module), width=2 * count, iterations=self._iterations)
 
     def drop(self, module: str) -> None:
+        """Free a module that is no longer needed."""
         del self._sums[module]
-
-    def mean(self, module: str) -> Tensor:
-        """The module's gradient [O, I]."""
-        return self._sums[module]
 
 
 class Sketcher:
-    """Test matrices by shape and a hash, shared by all gradients that are to be compared or mixed."""
+    """Test matrices (one set per shape) and a hash, shared by all gradients that are compared or mixed."""
 
     def __init__(self, width: int, buckets: int, generator: Callable[[str], torch.Generator]) -> None:
         self.hash = CountSketch(buckets, seed=int(torch.randint(1 << 30, (), generator=generator("hash"))))
@@ -126,7 +96,7 @@ class Sketcher:
 
 
 class SketchedGradients:
-    """See `FullGradients`; within the errors stated in `ops.sketch`. No matrix of a weight's size is kept."""
+    """Methods as of `DenseGradients`, within the errors stated in `ops.sketch`. Keeps no matrix of a weight's size."""
 
     def __init__(self, sketcher: Sketcher) -> None:
         self._sketcher = sketcher
@@ -139,8 +109,7 @@ class SketchedGradients:
         if module in self._sketches:
             self._sketches[module].add_(sketch)
         else:
-            self._sketches[module] = sketch
-            self._hashed[module] = self._sketcher.hash.empty()
+            self._sketches[module], self._hashed[module] = sketch, self._sketcher.hash.empty()
         self._sketcher.hash.add(self._hashed[module], module, grad_OI, factor)
 
     def norms(self) -> dict[str, float]:
@@ -177,6 +146,9 @@ class SketchedGradients:
         del self._sketches[module], self._hashed[module]
 
 
+FullGradients = DenseGradients | SketchedGradients
+
+
 def product_svd(left_OK: Tensor, right_KI: Tensor, count: int) -> Triplets:
     """Leading singular triplets of left @ right, at most `count`, without forming the product."""
     Q_OK, R_left = torch.linalg.qr(left_OK)
@@ -189,18 +161,18 @@ def product_svd(left_OK: Tensor, right_KI: Tensor, count: int) -> Triplets:
 def full_batches(
     ctx: Context, examples: Sequence[Example], size: int, count: int, purpose: str, whose: str
 ) -> list[Sequence[Example]]:
-    """At most `count` random batches of exactly `size` examples, so that the plain mean of their losses is that over examples.
+    """At most `count` random batches of exactly `size` examples, so that a classifier's mean over batches is that over examples.
 
-    For a classifier, that is. A language model's loss is the mean over a batch's answer tokens: there every batch counts the
-    same and long answers count by their tokens within theirs, which comes close to, but is not, the mean over all tokens.
+    A language model's loss is the mean over a batch's answer tokens. Every batch counts the same, so the mean over batches is
+    close to, but not, the mean over all tokens.
 
     Raises:
-        DataError: fewer examples than one batch; `whose` says whose.
+        DataError: fewer examples than one batch; `whose` names their owner.
     """
     if len(examples) < size:
         raise DataError(
             f"{whose} has {len(examples)} examples, fewer than one batch of {size} for the gradient that starts the "
-            "adapter; lower the init's `batch_size`, or give (or keep) more examples."
+            "adapter; lower the init's `batch_size`, or provide (or keep) more examples."
         )
     batches = (batch for batch in ctx.batches(examples, size, purpose) if len(batch) == size)
     return [batch for batch, _ in zip(batches, range(count), strict=False)]
@@ -220,9 +192,8 @@ def check_norms(ctx: Context, norms: Mapping[str, float], whose: str) -> None:
     """
     for module in ctx.factors:
         norm = norms.get(module, 0.0)
-        if norm > 0 and math.isfinite(norm):
-            continue
-        raise TrainingError(
-            f"{whose}: the gradient at '{module}' is {'not finite' if norm else 'zero'}, so no adapter can start from it. "
-            f"Take '{module}' out of lora.targets if the loss does not depend on it, or choose another init."
-        )
+        if not 0 < norm < math.inf:
+            raise TrainingError(
+                f"{whose}: the gradient at '{module}' is {'not finite' if norm else 'zero'}, so no adapter can start from it. "
+                f"Remove '{module}' from lora.targets if the loss does not depend on it, or choose another init."
+            )

@@ -1,4 +1,4 @@
-"""Second moments of the target modules' inputs: what a task leaves behind where no example may be kept.
+"""Second moments of the target modules' inputs: what a task leaves behind when no example may be kept.
 
 Legend: N inputs (real positions of all examples), I input features.
 """
@@ -6,33 +6,29 @@ Legend: N inputs (real positions of all examples), I input features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from perdure.errors import TrainingError
-
-if TYPE_CHECKING:
-    from perdure.methods.contract.context import Context, Sink
-    from perdure.ops.factors import Factors
-    from perdure.tasks.task import Example
+from perdure.methods.contract.context import Context, Sink
+from perdure.ops.factors import Factors
+from perdure.tasks.task import Example
 
 
 def input_moments(ctx: Context, batches: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
-    """`moments_of` the inputs in `batches`, by the model as it is now."""
+    """`moments_of` the inputs in `batches`, with the current model."""
     return moments_of(ctx.factors, lambda sink: ctx.stream(batches, "inputs", sink))
 
 
 def moments_of(factors: Mapping[str, Factors], stream: Callable[[Sink], None]) -> dict[str, Tensor]:
     """Module -> C = mean of x x^T over its inputs x at real positions, [I, I] fp64.
 
-    Padding does not count, and long examples count by their positions. A module that no input reaches (an expert never chosen)
-    has zeros. Memory: one [I, I] a module.
+    Padding does not count; long examples count by their positions. A module that no input reaches (an expert never chosen)
+    has zeros. Memory: one [I, I] per module.
 
     Args:
-        factors: of the modules that are looked at; they say how wide and where each one's inputs are.
-        stream: gives a sink every module's inputs.
+        factors: of the modules to measure; they give the width and device of each one's inputs.
+        stream: passes every module's inputs to a sink.
     """
     sums = {
         module: torch.zeros(pair.shape[1], pair.shape[1], dtype=torch.float64, device=pair.A.device)
@@ -50,20 +46,6 @@ def moments_of(factors: Mapping[str, Factors], stream: Callable[[Sink], None]) -
 
 
 def add_moments(sums: dict[str, Tensor], new: Mapping[str, Tensor]) -> None:
-    """Add matrices to the sums over the tasks before, which may have been read back to the CPU."""
+    """Add matrices to the sums over earlier tasks, which may be on the CPU after a resume."""
     for key, moment in new.items():
         sums[key] = sums[key].to(moment) + moment if key in sums else moment
-
-
-def check_reached(moments: Mapping[str, Tensor], whose: str) -> None:
-    """Every target module has inputs to start from.
-
-    Raises:
-        TrainingError: none reached a module; names it.
-    """
-    for module, moment in moments.items():
-        if not moment.any():
-            raise TrainingError(
-                f"{whose}: no input reaches '{module}', so no adapter can start from its inputs. Take '{module}' out of "
-                "lora.targets if this model does not use it, or choose another init."
-            )
