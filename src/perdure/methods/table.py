@@ -119,7 +119,7 @@ PRESETS: Mapping[str, Preset] = {
         settings={"training.average": "last-half", "training.later_learning_rate_factor": 0.5},
     ),
     "seq-lora": Preset(
-        "one adapter, trained on and on; the usual lower bound",
+        "one adapter, trained on every task in turn; the usual lower bound",
         BASELINE,
         init={"kind": "continue"},
         consolidate={"kind": "latest"},
