@@ -81,7 +81,7 @@ CASES: dict[str, Bad] = {
         ("'bad' has no labels", "take a language model"),
         4,
     ),
-    "task twice": Bad(tasks(SKY, SKY), ("Task sky is given twice", "name the second one differently"), 4),
+    "task twice": Bad(tasks(SKY, SKY), ("Task sky is given twice", "or name it 'sky@2'"), 4),
     "no task": Bad(tasks(), ("Say what to learn", "`suite`", "`tasks`"), 3),
     "tasks that are no list": Bad(lambda p: p.config(tasks=5), ("tasks", "5"), 3),
     "path as a name": Bad(lambda p: p.task(name="../../etc/passwd"), ("'../../etc/passwd'", "use letters, digits"), 4),
@@ -99,12 +99,12 @@ CASES: dict[str, Bad] = {
     "labels that YAML reads as truth": Bad(lambda p: p.task(labels=[True, False]), ("put labels in quotes",), 3),
     "negative size": Bad(lambda p: p.task(train_size=-1), ("tasks.0.train_size", "-1"), 3),
     "no test examples": Bad(lambda p: p.task(test_size=0), ("tasks.0.test_size", "0"), 3),
-    "template without a place": Bad(lambda p: p.task(template="Answer:"), ("template of task 'bad'", "{text}"), 4),
+    "template without a place": Bad(lambda p: p.task(template="Answer:"), ("'bad': the template has no", "{text}"), 4),
     "unknown metric": Bad(lambda p: p.task(metric="acuracy"), ("'acuracy'", "Did you mean 'accuracy'"), 3),
     "same validation and test without both": Bad(
         lambda p: p.task(same_validation_and_test=True), ("`same_validation_and_test` needs both splits",), 3
     ),
-    "two sources": Bad(lambda p: p.task(dataset="imdb", package={"reader": "x"}), ("one of them",), 3),
+    "two sources": Bad(lambda p: p.task(dataset="imdb", package={"reader": "x"}), ("one of `train`",), 3),
     "unknown reader": Bad(tasks({"name": "bad", "package": {"reader": "vadr"}}), ("'vadr'", "Did you mean 'vader'"), 3),
 }  # fmt: skip
 

@@ -38,4 +38,4 @@ def test_training_loses_before_test_and_validation() -> None:
     )
     drawn = draw(pool, train="all", validation="all", test="all", name="x", near=True)
     assert (drawn.train, drawn.validation, drawn.test) == ([("more", "y")], [("Other!", "x")], [(f"{long} test", "x")])
-    assert drawn.notes == ("2 texts removed that nearly repeat another one",)
+    assert drawn.notes == ("2 near-duplicate texts removed",)

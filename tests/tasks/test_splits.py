@@ -56,8 +56,8 @@ def test_draw_cuts_disjoint_splits_and_says_what_is_short() -> None:
     assert sizes == [25, 5, 10]  # at most a quarter to test
     assert len({text for split in (drawn.train, drawn.validation, drawn.test) for text, _ in split}) == 40
     assert drawn.notes == (
-        "25 training examples instead of 100: there are no more",
-        "10 test examples instead of 20: there are no more",
+        "only 25 training examples available, 100 requested",
+        "only 10 test examples available, 20 requested",
     )
 
 
@@ -67,8 +67,8 @@ def test_draw_keeps_the_given_test_split_and_cleans_training() -> None:
     assert sorted(drawn.test) == sorted(numbered("x", 5))
     assert (len(drawn.train), len(drawn.validation)) == (12, 3)
     assert drawn.notes == (
-        "1 repeated training texts removed",
-        "5 training texts removed that also occur in the test split",
+        "1 duplicate training texts removed",
+        "5 training texts removed that are also in the test split",
     )
 
 

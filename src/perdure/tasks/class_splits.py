@@ -1,4 +1,4 @@
-"""Suites that cut one large set into tasks of consecutive classes: 5, 10 or 20 of them, an order each."""
+"""Suites that cut one large data set into 5, 10 or 20 tasks of consecutive classes, one order each."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 
 def with_class_splits(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A suite's description with `tasks` and `orders` in place of its `class_splits`; others as they are.
+    """Replace `class_splits` in a suite's description with `tasks` and `orders`; other descriptions are unchanged.
 
-    The third of ten tasks is called <prefix>-10-03; its reader is told `classes`, number -> label.
+    The third of ten tasks is called <prefix>-10-03; its reader gets `classes`, number -> label.
     """
-    if "class_splits" not in about:
-        return dict(about)
-    cut = about["class_splits"]
-    tasks: dict[str, Any] = {}
-    orders: dict[str, list[str]] = {}
+    expanded = dict(about)
+    cut = expanded.pop("class_splits", None)
+    if cut is None:
+        return expanded
+    orders = expanded["orders"] = {}
+    tasks = expanded["tasks"] = {}
     for count in cut["into"]:
         size = len(cut["classes"]) // count
         for i in range(count):
@@ -29,4 +30,4 @@ def with_class_splits(about: Mapping[str, Any]) -> dict[str, Any]:
                 "source": {**cut["source"], "classes": classes},
                 "labels": list(classes.values()),
             }
-    return {**{key: value for key, value in about.items() if key != "class_splits"}, "orders": orders, "tasks": tasks}
+    return expanded

@@ -1,4 +1,4 @@
-"""Disjoint train, validation and test splits: duplicates out, then drawn by seed, stratified by class."""
+"""Disjoint train, validation and test splits: without duplicates, drawn by seed, stratified by class."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.spec import Size
-from perdure.tasks.task import Example, Task, same_task
+from perdure.tasks.task import SPLITS, Example, Task, same_task
+
+OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
+"""(split, other): a text that is in both leaves the first."""
+ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What `draw` gives: three disjoint splits, and what the user should know about them."""
+    """Result of `draw`: three disjoint splits, and notes for the user."""
 
     train: list[Pair]
     validation: list[Pair]
@@ -28,7 +31,7 @@ class Drawn:
 
 
 def as_task(name: str, drawn: Drawn, pool: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
-    """The task of what was drawn: choices, references and, where none is given, the template are the pool's."""
+    """The task of a draw, with the pool's choices and references, and its template where none is given."""
     train, validation, test = (
         [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
     )
@@ -48,45 +51,45 @@ def as_task(name: str, drawn: Drawn, pool: Pool, *, labels: dict[str, str], metr
 
 
 def normal(text: str) -> str:
-    """The text as duplicates are compared: white space collapsed, upper and lower case alike."""
+    """The text as compared for duplicates: whitespace collapsed, case folded."""
     return " ".join(text.split()).casefold()
 
 
 def unique(pairs: Iterable[Pair], free: bool = False) -> tuple[list[Pair], int, int]:
-    """Each text once (the first), without texts that come with different labels; and how many rows of each kind went.
+    """Keep the first of each text and drop texts that come with conflicting labels.
 
-    With `free` labels, a text with different ones is no contradiction.
+    With `free` labels, different labels for one text are no conflict.
 
     Returns:
-        (pairs, rows removed as repetitions, rows removed as contradictions)
+        (pairs, number of duplicate rows removed, number of conflicting rows removed)
     """
     labels: dict[str, set[str]] = {}
     rows = [(normal(text), text, label) for text, label in pairs]
     for key, _, label in rows:
         labels.setdefault(key, set()).add(label)
+    consistent = [row for row in rows if free or len(labels[row[0]]) == 1]
     kept: dict[str, Pair] = {}
-    contradictions = 0
-    for key, text, label in rows:
-        if len(labels[key]) > 1 and not free:
-            contradictions += 1
-        else:
-            kept.setdefault(key, (text, label))
-    return list(kept.values()), len(rows) - len(kept) - contradictions, contradictions
+    for key, text, label in consistent:
+        kept.setdefault(key, (text, label))
+    return list(kept.values()), len(consistent) - len(kept), len(rows) - len(consistent)
 
 
-def without(pairs: Iterable[Pair], *others: Iterable[Pair]) -> list[Pair]:
-    """The pairs whose text occurs in none of the others."""
-    taken = {normal(text) for other in others for text, _ in other}
+def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
+    """The pairs whose text does not occur in `others`."""
+    taken = {normal(text) for text, _ in others}
     return [pair for pair in pairs if normal(pair[0]) not in taken]
 
 
 def stratified(
     pairs: Sequence[Pair], size: int, rng: random.Random, free: bool = False
 ) -> tuple[list[Pair], list[Pair]]:
-    """`size` pairs in random order with the classes in proportion, and the rest; plainly random with `free` labels.
+    """Draw `size` pairs in random order with classes in proportion (plainly random with `free` labels).
 
-    Every class gets its share rounded down, at least one while there are places; the places left over go to the
+    Each class gets its share rounded down, and at least one if there are enough places; remaining places go to the
     largest remainders.
+
+    Returns:
+        (drawn pairs, the rest)
     """
     pairs = rng.sample(list(pairs), len(pairs))
     if free or size >= len(pairs):
@@ -106,7 +109,7 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
     shares = {label: size * counts[label] / counts.total() for label in ties}
     quota = {label: max(int(share), int(size >= len(counts))) for label, share in shares.items()}
     order = sorted(ties, key=lambda label: quota[label] - shares[label])
-    while (left := size - sum(quota.values())) != 0:  # raising rare classes to one may have given out too many
+    while (left := size - sum(quota.values())) != 0:  # negative if raising rare classes to one took too many
         for label in order if left > 0 else sorted(quota, key=lambda label: (-quota[label], label)):
             if left == 0:
                 break
@@ -121,47 +124,44 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
 def draw(
     pool: Pool, *, train: Size, validation: Size, test: Size, name: str, seed: int = 0, near: bool = False
 ) -> Drawn:
-    """Three disjoint splits of at most these sizes.
+    """Draw three disjoint splits of at most these sizes.
 
-    Order of drawing: test, validation, train. The test examples are the same whatever the size of the training split, and
-    whatever the seed: what settings were chosen on with one seed is never tested on with another. A given test split stays as
-    it is and the training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same
-    holds for validation (at most a fifth). With `near`, texts that nearly repeat another one go too (`perdure.tasks.near`),
-    from training first.
+    Test is drawn first, then validation, then train. The test examples depend neither on the training size nor on the
+    seed: an example used to choose settings under one seed is never tested on under another. A given test split is kept,
+    and training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same holds
+    for validation (at most a fifth). With `near`, near-duplicates are removed too (`perdure.tasks.near`), from training
+    first.
     """
     notes, free = list(pool.notes), pool.free
-    rest = _unique(pool.train, "training", notes, free)
-    given_test = None if pool.test is None else _unique(pool.test, "test", notes, free)
-    given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes, free)
+    splits = {
+        split: pairs and _unique(pairs, split, notes, free, "removed")
+        for split, pairs in (("train", pool.train), ("test", pool.test), ("validation", pool.validation))
+    }
     if near:
-        given_test, given_validation, rest = _without_near([given_test, given_validation, rest], notes)
-    if given_test is not None:
-        rest = _without(rest, given_test, "training", "test", notes)
-        if given_validation is not None:
-            given_validation = _without(given_validation, given_test, "validation", "test", notes)
-    if given_validation is not None:
-        rest = _without(rest, given_validation, "training", "validation", notes)
+        keepers_first = ("test", "validation", "train")
+        drop = near_repeats(text for split in keepers_first for text, _ in splits[split] or ())
+        position = itertools.count()
+        for split in keepers_first:
+            splits[split] = splits[split] and [pair for pair in splits[split] or () if next(position) not in drop]
+        if drop:
+            notes.append(f"{len(drop)} near-duplicate texts removed")
+    for split, other in OVERLAPS:
+        pairs = splits[split] or []
+        kept = without(pairs, splits[other] or ())
+        if len(kept) < len(pairs):
+            notes.append(f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split")
+            splits[split] = kept
 
     rng = random.Random(f"0/{name}")
-    chosen_test, rest = _take(given_test, rest, test, 4, rng, free)
+    chosen_test, rest = _take(splits["test"], splits["train"] or [], test, 4, rng, free)
     rng = random.Random(f"{seed}/{name}") if seed else rng
-    chosen_validation, rest = _take(given_validation, rest, validation, 5, rng, free)
+    chosen_validation, rest = _take(splits["validation"], rest, validation, 5, rng, free)
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
-    chosen = {"training": chosen_train, "validation": chosen_validation, "test": chosen_test}
-    for split, wanted in (("training", train), ("validation", validation), ("test", test)):
-        if isinstance(wanted, int) and len(chosen[split]) < wanted:
-            notes.append(f"{len(chosen[split])} {split} examples instead of {wanted}: there are no more")
+    chosen = {"train": (chosen_train, train), "validation": (chosen_validation, validation), "test": (chosen_test, test)}
+    for split, (pairs, size) in chosen.items():
+        if size != "all" and len(pairs) < size:
+            notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
     return Drawn(chosen_train, chosen_validation, chosen_test, tuple(notes))
-
-
-def _without_near(splits: list[list[Pair] | None], notes: list[str]) -> tuple[Any, Any, Any]:
-    """The splits without near repetitions; an earlier split keeps what a later one repeats."""
-    drop = near_repeats(text for split in splits for text, _ in split or [])
-    position = itertools.count()
-    test, validation, rest = (split and [p for p in split if next(position) not in drop] for split in splits)
-    if drop:
-        notes.append(f"{len(drop)} texts removed that nearly repeat another one")
-    return test, validation, rest
 
 
 def _take(
@@ -174,61 +174,45 @@ def _take(
     return stratified(rest, most if size == "all" else min(size, most), rng, free)
 
 
-def _unique(pairs: list[Pair], split: str, notes: list[str], free: bool) -> list[Pair]:
-    kept, repeated, contradicted = unique(pairs, free)
-    if repeated:
-        notes.append(f"{repeated} repeated {split} texts removed")
-    if contradicted:
-        notes.append(f"{contradicted} {split} rows removed whose text comes with different labels")
-    return kept
-
-
-def _without(pairs: list[Pair], others: list[Pair], split: str, other: str, notes: list[str]) -> list[Pair]:
-    kept = without(pairs, others)
-    if len(kept) < len(pairs):
-        notes.append(f"{len(pairs) - len(kept)} {split} texts removed that also occur in the {other} split")
+def _unique(pairs: list[Pair], split: str, notes: list[str], free: bool, done: str) -> list[Pair]:
+    kept, duplicates, conflicts = unique(pairs, free)
+    if duplicates:
+        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
+    if conflicts:
+        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
     return kept
 
 
 def checked(task: Task) -> Task:
-    """A task given from Python after the checks that files get; nothing is removed, what files would lose is in its notes.
+    """A task given from Python, checked like one read from files; what files would lose is kept and added to its notes.
 
     Raises:
         DataError: an empty text; says where.
     """
-    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in ("train", "validation", "test")}
+    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in SPLITS}
+    notes: list[str] = []
     for split, pairs in splits.items():
         for position, (text, _) in enumerate(pairs):
             if not text.strip():
                 raise DataError(
                     f"Task '{task.name}', {split} example {position}: the text is empty; fill it in or remove the example."
                 )
-    notes = []
-    for split, pairs in splits.items():
-        _, repeated, contradicted = unique(pairs, free=not task.labels)
-        word = "training" if split == "train" else split
-        if repeated:
-            notes.append(f"{repeated} repeated {word} texts, left as given")
-        if contradicted:
-            notes.append(f"{contradicted} {word} rows whose text comes with different labels, left as given")
-    for split, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
+        _unique(pairs, split, notes, not task.labels, "kept as given")
+    for split, other in OVERLAPS:
         if both := len(splits[split]) - len(without(splits[split], splits[other])):
-            word = "training" if split == "train" else split
             notes.append(
-                f"{both} {word} texts also occur in the {other} split, whose score they flatter; left as given"
+                f"{both} {ADJECTIVE[split]} texts are also in the {other} split, which inflates its score; kept as given"
             )
     notes = [note for note in notes if note not in task.notes]
     return dataclasses.replace(task, notes=(*task.notes, *notes)) if notes else task
 
 
 def repeated_from_older(tasks: Sequence[Task]) -> list[str]:
-    """A line for every older version of a task whose test texts a newer version trains on."""
-    found = []
+    """One line for each older version of a task whose test texts a newer version trains on."""
+    lines = []
     for position, new in enumerate(tasks):
         trained = {normal(example.text) for example in new.train}
         for old in tasks[:position]:
             if same_task(old.name, new.name) and (n := len(trained & {normal(example.text) for example in old.test})):
-                found.append(
-                    f"{new.name}: trains on {n} texts of the test split of {old.name}, whose score they flatter"
-                )
-    return found
+                lines.append(f"{new.name}: trains on {n} test texts of {old.name}, which inflates its score")
+    return lines

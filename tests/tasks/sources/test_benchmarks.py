@@ -58,7 +58,7 @@ def test_no_folder_given_or_a_wrong_one_says_what_is_expected(tmp_path: Path, mo
         load_suite("standard-cl")
     with pytest.raises(DataError, match="There is no folder"):
         load_suite("standard-cl", data=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected in it: <TYPE>"):
+    with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected layout: <TYPE>"):
         load_suite("standard-cl", data=tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_all_fifteen_from_the_hub_in_the_papers_words(monkeypatch: pytest.Monkey
 def test_the_hub_is_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PERDURE_TRACE", raising=False)
     monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
-    with pytest.raises(DataError, match="or to hub, for the same sets from there"):
+    with pytest.raises(DataError, match="or to hub, to read the same sets from there"):
         load_suite("standard-cl")
     with pytest.raises(DataError, match="There is no folder hub"):
         load_suite("trace", data="hub")

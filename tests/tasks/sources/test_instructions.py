@@ -40,7 +40,7 @@ def test_sapt_layout(tmp_path: Path) -> None:
     assert {e.text for e in task.test} == {f"test {i}" for i in range(8)}
     assert suite.warnings == (
         "task073: dev.json is identical to test.json: a validation split is cut from train.json instead",
-        "task073: 6 validation examples instead of 64: there are no more",
+        "task073: only 6 validation examples available, 64 requested",
         f"task363: left out, there is no task363_* in {tmp_path}",
     )
 

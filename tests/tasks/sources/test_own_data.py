@@ -101,8 +101,8 @@ def test_given_splits_are_kept_and_duplicates_reported(tmp_path: Path) -> None:
     task = load_task(TaskSpec(name="t", train="train.jsonl", validation="dev.jsonl", test="test.jsonl"), tmp_path)
     assert (len(task.train), len(task.validation), len(task.test)) == (38, 2, 2)
     assert task.notes == (
-        "1 training texts removed that also occur in the test split",
-        "1 training texts removed that also occur in the validation split",
+        "1 training texts removed that are also in the test split",
+        "1 training texts removed that are also in the validation split",
     )
 
 
@@ -343,7 +343,7 @@ def test_texts_taken_for_classes_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "<b>", "a\x00"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match="cannot be called"):
+    with pytest.raises(DataError, match="Invalid task name"):
         load_task(TaskSpec(name=name, train="a.jsonl"), tmp_path)
 
 
@@ -358,7 +358,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
 BAD_SETTINGS: dict[str, tuple[str, str]] = {
     "unknown key": ("name: t\ntrain: a.jsonl\nlable_field: x\n", r"lable_field.*Did you mean 'label_field'"),
     "no source": ("name: t\n", "say where the examples come from"),
-    "two sources": ("name: t\ndataset: a/b\npackage: {reader: vader}\n", "one of them"),
+    "two sources": ("name: t\ndataset: a/b\npackage: {reader: vader}\n", "one of `train`"),
     "config without dataset": ("name: t\ntrain: a.jsonl\nconfig: x\n", "`config` belongs to `dataset`"),
     "package with files": ("name: t\npackage: {reader: vader}\ntest: a.jsonl\n", "brings its own splits"),
     "accepting what is not there": ("name: t\ntrain: a.jsonl\nsame_validation_and_test: true\n", "needs both splits"),
@@ -368,10 +368,10 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
     ),
     "package read freely": ("name: t\npackage: {reader: vader}\nfree: false\n", "reads them itself: leave out free"),
     "package in an encoding": ("name: t\npackage: {reader: vader}\nencoding: latin-1\n", "leave out encoding"),
-    "dataset in an encoding": ("name: t\ndataset: a/b\nencoding: latin-1\n", "no text file: leave out encoding"),
+    "dataset in an encoding": ("name: t\ndataset: a/b\nencoding: latin-1\n", "not a text file: leave out encoding"),
     "format and fields": (
         "name: t\ntrain: a.jsonl\nformat: prompt-completion\ntext_field: a\n",
-        "`free: true` if labels are texts: leave out format",
+        "`free: true` if labels are free text: leave out format",
     ),
     "free texts with labels": (
         "name: t\ntrain: a.jsonl\nfree: true\nlabels: [a, b]\n",
@@ -379,7 +379,7 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
     ),
     "texts to learn with labels": (
         "name: t\ntrain: a.jsonl\nmetric: inverse-perplexity\nlabels: [a, b]\ntemplate: '{text}'\n",
-        "learnt as they are: leave out labels, template",
+        "learns the texts themselves: leave out labels, template",
     ),
     "unknown format": ("name: t\ntrain: a.jsonl\nformat: alpaca\n", "format"),
     "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [yes, no]\n", "put labels in quotes"),
@@ -465,12 +465,12 @@ def test_a_dataset_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
     write(tmp_path / "all.jsonl", GOOD)
     with pytest.raises(
-        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that also occur in the test split"
+        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that are also in the test split"
     ):
         load_task(TaskSpec(name="t", train="all.jsonl", test="all.jsonl"), tmp_path)
     write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
     with pytest.raises(
-        DataError, match=r"40 training rows removed whose text comes with different labels\). Correct the data"
+        DataError, match=r"40 training rows with conflicting labels for the same text removed\). Correct the data"
     ):
         load_task(TaskSpec(name="t", train="both.jsonl"), tmp_path)
 
