@@ -42,7 +42,7 @@ def test_one_file_and_settings_are_tasks(tmp_path: Path, encoder_folder, monkeyp
 
 @pytest.mark.parametrize("tasks", [5, [5], [None]])
 def test_what_is_no_task_is_refused(tasks: Any, tmp_path: Path, encoder_folder) -> None:
-    with pytest.raises(ConfigError, match=r"tasks=5: expected a list|is no task: give a perdure\.Task"):
+    with pytest.raises(ConfigError, match=r"tasks=5: expected a list|is not a task: give a perdure\.Task"):
         short_run(tmp_path / "run", tasks, encoder_folder, "inc-lora")
 
 

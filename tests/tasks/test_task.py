@@ -71,7 +71,7 @@ def test_a_superscript_is_a_label_in_files_too(tmp_path: Path) -> None:
     labels = ("\N{SUPERSCRIPT ONE}", "\N{SUPERSCRIPT TWO}")
     rows = [{"text": f"text {i}", "label": labels[i % 2]} for i in range(20)]
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not among `labels`"):
+    with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not one of `labels`"):
         load_task(task_spec({"name": "t", "train": str(tmp_path / "a.jsonl"), "labels": ["bad", "good", "fine"]}))
 
 
@@ -107,7 +107,7 @@ def test_settings_are_a_task_whose_files_lie_in_the_working_folder(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"'trian'. Did you mean 'train'"):
         task_spec({"name": "t", "trian": "a.csv"})
     nothing: Any = 7
-    with pytest.raises(ConfigError, match=r"7 is no task: give a perdure.Task, a task's YAML file, or its settings"):
+    with pytest.raises(ConfigError, match=r"7 is not a task: give a perdure.Task, a task's YAML file, or its settings"):
         task_spec(nothing)
 
 

@@ -42,8 +42,7 @@ def test_standard_suite_from_its_layout(standard: Path) -> None:
     assert list(agnews.labels) == ["World", "Sports", "Business", "Science or Technology"]
     assert agnews.prompt("X").endswith("Option: World, Sports, Business, Science or Technology \nX\nAnswer:")
     assert suite.warnings[0] == (
-        "dbpedia, amazon, agnews, yahoo: dev.json is identical to test.json: a validation split is cut from train.json "
-        "instead"
+        "dbpedia, amazon, agnews, yahoo: dev.json is identical to test.json: validation is cut from train.json instead"
     )
 
 
@@ -110,11 +109,11 @@ def test_sentences_are_verbatim(tmp_path: Path) -> None:
     [
         ("train.json", None, r"train\.json is missing"),
         ("train.json", '[{"label": "Good",\n oops', r"train\.json, line 2: not valid JSON"),
-        ("train.json", '{"data": []}', r"should be a list .* found dict"),
+        ("train.json", '{"data": []}', r"must be a list .* found dict"),
         ("train.json", '[{"label": "Good"}]', r"train\.json, row 0: expected"),
         ("test.json", '[{"label": "Fine", "sentence": "x"}]', r"test\.json, row 0: label 'Fine'"),
         ("labels.json", '["Good", "Poor"]', r"labels\.json lists .*Poor.* expects .*Bad"),
-        ("labels.json", '{"Good": 1}', r"labels\.json should be a list of label names"),
+        ("labels.json", '{"Good": 1}', r"labels\.json must be a list of label names"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, file: str, content: str | None, message: str) -> None:
@@ -154,7 +153,7 @@ def test_trace_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content,message",
-    [('{"prompt": "a"}', "should be a list"), ('[{"prompt": "a", "answer": 3}]', "row 0: expected")],
+    [('{"prompt": "a"}', "must be a list"), ('[{"prompt": "a", "answer": 3}]', "row 0: expected")],
 )
 def test_wrong_trace_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "FOMC").mkdir()

@@ -98,7 +98,7 @@ def test_older_encodings() -> None:
 
 
 def test_a_folder_suite_needs_its_folder() -> None:
-    with pytest.raises(DataError, match="say which with `data`"):
+    with pytest.raises(DataError, match="give it with `data`"):
         read_pool({"source": {"reader": "trace", "path": "FOMC"}})
 
 

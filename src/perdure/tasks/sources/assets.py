@@ -1,4 +1,4 @@
-"""Which files on package indexes hold real models and data: one of this table's rows each, with its sha256 and its licence."""
+"""Table of the files on package indexes that hold real models and data, with sha256 and licence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Asset:
 
     Args:
         size: in bytes.
-        index: which kind of index has it: Python's, or npm's (asked through the npm client).
-        keep: the ends of the names of the members that are read, where the archive is so large that they are unpacked
-            once (`unpacked`).
+        index: the kind of index: Python's, or npm's (queried through the npm client).
+        keep: name endings of the members that are read, if the archive is so large that they are unpacked once
+            (`unpacked`).
     """
 
     project: str
@@ -140,7 +140,7 @@ ASSETS: dict[str, Asset] = {
 
 
 def by_hand(asset: Asset, path: Path) -> str:
-    """What to do without a network: which file goes where."""
+    """How to get the file without a network, as the end of an error message."""
     return (
         f" Without a network, get the file {asset.filename} of {asset.project}=={asset.version} on another machine "
         f"(sha256 {asset.sha256}) and put it at {path}."

@@ -1,4 +1,4 @@
-"""Folders in the cache that are either whole or made again: filled aside, listed with checksums, renamed."""
+"""Folders in the cache that are complete or made again: filled beside their place, listed with checksums, then renamed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LISTING = "perdure-files.json"
 
 
 def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `fill` if it is not there or a file in it is not what was written.
+    """`folder`, filled by `fill` if it is missing or one of its files changed.
 
-    `fill` gets an empty folder beside it, which is renamed when it is whole: nobody ever sees half of it.
+    `fill` gets an empty folder beside it, which is renamed when complete: nobody ever sees half of it.
 
     Raises:
-        FetchError: the disk is full or the cache cannot be written; and what `fill` raises.
+        FetchError: the disk is full or the cache cannot be written; and whatever `fill` raises.
     """
     if is_whole(folder):
         return folder
@@ -50,13 +50,13 @@ def _unpack(package: Path, keep: tuple[str, ...], folder: Path) -> None:
     for name, content in members(package, suffix=keep):
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
-            raise FetchError(f"{package} holds a file that would lie outside its folder: {name}.")
+            raise FetchError(f"{package} holds a file that would be written outside its folder: {name}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every listed file is there with the sha256 it was written with."""
+    """Whether every listed file is there with its recorded sha256."""
     try:
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
         return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
@@ -65,9 +65,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    fresh = folder.with_name(
-        f"{folder.name}.{os.getpid()}"
-    )  # not mkdtemp's, which others that share the cache cannot read
+    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")  # unlike mkdtemp's, readable by others who share the cache
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -79,8 +77,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         os.replace(fresh, folder)
     except OSError as error:
         raise FetchError(
-            f"Cannot write {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a folder on another "
-            "disk."
+            f"Cannot write {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a folder on another disk."
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
