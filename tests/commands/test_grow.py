@@ -249,7 +249,7 @@ def test_versions_in_a_configuration(tmp_path, encoder_folder):
     twice = plain.model_copy(update={"tasks": (*plain.tasks, plain.tasks[0])})
     with pytest.raises(DataError, match=r"fruit is given twice.*'fruit@2'"):
         run_config(twice, tmp_path / "twice")
-    with pytest.raises(DataError, match="no 'fruit' is learnt before"):
+    with pytest.raises(DataError, match="no 'fruit' comes before"):
         run_config(plain.model_copy(update={"tasks": (new,)}), tmp_path / "alone")
 
 

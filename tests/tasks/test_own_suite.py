@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.settings.read import validate
 from perdure.tasks import suites
 from perdure.tasks.own_suite import SourceTask
+from perdure.tasks.pool import Pool
 from perdure.tasks.sources import readers
-from perdure.tasks.splits import Drawn
 from perdure.tasks.suites import describe, load_suite
 
 SUITE = """
@@ -72,9 +71,9 @@ def test_more_than_fifteen_tasks() -> None:
 def test_tasks_taken_from_a_suite_stay_without_near_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, bool] = {}
 
-    def draw(pool: Pool, *, name: str, near: bool, **_: object) -> Drawn:
+    def draw(pool: Pool, *, name: str, near: bool, **_: object) -> Pool:
         drawn[name] = near
-        return Drawn([("a text", label := pool.train[0][1])], [], [("another", label)], ())
+        return Pool([("a text", label := pool.train[0][1])], [("another", label)])
 
     monkeypatch.setattr(suites, "draw", draw)
     monkeypatch.setattr(readers, "read_pool", lambda about, **_: Pool([("a", next(iter(about["labels"])))]))
@@ -150,7 +149,11 @@ def test_a_data_folder_that_nothing_is_read_from_is_refused(folder: Path) -> Non
     "own,tasks_of,folders",
     [
         ("", "{long: [yelp], trace: [FOMC]}", "'trace'.*in PERDURE_TRACE, others from the one in PERDURE_CL_BENCHMARK"),
-        ("data: {variable: MINE, layout: folders, origin: me}\n", "{long: [yelp]}", "'long'.*others from the one in MINE"),
+        (
+            "data: {variable: MINE, layout: folders, origin: me}\n",
+            "{long: [yelp]}",
+            "'long'.*others from the one in MINE",
+        ),
     ],
 )
 def test_tasks_from_two_data_folders_are_refused(folder: Path, own: str, tasks_of: str, folders: str) -> None:

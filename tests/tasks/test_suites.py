@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks import suites
+from perdure.tasks.pool import Pool
 from perdure.tasks.sources import readers
 from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.suites import describe, load_suite, suite_names

@@ -8,8 +8,7 @@ import random
 from perdure.tasks.splits import stratified
 from perdure.tasks.task import Task
 
-LONGEST = 400
-"""Characters of an example's text in a prompt, at most."""
+LONGEST = 400  # characters of an example's text in a prompt
 
 
 def with_shots(task: Task, shots: int, seed: int = 0) -> Task:

@@ -29,8 +29,8 @@ def near_repeats(texts: Iterable[str]) -> set[int]:
         key = " ".join(words)
         mine = frozenset(zlib.crc32(" ".join(words[i : i + RUN]).encode()) for i in range(len(words) - RUN + 1))
         sketch = sorted(mine)[:SKETCH]
-        candidates = {other for value in sketch for other in holders[value]}
-        if key in same_words or any(_similar(mine, runs[other]) for other in candidates):
+        candidates = [runs[other] for other in {other for value in sketch for other in holders[value]}]
+        if key in same_words or any(len(mine & other) >= THRESHOLD * len(mine | other) for other in candidates):
             repeats.add(position)
             continue
         if key:
@@ -39,8 +39,3 @@ def near_repeats(texts: Iterable[str]) -> set[int]:
         for value in sketch:
             holders[value].append(position)
     return repeats
-
-
-def _similar(one: frozenset[int], other: frozenset[int]) -> bool:
-    shared = len(one & other)
-    return shared > 0 and shared >= THRESHOLD * (len(one) + len(other) - shared)

@@ -7,46 +7,32 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.spec import Size
-from perdure.tasks.task import SPLITS, Example, Task, same_task
+from perdure.tasks.task import SPLITS, Task, same_task
 
 OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 """(split, other): a text that is in both leaves the first."""
 ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Result of `draw`: three disjoint splits, and notes for the user."""
-
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
-    notes: tuple[str, ...]
-
-
-def as_task(name: str, drawn: Drawn, pool: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
-    """The task of a draw, with the pool's choices and references, and its template where none is given."""
-    train, validation, test = (
-        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
-    )
-    texts = {example.text for example in (*train, *validation, *test)}
+def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
+    """The task of a drawn pool; the pool's template is used where none is given."""
+    splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
+    texts = {text for pairs in splits.values() for text, _ in pairs}
     return Task(
         name,
-        train,
-        validation,
-        test,
+        **splits,
         labels=labels,
         metric=metric,
-        notes=drawn.notes,
-        template=template or pool.template,
-        choices={text: choices for text, choices in pool.choices.items() if text in texts},
-        references={text: answers for text, answers in pool.references.items() if text in texts},
+        notes=tuple(drawn.notes),
+        template=template or drawn.template,
+        choices={text: choices for text, choices in drawn.choices.items() if text in texts},
+        references={text: answers for text, answers in drawn.references.items() if text in texts},
     )
 
 
@@ -55,13 +41,13 @@ def normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def unique(pairs: Iterable[Pair], free: bool = False) -> tuple[list[Pair], int, int]:
-    """Keep the first of each text and drop texts that come with conflicting labels.
-
-    With `free` labels, different labels for one text are no conflict.
+def unique(
+    pairs: Iterable[Pair], split: str, free: bool = False, done: str = "removed"
+) -> tuple[list[Pair], list[str]]:
+    """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
 
     Returns:
-        (pairs, number of duplicate rows removed, number of conflicting rows removed)
+        (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
     labels: dict[str, set[str]] = {}
     rows = [(normal(text), text, label) for text, label in pairs]
@@ -71,7 +57,12 @@ def unique(pairs: Iterable[Pair], free: bool = False) -> tuple[list[Pair], int, 
     kept: dict[str, Pair] = {}
     for key, text, label in consistent:
         kept.setdefault(key, (text, label))
-    return list(kept.values()), len(consistent) - len(kept), len(rows) - len(consistent)
+    notes = []
+    if duplicates := len(consistent) - len(kept):
+        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
+    if conflicts := len(rows) - len(consistent):
+        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
+    return list(kept.values()), notes
 
 
 def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
@@ -123,8 +114,8 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
 
 def draw(
     pool: Pool, *, train: Size, validation: Size, test: Size, name: str, seed: int = 0, near: bool = False
-) -> Drawn:
-    """Draw three disjoint splits of at most these sizes.
+) -> Pool:
+    """The pool with three disjoint splits of at most these sizes, drawn from its own, and notes on what was removed.
 
     Test is drawn first, then validation, then train. The test examples depend neither on the training size nor on the
     seed: an example used to choose settings under one seed is never tested on under another. A given test split is kept,
@@ -133,10 +124,11 @@ def draw(
     first.
     """
     notes, free = list(pool.notes), pool.free
-    splits = {
-        split: pairs and _unique(pairs, split, notes, free, "removed")
-        for split, pairs in (("train", pool.train), ("test", pool.test), ("validation", pool.validation))
-    }
+    splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
+    for split, pairs in splits.items():
+        if pairs:
+            splits[split], removed = unique(pairs, split, free)
+            notes += removed
     if near:
         keepers_first = ("test", "validation", "train")
         drop = near_repeats(text for split in keepers_first for text, _ in splits[split] or ())
@@ -149,7 +141,9 @@ def draw(
         pairs = splits[split] or []
         kept = without(pairs, splits[other] or ())
         if len(kept) < len(pairs):
-            notes.append(f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split")
+            notes.append(
+                f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split"
+            )
             splits[split] = kept
 
     rng = random.Random(f"0/{name}")
@@ -157,11 +151,15 @@ def draw(
     rng = random.Random(f"{seed}/{name}") if seed else rng
     chosen_validation, rest = _take(splits["validation"], rest, validation, 5, rng, free)
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
-    chosen = {"train": (chosen_train, train), "validation": (chosen_validation, validation), "test": (chosen_test, test)}
+    chosen = {
+        "train": (chosen_train, train),
+        "validation": (chosen_validation, validation),
+        "test": (chosen_test, test),
+    }
     for split, (pairs, size) in chosen.items():
-        if size != "all" and len(pairs) < size:
+        if isinstance(size, int) and len(pairs) < size:
             notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
-    return Drawn(chosen_train, chosen_validation, chosen_test, tuple(notes))
+    return dataclasses.replace(pool, train=chosen_train, validation=chosen_validation, test=chosen_test, notes=notes)
 
 
 def _take(
@@ -172,15 +170,6 @@ def _take(
         return stratified(given, len(given) if size == "all" else size, rng, free)[0], rest
     most = len(rest) // part
     return stratified(rest, most if size == "all" else min(size, most), rng, free)
-
-
-def _unique(pairs: list[Pair], split: str, notes: list[str], free: bool, done: str) -> list[Pair]:
-    kept, duplicates, conflicts = unique(pairs, free)
-    if duplicates:
-        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
-    if conflicts:
-        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
-    return kept
 
 
 def checked(task: Task) -> Task:
@@ -197,7 +186,7 @@ def checked(task: Task) -> Task:
                 raise DataError(
                     f"Task '{task.name}', {split} example {position}: the text is empty; fill it in or remove the example."
                 )
-        _unique(pairs, split, notes, not task.labels, "kept as given")
+        notes += unique(pairs, split, not task.labels, "kept as given")[1]
     for split, other in OVERLAPS:
         if both := len(splits[split]) - len(without(splits[split], splits[other])):
             notes.append(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
-from perdure.tasks.class_splits import with_class_splits
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
@@ -49,7 +48,7 @@ def suite_names() -> tuple[str, ...]:
 
 @cache
 def _description(name: str) -> dict[str, Any]:
-    return _with_tasks_of(with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
+    return _with_tasks_of(_with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -67,6 +66,34 @@ def describe(name: str) -> dict[str, Any]:
     if name not in suite_names():
         raise UnknownName("suite", name, suite_names())
     return _description(name)
+
+
+def _with_class_splits(about: dict[str, Any]) -> dict[str, Any]:
+    """Replace `class_splits`, which cuts one large data set into tasks of consecutive classes, by `tasks` and `orders`.
+
+    There is one order per number of tasks. The third of ten tasks is called <prefix>-10-03; its reader gets `classes`,
+    number -> label.
+    """
+    expanded = dict(about)
+    cut = expanded.pop("class_splits", None)
+    if cut is None:
+        return expanded
+    orders = expanded["orders"] = {}
+    tasks = expanded["tasks"] = {}
+    for count in cut["into"]:
+        size = len(cut["classes"]) // count
+        for i in range(count):
+            numbers = range(i * size, (i + 1) * size)
+            name = f"{cut['prefix']}-{count}-{i + 1:02}"
+            orders.setdefault(str(count), []).append(name)
+            classes = {number: cut["classes"][number] for number in numbers}
+            tasks[name] = {
+                "about": f"{cut['about']} Classes {numbers[0]} to {numbers[-1]}.",
+                "licence": cut["licence"],
+                "source": {**cut["source"], "classes": classes},
+                "labels": list(classes.values()),
+            }
+    return expanded
 
 
 def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +181,7 @@ def _load_task(name: str, suite: dict[str, Any], data: Path | None, sizes: dict[
     pool = read_pool(about, data=data)
     drawn = draw(pool, **sizes, name=name, seed=seed, near=about["without_near_repeats"])
     metric = about.get("metric") or pool.metric or "accuracy"
-    return as_task(name, drawn, pool, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
+    return as_task(name, drawn, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
 
 
 def _location(about: dict[str, Any], data: str | Path | None) -> Path | str | None:
@@ -192,17 +219,11 @@ def _layout(about: dict[str, Any]) -> str:
 
 
 class Missing(NamedTuple):
-    """What is needed to read a suite and is not available locally.
+    """What is needed to read a suite and is not available locally."""
 
-    Args:
-        assets: package files that are not in the cache.
-        hub: tasks that would be read from the hub.
-        folder: whether the suite has a data folder and none is known.
-    """
-
-    assets: list[str]
-    hub: list[str]
-    folder: bool
+    assets: list[str]  # package files that are not in the cache
+    hub: list[str]  # tasks that would be read from the hub
+    folder: bool  # the suite has a data folder, and none is known
 
 
 def missing(name: str, data: str | Path | None = None) -> Missing:

@@ -95,7 +95,9 @@ class Task:
         if self.template and "{text}" not in self.template:
             raise DataError(f"Task '{self.name}': the template has no {{text}}; add it where the text belongs.")
         if self.learns_text and self.labels:
-            raise DataError(f"Task '{self.name}': the metric {self.metric} learns the texts themselves; leave out labels.")
+            raise DataError(
+                f"Task '{self.name}': the metric {self.metric} learns the texts themselves; leave out labels."
+            )
         for text, choices in self.choices.items():
             if len(choices) != len(self.labels):
                 raise DataError(
@@ -250,8 +252,7 @@ def given_tasks(tasks: Task | Iterable[Task]) -> tuple[Task, ...]:
     Raises:
         ConfigError: something is not a Task.
     """
-    listed = isinstance(tasks, Iterable) and not isinstance(tasks, str)
-    every = tuple(tasks) if listed else (tasks,)  # pyright: ignore[reportArgumentType]
+    every = tuple(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else (tasks,)
     for task in every:
         if not isinstance(task, Task):
             raise ConfigError(

@@ -13,38 +13,18 @@ from perdure.errors import FetchError
 LIMIT = 2 << 30  # bytes per member, against archives that unpack to absurd sizes
 
 
-def members(path: Path, prefix: str = "", suffix: str | tuple[str, ...] = "") -> Iterator[tuple[str, bytes]]:
+def members(
+    archive: Path | bytes, prefix: str = "", suffix: str | tuple[str, ...] = "", where: str = ""
+) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every regular file whose name starts with `prefix` and ends with (one) `suffix`.
 
-    Files come by name from a zip, in archive order from a tar.
+    Files come by name from a zip, in archive order from a tar. `where` names the archive in messages.
 
     Raises:
         FetchError: the archive is damaged, or a member is larger than 2 GiB.
     """
-    yield from _members(path, str(path), prefix, suffix)
+    where = where or str(archive)
 
-
-def member(path: Path, *names: str) -> bytes:
-    """One member; several names lead through nested archives: member(sdist, 'inner.tar.gz', 'a.txt').
-
-    Leading folders may be left out: a name matches at the end, from a '/' on.
-
-    Raises:
-        FetchError: no such member, or the archive is damaged.
-    """
-    content: Path | bytes = path
-    where = path.name
-    for name in names:
-        matches = (data for found, data in _members(content, where, "", name) if f"/{found}".endswith(f"/{name}"))
-        if (inner := next(matches, None)) is None:
-            raise FetchError(f"{where} has no member {name}: it is not the expected version.")
-        content, where = inner, f"{where}/{name}"
-    return content if isinstance(content, bytes) else content.read_bytes()
-
-
-def _members(
-    archive: Path | bytes, where: str, prefix: str, suffix: str | tuple[str, ...]
-) -> Iterator[tuple[str, bytes]]:
     def wanted(name: str, size: int) -> bool:
         if not (name.startswith(prefix) and name.endswith(suffix)):
             return False
@@ -70,3 +50,23 @@ def _members(
                         yield info.name, stream.read()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise FetchError(f"{where} cannot be read as an archive ({error}). Remove it and try again.") from error
+
+
+def member(path: Path, *names: str) -> bytes:
+    """One member; several names lead through nested archives: member(sdist, 'inner.tar.gz', 'a.txt').
+
+    Leading folders may be left out: a name matches at the end, from a '/' on.
+
+    Raises:
+        FetchError: no such member, or the archive is damaged.
+    """
+    content: Path | bytes = path
+    where = path.name
+    for name in names:
+        matches = (
+            data for found, data in members(content, suffix=name, where=where) if f"/{found}".endswith(f"/{name}")
+        )
+        if (inner := next(matches, None)) is None:
+            raise FetchError(f"{where} has no member {name}: it is not the expected version.")
+        content, where = inner, f"{where}/{name}"
+    return content if isinstance(content, bytes) else content.read_bytes()

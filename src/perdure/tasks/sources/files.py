@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,12 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
             and test are the same; FetchError: the data set or package cannot be fetched.
     """
     spec = task if isinstance(task, TaskSpec) else task_spec(task)
-    pool, rows = (_package_pool(spec), {}) if spec.package else _pool(spec, Path(folder))
+    if spec.package:
+        from perdure.tasks.sources.readers import read_pool
+
+        pool, rows = read_pool({"source": spec.package, "labels": spec.labels or {}}), {}
+    else:
+        pool, rows = _pool(spec, Path(folder))
     if pool.free and spec.labels:
         raise DataError(f"Task '{spec.name}': its package holds free text, not classes; leave out `labels`.")
     labels = {} if pool.free else _labels(spec, pool, rows)
@@ -80,13 +84,13 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
         why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(
             f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "
-            f"{len(drawn.test)} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
+            f"{len(drawn.test or ())} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
         )
     if same:
-        notes = (*drawn.notes, "validation is the test split, as accepted")
-        drawn = replace(drawn, validation=drawn.test, notes=notes)
+        drawn.validation = drawn.test
+        drawn.notes.append("validation is the test split, as accepted")
     metric = spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy")
-    return as_task(spec.name, drawn, pool, labels=labels, metric=metric, template=spec.template)
+    return as_task(spec.name, drawn, labels=labels, metric=metric, template=spec.template)
 
 
 def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
@@ -106,7 +110,11 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
     pairs: dict[str, list[Pair]] = {split: [form.read(row) for row in found] for split, found in rows.items()}
     for split, place in places.items():
         pairs[split] = [(image_in(place, text), label) for text, label in pairs[split]]
-    pairs = _named(spec, pairs)
+    names = tuple(spec.labels or ())
+    found = {label for split in pairs.values() for _, label in split}
+    if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
+        # integers, none of them a name in `labels`, are positions there
+        pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
     notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
     free = spec.free if spec.free is not None else form.free and spec.labels is None
     return Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free), rows
@@ -118,21 +126,6 @@ def image_in(folder: Path, text: str) -> str:
         return text
     path = os.path.join(folder.resolve(), text)
     return path if os.path.isfile(path) else text
-
-
-def _named(spec: TaskSpec, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
-    """Replace integer labels by the names at their positions in `labels`, unless the integers are names themselves."""
-    names = tuple(spec.labels or ())
-    found = {label for split in pairs.values() for _, label in split}
-    if not names or found <= set(names) or not all(label.isdecimal() and int(label) < len(names) for label in found):
-        return pairs
-    return {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
-
-
-def _package_pool(spec: TaskSpec) -> Pool:
-    from perdure.tasks.sources.readers import read_pool
-
-    return read_pool({"source": spec.package, "labels": spec.labels or {}})
 
 
 def _labels(spec: TaskSpec, pool: Pool, rows: dict[str, list[Row]]) -> dict[str, str]:

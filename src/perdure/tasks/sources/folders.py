@@ -13,7 +13,7 @@ from perdure.errors import FetchError
 from perdure.files.durable import sha256
 from perdure.tasks.sources.archives import members
 from perdure.tasks.sources.assets import ASSETS
-from perdure.tasks.sources.packages import cache_folder, locked, package_file
+from perdure.tasks.sources.packages import cache_folder, cannot_write, locked, package_file
 
 LISTING = "perdure-files.json"
 
@@ -35,11 +35,7 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def unpacked(name: str) -> Path:
-    """The folder with the members that asset `name` keeps, unpacked once under their own paths.
-
-    Raises:
-        FetchError: see `perdure.tasks.sources.packages.package_file`.
-    """
+    """The folder with the members that asset `name` keeps, unpacked once under their own paths; errors as in `package_file`."""
     asset = ASSETS[name]
     key = hashlib.sha256("\n".join((asset.sha256, *asset.keep)).encode()).hexdigest()
     folder = cache_folder() / "unpacked" / f"{asset.filename}-{key[:12]}"
@@ -76,8 +72,6 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(fresh, folder)
     except OSError as error:
-        raise FetchError(
-            f"Cannot write {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a folder on another disk."
-        ) from error
+        raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -40,9 +40,6 @@ def dataset_rows(
     Args:
         most: maximum number of rows, drawn at random, always the same ones.
         numbers: keep class numbers.
-
-    Raises:
-        FetchError: see `load_split`.
     """
     import datasets
 

@@ -82,7 +82,9 @@ def _cifar_pairs(path: Path, classes: dict[int, str]) -> list[Pair]:
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, row)
     return [
-        (_png(image[2:].reshape(3, -1).T.tobytes(), 32, "RGB"), classes[image[1]]) for image in rows if image[1] in classes
+        (_png(image[2:].reshape(3, -1).T.tobytes(), 32, "RGB"), classes[image[1]])
+        for image in rows
+        if image[1] in classes
     ]
 
 

@@ -11,8 +11,7 @@ from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources import prompts
 from perdure.tasks.sources.benchmarks import read_json, same_as_test
 
-FEW_ANSWERS = 20
-"""A task with at most this many different answers counts as classification: exact match, else ROUGE-L."""
+FEW_ANSWERS = 20  # a task with at most this many different answers is scored by exact match, others by ROUGE-L
 PROMPTS = {"sapt": prompts.sapt, "slice": prompts.slice_chat}
 
 

