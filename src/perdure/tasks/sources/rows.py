@@ -107,7 +107,6 @@ KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
     ".parquet": _parquet,
 }
 
-
 SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
 """Field separator of a table -> the file name's suffix under which it is supported, if any."""
 
