@@ -87,7 +87,7 @@ def hub_pairs(path: str, labels: Sequence[str]) -> tuple[list[Pair], list[Pair]]
     for split, pairs in (("train", train), (form.test, test)):
         for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
             text, number = filled(form.text, row), row.fields.get(form.label)
-            if number not in range(len(names)):
+            if number is None or number not in range(len(names)):
                 raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
             pairs.append((text, names[int(number)]))
     return train, test

@@ -83,8 +83,9 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
     if not drawn.train or not drawn.test:
         why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(
-            f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "
-            f"{len(drawn.test or ())} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
+            f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train "
+            f"and {len(drawn.test or ())} for test{f' ({why})' if why else ''}. "
+            f"{'Correct the data, or add' if why else 'Add'} examples."
         )
     if same:
         drawn.validation = drawn.test
