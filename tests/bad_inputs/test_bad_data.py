@@ -23,7 +23,7 @@ SKY = "data/sky.yaml"
 CASES: dict[str, Bad] = {
     "missing file": Bad(lambda p: p.task(None), ("data/bad.jsonl does not exist", "give the path"), 4),
     "folder for a file": Bad(lambda p: p.config(tasks=[{"name": "bad", "train": "data"}]), ("is a folder, not a file",), 4),
-    "unknown kind of file": Bad(lambda p: p.task(b"x", "bad.xlsx"), ("bad.xlsx: unknown kind", ".jsonl, .json, .csv"), 4),
+    "unknown kind of file": Bad(lambda p: p.task(b"x", "bad.xlsx"), ("bad.xlsx: unknown file type", ".jsonl, .json, .csv"), 4),
     "empty file": Bad(lambda p: p.task(b""), ("bad.jsonl is empty",), 4),
     "header without rows": Bad(lambda p: p.task(b"text,label\n", "bad.csv"), ("bad.csv holds no records",), 4),
     "malformed JSON line": Bad(lambda p: p.task(lines(*GOOD) + b'{"text": '), ("bad.jsonl, line 41: not valid JSON",), 4),
@@ -52,17 +52,17 @@ CASES: dict[str, Bad] = {
     "label that is a list": Bad(lambda p: p.task([*GOOD, {"text": "a", "label": ["x"]}]), ("line 41", "found list"), 4),
     "label that train never has": Bad(
         lambda p: p.splits(train=GOOD, test=[*BOTH, {"text": "new", "label": "c"}]),
-        ("test.jsonl, line 3: label 'c' is never in train", "Add training examples", "remove it here"),
+        ("test.jsonl, line 3: label 'c' never occurs in train", "Add training examples", "remove it here"),
         4,
     ),
     "label outside labels": Bad(
         lambda p: p.task([*GOOD, {"text": "x", "label": "c"}], labels=["a", "b"]),
-        ("line 41: label 'c' is not among `labels` (a, b)",),
+        ("line 41: label 'c' is not one of `labels` (a, b)",),
         4,
     ),
     "one class only": Bad(
         lambda p: p.task([row for row in GOOD if row["label"] == "a"]),
-        ("'bad' has one class only", "Add examples of another class", "`free: true`"),
+        ("'bad' has only one class", "Add examples of another class", "`free: true`"),
         4,
     ),
     "as many classes as texts": Bad(
@@ -81,7 +81,7 @@ CASES: dict[str, Bad] = {
         ("'bad' has no labels", "take a language model"),
         4,
     ),
-    "task twice": Bad(tasks(SKY, SKY), ("Task sky is given twice", "name the second one differently"), 4),
+    "task twice": Bad(tasks(SKY, SKY), ("Task sky is given twice", "or name it 'sky@2'"), 4),
     "no task": Bad(tasks(), ("Say what to learn", "`suite`", "`tasks`"), 3),
     "tasks that are no list": Bad(lambda p: p.config(tasks=5), ("tasks", "5"), 3),
     "path as a name": Bad(lambda p: p.task(name="../../etc/passwd"), ("'../../etc/passwd'", "use letters, digits"), 4),
@@ -99,12 +99,12 @@ CASES: dict[str, Bad] = {
     "labels that YAML reads as truth": Bad(lambda p: p.task(labels=[True, False]), ("put labels in quotes",), 3),
     "negative size": Bad(lambda p: p.task(train_size=-1), ("tasks.0.train_size", "-1"), 3),
     "no test examples": Bad(lambda p: p.task(test_size=0), ("tasks.0.test_size", "0"), 3),
-    "template without a place": Bad(lambda p: p.task(template="Answer:"), ("template of task 'bad'", "{text}"), 4),
+    "template without a place": Bad(lambda p: p.task(template="Answer:"), ("'bad': the template has no", "{text}"), 4),
     "unknown metric": Bad(lambda p: p.task(metric="acuracy"), ("'acuracy'", "Did you mean 'accuracy'"), 3),
     "same validation and test without both": Bad(
         lambda p: p.task(same_validation_and_test=True), ("`same_validation_and_test` needs both splits",), 3
     ),
-    "two sources": Bad(lambda p: p.task(dataset="imdb", package={"reader": "x"}), ("one of them",), 3),
+    "two sources": Bad(lambda p: p.task(dataset="imdb", package={"reader": "x"}), ("one of `train`",), 3),
     "unknown reader": Bad(tasks({"name": "bad", "package": {"reader": "vadr"}}), ("'vadr'", "Did you mean 'vader'"), 3),
 }  # fmt: skip
 

@@ -225,7 +225,7 @@ def test_new_data_of_a_known_task_is_its_next_version(begun, folder):
     scores = perdure.add(run, new)
     assert scores.tasks == ["fruit", "sky", "sky@2"]
     assert None not in scores.score_matrix[-1]
-    assert any("sky@2: trains on" in line and "test split of sky" in line for line in Store(run).about["warnings"])
+    assert any("sky@2: trains on" in line and "test texts of sky" in line for line in Store(run).about["warnings"])
     write_task(folder, "sky", start=40)
     with pytest.raises(RunMismatch, match=r"data of task 'sky@2' changed.*Restore"):
         perdure.add(run, begun / "sea.yaml")
@@ -249,7 +249,7 @@ def test_versions_in_a_configuration(tmp_path, encoder_folder):
     twice = plain.model_copy(update={"tasks": (*plain.tasks, plain.tasks[0])})
     with pytest.raises(DataError, match=r"fruit is given twice.*'fruit@2'"):
         run_config(twice, tmp_path / "twice")
-    with pytest.raises(DataError, match="no 'fruit' is learnt before"):
+    with pytest.raises(DataError, match="no 'fruit' comes before"):
         run_config(plain.model_copy(update={"tasks": (new,)}), tmp_path / "alone")
 
 

@@ -94,7 +94,7 @@ BAD = [
     ("empty.jsonl", "", "is empty", DataError),
     ("other.jsonl", '{"body": "x"}\n', "found the fields 'body'.*`text_field`", DataError),
     ("blank.jsonl", '{"text": "x"}\n{"text": " "}\n', "line 2: field 'text' is empty", DataError),
-    ("table.xlsx", "x", "unknown kind of file", DataError),
+    ("table.xlsx", "x", "unknown file type", DataError),
 ]
 
 

@@ -42,7 +42,7 @@ def test_one_file_and_settings_are_tasks(tmp_path: Path, encoder_folder, monkeyp
 
 @pytest.mark.parametrize("tasks", [5, [5], [None]])
 def test_what_is_no_task_is_refused(tasks: Any, tmp_path: Path, encoder_folder) -> None:
-    with pytest.raises(ConfigError, match=r"tasks=5: expected a list|is no task: give a perdure\.Task"):
+    with pytest.raises(ConfigError, match=r"tasks=5: expected a list|is not a task: give a perdure\.Task"):
         short_run(tmp_path / "run", tasks, encoder_folder, "inc-lora")
 
 
@@ -84,7 +84,7 @@ def test_a_task_without_labels_is_told_its_classes(tmp_path: Path, encoder_folde
 def test_what_stands_in_train_and_test_is_noticed(run: Path, tmp_path: Path, small_tasks, encoder_folder) -> None:
     rows = [(e.text, e.label) for e in small_tasks[1].train]
     leaky = perdure.Task("leaky", rows, test=rows[:4], labels=["a", "b"])
-    said = "leaky: 4 training texts also occur in the test split, whose score they flatter; left as given"
+    said = "leaky: 4 training texts are also in the test split, which inflates its score; kept as given"
     short_run(tmp_path / "run", [leaky], encoder_folder, "inc-lora")
     assert said in Store(tmp_path / "run").about["warnings"]
     grown = tmp_path / "grown"

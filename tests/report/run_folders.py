@@ -43,7 +43,7 @@ def write_run(
     notes: Mapping[str, float] | None = None,
     steps: int = 3,
     config: Mapping[str, Any] | None = None,
-    warnings: Sequence[str] = ("topic: 2 repeated training texts removed",),
+    warnings: Sequence[str] = ("topic: 2 duplicate training texts removed",),
 ) -> Path:
     """A run, unfinished where `rows` end early; scores are the shares of right answers, as the real loop writes them."""
     store = Store(folder)

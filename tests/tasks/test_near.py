@@ -1,8 +1,7 @@
 """Near repetitions, with texts whose likeness one can count."""
 
-from perdure.tasks.pool import Pool
-
 from perdure.tasks.near import near_repeats
+from perdure.tasks.pool import Pool
 from perdure.tasks.splits import draw
 
 WORDS = [f"w{i}" for i in range(100)]
@@ -38,4 +37,4 @@ def test_training_loses_before_test_and_validation() -> None:
     )
     drawn = draw(pool, train="all", validation="all", test="all", name="x", near=True)
     assert (drawn.train, drawn.validation, drawn.test) == ([("more", "y")], [("Other!", "x")], [(f"{long} test", "x")])
-    assert drawn.notes == ("2 texts removed that nearly repeat another one",)
+    assert drawn.notes == ["2 near-duplicate texts removed"]

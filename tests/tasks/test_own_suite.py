@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.settings.read import validate
 from perdure.tasks import suites
 from perdure.tasks.own_suite import SourceTask
+from perdure.tasks.pool import Pool
 from perdure.tasks.sources import readers
-from perdure.tasks.splits import Drawn
 from perdure.tasks.suites import describe, load_suite
 
 SUITE = """
@@ -72,9 +71,9 @@ def test_more_than_fifteen_tasks() -> None:
 def test_tasks_taken_from_a_suite_stay_without_near_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, bool] = {}
 
-    def draw(pool: Pool, *, name: str, near: bool, **_: object) -> Drawn:
+    def draw(pool: Pool, *, name: str, near: bool, **_: object) -> Pool:
         drawn[name] = near
-        return Drawn([("a text", label := pool.train[0][1])], [], [("another", label)], ())
+        return Pool([("a text", label := pool.train[0][1])], [("another", label)])
 
     monkeypatch.setattr(suites, "draw", draw)
     monkeypatch.setattr(readers, "read_pool", lambda about, **_: Pool([("a", next(iter(about["labels"])))]))
@@ -104,7 +103,7 @@ def test_near_repeats_leave_tasks_of_files_too(folder: Path, of_suite: str, of_t
     )
     [task] = load_suite(str(folder / "mine.yaml")).tasks
     assert len({*task.train, *task.validation, *task.test}) == 41 - removed
-    assert ("1 texts removed that nearly repeat another one" in task.notes) == bool(removed)
+    assert ("1 near-duplicate texts removed" in task.notes) == bool(removed)
 
 
 def test_readers_of_the_package_may_be_used(folder: Path) -> None:
@@ -149,14 +148,18 @@ def test_a_data_folder_that_nothing_is_read_from_is_refused(folder: Path) -> Non
 @pytest.mark.parametrize(
     "own,tasks_of,folders",
     [
-        ("", "{long: [yelp], trace: [FOMC]}", "'trace'.*PERDURE_TRACE names, others in that of PERDURE_CL_BENCHMARK"),
-        ("data: {variable: MINE, layout: folders, origin: me}\n", "{long: [yelp]}", "'long'.*others in that of MINE"),
+        ("", "{long: [yelp], trace: [FOMC]}", "'trace'.*in PERDURE_TRACE, others from the one in PERDURE_CL_BENCHMARK"),
+        (
+            "data: {variable: MINE, layout: folders, origin: me}\n",
+            "{long: [yelp]}",
+            "'long'.*others from the one in MINE",
+        ),
     ],
 )
 def test_tasks_from_two_data_folders_are_refused(folder: Path, own: str, tasks_of: str, folders: str) -> None:
     path = folder / "mine.yaml"
     path.write_text(f"{SUITE}{own}tasks_of: {tasks_of}\n")
-    with pytest.raises(ConfigError, match=f"tasks of {folders}.*Make two suites"):
+    with pytest.raises(ConfigError, match=f"tasks of {folders}.*make two suites"):
         describe(str(path))
     path.write_text(SUITE + "tasks_of: {long: [yelp], text-24: [RTE, bbc]}\n")  # one folder, and a package
     assert describe(str(path))["data"]["variable"] == "PERDURE_CL_BENCHMARK"
@@ -203,7 +206,7 @@ def test_labels_that_are_numbers_are_texts(tmp_path: Path) -> None:
 def test_a_suite_takes_no_tasks_of_a_file(folder: Path) -> None:
     path = folder / "mine.yaml"
     path.write_text(f"{SUITE}tasks_of: {{'{path}': [bbc]}}\n")
-    with pytest.raises(UnknownName, match=r"No suite of the package is called .*mine\.yaml.*Known: .*quickstart"):
+    with pytest.raises(UnknownName, match=r"No built-in suite is called .*mine\.yaml.*Known: .*quickstart"):
         describe(str(path))
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from perdure.tasks.pool import Pool
 
+from perdure.tasks.pool import Pool
 from perdure.tasks.splits import draw, normal, stratified, unique, without
 
 
@@ -20,7 +20,10 @@ def test_normal_ignores_case_and_white_space() -> None:
 
 def test_unique_keeps_the_first_and_drops_contradictions() -> None:
     pairs = [("A b", "x"), ("a  B", "x"), ("c", "x"), ("C", "y"), ("d", "y")]
-    assert unique(pairs) == ([("A b", "x"), ("d", "y")], 1, 2)
+    assert unique(pairs, "test") == (
+        [("A b", "x"), ("d", "y")],
+        ["1 duplicate test texts removed", "2 test rows with conflicting labels for the same text removed"],
+    )
 
 
 def test_without_compares_normalised() -> None:
@@ -55,10 +58,10 @@ def test_draw_cuts_disjoint_splits_and_says_what_is_short() -> None:
     sizes = [len(split) for split in (drawn.train, drawn.validation, drawn.test)]
     assert sizes == [25, 5, 10]  # at most a quarter to test
     assert len({text for split in (drawn.train, drawn.validation, drawn.test) for text, _ in split}) == 40
-    assert drawn.notes == (
-        "25 training examples instead of 100: there are no more",
-        "10 test examples instead of 20: there are no more",
-    )
+    assert drawn.notes == [
+        "only 25 training examples available, 100 requested",
+        "only 10 test examples available, 20 requested",
+    ]
 
 
 def test_draw_keeps_the_given_test_split_and_cleans_training() -> None:
@@ -66,10 +69,10 @@ def test_draw_keeps_the_given_test_split_and_cleans_training() -> None:
     drawn = draw(pool, train="all", validation=3, test="all", name="x")
     assert sorted(drawn.test) == sorted(numbered("x", 5))
     assert (len(drawn.train), len(drawn.validation)) == (12, 3)
-    assert drawn.notes == (
-        "1 repeated training texts removed",
-        "5 training texts removed that also occur in the test split",
-    )
+    assert drawn.notes == [
+        "1 duplicate training texts removed",
+        "5 training texts removed that are also in the test split",
+    ]
 
 
 def test_test_examples_do_not_depend_on_the_training_size() -> None:

@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from perdure.tasks.pool import Pool
 
 from perdure.errors import ConfigError, DataError, UnknownName
 from perdure.tasks import suites
+from perdure.tasks.pool import Pool
 from perdure.tasks.sources import readers
 from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.suites import describe, load_suite, suite_names
@@ -106,7 +106,7 @@ def test_quickstart_is_what_it_says() -> None:
         assert {example.label for example in task.train} == set(task.labels)
         texts = [" ".join(e.text.split()).casefold() for s in (task.train, task.validation, task.test) for e in s]
         assert len(set(texts)) == len(texts)
-    assert "r8: 4 training texts removed that also occur in the test split" in suite.warnings
+    assert "r8: 4 training texts removed that are also in the test split" in suite.warnings
 
 
 @pytest.mark.package_data
@@ -142,5 +142,5 @@ def test_a_wrong_folder_says_what_was_expected(name: str, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=f"{tmp_path} holds none of the tasks") as caught:
         load_suite(name, data=tmp_path)
     about = describe(name)["data"]
-    assert f"Expected in it: {about['layout']}" in str(caught.value)
+    assert f"Expected layout: {about['layout']}" in str(caught.value)
     assert about["origin"] in str(caught.value)

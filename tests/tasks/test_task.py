@@ -24,14 +24,14 @@ def made(train: Any = PAIRS, name: Any = "t", **more: Any) -> Task:
 
 FRAME = SimpleNamespace(to_dict=None, columns=["text", "label"])
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a number as a name": ({"name": 3}, r"name should be a text such as 'reviews', found 3"),
-    "a data frame": ({"train": FRAME}, r"Task 't', train: a data frame .* train=df.to_dict\('records'\)"),
+    "a number as a name": ({"name": 3}, r"name must be a string such as 'reviews', got 3"),
+    "a data frame": ({"train": FRAME}, r"Task 't', train: pass a data frame as records, train=df.to_dict\('records'\)"),
     "a file's name": ({"train": "a.csv"}, r"To read a file, .* \{'name': 't', 'train': 'a.csv'\}"),
     "a path": ({"train": Path("a.csv")}, r"To read a file, .* \{'name': 't', 'train': 'a.csv'\}"),
     "a number as examples": ({"train": 5}, r"Task 't', train: expected a list of \(text, label\), got 5"),
     "columns": ({"train": {"text": ["a"], "label": ["b"]}}, r"expected a list of \(text, label\)"),
     "a text that is none": ({"train": [(1, "a")]}, "train example 0: the text must be a string, got 1"),
-    "a label that is half": ({"train": [("a", 0.5)]}, "train example 0: the label must be a string or a whole number, got 0.5"),
+    "a label that is half": ({"train": [("a", 0.5)]}, "train example 0: the label must be a string or an integer, got 0.5"),
     "a number beyond the labels": (
         {"train": [("a", 2)], "labels": ["bad", "good"]},
         "train example 0: label '2' is not one of 'bad', 'good'",
@@ -71,7 +71,7 @@ def test_a_superscript_is_a_label_in_files_too(tmp_path: Path) -> None:
     labels = ("\N{SUPERSCRIPT ONE}", "\N{SUPERSCRIPT TWO}")
     rows = [{"text": f"text {i}", "label": labels[i % 2]} for i in range(20)]
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not among `labels`"):
+    with pytest.raises(DataError, match="label '\N{SUPERSCRIPT TWO}' is not one of `labels`"):
         load_task(task_spec({"name": "t", "train": str(tmp_path / "a.jsonl"), "labels": ["bad", "good", "fine"]}))
 
 
@@ -107,7 +107,7 @@ def test_settings_are_a_task_whose_files_lie_in_the_working_folder(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"'trian'. Did you mean 'train'"):
         task_spec({"name": "t", "trian": "a.csv"})
     nothing: Any = 7
-    with pytest.raises(ConfigError, match=r"7 is no task: give a perdure.Task, a task's YAML file, or its settings"):
+    with pytest.raises(ConfigError, match=r"7 is not a task: give a perdure.Task, a task's YAML file, or its settings"):
         task_spec(nothing)
 
 
@@ -115,7 +115,7 @@ def test_one_task_alone_stands_for_a_list_of_it() -> None:
     task, file = made(), "t.yaml"
     assert given_tasks(task) == given_tasks([task]) == (task,)
     nothing: Any = [file]
-    with pytest.raises(ConfigError, match=r"'t.yaml' is no perdure.Task"):
+    with pytest.raises(ConfigError, match=r"'t.yaml' is not a perdure.Task"):
         given_tasks(nothing)
 
 
@@ -126,11 +126,11 @@ def test_what_files_would_lose_is_noted_and_kept() -> None:
     assert found.fingerprint() == task.fingerprint()
     assert found.train == task.train
     assert found.notes == (
-        "1 repeated training texts, left as given",
-        "2 training rows whose text comes with different labels, left as given",
-        "2 training texts also occur in the test split, whose score they flatter; left as given",
-        "1 validation texts also occur in the test split, whose score they flatter; left as given",
-        "1 training texts also occur in the validation split, whose score they flatter; left as given",
+        "1 duplicate training texts kept as given",
+        "2 training rows with conflicting labels for the same text kept as given",
+        "2 training texts are also in the test split, which inflates its score; kept as given",
+        "1 validation texts are also in the test split, which inflates its score; kept as given",
+        "1 training texts are also in the validation split, which inflates its score; kept as given",
     )
     assert checked(found).notes == found.notes, "said once"
     clean = Task("t", [("a", "x")], test=[("b", "x")])

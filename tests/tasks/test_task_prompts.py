@@ -30,7 +30,7 @@ def test_template_and_choices_count_for_the_fingerprint() -> None:
 
 
 def test_wrong_template_and_choices_are_refused() -> None:
-    with pytest.raises(DataError, match=r"template of task 't' has no \{text\}"):
+    with pytest.raises(DataError, match=r"'t': the template has no \{text\}"):
         Task("t", PAIRS, test=PAIRS, template="Q:")  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"2 labels, but 1 choices"):
         Task("t", PAIRS, test=PAIRS, labels=["x", "y"], choices={"a": ("1",)})  # type: ignore[arg-type]

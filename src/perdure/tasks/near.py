@@ -1,4 +1,4 @@
-"""Texts that nearly repeat an earlier one: quoted mails, corrected articles, retweets."""
+"""Near-duplicates: quoted mails, corrected articles, retweets."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 
-RUN = 5  # words in a row that are compared
-WORDS = 200  # the beginning of a text that is looked at
-SKETCH = 6  # smallest hashes of a text by which candidates are found
-ALIKE = 0.8  # Jaccard index of the runs from which on two texts nearly repeat each other
+RUN = 5  # words per compared run
+WORDS = 200  # words compared at the start of a text
+SKETCH = 6  # smallest hashes of a text, by which candidates are found
+THRESHOLD = 0.8  # Jaccard index of the runs from which two texts are near-duplicates
 
 
 def near_repeats(texts: Iterable[str]) -> set[int]:
-    """Positions of texts that nearly repeat an earlier one that is kept.
+    """Positions of texts that nearly repeat an earlier text that is kept.
 
-    Two texts do if their words (case and punctuation aside) are the same, or at least 0.8 of the 5-word runs in their
-    first 200 words (Jaccard index). Candidates share one of the 6 smallest hashes of their runs: a pair of 0.8 is missed
-    with a chance of well below 1 %. The same on every machine.
+    Two texts do if their words (ignoring case and punctuation) are the same, or if they share at least 0.8 of the 5-word
+    runs in their first 200 words (Jaccard index). Candidates share one of the 6 smallest hashes of their runs: a pair at
+    0.8 is missed with a probability well below 1 %. Deterministic across machines.
     """
-    found: set[int] = set()
+    repeats: set[int] = set()
     same_words: set[str] = set()
     runs: dict[int, frozenset[int]] = {}
     holders: defaultdict[int, list[int]] = defaultdict(list)
@@ -29,18 +29,13 @@ def near_repeats(texts: Iterable[str]) -> set[int]:
         key = " ".join(words)
         mine = frozenset(zlib.crc32(" ".join(words[i : i + RUN]).encode()) for i in range(len(words) - RUN + 1))
         sketch = sorted(mine)[:SKETCH]
-        candidates = {other for value in sketch for other in holders[value]}
-        if key in same_words or any(_alike(mine, runs[other]) for other in candidates):
-            found.add(position)
+        candidates = [runs[other] for other in {other for value in sketch for other in holders[value]}]
+        if key in same_words or any(len(mine & other) >= THRESHOLD * len(mine | other) for other in candidates):
+            repeats.add(position)
             continue
         if key:
             same_words.add(key)
         runs[position] = mine
         for value in sketch:
             holders[value].append(position)
-    return found
-
-
-def _alike(one: frozenset[int], other: frozenset[int]) -> bool:
-    shared = len(one & other)
-    return shared > 0 and shared >= ALIKE * (len(one) + len(other) - shared)
+    return repeats

@@ -1,4 +1,4 @@
-"""A suite of your own: a YAML file like those in `suites/`, whose tasks may also be described as `TaskSpec`s."""
+"""Custom suites: a YAML file like those in `suites/`, whose tasks may also be described as `TaskSpec`s."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perdure.tasks.task import Task
 
 
 class Sizes(Settings):
-    """Examples a task at most; 'all' there are."""
+    """Maximum number of examples per task."""
 
     train: Some = "all"
     validation: Size = "all"
@@ -25,21 +25,21 @@ class Sizes(Settings):
 
 
 class DataFolder(Settings):
-    """The folder a suite's readers look in: the environment variable that names it, and what should be in it."""
+    """The folder a suite's readers look in: the environment variable that names it, and its expected contents."""
 
     variable: str
     layout: str
     origin: str
     optional: bool = False
-    """without a folder, the hub is read."""
+    """without a folder, read from the hub."""
     hub: bool = False
-    """with 'hub' in place of a folder, the hub is read."""
+    """with 'hub' in place of a folder, read from the hub."""
     usual: str | None = None
-    """where a system's package puts the data; read if nothing else is given and it is there."""
+    """where a system's package installs the data; used if nothing else is given and it exists."""
 
 
 class Source(Settings):
-    """What a task is read out of; further keys are the reader's own, and checked against it when it reads."""
+    """Where a task is read from; further keys are the reader's own, and are checked when it reads."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -48,33 +48,33 @@ class Source(Settings):
     asset: str | None = None
     """the package file; without one, the reader gets the suite's data folder."""
     labels: bool = False
-    """the reader gets the task's labels, to check what it reads."""
+    """pass the task's labels to the reader, to check what it reads."""
 
 
 class SourceTask(Settings):
-    """A task as the package's own suites describe it."""
+    """A task as perdure's own suites describe it.
+
+    `about`, `licence`, `published` (sizes of the original) and `encoder` (what encoders are expected to do) are for
+    people only.
+    """
 
     about: str = ""
-    """for people: what it is, what encoders are expected to do, sizes of the original."""
     licence: str = "unknown"
-    """for people: what it is, what encoders are expected to do, sizes of the original."""
     source: Source
     labels: Labels = None
-    """class names, or class name -> the text that stands for it in front of a model; none: texts are written."""
+    """class names, or class name -> the text that stands for it in front of a model; none: free text."""
     metric: str | None = None
-    """of the score; None = the data's own, or accuracy."""
+    """name of the score; None = the data's own, or accuracy."""
     template: str = ""
-    """what a language model reads, with the text in place of "{text}"."""
+    """what a language model reads, with "{text}" in place of the text."""
     published: dict[str, int] = Field(default_factory=dict)
-    """for people: what it is, what encoders are expected to do, sizes of the original."""
     encoder: str = ""
-    """for people: what it is, what encoders are expected to do, sizes of the original."""
     without_near_repeats: bool = False
 
     @model_validator(mode="after")
-    def _labels_to_hand_over(self) -> SourceTask:
+    def _labels_for_reader(self) -> SourceTask:
         if self.source.labels and not self.labels:
-            raise ValueError("`source` says `labels: true`, so its reader needs the task's `labels`: list them")
+            raise ValueError("`source` has `labels: true`, so its reader needs the task's `labels`: list them")
         return self
 
 
@@ -87,18 +87,17 @@ class SuiteSpec(Settings):
     sizes: Sizes = Sizes()
     data: DataFolder | None = None
     without_near_repeats: bool = False
-    """also leave out texts that nearly repeat another one; what a task says itself goes before."""
+    """also remove near-duplicate texts; a task's own setting takes precedence."""
     orders: dict[str | int, list[str]] = Field(default_factory=dict)
-    """name -> names of tasks; not given: all tasks as they stand, called 'default'."""
+    """name -> names of tasks; by default one order called 'default' with all tasks as listed."""
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """name -> the settings of a `TaskSpec` without its name, or those of a `SourceTask`."""
     tasks_of: dict[str, list[str]] = Field(default_factory=dict)
-    """name of a suite of the package -> names of tasks that are taken from there, with the folder they are read from
-    (one for all)."""
+    """name of a built-in suite -> tasks to include from it, with its data folder (one for the whole suite)."""
 
     @property
     def names(self) -> list[str]:
-        """Of all tasks, its own and those taken from other suites."""
+        """Names of all tasks, its own and those included from other suites."""
         return [*self.tasks, *(name for names in self.tasks_of.values() for name in names)]
 
     @model_validator(mode="after")
@@ -108,17 +107,16 @@ class SuiteSpec(Settings):
         if twice := [name for name, count in Counter(self.names).items() if count > 1]:
             raise ValueError(f"{', '.join(twice)} is in tasks or tasks_of more than once")
         for order, names in self.orders.items():
-            unknown = [name for name in names if name not in self.names]
-            if unknown:
+            if unknown := [name for name in names if name not in self.names]:
                 raise ValueError(f"order {order} names {', '.join(unknown)}, which is not among the tasks")
         return self
 
 
 def read_own_suite(path: Path) -> dict[str, Any]:
-    """The description in a suite file, as `perdure.tasks.suites.describe` gives it.
+    """The description in a suite file, in the form `perdure.tasks.suites.describe` returns.
 
     Raises:
-        DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value, also of a task.
+        DataError: no such file, or not valid YAML; ConfigError: an unknown key or a wrong value, also of a task.
     """
     try:
         suite = validate(SuiteSpec, read_yaml(path, "suite", DataError))
@@ -130,7 +128,7 @@ def read_own_suite(path: Path) -> dict[str, Any]:
 
 
 def _described(name: str, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A task's settings as they are read later, checked; relative files of a `TaskSpec` lie in `folder`."""
+    """A task's checked settings; relative files of a `TaskSpec` are in `folder`."""
     try:
         if "source" in task:
             return validate(SourceTask, task).model_dump(exclude_unset=True)
@@ -145,11 +143,7 @@ def _spec(name: str, task: Mapping[str, Any]) -> TaskSpec:
 
 
 def load_own_task(name: str, about: dict[str, Any], sizes: dict[str, Size], seed: int) -> Task:
-    """The task of a suite that is described as a `TaskSpec`.
-
-    Raises:
-        DataError: see `perdure.tasks.sources.files.load_task`.
-    """
+    """The task of a suite that is described as a `TaskSpec`; errors as in `perdure.tasks.sources.files.load_task`."""
     settings = {key: value for key, value in about.items() if key != "folder"}
     limits: dict[str, Any] = {f"{split}_size": size for split, size in sizes.items()}
     return load_task(_spec(name, {"seed": seed, **limits, **settings}), about["folder"])

@@ -1,4 +1,4 @@
-"""What a source gives: all examples of a task before any are drawn."""
+"""All examples of a task, before any are drawn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Pair = tuple[str, str]
 
 @dataclass
 class Pool:
-    """All examples of a task before any are drawn.
+    """All examples of a task, as its reader returns them.
 
     Args:
-        test, validation: None where no such split is given.
-        notes: what was noticed while reading.
-        template, choices, references: see `Task`, where the data itself says them.
-        metric: where the data decides it.
-        free: labels are free texts: no classes to keep in proportion, and one text may have several answers.
+        test, validation: None if the source has no such split.
+        notes: remarks for the user about what was read.
+        template, choices, references: as in `Task`, where the data brings them.
+        metric: where the data determines it.
+        free: labels are free text: there are no classes to keep in proportion, and one text may have several answers.
     """
 
     train: list[Pair]

@@ -1,4 +1,4 @@
-"""Disjoint train, validation and test splits: duplicates out, then drawn by seed, stratified by class."""
+"""Disjoint train, validation and test splits: without duplicates, drawn by seed, stratified by class."""
 
 from __future__ import annotations
 
@@ -7,86 +7,80 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.spec import Size
-from perdure.tasks.task import Example, Task, same_task
+from perdure.tasks.task import SPLITS, Task, same_task
+
+OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
+"""(split, other): a text that is in both leaves the first."""
+ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What `draw` gives: three disjoint splits, and what the user should know about them."""
-
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
-    notes: tuple[str, ...]
-
-
-def as_task(name: str, drawn: Drawn, pool: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
-    """The task of what was drawn: choices, references and, where none is given, the template are the pool's."""
-    train, validation, test = (
-        [Example(text, label) for text, label in pairs] for pairs in (drawn.train, drawn.validation, drawn.test)
-    )
-    texts = {example.text for example in (*train, *validation, *test)}
+def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
+    """The task of a drawn pool; the pool's template is used where none is given."""
+    splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
+    texts = {text for pairs in splits.values() for text, _ in pairs}
     return Task(
         name,
-        train,
-        validation,
-        test,
+        **splits,
         labels=labels,
         metric=metric,
-        notes=drawn.notes,
-        template=template or pool.template,
-        choices={text: choices for text, choices in pool.choices.items() if text in texts},
-        references={text: answers for text, answers in pool.references.items() if text in texts},
+        notes=tuple(drawn.notes),
+        template=template or drawn.template,
+        choices={text: choices for text, choices in drawn.choices.items() if text in texts},
+        references={text: answers for text, answers in drawn.references.items() if text in texts},
     )
 
 
 def normal(text: str) -> str:
-    """The text as duplicates are compared: white space collapsed, upper and lower case alike."""
+    """The text as compared for duplicates: whitespace collapsed, case folded."""
     return " ".join(text.split()).casefold()
 
 
-def unique(pairs: Iterable[Pair], free: bool = False) -> tuple[list[Pair], int, int]:
-    """Each text once (the first), without texts that come with different labels; and how many rows of each kind went.
-
-    With `free` labels, a text with different ones is no contradiction.
+def unique(
+    pairs: Iterable[Pair], split: str, free: bool = False, done: str = "removed"
+) -> tuple[list[Pair], list[str]]:
+    """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
 
     Returns:
-        (pairs, rows removed as repetitions, rows removed as contradictions)
+        (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
     labels: dict[str, set[str]] = {}
     rows = [(normal(text), text, label) for text, label in pairs]
     for key, _, label in rows:
         labels.setdefault(key, set()).add(label)
+    consistent = [row for row in rows if free or len(labels[row[0]]) == 1]
     kept: dict[str, Pair] = {}
-    contradictions = 0
-    for key, text, label in rows:
-        if len(labels[key]) > 1 and not free:
-            contradictions += 1
-        else:
-            kept.setdefault(key, (text, label))
-    return list(kept.values()), len(rows) - len(kept) - contradictions, contradictions
+    for key, text, label in consistent:
+        kept.setdefault(key, (text, label))
+    notes = []
+    if duplicates := len(consistent) - len(kept):
+        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
+    if conflicts := len(rows) - len(consistent):
+        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
+    return list(kept.values()), notes
 
 
-def without(pairs: Iterable[Pair], *others: Iterable[Pair]) -> list[Pair]:
-    """The pairs whose text occurs in none of the others."""
-    taken = {normal(text) for other in others for text, _ in other}
+def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
+    """The pairs whose text does not occur in `others`."""
+    taken = {normal(text) for text, _ in others}
     return [pair for pair in pairs if normal(pair[0]) not in taken]
 
 
 def stratified(
     pairs: Sequence[Pair], size: int, rng: random.Random, free: bool = False
 ) -> tuple[list[Pair], list[Pair]]:
-    """`size` pairs in random order with the classes in proportion, and the rest; plainly random with `free` labels.
+    """Draw `size` pairs in random order with classes in proportion (plainly random with `free` labels).
 
-    Every class gets its share rounded down, at least one while there are places; the places left over go to the
+    Each class gets its share rounded down, and at least one if there are enough places; remaining places go to the
     largest remainders.
+
+    Returns:
+        (drawn pairs, the rest)
     """
     pairs = rng.sample(list(pairs), len(pairs))
     if free or size >= len(pairs):
@@ -106,7 +100,7 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
     shares = {label: size * counts[label] / counts.total() for label in ties}
     quota = {label: max(int(share), int(size >= len(counts))) for label, share in shares.items()}
     order = sorted(ties, key=lambda label: quota[label] - shares[label])
-    while (left := size - sum(quota.values())) != 0:  # raising rare classes to one may have given out too many
+    while (left := size - sum(quota.values())) != 0:  # negative if raising rare classes to one took too many
         for label in order if left > 0 else sorted(quota, key=lambda label: (-quota[label], label)):
             if left == 0:
                 break
@@ -120,48 +114,52 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
 
 def draw(
     pool: Pool, *, train: Size, validation: Size, test: Size, name: str, seed: int = 0, near: bool = False
-) -> Drawn:
-    """Three disjoint splits of at most these sizes.
+) -> Pool:
+    """The pool with three disjoint splits of at most these sizes, drawn from its own, and notes on what was removed.
 
-    Order of drawing: test, validation, train. The test examples are the same whatever the size of the training split, and
-    whatever the seed: what settings were chosen on with one seed is never tested on with another. A given test split stays as
-    it is and the training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same
-    holds for validation (at most a fifth). With `near`, texts that nearly repeat another one go too (`perdure.tasks.near`),
-    from training first.
+    Test is drawn first, then validation, then train. The test examples depend neither on the training size nor on the
+    seed: an example used to choose settings under one seed is never tested on under another. A given test split is kept,
+    and training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same holds
+    for validation (at most a fifth). With `near`, near-duplicates are removed too (`perdure.tasks.near`), from training
+    first.
     """
     notes, free = list(pool.notes), pool.free
-    rest = _unique(pool.train, "training", notes, free)
-    given_test = None if pool.test is None else _unique(pool.test, "test", notes, free)
-    given_validation = None if pool.validation is None else _unique(pool.validation, "validation", notes, free)
+    splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
+    for split, pairs in splits.items():
+        if pairs:
+            splits[split], removed = unique(pairs, split, free)
+            notes += removed
     if near:
-        given_test, given_validation, rest = _without_near([given_test, given_validation, rest], notes)
-    if given_test is not None:
-        rest = _without(rest, given_test, "training", "test", notes)
-        if given_validation is not None:
-            given_validation = _without(given_validation, given_test, "validation", "test", notes)
-    if given_validation is not None:
-        rest = _without(rest, given_validation, "training", "validation", notes)
+        keepers_first = ("test", "validation", "train")
+        drop = near_repeats(text for split in keepers_first for text, _ in splits[split] or ())
+        position = itertools.count()
+        for split in keepers_first:
+            splits[split] = splits[split] and [pair for pair in splits[split] or () if next(position) not in drop]
+        if drop:
+            notes.append(f"{len(drop)} near-duplicate texts removed")
+    for split, other in OVERLAPS:
+        pairs = splits[split] or []
+        kept = without(pairs, splits[other] or ())
+        if len(kept) < len(pairs):
+            notes.append(
+                f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split"
+            )
+            splits[split] = kept
 
     rng = random.Random(f"0/{name}")
-    chosen_test, rest = _take(given_test, rest, test, 4, rng, free)
+    chosen_test, rest = _take(splits["test"], splits["train"] or [], test, 4, rng, free)
     rng = random.Random(f"{seed}/{name}") if seed else rng
-    chosen_validation, rest = _take(given_validation, rest, validation, 5, rng, free)
+    chosen_validation, rest = _take(splits["validation"], rest, validation, 5, rng, free)
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
-    chosen = {"training": chosen_train, "validation": chosen_validation, "test": chosen_test}
-    for split, wanted in (("training", train), ("validation", validation), ("test", test)):
-        if isinstance(wanted, int) and len(chosen[split]) < wanted:
-            notes.append(f"{len(chosen[split])} {split} examples instead of {wanted}: there are no more")
-    return Drawn(chosen_train, chosen_validation, chosen_test, tuple(notes))
-
-
-def _without_near(splits: list[list[Pair] | None], notes: list[str]) -> tuple[Any, Any, Any]:
-    """The splits without near repetitions; an earlier split keeps what a later one repeats."""
-    drop = near_repeats(text for split in splits for text, _ in split or [])
-    position = itertools.count()
-    test, validation, rest = (split and [p for p in split if next(position) not in drop] for split in splits)
-    if drop:
-        notes.append(f"{len(drop)} texts removed that nearly repeat another one")
-    return test, validation, rest
+    chosen = {
+        "train": (chosen_train, train),
+        "validation": (chosen_validation, validation),
+        "test": (chosen_test, test),
+    }
+    for split, (pairs, size) in chosen.items():
+        if isinstance(size, int) and len(pairs) < size:
+            notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
+    return dataclasses.replace(pool, train=chosen_train, validation=chosen_validation, test=chosen_test, notes=notes)
 
 
 def _take(
@@ -174,61 +172,36 @@ def _take(
     return stratified(rest, most if size == "all" else min(size, most), rng, free)
 
 
-def _unique(pairs: list[Pair], split: str, notes: list[str], free: bool) -> list[Pair]:
-    kept, repeated, contradicted = unique(pairs, free)
-    if repeated:
-        notes.append(f"{repeated} repeated {split} texts removed")
-    if contradicted:
-        notes.append(f"{contradicted} {split} rows removed whose text comes with different labels")
-    return kept
-
-
-def _without(pairs: list[Pair], others: list[Pair], split: str, other: str, notes: list[str]) -> list[Pair]:
-    kept = without(pairs, others)
-    if len(kept) < len(pairs):
-        notes.append(f"{len(pairs) - len(kept)} {split} texts removed that also occur in the {other} split")
-    return kept
-
-
 def checked(task: Task) -> Task:
-    """A task given from Python after the checks that files get; nothing is removed, what files would lose is in its notes.
+    """A task given from Python, checked like one read from files; what files would lose is kept and added to its notes.
 
     Raises:
         DataError: an empty text; says where.
     """
-    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in ("train", "validation", "test")}
+    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in SPLITS}
+    notes: list[str] = []
     for split, pairs in splits.items():
         for position, (text, _) in enumerate(pairs):
             if not text.strip():
                 raise DataError(
                     f"Task '{task.name}', {split} example {position}: the text is empty; fill it in or remove the example."
                 )
-    notes = []
-    for split, pairs in splits.items():
-        _, repeated, contradicted = unique(pairs, free=not task.labels)
-        word = "training" if split == "train" else split
-        if repeated:
-            notes.append(f"{repeated} repeated {word} texts, left as given")
-        if contradicted:
-            notes.append(f"{contradicted} {word} rows whose text comes with different labels, left as given")
-    for split, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
+        notes += unique(pairs, split, not task.labels, "kept as given")[1]
+    for split, other in OVERLAPS:
         if both := len(splits[split]) - len(without(splits[split], splits[other])):
-            word = "training" if split == "train" else split
             notes.append(
-                f"{both} {word} texts also occur in the {other} split, whose score they flatter; left as given"
+                f"{both} {ADJECTIVE[split]} texts are also in the {other} split, which inflates its score; kept as given"
             )
     notes = [note for note in notes if note not in task.notes]
     return dataclasses.replace(task, notes=(*task.notes, *notes)) if notes else task
 
 
 def repeated_from_older(tasks: Sequence[Task]) -> list[str]:
-    """A line for every older version of a task whose test texts a newer version trains on."""
-    found = []
+    """One line for each older version of a task whose test texts a newer version trains on."""
+    lines = []
     for position, new in enumerate(tasks):
         trained = {normal(example.text) for example in new.train}
         for old in tasks[:position]:
             if same_task(old.name, new.name) and (n := len(trained & {normal(example.text) for example in old.test})):
-                found.append(
-                    f"{new.name}: trains on {n} texts of the test split of {old.name}, whose score they flatter"
-                )
-    return found
+                lines.append(f"{new.name}: trains on {n} test texts of {old.name}, which inflates its score")
+    return lines

@@ -10,29 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
-from perdure.tasks.class_splits import with_class_splits
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
 
 HUB = "hub"
-"""Given in place of a data folder: read the suite from the hub, where it has such a form."""
+"""Given in place of a data folder: read the suite from the hub, if it is there."""
 FOLDER = Path(__file__).with_name("suites")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks in the order they are learnt in, and what was noticed while reading them.
+    """Tasks in learning order, with warnings about their data.
 
     Args:
         order: name of the order, or the tasks' names joined by commas.
-        warnings: rows removed, splits cut, sizes not reached, tasks that are missing; each
-            begins with the names of the tasks it is about.
+        warnings: rows removed, splits cut, sizes not reached, missing tasks; each starts with the names of the tasks
+            it is about.
     """
 
     name: str
@@ -43,19 +42,19 @@ class Suite:
 
 
 def suite_names() -> tuple[str, ...]:
-    """Names of all suites."""
+    """Names of perdure's own suites."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 @cache
 def _description(name: str) -> dict[str, Any]:
-    return _with_tasks_of(with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
+    return _with_tasks_of(_with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The suite's file as it stands: about, version, orders, sizes, and tasks with labels, source and licence.
+    """Contents of the suite's file: about, version, orders, sizes, and tasks with labels, source and licence.
 
-    `name` may be the path of a YAML file of your own (`perdure.tasks.own_suite`).
+    `name` may be the path of a custom YAML file (`perdure.tasks.own_suite`).
 
     Raises:
         UnknownName: no such suite; DataError, ConfigError: the file is missing or wrong.
@@ -69,29 +68,53 @@ def describe(name: str) -> dict[str, Any]:
     return _description(name)
 
 
-def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
-    """A description with the tasks, and the data folder, of those suites it takes tasks of; what they leave out stays out.
+def _with_class_splits(about: dict[str, Any]) -> dict[str, Any]:
+    """Replace `class_splits`, which cuts one large data set into tasks of consecutive classes, by `tasks` and `orders`.
 
-    Raises:
-        UnknownName: no such suite or task; ConfigError: there would be two data folders.
+    There is one order per number of tasks. The third of ten tasks is called <prefix>-10-03; its reader gets `classes`,
+    number -> label.
     """
+    expanded = dict(about)
+    cut = expanded.pop("class_splits", None)
+    if cut is None:
+        return expanded
+    orders = expanded["orders"] = {}
+    tasks = expanded["tasks"] = {}
+    for count in cut["into"]:
+        size = len(cut["classes"]) // count
+        for i in range(count):
+            numbers = range(i * size, (i + 1) * size)
+            name = f"{cut['prefix']}-{count}-{i + 1:02}"
+            orders.setdefault(str(count), []).append(name)
+            classes = {number: cut["classes"][number] for number in numbers}
+            tasks[name] = {
+                "about": f"{cut['about']} Classes {numbers[0]} to {numbers[-1]}.",
+                "licence": cut["licence"],
+                "source": {**cut["source"], "classes": classes},
+                "labels": list(classes.values()),
+            }
+    return expanded
+
+
+def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
+    """Add the tasks listed under `tasks_of`, their suites' data folder, and whether those remove near-duplicates."""
     tasks = dict(about.get("tasks", {}))
     for suite, names in about.get("tasks_of", {}).items():
-        if suite not in suite_names():  # a file could take tasks of itself
-            raise UnknownName("suite of the package", suite, suite_names())
-        theirs = describe(suite)
-        cleaned = {"without_near_repeats": True} if theirs.get("without_near_repeats") else {}
+        if suite not in suite_names():  # a custom file could include itself
+            raise UnknownName("built-in suite", suite, suite_names())
+        other = describe(suite)
+        inherited = {"without_near_repeats": True} if other.get("without_near_repeats") else {}
         for name in names:
-            if name not in theirs["tasks"]:
-                raise UnknownName(f"task of suite '{suite}'", name, theirs["tasks"])
-            tasks[name] = {**theirs["tasks"][name], **cleaned}
-        if "data" not in theirs:
+            if name not in other["tasks"]:
+                raise UnknownName(f"task of suite '{suite}'", name, other["tasks"])
+            tasks[name] = {**other["tasks"][name], **inherited}
+        if "data" not in other:
             continue
-        about = {"data": theirs["data"], **about}
-        if (here := about["data"]["variable"]) != (there := theirs["data"]["variable"]):
+        about = {"data": other["data"], **about}
+        if (here := about["data"]["variable"]) != (there := other["data"]["variable"]):
             raise ConfigError(
-                f"Suite '{about['name']}': the tasks of '{suite}' lie in the folder that {there} names, others in that of "
-                f"{here}; a suite has one data folder. Make two suites of them."
+                f"Suite '{about['name']}': the tasks of '{suite}' are read from the folder in {there}, others from the "
+                f"one in {here}. A suite has one data folder: make two suites."
             )
     return {**about, "tasks": tasks}
 
@@ -110,8 +133,8 @@ def load_suite(
 
     Args:
         order: name of one of the suite's orders, or names of its tasks; None: its first order.
-        data: folder of the data where a suite needs one, or 'hub'; None: the environment variable it names.
-        train, validation, test: examples a task, or "all"; None: the suite's own sizes. The classes are in proportion.
+        data: data folder, for a suite that needs one, or 'hub'; None: the environment variable the suite names.
+        train, validation, test: examples per task, or "all"; None: the suite's own sizes. Classes are in proportion.
         seed: which training and validation examples are drawn; the test examples are always the same
             (`perdure.tasks.splits.draw`).
 
@@ -124,13 +147,16 @@ def load_suite(
     sizes: dict[str, Size] = {
         s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)
     }
-    _check_sizes(sizes)
+    for split, size in sizes.items():
+        if size != "all" and (not isinstance(size, int) or size < (0 if split == "validation" else 1)):
+            raise ConfigError(f"The {split} size is {size!r}; give a number of examples of at least 1, or 'all'.")
     folder = _data_folder(about, data)
     made: dict[str, Task] = {}
     notes: dict[str, list[str]] = {}
     packaged = [task for task in names if "asset" in about["tasks"][task].get("source", {})]
-    for some in ([task for task in names if task not in packaged], packaged):
-        for task in some:
+    unpackaged = [task for task in names if task not in packaged]
+    for tasks in (unpackaged, packaged):  # packages are fetched only once the folder has proved right
+        for task in tasks:
             try:
                 made[task] = _load_task(task, about, folder, sizes, seed)
             except MissingTask as error:
@@ -138,19 +164,13 @@ def load_suite(
                 continue
             for note in made[task].notes:
                 notes.setdefault(note, []).append(task)
-        if some and not made:
+        if tasks and not made:
             raise DataError(f"{folder} holds none of the tasks of suite '{name}'. {_layout(about)}")
     warnings = tuple(f"{', '.join(affected)}: {note}" for note, affected in notes.items())
     return Suite(name, about["version"], label, tuple(made[task] for task in names if task in made), warnings)
 
 
-def _load_task(
-    name: str,
-    suite: dict[str, Any],
-    data: Path | None,
-    sizes: dict[str, Size],
-    seed: int,
-) -> Task:
+def _load_task(name: str, suite: dict[str, Any], data: Path | None, sizes: dict[str, Size], seed: int) -> Task:
     about = {"without_near_repeats": suite.get("without_near_repeats", False), **suite["tasks"][name]}
     if "source" not in about:
         from perdure.tasks.own_suite import load_own_task
@@ -161,98 +181,80 @@ def _load_task(
     pool = read_pool(about, data=data)
     drawn = draw(pool, **sizes, name=name, seed=seed, near=about["without_near_repeats"])
     metric = about.get("metric") or pool.metric or "accuracy"
-    return as_task(name, drawn, pool, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
+    return as_task(name, drawn, labels=about.get("labels", {}), metric=metric, template=about.get("template", ""))
+
+
+def _location(about: dict[str, Any], data: str | Path | None) -> Path | str | None:
+    """Where a suite with a data folder is read from: a Path, HUB, or None if that is not known."""
+    settings = about["data"]
+    usual = settings.get("usual")  # where a system's package installs the data
+    given = data or os.environ.get(settings["variable"]) or (usual if usual and Path(usual).is_dir() else None)
+    if not given:
+        return HUB if settings.get("optional") else None
+    return HUB if given == HUB and settings.get("hub") else Path(given).expanduser()
 
 
 def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
-    """The folder a suite's data lie in; None for a suite that is read out of packages or from the hub.
-
-    Raises:
-        ConfigError: a folder is given to a suite that needs none; DataError: it is missing.
-    """
+    """The folder a suite's data is in; None for a suite that is read from packages or from the hub."""
     if "data" not in about:
         if data:
             raise ConfigError(f"Suite '{about['name']}' needs no data folder: leave out `data`.")
         return None
-    if _reads_hub(about, data):
-        return None
-    if not (given := _given(about, data)):
+    location = _location(about, data)
+    if location is None:
+        hub = " (or to hub, to read the same sets from there)" if about["data"].get("hub") else ""
         raise DataError(
-            f"Suite '{about['name']}' needs its data: give `data`, or set {about['data']['variable']}, "
-            f"to a folder{' (or to hub, for the same sets from there)' if about['data'].get('hub') else ''}. {_layout(about)}"
+            f"Suite '{about['name']}' needs its data: set `data` or {about['data']['variable']} to a folder{hub}. "
+            f"{_layout(about)}"
         )
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}. {_layout(about)}")
-    return folder
+    if isinstance(location, str):
+        return None
+    if not location.is_dir():
+        raise DataError(f"There is no folder {location}. {_layout(about)}")
+    return location
 
 
-def _given(about: dict[str, Any], data: str | Path | None) -> str | Path | None:
-    """What is known of the place of a suite's data: a folder, 'hub', or nothing."""
-    return data or os.environ.get(about["data"]["variable"]) or _usual(about)
+def _layout(about: dict[str, Any]) -> str:
+    return f"Expected layout: {about['data']['layout']} ({about['data']['origin']})."
 
 
-def _reads_hub(about: dict[str, Any], data: str | Path | None) -> bool:
-    """Whether the hub is read in place of a suite's data folder."""
-    given = _given(about, data)
-    return bool((given == HUB and about["data"].get("hub")) or (not given and about["data"].get("optional")))
+class Missing(NamedTuple):
+    """What is needed to read a suite and is not available locally."""
 
-
-def _usual(about: dict[str, Any]) -> str | None:
-    """The folder a system's package puts the data in, where it is installed."""
-    usual = about["data"].get("usual")
-    return usual if usual and Path(usual).is_dir() else None
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What a suite cannot be read without, and is not at hand.
-
-    Args:
-        assets: package files that are not in the cache yet.
-        hub: tasks that would be read from the hub.
-        folder: whether no data folder is known, of a suite that has one.
-    """
-
-    assets: list[str]
-    hub: list[str]
-    folder: bool
+    assets: list[str]  # package files that are not in the cache
+    hub: list[str]  # tasks that would be read from the hub
+    folder: bool  # the suite has a data folder, and none is known
 
 
 def missing(name: str, data: str | Path | None = None) -> Missing:
-    """What a suite lacks to be read here and now; `data` as in `load_suite`.
+    """What would have to be fetched or given to read a suite; `data` as in `load_suite`.
 
     Raises:
-        UnknownName: no such suite or package file; DataError, ConfigError: a suite's own file is missing or wrong.
+        UnknownName: no such suite or package file; DataError, ConfigError: a custom suite's file is missing or wrong.
     """
     from perdure.tasks.sources.packages import is_cached
     from perdure.tasks.sources.readers import may_read_hub
 
     about = describe(name)
-    no_folder = "data" in about and (_reads_hub(about, data) or not _given(about, data))
-    instead = "data" not in about or _reads_hub(about, data)
+    location = _location(about, data) if "data" in about else HUB
     assets: set[str] = set()
     hub: list[str] = []
     for task, entry in about["tasks"].items():
         source, package = entry.get("source") or {}, entry.get("package") or {}
         assets |= {read["asset"] for read in (source, package) if read.get("asset")}
-        if entry.get("dataset") or may_read_hub(package) or (instead and may_read_hub(source)):
+        if entry.get("dataset") or may_read_hub(package) or (location == HUB and may_read_hub(source)):
             hub.append(task)
+    no_folder = "data" in about and not isinstance(location, Path)
     return Missing(sorted(asset for asset in assets if not is_cached(asset)), hub, no_folder)
 
 
 def has_data(name: str, data: str | Path | None = None) -> bool:
-    """Whether the suite can be read and nothing is fetched: from files, the cache, or a folder that is given or known."""
-    found = missing(name, data)
-    return not (found.assets or found.hub or found.folder)
-
-
-def _layout(about: dict[str, Any]) -> str:
-    return f"Expected in it: {about['data']['layout']} ({about['data']['origin']})."
+    """Whether the suite can be read without fetching anything."""
+    return not any(missing(name, data))
 
 
 def chosen_order(name: str, about: dict[str, Any], wanted: str | int | Sequence[str] | None) -> tuple[str, list[str]]:
-    """(the order's name, the tasks' names) of a described suite; `wanted`: see `load_suite`.
+    """(name of the order, names of its tasks) for a described suite; `wanted`: see `order` of `load_suite`.
 
     Raises:
         UnknownName: no such order or task.
@@ -269,9 +271,3 @@ def chosen_order(name: str, about: dict[str, Any], wanted: str | int | Sequence[
         if task not in about["tasks"]:
             raise UnknownName(f"task of suite '{name}'", task, about["tasks"])
     return ",".join(tasks), tasks
-
-
-def _check_sizes(sizes: dict[str, Size]) -> None:
-    for split, size in sizes.items():
-        if size != "all" and (not isinstance(size, int) or size < (0 if split == "validation" else 1)):
-            raise ConfigError(f"The {split} size is {size!r}; give a number of examples of at least 1, or 'all'.")

@@ -42,8 +42,7 @@ def test_standard_suite_from_its_layout(standard: Path) -> None:
     assert list(agnews.labels) == ["World", "Sports", "Business", "Science or Technology"]
     assert agnews.prompt("X").endswith("Option: World, Sports, Business, Science or Technology \nX\nAnswer:")
     assert suite.warnings[0] == (
-        "dbpedia, amazon, agnews, yahoo: dev.json is identical to test.json: a validation split is cut from train.json "
-        "instead"
+        "dbpedia, amazon, agnews, yahoo: dev.json is identical to test.json: validation is cut from train.json instead"
     )
 
 
@@ -58,7 +57,7 @@ def test_no_folder_given_or_a_wrong_one_says_what_is_expected(tmp_path: Path, mo
         load_suite("standard-cl")
     with pytest.raises(DataError, match="There is no folder"):
         load_suite("standard-cl", data=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected in it: <TYPE>"):
+    with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected layout: <TYPE>"):
         load_suite("standard-cl", data=tmp_path)
 
 
@@ -110,11 +109,11 @@ def test_sentences_are_verbatim(tmp_path: Path) -> None:
     [
         ("train.json", None, r"train\.json is missing"),
         ("train.json", '[{"label": "Good",\n oops', r"train\.json, line 2: not valid JSON"),
-        ("train.json", '{"data": []}', r"should be a list .* found dict"),
+        ("train.json", '{"data": []}', r"must be a list .* found dict"),
         ("train.json", '[{"label": "Good"}]', r"train\.json, row 0: expected"),
         ("test.json", '[{"label": "Fine", "sentence": "x"}]', r"test\.json, row 0: label 'Fine'"),
         ("labels.json", '["Good", "Poor"]', r"labels\.json lists .*Poor.* expects .*Bad"),
-        ("labels.json", '{"Good": 1}', r"labels\.json should be a list of label names"),
+        ("labels.json", '{"Good": 1}', r"labels\.json must be a list of label names"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, file: str, content: str | None, message: str) -> None:
@@ -154,7 +153,7 @@ def test_trace_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content,message",
-    [('{"prompt": "a"}', "should be a list"), ('[{"prompt": "a", "answer": 3}]', "row 0: expected")],
+    [('{"prompt": "a"}', "must be a list"), ('[{"prompt": "a", "answer": 3}]', "row 0: expected")],
 )
 def test_wrong_trace_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "FOMC").mkdir()
@@ -205,7 +204,7 @@ def test_all_fifteen_from_the_hub_in_the_papers_words(monkeypatch: pytest.Monkey
 def test_the_hub_is_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PERDURE_TRACE", raising=False)
     monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
-    with pytest.raises(DataError, match="or to hub, for the same sets from there"):
+    with pytest.raises(DataError, match="or to hub, to read the same sets from there"):
         load_suite("standard-cl")
     with pytest.raises(DataError, match="There is no folder hub"):
         load_suite("trace", data="hub")

@@ -74,8 +74,8 @@ def test_idx_files_of_chosen_classes(tmp_path: Path) -> None:
     "content,message",
     [
         (None, "is missing"),
-        (b"no gzip", "not a gzip file"),
-        (gzip.compress(b"abc")[:10] + b"\xff" * 20, "not a gzip file"),
+        (b"no gzip", "not a valid gzip file"),
+        (gzip.compress(b"abc")[:10] + b"\xff" * 20, "not a valid gzip file"),
         (gzip.compress(struct.pack(">2I", 0x803, 1)), "not an IDX file of 1 dimensions"),
         (gzip.compress(b"a"), "not an IDX file"),
         (gzip.compress(struct.pack(">2I", 0x801, 3) + b"abc"), "hold 2 images and 3 labels"),
@@ -165,7 +165,7 @@ def test_wrong_cifar_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds none of the tasks.*cifar-100-binary"):
         load_suite("split-cifar-100", data=tmp_path)
     (tmp_path / "train.bin").write_bytes(b"x" * 100)
-    with pytest.raises(DataError, match=r"train\.bin should hold rows of 3074 bytes"):
+    with pytest.raises(DataError, match=r"train\.bin must hold rows of 3074 bytes"):
         load_suite("split-cifar-100", data=tmp_path)
 
 

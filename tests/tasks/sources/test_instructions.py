@@ -39,8 +39,8 @@ def test_sapt_layout(tmp_path: Path) -> None:
     assert task.prompt("X").startswith("Definition: Do the thing.\n\nNow complete the following example -\nInput: X\n")
     assert {e.text for e in task.test} == {f"test {i}" for i in range(8)}
     assert suite.warnings == (
-        "task073: dev.json is identical to test.json: a validation split is cut from train.json instead",
-        "task073: 6 validation examples instead of 64: there are no more",
+        "task073: dev.json is identical to test.json: validation is cut from train.json instead",
+        "task073: only 6 validation examples available, 64 requested",
         f"task363: left out, there is no task363_* in {tmp_path}",
     )
 
@@ -84,8 +84,8 @@ def test_few_different_answers_are_classification(tmp_path: Path, answers: int, 
 @pytest.mark.parametrize(
     "content,message",
     [
-        ("[]", "should be an object with Definition"),
-        ('{"Definition": "d"}', "should be an object with Definition"),
+        ("[]", "must be an object with Definition"),
+        ('{"Definition": "d"}', "must be an object with Definition"),
         ('{"Definition": "d", "Instances": [{"input": "a", "output": []}]}', "instance 0: expected input and output"),
     ],
 )

@@ -101,8 +101,8 @@ def test_given_splits_are_kept_and_duplicates_reported(tmp_path: Path) -> None:
     task = load_task(TaskSpec(name="t", train="train.jsonl", validation="dev.jsonl", test="test.jsonl"), tmp_path)
     assert (len(task.train), len(task.validation), len(task.test)) == (38, 2, 2)
     assert task.notes == (
-        "1 training texts removed that also occur in the test split",
-        "1 training texts removed that also occur in the validation split",
+        "1 training texts removed that are also in the test split",
+        "1 training texts removed that are also in the validation split",
     )
 
 
@@ -204,7 +204,7 @@ def test_texts_learnt_as_they_are_need_nothing_else(tmp_path: Path) -> None:
     assert own.train == task.train
     write(tmp_path / "c.jsonl", [{"prompt": f"p {i}", "completion": "c"} for i in range(20)])
     with pytest.raises(
-        DataError, match=r"line 1: .*inverse-perplexity is of texts.*'prompt', 'completion'.*`text_field`"
+        DataError, match=r"line 1: .*inverse-perplexity learns the texts.*'prompt', 'completion'.*`text_field`"
     ):
         load_task(TaskSpec(name="t", train="c.jsonl", metric="inverse-perplexity"), tmp_path)
 
@@ -256,7 +256,7 @@ def test_images_are_found_beside_their_data_file(tmp_path: Path, monkeypatch: py
 
 BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "missing": ("a.jsonl", None, r"a\.jsonl does not exist; give the path"),
-    "unknown kind": ("a.xlsx", b"x", r"a\.xlsx: unknown kind of file; known are \.jsonl"),
+    "unknown kind": ("a.xlsx", b"x", r"a\.xlsx: unknown file type; known: \.jsonl"),
     "empty": ("a.jsonl", b"", r"a\.jsonl is empty"),
     "only blank lines": ("a.jsonl", b"\n \n", r"a\.jsonl holds no records"),
     "malformed line": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": ', r"line 2: not valid JSON"),
@@ -266,7 +266,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "wrong byte": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "caf\xe9"}', r"line 2: byte 0xe9 is not UTF-8"),
     "utf-16 unsaid": ("a.jsonl", '{"text": "a"}'.encode("utf-16"), r"is UTF-16: save it as UTF-8"),
     "json lines named json": ("a.json", b'{"text": "a"}\n{"text": "b"}\n', r"Extra data.*name the file \.jsonl"),
-    "json without a list": ("a.json", b'{"text": "a"}', r"should hold a list of records"),
+    "json without a list": ("a.json", b'{"text": "a"}', r"must hold a list of records"),
     "json item": ("a.json", b'[{"text": "a", "label": "x"}, 3]', r"record 1: expected an object"),
     "csv with a short row": ("a.csv", b"text,label\na,x\nb\n", r"line 3: 1 cells, the header has 2"),
     "csv with a long row": ("a.csv", b"text,label\na, and b,x\n", r"line 2: 3 cells, the header has 2: quote"),
@@ -292,21 +292,21 @@ BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "empty text": ("a.jsonl", b'{"text": " ", "label": "x"}', r"line 1: field 'text' is empty"),
     "empty label": ("a.csv", b"text,label\na,\n", r"line 2: field 'label' is empty"),
     "null label": ("a.jsonl", b'{"text": "a", "label": null}', r"line 1: field 'label' is missing"),
-    "list as label": ("a.jsonl", b'{"text": "a", "label": ["x"]}', r"'label' should be a text or a whole number"),
-    "fraction as label": ("a.jsonl", b'{"text": "a", "label": 0.5}', r"'label' should be a text or a whole number"),
-    "number as text": ("a.jsonl", b'{"text": 3, "label": "x"}', r"field 'text' should be a text, found int"),
+    "list as label": ("a.jsonl", b'{"text": "a", "label": ["x"]}', r"'label' must be a string or an integer"),
+    "fraction as label": ("a.jsonl", b'{"text": "a", "label": 0.5}', r"'label' must be a string or an integer"),
+    "number as text": ("a.jsonl", b'{"text": 3, "label": "x"}', r"field 'text' must be a string, found int"),
     "chat without an answer": (
         "a.jsonl",
         b'{"messages": [{"role": "user", "content": "a"}]}',
-        r"line 1: `messages` should be a chat .* ends with the assistant",
+        r"line 1: `messages` must be a chat .* ends with the assistant",
     ),
-    "message without a role": ("a.jsonl", b'{"messages": ["a", "b"]}', r"line 1: a message should be"),
+    "message without a role": ("a.jsonl", b'{"messages": ["a", "b"]}', r"line 1: a message must be"),
     "instruction with a list": (
         "a.jsonl",
         b'{"instruction": "i", "input": ["a"], "output": "b"}',
-        r"field 'input' should be a text",
+        r"field 'input' must be a string",
     ),
-    "one class": ("a.jsonl", b'{"text": "a", "label": "x"}\n' * 3, r"one class only in train \('x'\)"),
+    "one class": ("a.jsonl", b'{"text": "a", "label": "x"}\n' * 3, r"only one class in train \('x'\)"),
     "too few": ("a.csv", b"text,label\na,x\nb,y\n", r"'t' has too few examples"),
 }
 
@@ -323,13 +323,13 @@ def test_a_bad_file_is_named_with_its_place_and_remedy(tmp_path: Path, name: str
 def test_a_label_that_train_never_has_is_named_with_its_line(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
     write(tmp_path / "test.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "z"}])
-    with pytest.raises(DataError, match=r"test\.jsonl, line 2: label 'z' is never in train"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: label 'z' never occurs in train"):
         load_task(TaskSpec(name="t", train="train.jsonl", test="test.jsonl"), tmp_path)
 
 
 def test_a_label_outside_the_given_ones_is_named_with_its_line(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match=r"a\.jsonl, line 2: label 'y' is not among `labels` \(x, w\)"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: label 'y' is not one of `labels` \(x, w\)"):
         load_task(TaskSpec(name="t", train="a.jsonl", labels=("x", "w")), tmp_path)
 
 
@@ -343,7 +343,7 @@ def test_texts_taken_for_classes_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "<b>", "a\x00"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match="cannot be called"):
+    with pytest.raises(DataError, match="Invalid task name"):
         load_task(TaskSpec(name=name, train="a.jsonl"), tmp_path)
 
 
@@ -358,7 +358,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
 BAD_SETTINGS: dict[str, tuple[str, str]] = {
     "unknown key": ("name: t\ntrain: a.jsonl\nlable_field: x\n", r"lable_field.*Did you mean 'label_field'"),
     "no source": ("name: t\n", "say where the examples come from"),
-    "two sources": ("name: t\ndataset: a/b\npackage: {reader: vader}\n", "one of them"),
+    "two sources": ("name: t\ndataset: a/b\npackage: {reader: vader}\n", "one of `train`"),
     "config without dataset": ("name: t\ntrain: a.jsonl\nconfig: x\n", "`config` belongs to `dataset`"),
     "package with files": ("name: t\npackage: {reader: vader}\ntest: a.jsonl\n", "brings its own splits"),
     "accepting what is not there": ("name: t\ntrain: a.jsonl\nsame_validation_and_test: true\n", "needs both splits"),
@@ -368,10 +368,10 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
     ),
     "package read freely": ("name: t\npackage: {reader: vader}\nfree: false\n", "reads them itself: leave out free"),
     "package in an encoding": ("name: t\npackage: {reader: vader}\nencoding: latin-1\n", "leave out encoding"),
-    "dataset in an encoding": ("name: t\ndataset: a/b\nencoding: latin-1\n", "no text file: leave out encoding"),
+    "dataset in an encoding": ("name: t\ndataset: a/b\nencoding: latin-1\n", "not a text file: leave out encoding"),
     "format and fields": (
         "name: t\ntrain: a.jsonl\nformat: prompt-completion\ntext_field: a\n",
-        "`free: true` if labels are texts: leave out format",
+        "`free: true` if labels are free text: leave out format",
     ),
     "free texts with labels": (
         "name: t\ntrain: a.jsonl\nfree: true\nlabels: [a, b]\n",
@@ -379,7 +379,7 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
     ),
     "texts to learn with labels": (
         "name: t\ntrain: a.jsonl\nmetric: inverse-perplexity\nlabels: [a, b]\ntemplate: '{text}'\n",
-        "learnt as they are: leave out labels, template",
+        "learns the texts themselves: leave out labels, template",
     ),
     "unknown format": ("name: t\ntrain: a.jsonl\nformat: alpaca\n", "format"),
     "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [yes, no]\n", "put labels in quotes"),
@@ -416,7 +416,7 @@ def test_a_package_source_with_wrong_settings() -> None:
         load_task(TaskSpec(name="t", package={"reader": "vadre"}))
     with pytest.raises(UnknownName, match="package file"):
         load_task(TaskSpec(name="t", package={"reader": "folders", "asset": "nothing", "prefix": "x"}))
-    with pytest.raises(ConfigError, match=r"settings of reader 'folders' do not fit.*prefix"):
+    with pytest.raises(ConfigError, match=r"settings do not fit reader 'folders': .*prefix"):
         load_task(TaskSpec(name="t", package={"reader": "folders", "asset": "vader"}))
 
 
@@ -428,7 +428,7 @@ def test_what_a_package_brings_is_used_or_refused(monkeypatch: pytest.MonkeyPatc
     task = load_task(spec)
     assert task.label_texts(task.train[0].text) == ("one", "other")
     pool.free = True
-    with pytest.raises(DataError, match=r"'t': what its package holds are texts to write.*leave out `labels`"):
+    with pytest.raises(DataError, match=r"'t': its package holds free text.*leave out `labels`"):
         load_task(spec)
 
 
@@ -465,12 +465,12 @@ def test_a_dataset_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
     write(tmp_path / "all.jsonl", GOOD)
     with pytest.raises(
-        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that also occur in the test split"
+        DataError, match=r"40 to train on give 0 .*\(40 training texts removed that are also in the test split"
     ):
         load_task(TaskSpec(name="t", train="all.jsonl", test="all.jsonl"), tmp_path)
     write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
     with pytest.raises(
-        DataError, match=r"40 training rows removed whose text comes with different labels\). Correct the data"
+        DataError, match=r"40 training rows with conflicting labels for the same text removed\). Correct the data"
     ):
         load_task(TaskSpec(name="t", train="both.jsonl"), tmp_path)
 

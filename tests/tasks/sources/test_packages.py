@@ -221,7 +221,7 @@ def test_disk_that_fills_up_keeps_the_part(index: Index) -> None:
     part = target().with_name(NAME + ".part")
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
-    with pytest.raises(FetchError, match=r"disk is full.*go on where it stopped"):
+    with pytest.raises(FetchError, match=r"disk is full.*resumes where it stopped"):
         package_file("invented")
 
 

@@ -98,7 +98,7 @@ def test_older_encodings() -> None:
 
 
 def test_a_folder_suite_needs_its_folder() -> None:
-    with pytest.raises(DataError, match="say which with `data`"):
+    with pytest.raises(DataError, match="give it with `data`"):
         read_pool({"source": {"reader": "trace", "path": "FOMC"}})
 
 
@@ -117,7 +117,7 @@ def test_text_10_is_what_it_says() -> None:
     shared = [text for text, count in seen.items() if count > 1]
     assert all(len(text.split()) <= 5 for text in shared)  # phrases such as "that would help."
     assert len(shared) < 5
-    assert any(w.startswith("spam: ") and "nearly repeat" in w for w in suite.warnings)
+    assert any(w.startswith("spam: ") and "near-duplicate" in w for w in suite.warnings)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_the_suite_from_its_layout(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_say_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Expected in it: TinyStories-train\.txt and TinyStories-valid\.txt"):
+    with pytest.raises(DataError, match=r"Expected layout: TinyStories-train\.txt and TinyStories-valid\.txt"):
         load_suite("tinystories", data=tmp_path)
     (tmp_path / "TinyStories-train.txt").write_text(STORIES[0])
     with pytest.raises(DataError, match=r"TinyStories-valid\.txt is missing"):
@@ -61,5 +61,5 @@ def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts_to_learn_have_no_labels() -> None:
-    with pytest.raises(DataError, match="has labels, but its metric inverse-perplexity"):
+    with pytest.raises(DataError, match="the metric inverse-perplexity learns the texts themselves"):
         Task("t", [("a", "x")], test=[("a", "x")], labels={"x": "x"}, metric="inverse-perplexity")

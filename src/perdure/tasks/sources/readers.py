@@ -1,4 +1,4 @@
-"""All examples of one data set out of a package file, as (text, label) pairs: one small function per file format."""
+"""All examples of one data set as (text, label) pairs: one small function per package format, and the table of readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import email.header
 import html
 import inspect
 import io
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from perdure.tasks.sources.packages import package_file
 from perdure.tasks.sources.stories import read_stories
 
 Reader = Callable[..., Pool]
-"""Called with the path of the package file, or the data folder, and a suite's further `source` settings."""
+"""Called with the path of the package file, or the data folder, and the further settings of a suite's `source`."""
 
 
 def read_vader(package: Path, *, file: str, threshold: float) -> Pool:
-    """Snippets rated by people (Hutto and Gilbert, ICWSM 2014): positive from +threshold on, negative from -threshold."""
+    """Snippets rated by people (Hutto and Gilbert, ICWSM 2014): positive from +threshold up, negative from -threshold down."""
     pairs: list[Pair] = []
     for line in decoded(member(package, "hutto_ICWSM_2014.tar.gz", file)).split("\n"):
         if not line.strip():
@@ -51,28 +52,28 @@ def read_vader(package: Path, *, file: str, threshold: float) -> Pool:
 
 
 def read_folders(package: Path, *, prefix: str) -> Pool:
-    """One text file an example, in a folder that is named after its class."""
-    found = members(package, prefix, ".txt")
-    return Pool([(decoded(content).strip(), name.removeprefix(prefix).split("/")[0]) for name, content in found])
+    """One text file per example, in a folder named after its class."""
+    files = members(package, prefix, ".txt")
+    return Pool([(decoded(content).strip(), name.removeprefix(prefix).split("/")[0]) for name, content in files])
 
 
 def read_orange(package: Path, *, train: str, test: str) -> Pool:
     """Orange's tab-separated tables of category and text, with three header rows, in an official split."""
-    return Pool(
-        train=[(text, label) for label, text in _rows(decoded(member(package, train)), 3, "\t")],
-        test=[(text, label) for label, text in _rows(decoded(member(package, test)), 3, "\t")],
-    )
+    splits = []
+    for file in (train, test):
+        lines = io.StringIO(decoded(member(package, file)), newline="")
+        splits.append(_pairs((line.split("\t") for line in lines), header=3))  # quotes have no meaning
+    return Pool(*splits)
 
 
 def read_rotten_tomatoes(package: Path, *, file: str) -> Pool:
-    """Sentences of film reviews, fresh or rotten; the same file's plots are left out."""
-    table = decoded(bz2.decompress(member(package, file)))
-    rows = _rows(table, 1, ",")
-    return Pool([(row[1], row[0]) for row in rows if row[0] in ("fresh", "rotten")])
+    """Sentences of film reviews, fresh or rotten; the plots in the same file are left out."""
+    table = io.StringIO(decoded(bz2.decompress(member(package, file))), newline="")
+    return Pool([pair for pair in _pairs(csv.reader(table), header=1) if pair[1] in ("fresh", "rotten")])
 
 
 def read_emails(package: Path, *, spam: str, data: str) -> Pool:
-    """Subject and text of e-mails; `spam` begins the name of the folders with spam, the others hold wanted mail."""
+    """Subject and text of e-mails; names of folders with spam start with `spam`, the others hold wanted mail."""
     pairs: list[Pair] = []
     for name, content in members(package, data, ".txt"):
         label = "spam" if name.removeprefix(data).startswith(spam) else "ham"
@@ -81,7 +82,7 @@ def read_emails(package: Path, *, spam: str, data: str) -> Pool:
 
 
 def decoded(content: bytes) -> str:
-    """The text in UTF-8, or in Latin-1 where it is not valid UTF-8 (older corpora)."""
+    """The text decoded as UTF-8, or as Latin-1 if it is not valid UTF-8 (older corpora)."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -109,26 +110,19 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _rows(table: str, header: int, delimiter: str) -> Iterator[list[str]]:
-    """Rows after the header, without empty ones and rows without text; quotes count in comma-separated tables only."""
-    lines = io.StringIO(table, newline="")
-    if delimiter == "\t":
-        rows: Iterator[list[str]] = (line.rstrip("\r\n").split("\t") for line in lines)
-    else:
-        rows = csv.reader(lines)
-    for number, row in enumerate(rows):
-        if number < header or len(row) < 2 or not row[1].strip():
-            continue
-        yield [cell.strip() for cell in row]
+def _pairs(rows: Iterable[list[str]], header: int) -> list[Pair]:
+    """(text, label) of rows of label and text after the header; rows without text are skipped."""
+    body = itertools.islice(rows, header, None)
+    return [(row[1].strip(), row[0].strip()) for row in body if len(row) > 1 and row[1].strip()]
 
 
 def _email_text(content: bytes) -> str:
-    """Subject and body of an e-mail on one line; the plain body if there is one, else HTML without its tags."""
+    """Subject and body of an e-mail on one line; the plain body if there is one, else HTML without tags."""
     message = email.message_from_bytes(content)
     subject = message.get("subject", "")
     try:
         subject = str(email.header.make_header(email.header.decode_header(subject)))
-    except (LookupError, ValueError, email.errors.HeaderParseError):  # unknown or broken encodings stay as they are
+    except (LookupError, ValueError, email.errors.HeaderParseError):  # keep unknown or broken encodings
         subject = str(subject)
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
     parts.sort(key=lambda part: part.get_content_subtype() != "plain")
@@ -150,12 +144,12 @@ def _body(part: Message) -> str:
 def read_pool(about: Mapping[str, Any], *, data: Path | None = None) -> Pool:
     """The pool of one task, by its description in a suite file.
 
-    Its `source` names the `reader`, the package's `asset` (without one, the reader gets the `data` folder) and what
-    else the reader takes; `labels: true` hands the task's labels over, to be checked.
+    `source` names the `reader`, the package's `asset` (without one, the reader gets the `data` folder) and the reader's
+    further settings; `labels: true` passes the task's labels to the reader, to check what it reads.
 
     Raises:
-        UnknownName, ConfigError: no such reader or asset, or settings it does not take.
-        DataError: see the readers; FetchError: the package file cannot be had.
+        UnknownName, ConfigError: no such reader or asset, or settings it does not accept.
+        DataError: see the readers; FetchError: the package file cannot be fetched.
     """
     settings = dict(about["source"])
     name = settings.pop("reader", None)
@@ -165,20 +159,16 @@ def read_pool(about: Mapping[str, Any], *, data: Path | None = None) -> Pool:
         settings["labels"] = list(about["labels"])
     asset = settings.pop("asset", None)
     if asset is None and data is None and not may_read_hub(about["source"]):
-        raise DataError("These examples are read out of a folder; say which with `data`.")
+        raise DataError("These examples are read from a folder; give it with `data`.")
     try:
         inspect.signature(READERS[name]).bind(None, **settings)
     except TypeError as error:
-        raise ConfigError(f"The settings of reader '{name}' do not fit: {error}.") from None
-    return READERS[name](_source(asset) if asset else data, **settings)
+        raise ConfigError(f"The settings do not fit reader '{name}': {error}.") from None
+    if asset:  # of a large package, what is kept is unpacked once
+        data = unpacked(asset) if asset in ASSETS and ASSETS[asset].keep else package_file(asset)
+    return READERS[name](data, **settings)
 
 
 def may_read_hub(source: Mapping[str, Any]) -> bool:
-    """Whether these examples can come from the hub, where there is no data folder."""
+    """Whether these examples can come from the hub if there is no data folder."""
     return "dataset" in source or source.get("reader") == "cl-benchmark"
-
-
-def _source(asset: str) -> Path:
-    """The package file, or the folder with what is kept of a large one."""
-    kept = asset in ASSETS and ASSETS[asset].keep
-    return unpacked(asset) if kept else package_file(asset)

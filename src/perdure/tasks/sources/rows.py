@@ -1,11 +1,10 @@
-"""Records of a data file, each with the line it stands in: JSON lines, JSON, CSV, TSV, Parquet."""
+"""Records of a data file, each with its line number: JSON lines, JSON, CSV, TSV, Parquet."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,31 @@ from perdure.errors import DataError
 
 @dataclass(frozen=True)
 class Row:
-    """One record and where it stands, as "file, line 3"."""
+    """One record and its place, as "file, line 3"."""
 
     where: str
     fields: dict[str, Any]
+
+    @property
+    def names(self) -> str:
+        """Names of the fields, quoted, for messages."""
+        return ", ".join(map(repr, self.fields))
 
 
 def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file") -> list[Row]:
     """All records of the file.
 
     Args:
-        relative_to: what a relative path starts from, for the message about a missing file.
+        relative_to: what relative paths are resolved against, for the message about a missing file.
 
     Raises:
-        DataError: missing, empty, of an unknown kind, or malformed; names the file and the line, and what to do.
+        DataError: missing, empty, of an unknown type, or malformed; names the file and the line, and what to do.
     """
     if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {kind}; give the path of a data file, relative to {relative_to}.")
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {problem}; give the path of a data file, relative to {relative_to}.")
     if path.suffix.lower() not in KINDS:
-        raise DataError(f"{path}: unknown kind of file; known are {', '.join(KINDS)}.")
+        raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
     rows = KINDS[path.suffix.lower()](path, encoding)
@@ -44,51 +48,43 @@ def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task'
 
 
 def _json_lines(path: Path, encoding: str) -> list[Row]:
-    rows = []
-    for number, line in _lines(path, encoding):
-        if line.strip():
-            where = f"{path}, line {number}"
-            rows.append(Row(where, _object(where, _parsed(where, line))))
-    return rows
+    lines = enumerate(_decoded(path, encoding).split("\n"), 1)
+    return [_row(f"{path}, line {n}", _parsed(path, line, n)) for n, line in lines if line.strip()]
 
 
 def _json(path: Path, encoding: str) -> list[Row]:
     """A list of objects, or an object with such a list under 'data'."""
-    text = "".join(line for _, line in _lines(path, encoding))
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        hint = " One object a line? Then name the file .jsonl." if error.msg == "Extra data" else ""
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).{hint}") from None
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply.") from None
+    content = _parsed(path, _decoded(path, encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
-        raise DataError(f"{path} should hold a list of records, or an object with such a list under 'data'.")
-    return [Row(f"{path}, record {i}", _object(f"{path}, record {i}", item)) for i, item in enumerate(content)]
+        raise DataError(f"{path} must hold a list of records, or an object with such a list under 'data'.")
+    return [_row(f"{path}, record {i}", item) for i, item in enumerate(content)]
 
 
 def _table(path: Path, encoding: str) -> list[Row]:
-    """A table with a header line; the delimiter is the tab in .tsv, else the comma."""
+    """A table with a header line; tabs separate fields in .tsv, commas otherwise."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader((line for _, line in _lines(path, encoding)), delimiter=delimiter, strict=True)
+    lines = (line + "\n" for line in _decoded(path, encoding).split("\n"))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows: list[Row] = []
     header: list[str] = []
-    with _long_fields():
-        try:
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not cells:
-                    continue
-                if not header:
-                    header = _header(path, cells, delimiter)
-                elif len(cells) != len(header):
-                    raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
-                else:
-                    rows.append(Row(where, dict(zip(header, cells, strict=True))))
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not a valid table ({error}).") from None
+    limit = csv.field_size_limit(1 << 30)  # fields of any length
+    try:
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not cells:
+                continue
+            if not header:
+                header = _header(path, cells, delimiter)
+            elif len(cells) != len(header):
+                raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
+            else:
+                rows.append(Row(where, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not a valid table ({error}).") from None
+    finally:
+        csv.field_size_limit(limit)
     return rows
 
 
@@ -111,67 +107,54 @@ KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
     ".parquet": _parquet,
 }
 
-
 SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
-"""What may separate the fields of a table -> the ending under which it is read so, if any is."""
+"""Field separator of a table -> the file name's suffix under which it is supported, if any."""
 
 
-def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, line with its end), decoded line by line so that a wrong byte is found where it stands."""
+def _decoded(path: Path, encoding: str) -> str:
+    """The file's text without a byte order mark."""
     content = path.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path} is UTF-16: save it as UTF-8, or set `encoding: utf-16`.")
     try:
-        if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
-            lines = content.decode(encoding).removeprefix("\ufeff").split("\n")
-            yield from ((number, line + "\n") for number, line in enumerate(lines, 1))
-            return
+        return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise DataError(f"There is no encoding {encoding!r}; try utf-8, latin-1 or cp1252.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not {encoding}: byte {error.start} cannot be read.") from None
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            yield number, line.decode("utf-8") + "\n"
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8. Save the whole file as UTF-8, "
-                "or set `encoding` if all of it is in another one (latin-1, cp1252)."
-            ) from None
+        if error.encoding != "utf-8":
+            raise DataError(f"{path} is not {encoding}: byte {error.start} cannot be decoded.") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save the whole file as UTF-8, or set "
+            "`encoding` if all of it is in another one (latin-1, cp1252)."
+        ) from None
 
 
-def _parsed(where: str, line: str) -> Any:
+def _parsed(path: Path, text: str, line: int = 1) -> Any:
+    """The JSON value of `text`, which starts at `line` of the file."""
     try:
-        return json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from None
+        lines = error.msg == "Extra data" and path.suffix.lower() == ".json"
+        hint = " If there is one object per line, name the file .jsonl." if lines else ""
+        where = f"{path}, line {line + error.lineno - 1}"
+        raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).{hint}") from None
     except RecursionError:
-        raise DataError(f"{where}: nested too deeply.") from None
+        raise DataError(f"{path}, line {line}: nested too deeply.") from None
 
 
-def _object(where: str, value: Any) -> dict[str, Any]:
+def _row(where: str, value: Any) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with fields, found {type(value).__name__}.")
-    return value
+    return Row(where, value)
 
 
 def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     other = next((mark for mark in SEPARATORS if mark != delimiter and len(names) == 1 and mark in names[0]), None)
     if other:
-        cure = f"name the file {SEPARATORS[other]}" if SEPARATORS[other] else "save it with commas"
-        raise DataError(f"{path}: the fields of the header seem to be separated by {other!r}: {cure}.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+        fix = f"name the file {SEPARATORS[other]}" if SEPARATORS[other] else "save it with commas"
+        raise DataError(f"{path}: the header seems to be separated by {other!r}: {fix}.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice.")
     return names
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let csv read fields of any length, and set the limit back."""
-    limit = csv.field_size_limit(1 << 30)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
