@@ -19,7 +19,7 @@ from transformers import (
 
 from perdure.backbones import rounded
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.backbones.ranking import attention_window, exhaustive_scores
+from perdure.backbones.ranking import attention_window
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 from tests.backbones.precisions import check_bf16
@@ -116,11 +116,7 @@ def test_scores_of_all_possible_answers_sum_to_one(folder: Path) -> None:
     with torch.no_grad():
         ended = backbone._packed(prompts, [[end]]).exp().item()
         vocabulary = range(len(backbone.tokenizer))
-        begun = sum(
-            exhaustive_scores(backbone._log_likelihood, prompts, [[token]]).exp().item()
-            for token in vocabulary
-            if token != end
-        )
+        begun = sum(backbone._exhaustive(prompts, [[token]]).exp().item() for token in vocabulary if token != end)
     assert ended + begun == pytest.approx(1.0)
 
 
@@ -152,7 +148,7 @@ def test_a_sliding_window_shorter_than_a_text_is_ranked_exhaustively(folder: Pat
     completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         right = backbone._exhaustive(prompts, completions)
-        assert torch.equal(backbone._scores_of(prompts, completions), right)
+        assert torch.equal(backbone._scores(prompts, completions), right)
         assert not torch.allclose(backbone._packed(prompts, completions), right)
     with pytest.raises(ConfigError, match=r"window of 30 tokens \(backbone\.max_length \+ max_new_tokens = 276\)"):
         load(tmp_path, ranking="packed")
@@ -239,7 +235,7 @@ def test_a_chat_model_is_asked_through_its_template_and_only_the_answer_is_learn
     batch = backbone.collate([FEELING.train[0]])
     whole = backbone.tokenizer.decode(batch.inputs["input_ids"][0])
     assert whole == "<|system|>Be brief.<eos><|user|>a good day\nFeeling:<eos><|assistant|>good<eos>"
-    targets = batch.inputs["input_ids"][batch.extra["targets"]]
+    targets = batch.extra["answers"]
     assert backbone.tokenizer.decode(targets) == "good<eos>"
 
 
@@ -346,7 +342,8 @@ def test_without_a_pad_token_the_end_is_padded_with_and_still_learnt(tmp_path: P
     batch = backbone.collate(FEELING.train)
     end = backbone.tokenizer.eos_token_id
     assert backbone.tokenizer.pad_token_id == end
-    for row, targets in zip(batch.inputs["input_ids"], batch.extra["targets"], strict=True):
+    targets_of = batch.extra["predicting"].roll(1, dims=1)
+    for row, targets in zip(batch.inputs["input_ids"], targets_of, strict=True):
         assert row[targets][-1] == end
         assert (row[targets] == end).sum() == 1
 

@@ -41,7 +41,9 @@ def test_the_loss_is_that_of_transformers(folder: Path) -> None:
     backbone = load(folder, double=True)
     batch = backbone.collate(FEELING.train)
     tokenizer = backbone.tokenizer
-    labels = batch.extra["targets"].masked_fill(~batch.decoder_mask, -100)
+    labels = torch.full_like(batch.inputs["decoder_input_ids"], -100).masked_scatter(
+        batch.decoder_mask, batch.extra["answers"]
+    )
     assert tokenizer.decode(labels[0][:5]) == "good</s>"
     assert batch.count == len("good") + len("bad") + len("good and bad") + 3
     inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}

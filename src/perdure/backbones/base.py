@@ -16,14 +16,14 @@ from perdure.tasks.task import Example, Task
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples made ready for one forward pass.
+    """Examples ready for one forward pass.
 
     Args:
         examples: in the order of the tensors' rows.
         inputs: the model's keyword arguments.
+        count: number of terms in the mean loss (examples, or target tokens); the weight of a micro-batch.
         mask: [n, length] bool, True at real positions (input statistics skip padding); None: no padding.
-        decoder_mask: the same for the answers of an encoder-decoder, of another length than `mask`: so they are told apart.
-        count: how many terms the mean loss is over (examples, or target tokens): micro-batches are weighted by it.
+        decoder_mask: the same for the answers of an encoder-decoder. Its length differs from `mask`'s: that tells them apart.
         extra: whatever else the backbone needs for its loss.
     """
 
@@ -35,14 +35,14 @@ class Batch:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The batch on `device`."""
         inputs, mask, decoder_mask, extra = tree_map_only(
             Tensor, lambda tensor: tensor.to(device), (self.inputs, self.mask, self.decoder_mask, self.extra)
         )
         return Batch(self.examples, inputs, self.count, mask, decoder_mask, extra)
 
     def real(self, inputs: Tensor) -> Tensor:
-        """A module's inputs [n, length, I] at real positions, [positions, I]; all of them where no mask is of that length."""
+        """A module's inputs [n, length, I] at real positions, [positions, I]; all of them if no mask has that length."""
         for mask in (self.mask, self.decoder_mask):
             if mask is not None and mask.shape == inputs.shape[:-1]:
                 return inputs[mask]
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """One forward pass: `loss`, the mean over the batch's terms, and `features` the backbone may use again."""
+    """One forward pass: `loss`, the mean over the batch's terms, and `features` the backbone may reuse."""
 
     loss: Tensor
     features: Any = None
@@ -59,9 +59,9 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: the label (or the generated text), for choices the probability of each in order and the label's task.
+    """An answer: the label (or generated text); for a choice also the probability of each option in order, and the label's task.
 
-    For a text that is learnt as it is, nothing but its negative log-likelihood in `nats` and its number of `tokens`.
+    For a text learnt as it is: only its negative log-likelihood in `nats` and its number of `tokens`.
     """
 
     label: str
@@ -71,13 +71,19 @@ class Prediction:
     tokens: int = 0
 
 
+def most_probable(probability_NC: Tensor, classes: Sequence[tuple[str, str]]) -> list[Prediction]:
+    """For each row the most probable of the `classes` (task, label); the first of equals."""
+    rows = zip(probability_NC.argmax(dim=1).tolist(), probability_NC.tolist(), strict=True)
+    return [Prediction(classes[best][1], tuple(row), classes[best][0]) for best, row in rows]
+
+
 class Backbone(Protocol):
-    """A model with a way to learn from examples and to answer.
+    """A model that can learn from examples and answer.
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
-    `truncated` counts the texts that were longer than `max_length` and had to be cut.
-    `default_targets` are the layers LoRA adapts where none are named; a model whose layers are not known raises ConfigError.
-    `answers_from_examples` says that answers (and what is saved) are made of the tasks' training examples.
+    `truncated` counts the texts longer than `max_length`, which were cut.
+    `default_targets` are the layers LoRA adapts if none are named; ConfigError if the model's layers are not known.
+    `answers_from_examples`: whether answers (and what is saved) depend on the tasks' training examples.
     """
 
     model: nn.Module
@@ -91,7 +97,7 @@ class Backbone(Protocol):
     def answers_from_examples(self) -> bool: ...
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Make the tasks known (label sets, cached tokens); called before anything else, and again for new tasks."""
+        """Register tasks (label sets, cached tokens); called before anything else, and again for new tasks."""
         ...
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -107,7 +113,7 @@ class Backbone(Protocol):
         ...
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Scores [n, labels] of the batch's inputs under the labels of `task`; reuses `outputs` where given."""
+        """Scores [N, labels] of the batch's inputs under the labels of `task`; reuses `outputs` if given."""
         ...
 
     def length(self, example: Example) -> int:
@@ -119,5 +125,5 @@ class Backbone(Protocol):
         ...
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """Write the bare model with these weights (and its tokenizer) so that transformers loads it."""
+        """Write the bare model with these weights (and its tokenizer) in transformers' format."""
         ...

@@ -2,26 +2,26 @@
 
 There is no task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
 model already answers, and the score of a task not learnt yet means something. In a batch of several tasks every example
-competes among its own task's labels only. A text with choices of its own (COPA's alternatives) is matched to those.
+competes among its own task's labels only. A text with its own choices (COPA's alternatives) is matched to those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
 from perdure.backbones.device import autocast, chosen_device, model_device
+from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
-from perdure.backbones.pretrained import check_positions, check_whole, explained
-from perdure.backbones.tokens import batches_by_length, padded
+from perdure.backbones.pretrained import PretrainedBackbone, check_positions, check_whole
+from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
@@ -42,25 +42,23 @@ class EncoderSettings(Settings):
     predict_batch_size: int = Field(default=64, ge=1)
     """examples per forward pass when answering."""
     device: str = "auto"
-    """where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own."""
+    """where the model computes; 'auto' is a CUDA GPU if there is one, a different one for each process of a launcher."""
 
 
-class Encoder:
+class Encoder(PretrainedBackbone):
     """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
 
-    default_targets = ("query", "value")
-    answers_from_examples = False
-
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
-        self.model = (
-            model.eval()
-        )  # dropout of the pretrained model stays off: its features are what labels are matched to
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
+        # eval: dropout of the pretrained model stays off, since labels are matched to its features
+        super().__init__(model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
-        self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
-        self._tasks: dict[str, Task] = {}
         self._tokens: dict[str, list[int]] = {}
+
+    @property
+    def default_targets(self) -> tuple[str, ...]:
+        """BERT's query and value projections."""
+        return "query", "value"
 
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
@@ -76,28 +74,27 @@ class Encoder:
         return cls(model.to(chosen_device(settings.device)), tokenizer, settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels; tokenise every text once.
+        """Register the tasks' labels; tokenise every text once.
 
         Raises:
-            DataError: a task without labels, or two labels of a task with the same text, as the model reads it.
+            DataError: a task without labels, or two labels of a task that have the same text once tokenised.
         """
         for task in tasks:
             if not task.labels:
-                cure = without_labels(task)
+                fix = without_labels(task)
                 raise DataError(
                     f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; "
-                    f"{f'{cure}, or ' if cure else ''}take a language model."
+                    f"{f'{fix}, or ' if fix else ''}take a language model."
                 )
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
                 *task.labels.values(),
                 *(choice for choices in task.choices.values() for choice in choices),
             }
-            new = sorted(texts - self._tokens.keys())
+            new, limit = sorted(texts - self._tokens.keys()), self.settings.max_length
             if new:
-                self._tokens |= self._cut_to(new, self.settings.max_length)
-                one_more = self._cut_to(new, self.settings.max_length + 1)
-                self.truncated += sum(len(tokens) > self.settings.max_length for tokens in one_more.values())
+                self._tokens |= zip(new, self._tokenised(new, limit), strict=True)
+                self.truncated += sum(len(ids) > limit for ids in self._tokenised(new, limit + 1))
             self._check_labels(task)
 
     def _check_labels(self, task: Task) -> None:
@@ -105,14 +102,12 @@ class Encoder:
         for name, text in task.labels.items():
             if (other := names.setdefault(tuple(self._token_ids(text)), name)) != name:
                 raise DataError(
-                    f"Task '{task.name}': the labels '{other}' and '{name}' stand for the same text, as the model reads its "
-                    f"first {self.settings.max_length} tokens ({text!r:.60}); give each its own, or raise backbone.max_length."
+                    f"Task '{task.name}': the labels '{other}' and '{name}' stand for the same text within the model's "
+                    f"first {self.settings.max_length} tokens ({text!r:.60}); make them differ, or raise backbone.max_length."
                 )
 
-    def _cut_to(self, texts: Sequence[str], length: int) -> dict[str, list[int]]:
-        """Text -> its first tokens, at most `length`."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
-        return dict(zip(texts, ids, strict=True))
+    def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
+        return self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]  # pyright: ignore[reportReturnType]
 
     def length(self, example: Example) -> int:
         """Number of tokens."""
@@ -122,7 +117,7 @@ class Encoder:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
         inputs, mask = self._padded([example.text for example in examples])
         names = list(dict.fromkeys(example.task for example in examples))
-        choices = [(name, label) for name in names for label in self._tasks[name].labels]
+        choices = self._choices(names)
         index = {choice: i for i, choice in enumerate(choices)}
         extra = {
             "names": names,
@@ -151,22 +146,19 @@ class Encoder:
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
-        choices = [(name, label) for name in labels for label in self._tasks[name].labels]
+        choices = self._choices(labels)
         common_LD = self._common_labels(labels)
-        predictions: list[Prediction | None] = [None] * len(examples)
-        for chosen in batches_by_length([self.length(e) for e in examples], self.settings.predict_batch_size):
-            texts = [examples[i] for i in chosen]
-            text_ND = self._encode(self._padded([example.text for example in texts])[0])
-            probability_NL = self._match(text_ND, texts, labels, common_LD).softmax(dim=1)
-            for i, row in zip(chosen, probability_NL.tolist(), strict=True):
-                task, label = choices[max(range(len(row)), key=row.__getitem__)]
-                predictions[i] = Prediction(label, tuple(row), task)
-        return [prediction for prediction in predictions if prediction is not None]
 
-    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """The bare model with these weights, and the tokenizer, as transformers loads them."""
-        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
-        self.tokenizer.save_pretrained(folder)
+        def work(chosen: list[int]) -> list[Prediction]:
+            batch = [examples[i] for i in chosen]
+            text_ND = self._encode(self._padded([example.text for example in batch])[0])
+            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), choices)
+
+        return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+
+    def _choices(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """(task, label) for all labels of these tasks."""
+        return [(name, label) for name in names for label in self._tasks[name].labels]
 
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
@@ -174,7 +166,7 @@ class Encoder:
         """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own.
 
         Args:
-            common_LD: `_common_labels(names)`, where it is known already.
+            common_LD: `_common_labels(names)`, if already computed.
         """
         if common_LD is None:
             common_LD = self._common_labels(names)
@@ -208,5 +200,5 @@ class Encoder:
 
     def _token_ids(self, text: str) -> list[int]:
         if text not in self._tokens:
-            self._tokens[text] = self.tokenizer(text, truncation=True, max_length=self.settings.max_length)["input_ids"]
+            self._tokens[text] = self._tokenised([text], self.settings.max_length)[0]
         return self._tokens[text]
