@@ -96,7 +96,7 @@ def test_spaces_before_the_answer_are_written_once(folder: Path) -> None:
 def test_ranking_is_scoring_every_label_alone(folder: Path, reduction: str) -> None:
     backbone = load(folder, double=True, label_score=reduction)
     prompts = [backbone._prompt(text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         packed = backbone._packed(prompts, completions)
         torch.testing.assert_close(packed, backbone._exhaustive(prompts, completions))
@@ -145,7 +145,7 @@ def test_a_sliding_window_shorter_than_a_text_is_ranked_exhaustively(folder: Pat
     tokenizer.save_pretrained(tmp_path)
     backbone = load(tmp_path, double=True)
     prompts = [backbone._prompt("a text longer than the window, " + text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         right = backbone._exhaustive(prompts, completions)
         assert torch.equal(backbone._scores(prompts, completions), right)
@@ -324,7 +324,7 @@ def test_an_input_may_bring_its_own_choices(folder: Path) -> None:
     assert backbone.tokenizer.decode(ids[0]) == "He fell, so it hurt<eos>"
     scores = backbone.scores(backbone.collate(task.test), None, "copa")
     for row, (text, _) in enumerate(pairs):
-        own = [backbone._completion_ids(choice) for choice in choices[text]]
+        own = [backbone.format.completion(choice) for choice in choices[text]]
         torch.testing.assert_close(scores[row : row + 1], backbone._packed([backbone._prompt(text)], own))
     lettered = Task(
         "lettered", pairs, test=pairs, labels={"A": "A", "B": "B"}, choices=choices, template="{text} A or B?"

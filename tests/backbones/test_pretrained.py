@@ -242,7 +242,7 @@ def test_gpt2_ranks_packed_too(tmp_path: Path) -> None:
     backbone.prepare([task])
     scores = backbone.scores(backbone.collate(task.train), None, "t")
     assert backbone._packs
-    completions = [backbone._completion_ids(text) for text in task.labels.values()]
+    completions = [backbone.format.completion(text) for text in task.labels.values()]
     prompts = [backbone._prompt(text) for text, _ in rows]
     torch.testing.assert_close(scores, backbone._exhaustive(prompts, completions))
 

@@ -94,7 +94,7 @@ def test_input_statistics_leave_out_padding_on_both_sides(folder: Path) -> None:
 def test_ranking_is_scoring_every_label_alone(folder: Path, reduction: str, attention: str) -> None:
     backbone = load(folder, double=True, label_score=reduction, attention=attention)
     prompts = [backbone._prompt(text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         packed = backbone._packed(prompts, completions)
         torch.testing.assert_close(packed, backbone._exhaustive(prompts, completions))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from perdure.ops.entrywise import l1_norm, small_share, weighted_squares
-from perdure.ops.precision import ValueAndGrads
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
+from perdure.ops.precision import ValueAndGrads
 
 
 def toy(offset: bool) -> Factors:

@@ -98,7 +98,6 @@ class Backbone(Protocol):
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Register tasks (label sets, cached tokens); called before anything else, and again for new tasks."""
-        ...
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Examples, possibly of several tasks, as one batch."""
@@ -110,7 +109,6 @@ class Backbone(Protocol):
 
     def features(self, batch: Batch) -> Any:
         """The forward pass over the inputs alone; input statistics are measured while it runs."""
-        ...
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Scores [N, labels] of the batch's inputs under the labels of `task`; reuses `outputs` if given."""
@@ -126,4 +124,3 @@ class Backbone(Protocol):
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
         """Write the bare model with these weights (and its tokenizer) in transformers' format."""
-        ...

@@ -43,10 +43,10 @@ class CausalLM(LanguageModel):
     """Any causal language model of transformers behind the `Backbone` protocol. Use `CausalLM.load`."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
-        super().__init__(model, tokenizer, settings)
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
+        prompt_format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
+        super().__init__(model, tokenizer, prompt_format, settings)
         self._loss_on = settings.loss_on
-        self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
         longest = settings.max_length + settings.max_new_tokens
         if (window := attention_window(model)) is not None and window < longest:
             if settings.ranking == "packed":
@@ -75,18 +75,6 @@ class CausalLM(LanguageModel):
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         extra = {"predicting": predicting, "answers": ids[targets]}
         return Batch(examples, inputs, int(targets.sum()), mask, extra=extra).to(model_device(self.model))
-
-    def _uncut_prompt_ids(self, text: str) -> list[int]:
-        return self.format.prompt(text)
-
-    def _completion_ids(self, text: str) -> list[int]:
-        return self.format.completion(text)
-
-    def _start_ids(self) -> list[int]:
-        return self.format.start()
-
-    def _text_ids(self, text: str) -> list[int]:
-        return self.format.plain(text)
 
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         return packed_scores(self.model, prompts, label_tree(completions), self.settings.label_score)

@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
-from perdure.backbones.device import autocast, chosen_device, model_device
+from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
-from perdure.backbones.pretrained import PretrainedBackbone, check_positions, check_whole
+from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
@@ -63,15 +63,12 @@ class Encoder(PretrainedBackbone):
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
         """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
+        base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
+        model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            folder = model_folder(settings.model)
-            model, info = AutoModel.from_pretrained(
-                folder, attn_implementation=settings.attention, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        check_whole(info, settings.model, "sentence encoder")
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
-        return cls(model.to(chosen_device(settings.device)), tokenizer, settings)
+        return cls(model, tokenizer, settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Register the tasks' labels; tokenise every text once.
@@ -115,7 +112,7 @@ class Encoder(PretrainedBackbone):
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
-        inputs, mask = self._padded([example.text for example in examples])
+        inputs = self._padded([example.text for example in examples])
         names = list(dict.fromkeys(example.task for example in examples))
         choices = self._choices(names)
         index = {choice: i for i, choice in enumerate(choices)}
@@ -124,7 +121,8 @@ class Encoder(PretrainedBackbone):
             "targets": torch.tensor([index[example.task, example.label] for example in examples]),
             "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
         }
-        return Batch(examples, inputs, len(examples), mask, extra=extra).to(model_device(self.model))
+        batch = Batch(examples, inputs, len(examples), inputs["attention_mask"].bool(), extra=extra)
+        return batch.to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each text against its own task's labels."""
@@ -151,7 +149,7 @@ class Encoder(PretrainedBackbone):
 
         def work(chosen: list[int]) -> list[Prediction]:
             batch = [examples[i] for i in chosen]
-            text_ND = self._encode(self._padded([example.text for example in batch])[0])
+            text_ND = self._encode(self._padded([example.text for example in batch]))
             return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), choices)
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
@@ -163,18 +161,14 @@ class Encoder(PretrainedBackbone):
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
     ) -> Tensor:
-        """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own.
-
-        Args:
-            common_LD: `_common_labels(names)`, if already computed.
-        """
+        """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own."""
         if common_LD is None:
             common_LD = self._common_labels(names)
         if common_LD is not None:
             return text_ND @ common_LD.T / self.settings.temperature
         rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
-        score_NU = text_ND @ self._encode(self._padded(list(index))[0]).T / self.settings.temperature
+        score_NU = text_ND @ self._encode(self._padded(list(index))).T / self.settings.temperature
         return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows], device=score_NU.device))
 
     def _common_labels(self, names: Sequence[str]) -> Tensor | None:
@@ -182,7 +176,7 @@ class Encoder(PretrainedBackbone):
         tasks = [self._tasks[name] for name in names]
         if any(task.choices for task in tasks):
             return None
-        return self._encode(self._padded([text for task in tasks for text in task.labels.values()])[0])
+        return self._encode(self._padded([text for task in tasks for text in task.labels.values()]))
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
         with autocast(self.model, self.precision):
@@ -191,12 +185,11 @@ class Encoder(PretrainedBackbone):
         mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
         return functional.normalize(mean_ND, dim=-1)
 
-    def _padded(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Model inputs padded to the longest of `texts`, and the mask of real positions."""
+    def _padded(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Model inputs padded to the longest of `texts`."""
         ids, mask = padded([self._token_ids(text) for text in texts], self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
         device = model_device(self.model)
-        mask = mask.to(device)
-        return {"input_ids": ids.to(device), "attention_mask": mask.long()}, mask
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device).long()}
 
     def _token_ids(self, text: str) -> list[int]:
         if text not in self._tokens:

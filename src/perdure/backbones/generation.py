@@ -20,10 +20,16 @@ def greedy(
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
     """
     encodes, device = model.config.is_encoder_decoder, model_device(model)
-    pad, stops = tokenizer.pad_token_id, stop_ids(model, tokenizer)
+    pad, given = tokenizer.pad_token_id, model.generation_config
     ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
-    given = model.generation_config
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "eos_token_id": stops}
+    stops = [tokenizer.eos_token_id]
+    if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
+        stops += [own] if isinstance(own, int) else own
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": pad,
+        "eos_token_id": [*dict.fromkeys(stops)],
+    }
     start = getattr(given, "decoder_start_token_id", None)
     if start is not None:
         options["decoder_start_token_id"] = start
@@ -37,10 +43,3 @@ def greedy(
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
         texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
     return texts
-
-
-def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end-of-sequence token and those the model itself names (chat models may have several)."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = [] if own is None else [own] if isinstance(own, int) else own
-    return list(dict.fromkeys([tokenizer.eos_token_id, *own]))  # pyright: ignore[reportReturnType]

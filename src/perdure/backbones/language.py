@@ -19,7 +19,7 @@ from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering
 from perdure.backbones.ranking import agree, at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import check_completion, cut_middle, in_batches
+from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat, cut_middle, in_batches
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
 
@@ -46,36 +46,28 @@ class LanguageSettings(ModelSettings):
 class LanguageModel(PretrainedBackbone, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`, which turn text into ids, batches and packed scores."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_format: PromptFormat | EncoderDecoderFormat,
+        settings: LanguageSettings,
+    ) -> None:
         super().__init__(model if settings.gradient_checkpointing else model.eval(), tokenizer)
         self.tokenizer = tokenizer
+        self.format = prompt_format
         self.settings = settings
         self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
         self._prompts: dict[str, list[int]] = {}
         self._completions: dict[str, list[int]] = {}
 
     @abstractmethod
-    def _uncut_prompt_ids(self, text: str) -> list[int]: ...
-
-    @abstractmethod
-    def _completion_ids(self, text: str) -> list[int]: ...
-
-    def _start_ids(self) -> list[int]:
-        """Ids before a text that is learnt as it is."""
-        return self._prompt_ids("")
-
-    def _text_ids(self, text: str) -> list[int]:
-        """Ids of a text that is learnt as it is, and its end."""
-        return self._completion_ids(text)
-
-    @abstractmethod
     def _batch(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()
     ) -> Batch:
-        """The forward pass that predicts the completions: `extra` has `predicting`, where (bool), and `answers`, which ids.
+        """The forward pass that predicts the completions, of `examples` if for training.
 
-        Args:
-            examples: for a training batch; empty to score the completions.
+        Its `extra` has `predicting` [N, length] bool, the positions before a target, and `answers`, the target ids.
         """
 
     @abstractmethod
@@ -94,7 +86,7 @@ class LanguageModel(PretrainedBackbone, ABC):
             self._check_labels(task)
             examples = (*task.train, *task.validation, *task.test)
             if task.learns_text:  # tokenised when needed; here only counted
-                self.truncated += sum(len(self._text_ids(e.text)) > self.settings.max_length for e in examples)
+                self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
                 continue
             for example in examples:
                 self._prompt(task.prompt(example.text))
@@ -122,7 +114,14 @@ class LanguageModel(PretrainedBackbone, ABC):
             self._fitting(text, f"Task '{task.name}': the choice {text[:40]!r}")
 
     def _fitting(self, text: str, what: str, cut: bool = False) -> list[int]:
-        return check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut)
+        """Ids of an answer that `max_new_tokens` allows; a cut one has no end, so that no false end is learnt."""
+        ids, limit = self.format.completion(text), self.settings.max_new_tokens
+        if len(ids) > limit and not cut:
+            raise DataError(
+                f"{what} has {len(ids)} tokens including its end; the limit is backbone.max_new_tokens = {limit}. "
+                "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
+            )
+        return ids[:limit]
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
@@ -235,7 +234,7 @@ class LanguageModel(PretrainedBackbone, ABC):
         for row, own in enumerate(texts):
             groups.setdefault(own, []).append(row)
         parts = [
-            self._scores([prompts[row] for row in rows], [self._completion_ids(text) for text in own])
+            self._scores([prompts[row] for row in rows], [self.format.completion(text) for text in own])
             for own, rows in groups.items()
         ]
         order = torch.tensor([row for rows in groups.values() for row in rows])
@@ -262,24 +261,21 @@ class LanguageModel(PretrainedBackbone, ABC):
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
         if task and task.learns_text:
-            return self._start_ids()
+            return self.format.start()
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
         if text not in self._prompts:
-            self._prompts[text] = self._prompt_ids(text)
+            ids = self.format.prompt(text)
+            self.truncated += len(ids) > self.settings.max_length
+            self._prompts[text] = cut_middle(ids, self.settings.max_length)
         return self._prompts[text]
-
-    def _prompt_ids(self, text: str) -> list[int]:
-        ids = self._uncut_prompt_ids(text)
-        self.truncated += len(ids) > self.settings.max_length
-        return cut_middle(ids, self.settings.max_length)
 
     def _completion(self, example: Example) -> list[int]:
         """Ids of the text behind the example's label, its end included; of the example's own text where that is learnt."""
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
-            return self._text_ids(example.text)[: self.settings.max_length]
+            return self.format.plain(example.text)[: self.settings.max_length]
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:

@@ -19,11 +19,7 @@ ADVICE = (
 
 
 def out_of_memory(error: BaseException, doing: str = "") -> TrainingError | None:
-    """The error to raise instead of `error` if memory ran out, else None.
-
-    Args:
-        doing: for the message, such as "training task 'bbc'".
-    """
+    """The error to raise instead of `error` if memory ran out while `doing` something, else None."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, (RuntimeError, OSError)) and any(sign in str(error).lower() for sign in SIGNS)
     ):

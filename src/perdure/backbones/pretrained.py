@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -101,12 +101,10 @@ class PretrainedBackbone:
 def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel:
     """The model that `settings` name, in eval mode (a pretrained model's dropout stays off; LoRA has its own).
 
-    Args:
-        auto: transformers' auto class, such as AutoModelForCausalLM.
-        kind: for messages, such as "causal language model".
+    `auto` is transformers' auto class, such as AutoModelForCausalLM; `kind` is what messages call such a model.
 
     Raises:
-        ConfigError: another kind of model, broken files, or quantisation that does not run here.
+        ConfigError: another kind of model, missing weights, broken files, or quantisation that does not run here.
         FetchError: gated, missing or unreachable on the hub.
         TrainingError: it does not fit in memory.
     """
@@ -118,34 +116,27 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         folder = model_folder(settings.model)
         dtype = getattr(torch, settings.dtype)
         model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    check_whole(info, settings.model, kind)
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # no backbone uses a pooler
+    if missing:
+        raise ConfigError(
+            f"'{settings.model}' is not a {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
+        )
     if settings.quantization == "none":
         model = model.to(device)
-    if settings.quantization == "4-bit":
-        keep_trainable(model)
+    # On a CPU with AVX512-BF16, bitsandbytes packs a 4-bit weight at the first answer into a form whose product has no
+    # gradient (0.50; PyTorch warns "no autograd kernel"), so layers below would then learn from wrong gradients.
+    for module in model.modules() if settings.quantization == "4-bit" else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
     if settings.gradient_checkpointing:
         enable_checkpointing(model, settings.model)
     return model
 
 
-def check_whole(info: Mapping[str, Any], name: str, kind: str) -> None:
-    """Check that every weight came from the files; `info` is transformers' report of the loading.
-
-    Raises:
-        ConfigError: some are missing and would be random.
-    """
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # no backbone uses a pooler
-    if missing:
-        raise ConfigError(
-            f"'{name}' is not a {kind}: it lacks {len(missing)} weights such as {missing[0]}, which would be random."
-        )
-
-
 def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> None:
     """Check that the model has `needed` positions. Computed ones (rotary, relative) never end; learnt ones are a table.
 
-    Args:
-        settings: the keys of the configuration that need them.
+    `settings` names the keys of the configuration that need them.
 
     Raises:
         ConfigError: the table of positions is shorter.
@@ -160,17 +151,6 @@ def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> 
                 f"{settings} = {needed} is more than the {positions} positions '{name}' has ({path}). Lower it, "
                 "or choose another model."
             )
-
-
-def keep_trainable(model: nn.Module) -> None:
-    """Keep answering from changing how a 4-bit model is trained afterwards.
-
-    On a CPU with AVX512-BF16, bitsandbytes packs a layer's weight at the first answer into a form whose product has no
-    gradient (0.50; PyTorch warns "no autograd kernel", and layers below learn from wrong gradients). This switches it off.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

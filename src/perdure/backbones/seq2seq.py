@@ -19,7 +19,7 @@ from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, label_chains, logits_at, tree_scores
-from perdure.backbones.tokens import padded
+from perdure.backbones.tokens import EncoderDecoderFormat, padded
 from perdure.errors import ConfigError
 from perdure.tasks.task import Example
 
@@ -35,7 +35,7 @@ class Seq2SeqLM(LanguageModel):
     """A T5-like model of transformers behind the `Backbone` protocol. Use `Seq2SeqLM.load`."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Seq2SeqSettings) -> None:
-        super().__init__(model, tokenizer, settings)
+        super().__init__(model, tokenizer, EncoderDecoderFormat(tokenizer), settings)
         start = getattr(model.config, "decoder_start_token_id", None)
         if start is None:
             raise ConfigError(
@@ -69,14 +69,6 @@ class Seq2SeqLM(LanguageModel):
         fed[:, 0] = self.start
         extra = {"predicting": wanted, "answers": targets[wanted]}
         return Batch(examples, encoder | {"decoder_input_ids": fed}, int(wanted.sum()), mask, wanted, extra)
-
-    def _uncut_prompt_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
-
-    def _completion_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text_target=text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-        end = self.tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, end]  # pyright: ignore[reportReturnType]
 
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         chains = label_chains(completions, self.start)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import string
 import unicodedata
@@ -56,11 +57,10 @@ def rouge_l(_text: str, answer: str, references: Sequence[str]) -> float:
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenizers import DefaultTokenizer
-    except ImportError as error:
-        raise _missing("rouge-l", "rouge-score") from error
+    _require("rouge-score", "rouge-l")
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
     scorer = RougeScorer(["rougeL"], tokenizer=_AnyScript(DefaultTokenizer(use_stemmer=True).tokenize))
     return max(scorer.score(one, answer)["rougeL"].fmeasure for one in references)
 
@@ -89,10 +89,9 @@ def edit_similarity(_text: str, answer: str, references: Sequence[str]) -> float
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        from rapidfuzz import fuzz
-    except ImportError as error:
-        raise _missing("edit-similarity", "rapidfuzz") from error
+    _require("rapidfuzz", "edit-similarity")
+    from rapidfuzz import fuzz
+
     return max(fuzz.ratio(with_literals(answer), with_literals(one)) / 100 for one in references)
 
 
@@ -156,8 +155,13 @@ def _f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _missing(metric: str, package: str) -> ConfigError:
-    return ConfigError(f"The metric '{metric}' needs the package {package}: pip install {package} (or perdure[text]).")
+def _require(package: str, metric: str) -> None:
+    try:
+        importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise ConfigError(
+            f"The metric '{metric}' needs the package {package}: pip install {package} (or perdure[text])."
+        ) from error
 
 
 TEXT_METRICS: dict[str, TextMetric] = {

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from perdure.errors import ConfigError, DataError
+from perdure.errors import ConfigError
 
 Result = TypeVar("Result")
 
@@ -132,17 +132,24 @@ class PromptFormat:
         return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
 
 
-def check_completion(ids: Sequence[int], limit: int, what: str, cut: bool) -> list[int]:
-    """`ids`, cut to `limit` if `cut` (so a cut answer's end is not learnt as an end).
+@dataclass(frozen=True, eq=False)
+class EncoderDecoderFormat:
+    """How an encoder-decoder is prompted: the same four functions, with the tokenizer's own special tokens."""
 
-    Raises:
-        DataError: too long and not `cut`; `what` names the text.
-    """
-    if len(ids) <= limit:
-        return list(ids)
-    if not cut:
-        raise DataError(
-            f"{what} has {len(ids)} tokens including its end; the limit is backbone.max_new_tokens = {limit}. "
-            "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
-        )
-    return list(ids[:limit])
+    tokenizer: PreTrainedTokenizerBase
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids for the encoder."""
+        return self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    def completion(self, text: str) -> list[int]:
+        """Ids for the decoder, and the end-of-sequence token."""
+        ids: list[int] = self.tokenizer(text_target=text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        end = self.tokenizer.eos_token_id
+        return ids if ids and ids[-1] == end else [*ids, end]  # pyright: ignore[reportReturnType]
+
+    plain = completion
+
+    def start(self) -> list[int]:
+        """What the encoder reads before a text without a prompt."""
+        return self.prompt("")

@@ -28,13 +28,7 @@ from transformers import AutoModel, PreTrainedModel
 from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
-from perdure.backbones.pretrained import (
-    ModelSettings,
-    PretrainedBackbone,
-    answering,
-    load_image_processor,
-    load_model,
-)
+from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task, without_labels
 

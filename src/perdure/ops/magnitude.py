@@ -57,10 +57,12 @@ def _bracket(deltas: Collection[Delta], sizes: list[int], keep: int, width: floa
     total = sum(sizes)
     if total <= 4 * SAMPLE or math.isinf(width):
         return -1.0, math.inf
-    sample = torch.cat(
-        [_sample(delta, max(1, SAMPLE * size // total)) for delta, size in zip(deltas, sizes, strict=True)]
-    )
-    ordered = sample.sort(descending=True).values
+    sample = []
+    for delta, size in zip(deltas, sizes, strict=True):
+        generator, shape = torch.Generator().manual_seed(0), (max(1, SAMPLE * size // total),)
+        places = (torch.randint(side, shape, generator=generator) for side in delta.shape)
+        sample.append(entries(delta, *places).abs())
+    ordered = torch.cat(sample).sort(descending=True).values
     share = keep / total
     margin = width * math.sqrt(share * (1 - share) * ordered.numel()) + 1
     place = share * ordered.numel()
@@ -68,14 +70,6 @@ def _bracket(deltas: Collection[Delta], sizes: list[int], keep: int, width: floa
     high = float(ordered[first]) if first >= 0 else math.inf
     low = float(ordered[last]) if last < ordered.numel() else -1.0
     return low, high
-
-
-def _sample(delta: Delta, count: int) -> Tensor:
-    """|entry| [count] at random positions; the seed is fixed, the threshold does not depend on it."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(delta.shape[0], (count,), generator=generator)
-    columns = torch.randint(delta.shape[1], (count,), generator=generator)
-    return entries(delta, rows, columns).abs()
 
 
 def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor]:

@@ -14,13 +14,10 @@ def randomized_svd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The leading singular triplets: U [O, R], S [R] descending, Vh [R, I] with R = min(rank, O, I).
 
-    The same generator state gives the same bits; signs are fixed, so equal inputs give equal factors on every machine up to
-    rounding.
+    Computed in the matrix's dtype (fp32 or wider). The same generator state gives the same bits; signs are fixed, so equal
+    inputs give equal factors on every machine up to rounding.
 
     Args:
-        matrix_OI: any matrix; computed in its own dtype (fp32 or wider).
-        rank: how many triplets.
-        generator: source of the random projection.
         width: sketch width Q; default min(4 rank, O, I), as in LoRA-GA and SLICE.
         iterations: subspace iterations; each reads the matrix twice.
     """

@@ -67,12 +67,8 @@ def combine(c: Tensor, r: Tensor, coefficients: Coefficients) -> Tensor:
 def pcgrad(gram: Gram, strength: float = 1.0, tau: float = 0.0) -> Coefficients:
     """Remove the part of c that conflicts with r: gamma = relu(-<c, r>) / ||r||^2, result c + strength gamma r.
 
-    With `strength` = 1 and `tau` = 0 the result is orthogonal to r if they conflicted; this is also A-GEM's projection.
-
-    Args:
-        gram: inner products.
-        strength: 1 removes the conflict, less leaves part of it (SLICE uses .5, .75, 1).
-        tau: fires only if the cosine is below it.
+    With `strength` = 1 and `tau` = 0 the result is orthogonal to r if they conflicted; this is also A-GEM's projection. A
+    smaller strength leaves part of the conflict (SLICE uses .5, .75, 1). It fires only if the cosine is below `tau`.
     """
     if gram.cosine >= tau or gram.cr >= 0 or gram.rr == 0:
         return UNCHANGED
@@ -84,10 +80,8 @@ def gradvac(gram: Gram, target: float, tau: float = math.inf) -> Coefficients:
 
         lambda = ||c|| (phi sqrt(1 - cos^2) - cos sqrt(1 - phi^2)) / (||r|| sqrt(1 - phi^2)),   phi = target
 
-    Args:
-        gram: inner products.
-        target: phi, the desired cosine, in (-1, 1): the caller's moving average, see `moved_target`.
-        tau: fires only if the cosine is below both.
+    `target` is the desired cosine, in (-1, 1): the caller's moving average, see `moved_target`. It fires only if the cosine
+    is below both `target` and `tau`.
     """
     cosine = gram.cosine
     if cosine >= min(tau, target) or gram.rr == 0 or gram.cc == 0:
@@ -107,10 +101,7 @@ def cagrad(gram: Gram, radius: float = 0.5) -> Coefficients:
 
     Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= reach, reach = radius ||g0||: with g_w = w c + (1 - w) r, find w in
     [0, 1] that minimises <g_w, g0> + reach ||g_w||, which is convex; then d = g0 + reach g_w / ||g_w||.
-
-    Args:
-        gram: inner products.
-        radius: relative to ||g0||, in [0, 1); 0 gives the mean of both gradients.
+    `radius` is in [0, 1); 0 gives the mean of both gradients.
     """
     reach = radius * gram.length((0.5, 0.5))
 

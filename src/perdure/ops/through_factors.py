@@ -44,10 +44,7 @@ def through_factors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's sum over all rows (scalar, float64), and the gradients of A [R, I] and B [O, R].
 
-    Args:
-        factors: detached, float32 or float64.
-        tile: rows per tile; None chooses by width.
-        scratch: memory to reuse; allocated if not given.
+    `factors` are detached, in float32 or float64; `tile` is the number of rows per tile, by default chosen by width.
     """
     delta, A, B = factors.update(), factors.A, factors.B
     ranges = list(row_tiles(factors.shape, tile))
