@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from perdure.tasks.task import Example, Task
@@ -36,10 +37,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
-        inputs, mask, decoder_mask, extra = tree_map_only(
-            Tensor, lambda tensor: tensor.to(device), (self.inputs, self.mask, self.decoder_mask, self.extra)
-        )
-        return Batch(self.examples, inputs, self.count, mask, decoder_mask, extra)
+        return Batch(**tree_map_only(Tensor, lambda tensor: tensor.to(device), vars(self)))
 
     def real(self, inputs: Tensor) -> Tensor:
         """A module's inputs [n, length, I] at real positions, [positions, I]; all of them if no mask has that length."""
@@ -73,8 +71,24 @@ class Prediction:
 
 def most_probable(probability_NC: Tensor, classes: Sequence[tuple[str, str]]) -> list[Prediction]:
     """For each row the most probable of the `classes` (task, label); the first of equals."""
-    rows = zip(probability_NC.argmax(dim=1).tolist(), probability_NC.tolist(), strict=True)
-    return [Prediction(classes[best][1], tuple(row), classes[best][0]) for best, row in rows]
+    chosen = [classes[best] for best in probability_NC.argmax(dim=1).tolist()]
+    return [
+        Prediction(label, tuple(row), task) for (task, label), row in zip(chosen, probability_NC.tolist(), strict=True)
+    ]
+
+
+def class_targets(examples: Sequence[Example], classes: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """`targets` [N], each example's place among the `classes` (task, label), and `allowed` [N, C], those of its task."""
+    index = {each: i for i, each in enumerate(classes)}
+    return {
+        "targets": torch.tensor([index[example.task, example.label] for example in examples]),
+        "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
+    }
+
+
+def class_loss(score_NC: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of each example against its own task's classes; `batch.extra` has `class_targets`."""
+    return functional.cross_entropy(score_NC.masked_fill(~batch.extra["allowed"], -torch.inf), batch.extra["targets"])
 
 
 class Backbone(Protocol):

@@ -43,9 +43,9 @@ class CausalLM(LanguageModel):
     """Any causal language model of transformers behind the `Backbone` protocol. Use `CausalLM.load`."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
+        super().__init__(model, tokenizer, settings)
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
-        prompt_format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
-        super().__init__(model, tokenizer, prompt_format, settings)
+        self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
         if (window := attention_window(model)) is not None and window < longest:

@@ -50,9 +50,8 @@ def choose_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16
     """`wanted`; for 'auto' bf16 if `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU)."""
     if wanted in ("fp32", "bf16"):
         return wanted  # pyright: ignore[reportReturnType]
-    rows, inner, columns = (
-        (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)
-    )  # a GPU only pays off at that size
+    # a GPU only shows its speed on large products
+    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
@@ -114,23 +114,14 @@ class Encoder(PretrainedBackbone):
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
         inputs = self._padded([example.text for example in examples])
         names = list(dict.fromkeys(example.task for example in examples))
-        choices = self._choices(names)
-        index = {choice: i for i, choice in enumerate(choices)}
-        extra = {
-            "names": names,
-            "targets": torch.tensor([index[example.task, example.label] for example in examples]),
-            "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
-        }
+        extra = {"names": names, **class_targets(examples, self._classes(names))}
         batch = Batch(examples, inputs, len(examples), inputs["attention_mask"].bool(), extra=extra)
         return batch.to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each text against its own task's labels."""
         text_ND = self.features(batch)
-        score_NL = self._match(text_ND, batch.examples, batch.extra["names"])
-        if batch.extra["allowed"] is not None:
-            score_NL = score_NL.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(functional.cross_entropy(score_NL, batch.extra["targets"]), text_ND)
+        return Outputs(class_loss(self._match(text_ND, batch.examples, batch.extra["names"]), batch), text_ND)
 
     def features(self, batch: Batch) -> Tensor:
         """Normalised mean-pooled embeddings of the texts, [N, D] in fp32."""
@@ -144,19 +135,15 @@ class Encoder(PretrainedBackbone):
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
-        choices = self._choices(labels)
+        classes = self._classes(labels)
         common_LD = self._common_labels(labels)
 
         def work(chosen: list[int]) -> list[Prediction]:
             batch = [examples[i] for i in chosen]
             text_ND = self._encode(self._padded([example.text for example in batch]))
-            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), choices)
+            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), classes)
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
-
-    def _choices(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        """(task, label) for all labels of these tasks."""
-        return [(name, label) for name in names for label in self._tasks[name].labels]
 
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None

@@ -25,15 +25,14 @@ def greedy(
     stops = [tokenizer.eos_token_id]
     if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
         stops += [own] if isinstance(own, int) else own
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "pad_token_id": pad,
-        "eos_token_id": [*dict.fromkeys(stops)],
-    }
-    start = getattr(given, "decoder_start_token_id", None)
-    if start is not None:
-        options["decoder_start_token_id"] = start
-    model.generation_config = GenerationConfig(do_sample=False, num_beams=1, **options)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=[*dict.fromkeys(stops)],
+        decoder_start_token_id=getattr(given, "decoder_start_token_id", None),
+    )
     try:
         written = model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device))
     finally:

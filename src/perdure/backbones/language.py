@@ -44,18 +44,13 @@ class LanguageSettings(ModelSettings):
 
 
 class LanguageModel(PretrainedBackbone, ABC):
-    """The shared half of `CausalLM` and `Seq2SeqLM`, which turn text into ids, batches and packed scores."""
+    """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompt_format: PromptFormat | EncoderDecoderFormat,
-        settings: LanguageSettings,
-    ) -> None:
+    format: PromptFormat | EncoderDecoderFormat
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model if settings.gradient_checkpointing else model.eval(), tokenizer)
         self.tokenizer = tokenizer
-        self.format = prompt_format
         self.settings = settings
         self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
         self._prompts: dict[str, list[int]] = {}

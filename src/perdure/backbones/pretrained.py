@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -85,12 +85,12 @@ class PretrainedBackbone:
 
     @property
     def default_targets(self) -> tuple[str, ...]:
-        """The query and value projections.
-
-        Raises:
-            ConfigError: their names are not known.
-        """
+        """The query and value projections; ConfigError if their names are not known."""
         return query_value_targets(self.model)
+
+    def _classes(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """(task, label) for all labels of these tasks."""
+        return tuple((name, label) for name in names for label in self._tasks[name].labels)
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
         """Write the bare model with these weights, and its tokenizer or image processor, in transformers' format."""

@@ -12,7 +12,7 @@ order of sums. Inside attention as one kernel (SDPA) the probabilities are not r
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -44,19 +44,13 @@ def has_fast_bf16() -> bool:
 class RoundedProducts(TorchFunctionMode):
     """Under autocast to bf16 on a CPU, compute products as in the module's docstring."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        named: dict[str, Any] = dict(kwargs or {})
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func not in PRODUCTS or not torch.is_autocast_enabled("cpu"):
-            return func(*args, **named)
+            return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            args, named = tree_map_only(Tensor, _rounded, (args, named))
-            product = func(*args, **named)
+            args, kwargs = tree_map_only(Tensor, _rounded, (args, kwargs))
+            product = func(*args, **kwargs)
         return product.to(torch.bfloat16) if product.dtype == torch.float32 else product
 
 

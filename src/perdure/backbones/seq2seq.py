@@ -35,7 +35,8 @@ class Seq2SeqLM(LanguageModel):
     """A T5-like model of transformers behind the `Backbone` protocol. Use `Seq2SeqLM.load`."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Seq2SeqSettings) -> None:
-        super().__init__(model, tokenizer, EncoderDecoderFormat(tokenizer), settings)
+        super().__init__(model, tokenizer, settings)
+        self.format = EncoderDecoderFormat(tokenizer)
         start = getattr(model.config, "decoder_start_token_id", None)
         if start is None:
             raise ConfigError(
@@ -59,32 +60,30 @@ class Seq2SeqLM(LanguageModel):
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()
     ) -> Batch:
         """See `LanguageModel`. In a training batch encoder and decoder differ in length: it tells whose input a module has."""
-        encoder, mask = self._encoder_inputs(prompts)
+        ids, mask = self._padded(prompts)
         targets, wanted = self._padded(completions)
         if examples and mask.shape[1] == wanted.shape[1]:
-            ids = functional.pad(encoder["input_ids"], (0, 1), value=self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+            ids = functional.pad(ids, (0, 1), value=self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
             mask = functional.pad(mask, (0, 1), value=False)
-            encoder = {"input_ids": ids, "attention_mask": mask.long()}
         fed = targets.roll(1, dims=1)
         fed[:, 0] = self.start
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), "decoder_input_ids": fed}
         extra = {"predicting": wanted, "answers": targets[wanted]}
-        return Batch(examples, encoder | {"decoder_input_ids": fed}, int(wanted.sum()), mask, wanted, extra)
+        return Batch(examples, inputs, int(wanted.sum()), mask, wanted, extra)
 
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         chains = label_chains(completions, self.start)
         n, s = len(prompts), len(chains.tokens)
+        ids, mask = self._padded(prompts)
         logits = logits_at(
             self.model,
             torch.ones(n, s, dtype=torch.bool),
+            input_ids=ids,
+            attention_mask=mask.long(),
             decoder_input_ids=chains.tokens.to(model_device(self.model)).expand(n, s),
             decoder_attention_mask=additive_mask(self.model, chains.sees).expand(n, 1, s, s),
-            **self._encoder_inputs(prompts)[0],
         )
         return tree_scores(logits.view(n, s, -1), chains, self.settings.label_score)
-
-    def _encoder_inputs(self, prompts: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
-        ids, mask = self._padded(prompts)
-        return {"input_ids": ids, "attention_mask": mask.long()}, mask
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and the mask of real positions, on the model's device."""

@@ -12,7 +12,8 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 from perdure.errors import ConfigError
 
@@ -49,7 +50,7 @@ def first_character(_text: str, answer: str, references: Sequence[str]) -> float
 
 
 def rouge_l(_text: str, answer: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 with Porter stemming, by the package rouge-score; over words of any script (`_AnyScript`).
+    """ROUGE-L F1 with Porter stemming, by the package rouge-score; over words of any script.
 
     Source: Lin 2004; F1 with stemming and the best of several references as in Super-NaturalInstructions' evaluation
     (arXiv 2204.07705).
@@ -61,24 +62,19 @@ def rouge_l(_text: str, answer: str, references: Sequence[str]) -> float:
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(["rougeL"], tokenizer=_AnyScript(DefaultTokenizer(use_stemmer=True).tokenize))
+    tokenize = partial(_any_script_words, ascii_words=DefaultTokenizer(use_stemmer=True).tokenize)
+    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
     return max(scorer.score(one, answer)["rougeL"].fmeasure for one in references)
 
 
-@dataclass(frozen=True)
-class _AnyScript:
-    """A tokenizer for rouge-score, whose default drops all but a-z and 0-9; a Chinese character is a word.
+def _any_script_words(text: str, ascii_words: Callable[[str], list[str]]) -> list[str]:
+    """Words of any script: rouge-score's `ascii_words` drops all but a-z and 0-9. A Chinese character is a word.
 
-    Args:
-        ascii_words: rouge-score's default, which stems the ASCII words: ASCII texts score as published.
+    ASCII words still go through `ascii_words`, which stems them, so that ASCII texts score as published.
     """
-
-    ascii_words: Callable[[str], list[str]]
-
-    def tokenize(self, text: str) -> list[str]:
-        spaced = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
-        words = _ONE_CHARACTER_WORD.sub(r" \1 ", spaced).split()
-        return [part for word in words for part in (self.ascii_words(word) if word.isascii() else [word])]
+    spaced = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
+    words = _ONE_CHARACTER_WORD.sub(r" \1 ", spaced).split()
+    return [part for word in words for part in (ascii_words(word) if word.isascii() else [word])]
 
 
 def edit_similarity(_text: str, answer: str, references: Sequence[str]) -> float:

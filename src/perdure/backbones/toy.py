@@ -12,9 +12,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss
 from perdure.tasks.task import Example, Task
 
 INPUTS, HIDDEN, UNITS = 12, 10, 8
@@ -60,8 +59,7 @@ class Toy:
 
     def forward(self, batch: Batch) -> Outputs:
         logits = self.features(batch)
-        own = logits.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(cross_entropy(own, batch.extra["targets"]), logits)
+        return Outputs(class_loss(logits, batch), logits)
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         logits = self.features(batch) if outputs is None else outputs.features

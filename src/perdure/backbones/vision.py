@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
@@ -147,13 +147,7 @@ class Vision(PretrainedBackbone):
         """Pixels, and each image's class among those of all tasks in the batch."""
         present = {example.task for example in examples}
         names = tuple(name for name in self._tasks if name in present)  # in one order, so that equal sets share a head
-        classes = self._classes(names)
-        index = {each: i for i, each in enumerate(classes)}
-        extra = {
-            "names": names,
-            "targets": torch.tensor([index[example.task, example.label] for example in examples]),
-            "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
-        }
+        extra = {"names": names, **class_targets(examples, self._classes(names))}
         batch = Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), extra=extra)
         return batch.to(model_device(self.model))
 
@@ -161,8 +155,7 @@ class Vision(PretrainedBackbone):
         """Mean cross-entropy of each image against its own task's classes, on the pretrained means (or head)."""
         feature_ND = self.features(batch)
         score_NC = self._head(batch.extra["names"]).scores(feature_ND, self.settings.temperature)
-        score_NC = score_NC.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(functional.cross_entropy(score_NC, batch.extra["targets"]), feature_ND)
+        return Outputs(class_loss(score_NC, batch), feature_ND)
 
     def features(self, batch: Batch) -> Tensor:
         """Pooled features of the images, [N, D] in fp32."""
@@ -241,9 +234,6 @@ class Vision(PretrainedBackbone):
 
     def _pixels(self, examples: Sequence[Example]) -> Tensor:
         return pixels([example.text for example in examples], self.processor).to(model_device(self.model))
-
-    def _classes(self, names: Iterable[str]) -> tuple[Class, ...]:
-        return tuple((name, label) for name in names for label in self._tasks[name].labels)
 
 
 def tokens_before_patches(model: PreTrainedModel) -> int:

@@ -1,7 +1,6 @@
 """A module's update, low rank as long as that is smaller than dense.
 
 Legend: O output features, I input features, K rank (of one adapter, or of several stacked).
-
 A `Delta` is a `LowRank` or the dense tensor [O, I]; an `Update` maps module names to deltas. All functions are pure.
 """
 

@@ -25,12 +25,12 @@ SAMPLE = 1 << 17
 def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
     """The k-th largest |entry| over all `deltas` together, k = max(1, floor(density * number of entries)).
 
-    It is 0 for density 1 or no entries.
+    Keeping |entry| >= threshold keeps k entries (more on exact ties). The threshold is 0 for density 1 or no entries.
 
     Args:
         deltas: one module's update, or all modules of an update (the scope "model" of TIES). May read them again in
             every pass: only one is held at a time.
-        density: share of entries to keep, in (0, 1]; keeping |entry| >= threshold keeps k of them (more on exact ties).
+        density: share of entries to keep, in (0, 1].
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is a share in (0, 1], got {density}")
@@ -79,7 +79,11 @@ def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tu
 
     def look(magnitudes: Tensor, mask: Tensor) -> None:
         above.append(int(torch.gt(magnitudes, high, out=mask).sum()))  # in fp32: exact up to 2^24 per tile
-        inside.append(_between(magnitudes, low, high))
+        if magnitudes.device.type == "cpu":  # numpy selects a few of many five times faster than torch
+            array = magnitudes.numpy()
+            inside.append(torch.from_numpy(array[np.flatnonzero((array > low) & (array <= high))]))
+        else:
+            inside.append(magnitudes[(magnitudes > low) & (magnitudes <= high)])
 
     _over_magnitudes(deltas, look)
     return sum(above), torch.cat(inside)
@@ -104,11 +108,3 @@ def _over_magnitudes(deltas: Collection[Delta], look: Callable[[Tensor, Tensor],
             look(magnitudes.view(-1), arena.like(magnitudes).view(-1))
 
         over_rows((delta.shape[0], delta.shape[1]), work)
-
-
-def _between(values: Tensor, low: float, high: float) -> Tensor:
-    """The values in (low, high], a small part."""
-    if values.device.type != "cpu":
-        return values[(values > low) & (values <= high)]
-    array = values.numpy()  # on a CPU numpy selects a few of many five times faster than torch
-    return torch.from_numpy(array[np.flatnonzero((array > low) & (array <= high))])

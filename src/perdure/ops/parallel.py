@@ -47,10 +47,7 @@ def over_rows(shape: tuple[int, int], work: Callable[[int, int, Arena], None]) -
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """Keep the operations in this block on one core: for thin factors, synchronising cores costs more than computing.
-
-    On a busy machine it costs several times as much.
-    """
+    """Keep operations on one core: for thin factors, synchronising cores costs more than computing, most on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

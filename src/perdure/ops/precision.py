@@ -1,4 +1,4 @@
-"""Penalties are computed in fp32 or float64 for any storage dtype; gradients are returned in the adapter's dtype."""
+"""Penalties are computed in fp32 or float64 whatever the adapter's dtype; gradients are returned in that dtype."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Parts of one module's dense update [O, I]: positions by magnitude or by sign agreement; its signs or magnitudes alone.
-
-Legend: O output features, I input features.
-"""
+"""Parts of one module's dense update [O output, I input]: positions by magnitude or sign; its signs or magnitudes alone."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ class CountSketch:
         The hash is drawn on the tensor's device: sketches from different kinds of devices cannot be compared.
         """
         flat = tensor.detach().reshape(-1).float()
-        generator = torch.Generator(flat.device).manual_seed(self._name_seed(name))
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        generator = torch.Generator(flat.device).manual_seed(int.from_bytes(digest[:7], "big"))
         signed = flat.new_zeros(2 * self.buckets)  # one half per sign: cheaper than multiplying by signs
         for start in range(0, flat.numel(), CHUNK):
             part = flat[start : start + CHUNK]
@@ -57,9 +58,6 @@ class CountSketch:
     def standard_error(self, cosine: float = 0.0) -> float:
         """Upper bound on the standard error of a cosine between two sketches."""
         return math.sqrt((1 + cosine**2) / self.buckets)
-
-    def _name_seed(self, name: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:7], "big")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +80,8 @@ class TestMatrices:
         out_features, in_features = shape
         width = min(width, *shape)
         core_out, core_in = min(2 * width + 1, out_features), min(2 * width + 1, in_features)
-
         shapes = (in_features, width), (width, out_features), (core_out, out_features), (core_in, in_features)
-        return cls(*(torch.randn(shape, generator=generator) for shape in shapes))
+        return cls(*(torch.randn(size, generator=generator) for size in shapes))
 
     def to(self, device: torch.device) -> TestMatrices:
         """The matrices on `device`; they are drawn on the CPU, so that all kinds of devices have the same ones."""
@@ -141,5 +138,4 @@ def error_factor(width: int, rank: int) -> float:
 
     Gamma = (S - 1) / (S - Q - 1) * (Q + rank - 1) / (Q - rank - 1) with Q = width, S = 2 Q + 1: about 2 (Q + rank) / (Q - rank).
     """
-    core = 2 * width + 1
-    return (core - 1) / (core - width - 1) * (width + rank - 1) / (width - rank - 1)
+    return 2 * (width + rank - 1) / (width - rank - 1)

@@ -28,7 +28,7 @@ def working_dtype(delta: Delta) -> torch.dtype:
 
 
 class Arena:
-    """Memory for the temporaries of one tile after another; `reset` makes all of it available again.
+    """Memory for the temporaries of one tile after another.
 
     A tile's temporaries are a few MB each and live for microseconds. The system would clear fresh pages for each, which in
     several threads costs five times the computation, and small results between them would fragment the memory.

@@ -69,14 +69,11 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
         "layernorm.weight": (d,),
         "layernorm.bias": (d,),
     }
-    for i in range(LAYERS):
-        for name, out, into in (
-            *((f"attention.attention.{part}", d, d) for part in ("query", "key", "value")),
-            ("attention.output.dense", d, d),
-            ("mlp.fc1", inner, d),
-            ("mlp.fc2", d, inner),
-        ):
-            shapes |= {f"encoder.layer.{i}.{name}.weight": (out, into), f"encoder.layer.{i}.{name}.bias": (out,)}
-        vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
-        shapes |= {f"encoder.layer.{i}.{v}": (d,) for v in (*vectors, "layer_scale1.lambda1", "layer_scale2.lambda1")}
+    attention = (*(f"attention.attention.{part}" for part in ("query", "key", "value")), "attention.output.dense")
+    linear = {**dict.fromkeys(attention, (d, d)), "mlp.fc1": (inner, d), "mlp.fc2": (d, inner)}
+    norms = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1", "layer_scale2.lambda1")
+    for layer in (f"encoder.layer.{i}." for i in range(LAYERS)):
+        shapes |= {layer + name: (d,) for name in norms}
+        for name, (out, into) in linear.items():
+            shapes |= {f"{layer}{name}.weight": (out, into), f"{layer}{name}.bias": (out,)}
     return shapes
