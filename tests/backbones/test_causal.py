@@ -267,7 +267,7 @@ def test_bf16_is_near_fp32(folder: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_checkpointing_changes_memory_not_gradients(folder: Path, precision: Any, monkeypatch) -> None:
-    monkeypatch.setattr(rounded, "has_fast_bf16", lambda: False)  # products are then ours, where they are made anew too
+    monkeypatch.setattr(rounded, "has_fast_bf16", lambda: False)  # products are then ours, also in recomputation
     plain, recomputing = load(folder), load(folder, gradient_checkpointing=True)
     weight = "model.layers.0.self_attn.q_proj.weight"
     grads = []

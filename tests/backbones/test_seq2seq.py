@@ -1,4 +1,4 @@
-"""Encoder-decoders, on a small randomly initialised T5: no package of the index holds a pretrained one."""
+"""Encoder-decoders, on a small randomly initialised T5: no package on the index holds a pretrained one."""
 
 from __future__ import annotations
 
