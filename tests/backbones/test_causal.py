@@ -19,7 +19,7 @@ from transformers import (
 
 from perdure.backbones import rounded
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.backbones.ranking import attention_window, exhaustive_scores
+from perdure.backbones.ranking import attention_window
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 from tests.backbones.precisions import check_bf16
@@ -96,7 +96,7 @@ def test_spaces_before_the_answer_are_written_once(folder: Path) -> None:
 def test_ranking_is_scoring_every_label_alone(folder: Path, reduction: str) -> None:
     backbone = load(folder, double=True, label_score=reduction)
     prompts = [backbone._prompt(text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         packed = backbone._packed(prompts, completions)
         torch.testing.assert_close(packed, backbone._exhaustive(prompts, completions))
@@ -116,11 +116,7 @@ def test_scores_of_all_possible_answers_sum_to_one(folder: Path) -> None:
     with torch.no_grad():
         ended = backbone._packed(prompts, [[end]]).exp().item()
         vocabulary = range(len(backbone.tokenizer))
-        begun = sum(
-            exhaustive_scores(backbone._log_likelihood, prompts, [[token]]).exp().item()
-            for token in vocabulary
-            if token != end
-        )
+        begun = sum(backbone._exhaustive(prompts, [[token]]).exp().item() for token in vocabulary if token != end)
     assert ended + begun == pytest.approx(1.0)
 
 
@@ -149,10 +145,10 @@ def test_a_sliding_window_shorter_than_a_text_is_ranked_exhaustively(folder: Pat
     tokenizer.save_pretrained(tmp_path)
     backbone = load(tmp_path, double=True)
     prompts = [backbone._prompt("a text longer than the window, " + text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         right = backbone._exhaustive(prompts, completions)
-        assert torch.equal(backbone._scores_of(prompts, completions), right)
+        assert torch.equal(backbone._scores(prompts, completions), right)
         assert not torch.allclose(backbone._packed(prompts, completions), right)
     with pytest.raises(ConfigError, match=r"window of 30 tokens \(backbone\.max_length \+ max_new_tokens = 276\)"):
         load(tmp_path, ranking="packed")
@@ -239,7 +235,7 @@ def test_a_chat_model_is_asked_through_its_template_and_only_the_answer_is_learn
     batch = backbone.collate([FEELING.train[0]])
     whole = backbone.tokenizer.decode(batch.inputs["input_ids"][0])
     assert whole == "<|system|>Be brief.<eos><|user|>a good day\nFeeling:<eos><|assistant|>good<eos>"
-    targets = batch.inputs["input_ids"][batch.extra["targets"]]
+    targets = batch.extra["answers"]
     assert backbone.tokenizer.decode(targets) == "good<eos>"
 
 
@@ -271,7 +267,7 @@ def test_bf16_is_near_fp32(folder: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_checkpointing_changes_memory_not_gradients(folder: Path, precision: Any, monkeypatch) -> None:
-    monkeypatch.setattr(rounded, "has_fast_bf16", lambda: False)  # products are then ours, where they are made anew too
+    monkeypatch.setattr(rounded, "has_fast_bf16", lambda: False)  # products are then ours, also in recomputation
     plain, recomputing = load(folder), load(folder, gradient_checkpointing=True)
     weight = "model.layers.0.self_attn.q_proj.weight"
     grads = []
@@ -328,7 +324,7 @@ def test_an_input_may_bring_its_own_choices(folder: Path) -> None:
     assert backbone.tokenizer.decode(ids[0]) == "He fell, so it hurt<eos>"
     scores = backbone.scores(backbone.collate(task.test), None, "copa")
     for row, (text, _) in enumerate(pairs):
-        own = [backbone._completion_ids(choice) for choice in choices[text]]
+        own = [backbone.format.completion(choice) for choice in choices[text]]
         torch.testing.assert_close(scores[row : row + 1], backbone._packed([backbone._prompt(text)], own))
     lettered = Task(
         "lettered", pairs, test=pairs, labels={"A": "A", "B": "B"}, choices=choices, template="{text} A or B?"
@@ -346,7 +342,8 @@ def test_without_a_pad_token_the_end_is_padded_with_and_still_learnt(tmp_path: P
     batch = backbone.collate(FEELING.train)
     end = backbone.tokenizer.eos_token_id
     assert backbone.tokenizer.pad_token_id == end
-    for row, targets in zip(batch.inputs["input_ids"], batch.extra["targets"], strict=True):
+    targets_of = batch.extra["predicting"].roll(1, dims=1)
+    for row, targets in zip(batch.inputs["input_ids"], targets_of, strict=True):
         assert row[targets][-1] == end
         assert (row[targets] == end).sum() == 1
 

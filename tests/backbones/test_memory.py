@@ -1,4 +1,4 @@
-"""Memory runs out in the middle of a run: what helps is named, finished tasks are kept, and the run goes on."""
+"""Memory runs out in the middle of a run: what helps is named, finished tasks are kept, and the run can be resumed."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
 
 def test_weights_that_would_be_random_are_refused(tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path)  # transformers would put a random language-model head on it
-    with pytest.raises(ConfigError, match=r"no causal language model: it lacks \d+ weights such as cls\..*random"):
+    with pytest.raises(ConfigError, match=r"not a causal language model: it lacks \d+ weights such as cls\..*random"):
         CausalLM.load(CausalSettings(model=str(folder)))
 
 
@@ -108,7 +108,7 @@ def test_an_encoder_whose_weights_have_other_names_is_refused(tmp_path: Path) ->
     save_file(without, folder / "model.safetensors", {"format": "pt"})
     load_backbone({"kind": "encoder", "model": str(folder)})
     save_file({f"wrapped.{n}": t for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ConfigError, match=r"no sentence encoder: it lacks \d+ weights such as .*random"):
+    with pytest.raises(ConfigError, match=r"not a sentence encoder: it lacks \d+ weights such as .*random"):
         load_backbone({"kind": "encoder", "model": str(folder)})
 
 
@@ -190,14 +190,14 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
     for model in ("smollm2-135m", str(tmp_path)):
-        with pytest.raises(ConfigError, match=r"^backbone\.revision: .*has no revisions.*leave it out"):
+        with pytest.raises(ConfigError, match=r"^backbone\.revision: .*has no revisions.*Leave it out"):
             load_backbone({"kind": "causal", "model": model, "revision": "v1"})
     assert ModelSettings(model="org/name", revision="v1").revision == "v1"
 
 
 def test_quantisation_without_bitsandbytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs bitsandbytes .*dtype=bfloat16"):
+    with pytest.raises(ConfigError, match=r"needs bitsandbytes: .*dtype=bfloat16"):
         load_model(AutoModelForCausalLM, ModelSettings(model=str(tmp_path), quantization="4-bit"), "language model")
 
 
@@ -242,7 +242,7 @@ def test_gpt2_ranks_packed_too(tmp_path: Path) -> None:
     backbone.prepare([task])
     scores = backbone.scores(backbone.collate(task.train), None, "t")
     assert backbone._packs
-    completions = [backbone._completion_ids(text) for text in task.labels.values()]
+    completions = [backbone.format.completion(text) for text in task.labels.values()]
     prompts = [backbone._prompt(text) for text, _ in rows]
     torch.testing.assert_close(scores, backbone._exhaustive(prompts, completions))
 

@@ -1,4 +1,4 @@
-"""bf16 products by fp32 kernels are torch's own bf16 products, but for the order of sums."""
+"""bf16 products by fp32 kernels are torch's own bf16 products, up to the order of sums."""
 
 import pytest
 import torch

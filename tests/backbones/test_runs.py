@@ -1,4 +1,4 @@
-"""Every preset learns on every kind of backbone, from configuration to scores; the encoder has a suite of its own."""
+"""Every preset learns on every kind of backbone, from configuration to scores; the encoder has its own suite."""
 
 from __future__ import annotations
 

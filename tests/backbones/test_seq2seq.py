@@ -1,4 +1,4 @@
-"""Encoder-decoders, on a small randomly initialised T5: no package of the index holds a pretrained one."""
+"""Encoder-decoders, on a small randomly initialised T5: no package on the index holds a pretrained one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_the_loss_is_that_of_transformers(folder: Path) -> None:
     backbone = load(folder, double=True)
     batch = backbone.collate(FEELING.train)
     tokenizer = backbone.tokenizer
-    labels = batch.extra["targets"].masked_fill(~batch.decoder_mask, -100)
+    labels = torch.full_like(batch.inputs["decoder_input_ids"], -100).masked_scatter(
+        batch.decoder_mask, batch.extra["answers"]
+    )
     assert tokenizer.decode(labels[0][:5]) == "good</s>"
     assert batch.count == len("good") + len("bad") + len("good and bad") + 3
     inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
@@ -92,7 +94,7 @@ def test_input_statistics_leave_out_padding_on_both_sides(folder: Path) -> None:
 def test_ranking_is_scoring_every_label_alone(folder: Path, reduction: str, attention: str) -> None:
     backbone = load(folder, double=True, label_score=reduction, attention=attention)
     prompts = [backbone._prompt(text) for text in PROMPTS]
-    completions = [backbone._completion_ids(text) for text in FEELING.labels.values()]
+    completions = [backbone.format.completion(text) for text in FEELING.labels.values()]
     with torch.no_grad():
         packed = backbone._packed(prompts, completions)
         torch.testing.assert_close(packed, backbone._exhaustive(prompts, completions))

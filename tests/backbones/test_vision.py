@@ -241,7 +241,7 @@ def test_a_larger_image_interpolates_the_positions(folder: Path, colours: Task) 
     batch = backbone.collate(colours.test)
     assert batch.inputs["pixel_values"].shape[-2:] == (32, 32)
     assert backbone.features(batch).shape == (6, 32)
-    with pytest.raises(ConfigError, match="image_size=20 is no multiple of 8"):
+    with pytest.raises(ConfigError, match="image_size=20 is not a multiple of 8"):
         load(folder, colours, image_size=20)
 
 
@@ -300,7 +300,7 @@ def test_a_missing_or_broken_image_is_named(folder: Path, colours: Task, tmp_pat
 def test_a_model_of_texts_and_images_is_refused_and_its_part_for_images_taken() -> None:
     small: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = CLIPConfig(text_config=small, vision_config={**small, "image_size": 16, "patch_size": 8})
-    with pytest.raises(ConfigError, match=r"'made' \(CLIPModel\) reads texts beside images\. .*CLIPVisionModel"):
+    with pytest.raises(ConfigError, match=r"'made' \(CLIPModel\) also reads texts\. .*CLIPVisionModel"):
         Vision(CLIPModel(config), None, VisionSettings(model="made"))
     images = Vision(CLIPVisionModel(config.vision_config), None, VisionSettings(model="made"))
     assert images.features(vision.Batch((), {"pixel_values": torch.randn(2, 3, 16, 16)}, 2)).shape == (2, 16)

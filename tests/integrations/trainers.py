@@ -26,7 +26,7 @@ def peft_model(folder: Path, dtype: torch.dtype = torch.float64, **settings: Any
 def row(batch: Batch) -> dict[str, torch.Tensor]:
     """A whole micro-batch of perdure's as one row of a dataset; labels at its targets."""
     ids = batch.inputs["input_ids"]
-    return {**batch.inputs, "labels": ids.masked_fill(~batch.extra["targets"], -100)}
+    return {**batch.inputs, "labels": ids.masked_fill(~batch.extra["predicting"].roll(1, dims=1), -100)}
 
 
 def exact_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from perdure.ops.entrywise import Result, l1_norm, small_share, weighted_squares
+from perdure.ops.entrywise import l1_norm, small_share, weighted_squares
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import dense
+from perdure.ops.precision import ValueAndGrads
 
 
 def toy(offset: bool) -> Factors:
@@ -19,7 +20,7 @@ def toy(offset: bool) -> Factors:
     return Factors(A, B, 0.5, A0, B0) if offset else Factors(A, B, 0.5)
 
 
-def by_autograd(loss: Callable[[Tensor], Tensor], factors: Factors) -> Result:
+def by_autograd(loss: Callable[[Tensor], Tensor], factors: Factors) -> ValueAndGrads:
     A, B = factors.A.clone().requires_grad_(), factors.B.clone().requires_grad_()
     value = loss(dense(Factors(A, B, factors.scaling, factors.A0, factors.B0).update()))
     return value.detach(), *torch.autograd.grad(value, (A, B))

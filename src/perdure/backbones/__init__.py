@@ -22,10 +22,10 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
 
 
 def load_backbone(settings: Mapping[str, Any]) -> Backbone:
-    """The backbone that `settings` describe; `kind` may be left out for a known model.
+    """The backbone that `settings` describe; `kind` is optional for a known model.
 
     Raises:
-        ConfigError: an unknown kind or setting, or a model whose kind must be said.
+        ConfigError: an unknown kind or setting, or a model that needs `kind`.
     """
     kind = backbone_kind(settings)
     module_name, class_name, settings_name = KINDS[kind]
@@ -36,21 +36,19 @@ def load_backbone(settings: Mapping[str, Any]) -> Backbone:
 
 
 def backbone_kind(settings: Mapping[str, Any]) -> str:
-    """The kind that `settings` say, or that their known model is of.
+    """The `kind` in `settings`, or that of their known model.
 
     Raises:
-        ConfigError: an unknown kind or model, or a model whose kind must be said.
+        ConfigError: an unknown kind or model, or a model that needs `kind`.
     """
     model = str(settings.get("model", ""))
     kind = settings.get("kind") or model_kind(model)
     if kind is None and "/" not in model and not Path(model).exists():
         error = UnknownName("model", model, model_names())
-        error.args = (
-            f"{error} For a folder or a model of the hub say its kind too: {{kind: encoder, model: {model}}}.",
-        )
+        error.args = (f"{error} For a folder or a hub model also give its kind: {{kind: encoder, model: {model}}}.",)
         raise error
     if kind is None:
-        raise ConfigError(f"backbone.kind: say what kind of model '{model}' is, one of {', '.join(KINDS)}.")
+        raise ConfigError(f"backbone.kind is missing for the model '{model}': give one of {', '.join(KINDS)}.")
     if kind not in KINDS:
         raise UnknownName("kind of backbone", str(kind), KINDS)
     return kind

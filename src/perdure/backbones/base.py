@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from perdure.tasks.task import Example, Task
@@ -16,14 +17,14 @@ from perdure.tasks.task import Example, Task
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples made ready for one forward pass.
+    """Examples ready for one forward pass.
 
     Args:
         examples: in the order of the tensors' rows.
         inputs: the model's keyword arguments.
+        count: number of terms in the mean loss (examples, or target tokens); the weight of a micro-batch.
         mask: [n, length] bool, True at real positions (input statistics skip padding); None: no padding.
-        decoder_mask: the same for the answers of an encoder-decoder, of another length than `mask`: so they are told apart.
-        count: how many terms the mean loss is over (examples, or target tokens): micro-batches are weighted by it.
+        decoder_mask: the same for the answers of an encoder-decoder. Its length differs from `mask`'s: that tells them apart.
         extra: whatever else the backbone needs for its loss.
     """
 
@@ -35,14 +36,11 @@ class Batch:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        inputs, mask, decoder_mask, extra = tree_map_only(
-            Tensor, lambda tensor: tensor.to(device), (self.inputs, self.mask, self.decoder_mask, self.extra)
-        )
-        return Batch(self.examples, inputs, self.count, mask, decoder_mask, extra)
+        """The batch on `device`."""
+        return Batch(**tree_map_only(Tensor, lambda tensor: tensor.to(device), vars(self)))
 
     def real(self, inputs: Tensor) -> Tensor:
-        """A module's inputs [n, length, I] at real positions, [positions, I]; all of them where no mask is of that length."""
+        """A module's inputs [n, length, I] at real positions, [positions, I]; all of them if no mask has that length."""
         for mask in (self.mask, self.decoder_mask):
             if mask is not None and mask.shape == inputs.shape[:-1]:
                 return inputs[mask]
@@ -51,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """One forward pass: `loss`, the mean over the batch's terms, and `features` the backbone may use again."""
+    """One forward pass: `loss`, the mean over the batch's terms, and `features` the backbone may reuse."""
 
     loss: Tensor
     features: Any = None
@@ -59,9 +57,9 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer: the label (or the generated text), for choices the probability of each in order and the label's task.
+    """An answer: the label (or generated text); for a choice also the probability of each option in order, and the label's task.
 
-    For a text that is learnt as it is, nothing but its negative log-likelihood in `nats` and its number of `tokens`.
+    For a text learnt as it is: only its negative log-likelihood in `nats` and its number of `tokens`.
     """
 
     label: str
@@ -71,13 +69,35 @@ class Prediction:
     tokens: int = 0
 
 
+def most_probable(probability_NC: Tensor, classes: Sequence[tuple[str, str]]) -> list[Prediction]:
+    """For each row the most probable of the `classes` (task, label); the first of equals."""
+    chosen = [classes[best] for best in probability_NC.argmax(dim=1).tolist()]
+    return [
+        Prediction(label, tuple(row), task) for (task, label), row in zip(chosen, probability_NC.tolist(), strict=True)
+    ]
+
+
+def class_targets(examples: Sequence[Example], classes: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """`targets` [N], each example's place among the `classes` (task, label), and `allowed` [N, C], those of its task."""
+    index = {each: i for i, each in enumerate(classes)}
+    return {
+        "targets": torch.tensor([index[example.task, example.label] for example in examples]),
+        "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
+    }
+
+
+def class_loss(score_NC: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of each example against its own task's classes; `batch.extra` has `class_targets`."""
+    return functional.cross_entropy(score_NC.masked_fill(~batch.extra["allowed"], -torch.inf), batch.extra["targets"])
+
+
 class Backbone(Protocol):
-    """A model with a way to learn from examples and to answer.
+    """A model that can learn from examples and answer.
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
-    `truncated` counts the texts that were longer than `max_length` and had to be cut.
-    `default_targets` are the layers LoRA adapts where none are named; a model whose layers are not known raises ConfigError.
-    `answers_from_examples` says that answers (and what is saved) are made of the tasks' training examples.
+    `truncated` counts the texts longer than `max_length`, which were cut.
+    `default_targets` are the layers LoRA adapts if none are named; ConfigError if the model's layers are not known.
+    `answers_from_examples`: whether answers (and what is saved) depend on the tasks' training examples.
     """
 
     model: nn.Module
@@ -91,8 +111,7 @@ class Backbone(Protocol):
     def answers_from_examples(self) -> bool: ...
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Make the tasks known (label sets, cached tokens); called before anything else, and again for new tasks."""
-        ...
+        """Register tasks (label sets, cached tokens); called before anything else, and again for new tasks."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Examples, possibly of several tasks, as one batch."""
@@ -104,10 +123,9 @@ class Backbone(Protocol):
 
     def features(self, batch: Batch) -> Any:
         """The forward pass over the inputs alone; input statistics are measured while it runs."""
-        ...
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Scores [n, labels] of the batch's inputs under the labels of `task`; reuses `outputs` where given."""
+        """Scores [N, labels] of the batch's inputs under the labels of `task`; reuses `outputs` if given."""
         ...
 
     def length(self, example: Example) -> int:
@@ -119,5 +137,4 @@ class Backbone(Protocol):
         ...
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """Write the bare model with these weights (and its tokenizer) so that transformers loads it."""
-        ...
+        """Write the bare model with these weights (and its tokenizer) in transformers' format."""

@@ -1,4 +1,4 @@
-"""Where a model computes: the CPU, or a GPU; and whether bf16 is worth it there."""
+"""Where a model computes (CPU or GPU), and whether bf16 is worth it there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.errors import ConfigError
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device that the setting `device` names; 'auto' is a CUDA GPU where there is one, each process of a launcher its own.
+    """The device for the setting `device`; 'auto' is a CUDA GPU if there is one, a different one for each launched process.
 
     Raises:
         ConfigError: this machine has no such device.
@@ -26,7 +26,7 @@ def chosen_device(name: str) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no class of its own for it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no dedicated class
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"backbone.device: '{name}' cannot be used here ({reason}). Give auto, cpu or cuda."
@@ -34,12 +34,12 @@ def chosen_device(name: str) -> torch.device:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
+    """The device of a model's weights."""
     return next(model.parameters()).device
 
 
 def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
-    """Within: a model computes in the run's precision, its weights stay as they are."""
+    """Compute in the run's precision; the model's weights keep theirs."""
     kind = model_device(model).type
     if precision == "bf16" and kind == "cpu":
         return cpu_autocast()
@@ -47,17 +47,18 @@ def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 where `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU), else fp32."""
+    """`wanted`; for 'auto' bf16 if `device` multiplies it at least 1.5 x as fast as fp32 (measured, about 0.1 s on a CPU)."""
     if wanted in ("fp32", "bf16"):
         return wanted  # pyright: ignore[reportReturnType]
-    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)  # a GPU begins that slowly
+    # a GPU only shows its speed on large products
+    rows, inner, columns = (768, 384, 1536) if device.type == "cpu" else (4096, 4096, 4096)
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         left, right = (torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))
         times = []
         for _ in range(8):
-            began = time.perf_counter()
+            start = time.perf_counter()
             torch.mm(left, right)[0, 0].item()  # reading a number waits for the device
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         seconds[dtype] = min(times)
     return "bf16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "fp32"

@@ -2,26 +2,26 @@
 
 There is no task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
 model already answers, and the score of a task not learnt yet means something. In a batch of several tasks every example
-competes among its own task's labels only. A text with choices of its own (COPA's alternatives) is matched to those.
+competes among its own task's labels only. A text with its own choices (COPA's alternatives) is matched to those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction
-from perdure.backbones.device import autocast, chosen_device, model_device
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
+from perdure.backbones.device import autocast, model_device
+from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
-from perdure.backbones.pretrained import check_positions, check_whole, explained
-from perdure.backbones.tokens import batches_by_length, padded
+from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
+from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
@@ -42,62 +42,56 @@ class EncoderSettings(Settings):
     predict_batch_size: int = Field(default=64, ge=1)
     """examples per forward pass when answering."""
     device: str = "auto"
-    """where the model computes; 'auto' is a CUDA GPU where there is one, each process of a launcher its own."""
+    """where the model computes; 'auto' is a CUDA GPU if there is one, a different one for each process of a launcher."""
 
 
-class Encoder:
+class Encoder(PretrainedBackbone):
     """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
 
-    default_targets = ("query", "value")
-    answers_from_examples = False
-
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
-        self.model = (
-            model.eval()
-        )  # dropout of the pretrained model stays off: its features are what labels are matched to
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
+        # eval: dropout of the pretrained model stays off, since labels are matched to its features
+        super().__init__(model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
-        self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
-        self._tasks: dict[str, Task] = {}
         self._tokens: dict[str, list[int]] = {}
+
+    @property
+    def default_targets(self) -> tuple[str, ...]:
+        """BERT's query and value projections."""
+        return "query", "value"
 
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
         """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
+        base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
+        model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            folder = model_folder(settings.model)
-            model, info = AutoModel.from_pretrained(
-                folder, attn_implementation=settings.attention, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        check_whole(info, settings.model, "sentence encoder")
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
-        return cls(model.to(chosen_device(settings.device)), tokenizer, settings)
+        return cls(model, tokenizer, settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels; tokenise every text once.
+        """Register the tasks' labels; tokenise every text once.
 
         Raises:
-            DataError: a task without labels, or two labels of a task with the same text, as the model reads it.
+            DataError: a task without labels, or two labels of a task that have the same text once tokenised.
         """
         for task in tasks:
             if not task.labels:
-                cure = without_labels(task)
+                fix = without_labels(task)
                 raise DataError(
                     f"Task '{task.name}' has no labels, and an encoder can only tell classes apart; "
-                    f"{f'{cure}, or ' if cure else ''}take a language model."
+                    f"{f'{fix}, or ' if fix else ''}take a language model."
                 )
             self._tasks[task.name] = task
             texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
                 *task.labels.values(),
                 *(choice for choices in task.choices.values() for choice in choices),
             }
-            new = sorted(texts - self._tokens.keys())
+            new, limit = sorted(texts - self._tokens.keys()), self.settings.max_length
             if new:
-                self._tokens |= self._cut_to(new, self.settings.max_length)
-                one_more = self._cut_to(new, self.settings.max_length + 1)
-                self.truncated += sum(len(tokens) > self.settings.max_length for tokens in one_more.values())
+                self._tokens |= zip(new, self._tokenised(new, limit), strict=True)
+                self.truncated += sum(len(ids) > limit for ids in self._tokenised(new, limit + 1))
             self._check_labels(task)
 
     def _check_labels(self, task: Task) -> None:
@@ -105,14 +99,12 @@ class Encoder:
         for name, text in task.labels.items():
             if (other := names.setdefault(tuple(self._token_ids(text)), name)) != name:
                 raise DataError(
-                    f"Task '{task.name}': the labels '{other}' and '{name}' stand for the same text, as the model reads its "
-                    f"first {self.settings.max_length} tokens ({text!r:.60}); give each its own, or raise backbone.max_length."
+                    f"Task '{task.name}': the labels '{other}' and '{name}' stand for the same text within the model's "
+                    f"first {self.settings.max_length} tokens ({text!r:.60}); make them differ, or raise backbone.max_length."
                 )
 
-    def _cut_to(self, texts: Sequence[str], length: int) -> dict[str, list[int]]:
-        """Text -> its first tokens, at most `length`."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
-        return dict(zip(texts, ids, strict=True))
+    def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
+        return self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]  # pyright: ignore[reportReturnType]
 
     def length(self, example: Example) -> int:
         """Number of tokens."""
@@ -120,24 +112,16 @@ class Encoder:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
-        inputs, mask = self._padded([example.text for example in examples])
+        inputs = self._padded([example.text for example in examples])
         names = list(dict.fromkeys(example.task for example in examples))
-        choices = [(name, label) for name in names for label in self._tasks[name].labels]
-        index = {choice: i for i, choice in enumerate(choices)}
-        extra = {
-            "names": names,
-            "targets": torch.tensor([index[example.task, example.label] for example in examples]),
-            "allowed": None if len(names) == 1 else torch.tensor([[e.task == n for n, _ in choices] for e in examples]),
-        }
-        return Batch(examples, inputs, len(examples), mask, extra=extra).to(model_device(self.model))
+        extra = {"names": names, **class_targets(examples, self._classes(names))}
+        batch = Batch(examples, inputs, len(examples), inputs["attention_mask"].bool(), extra=extra)
+        return batch.to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy of each text against its own task's labels."""
         text_ND = self.features(batch)
-        score_NL = self._match(text_ND, batch.examples, batch.extra["names"])
-        if batch.extra["allowed"] is not None:
-            score_NL = score_NL.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(functional.cross_entropy(score_NL, batch.extra["targets"]), text_ND)
+        return Outputs(class_loss(self._match(text_ND, batch.examples, batch.extra["names"]), batch), text_ND)
 
     def features(self, batch: Batch) -> Tensor:
         """Normalised mean-pooled embeddings of the texts, [N, D] in fp32."""
@@ -151,38 +135,27 @@ class Encoder:
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
-        choices = [(name, label) for name in labels for label in self._tasks[name].labels]
+        classes = self._classes(labels)
         common_LD = self._common_labels(labels)
-        predictions: list[Prediction | None] = [None] * len(examples)
-        for chosen in batches_by_length([self.length(e) for e in examples], self.settings.predict_batch_size):
-            texts = [examples[i] for i in chosen]
-            text_ND = self._encode(self._padded([example.text for example in texts])[0])
-            probability_NL = self._match(text_ND, texts, labels, common_LD).softmax(dim=1)
-            for i, row in zip(chosen, probability_NL.tolist(), strict=True):
-                task, label = choices[max(range(len(row)), key=row.__getitem__)]
-                predictions[i] = Prediction(label, tuple(row), task)
-        return [prediction for prediction in predictions if prediction is not None]
 
-    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """The bare model with these weights, and the tokenizer, as transformers loads them."""
-        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
-        self.tokenizer.save_pretrained(folder)
+        def work(chosen: list[int]) -> list[Prediction]:
+            batch = [examples[i] for i in chosen]
+            text_ND = self._encode(self._padded([example.text for example in batch]))
+            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), classes)
+
+        return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
 
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
     ) -> Tensor:
-        """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own.
-
-        Args:
-            common_LD: `_common_labels(names)`, where it is known already.
-        """
+        """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own."""
         if common_LD is None:
             common_LD = self._common_labels(names)
         if common_LD is not None:
             return text_ND @ common_LD.T / self.settings.temperature
         rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
-        score_NU = text_ND @ self._encode(self._padded(list(index))[0]).T / self.settings.temperature
+        score_NU = text_ND @ self._encode(self._padded(list(index))).T / self.settings.temperature
         return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows], device=score_NU.device))
 
     def _common_labels(self, names: Sequence[str]) -> Tensor | None:
@@ -190,7 +163,7 @@ class Encoder:
         tasks = [self._tasks[name] for name in names]
         if any(task.choices for task in tasks):
             return None
-        return self._encode(self._padded([text for task in tasks for text in task.labels.values()])[0])
+        return self._encode(self._padded([text for task in tasks for text in task.labels.values()]))
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
         with autocast(self.model, self.precision):
@@ -199,14 +172,13 @@ class Encoder:
         mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
         return functional.normalize(mean_ND, dim=-1)
 
-    def _padded(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Model inputs padded to the longest of `texts`, and the mask of real positions."""
+    def _padded(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Model inputs padded to the longest of `texts`."""
         ids, mask = padded([self._token_ids(text) for text in texts], self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
         device = model_device(self.model)
-        mask = mask.to(device)
-        return {"input_ids": ids.to(device), "attention_mask": mask.long()}, mask
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device).long()}
 
     def _token_ids(self, text: str) -> list[int]:
         if text not in self._tokens:
-            self._tokens[text] = self.tokenizer(text, truncation=True, max_length=self.settings.max_length)["input_ids"]
+            self._tokens[text] = self._tokenised([text], self.settings.max_length)[0]
         return self._tokens[text]

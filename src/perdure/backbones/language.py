@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
 from perdure.backbones.device import autocast
+from perdure.backbones.generation import greedy
 from perdure.backbones.modes import without_dropout
-from perdure.backbones.pretrained import ModelSettings, answering, query_value_targets
+from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering
+from perdure.backbones.ranking import agree, at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import batches_by_length, check_completion
+from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat, cut_middle, in_batches
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task
 
@@ -32,94 +34,54 @@ class LanguageSettings(ModelSettings):
     long_targets: Literal["error", "cut"] = "error"
     """free-text targets above that are an error, or cut (their end is then not learnt)."""
     answer_by: Literal["auto", "ranking", "generation"] = "auto"
-    """'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks where there are labels. A
-    written answer counts as a label if they are equal but for case, spacing and punctuation."""
+    """'ranking' scores every label text, 'generation' lets the model write; 'auto' ranks if there are labels. A
+    written answer counts as a label if they are equal up to case, spacing and punctuation."""
     label_score: Literal["sum", "mean"] = "sum"
     """a label's log-probabilities are summed, or averaged over its tokens."""
     ranking: Literal["auto", "packed", "exhaustive"] = "auto"
-    """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs where both agree on
+    """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs if both agree on
     the model, tried once, and no layer's window is shorter than prompt and answer."""
 
 
-class LanguageModel(ABC):
-    """The shared half of `CausalLM` and `Seq2SeqLM`; they say how text becomes ids, loss, scores and answers."""
+class LanguageModel(PretrainedBackbone, ABC):
+    """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
-    answers_from_examples = False
+    format: PromptFormat | EncoderDecoderFormat
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
-        self.model: nn.Module = model.eval() if not settings.gradient_checkpointing else model
+        super().__init__(model if settings.gradient_checkpointing else model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
-        self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
         self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
-        self._tasks: dict[str, Task] = {}
         self._prompts: dict[str, list[int]] = {}
         self._completions: dict[str, list[int]] = {}
 
-    @property
-    def default_targets(self) -> tuple[str, ...]:
-        """The query and value projections.
+    @abstractmethod
+    def _batch(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()
+    ) -> Batch:
+        """The forward pass that predicts the completions, of `examples` if for training.
 
-        Raises:
-            ConfigError: it is not known how they are called.
+        Its `extra` has `predicting` [N, length] bool, the positions before a target, and `answers`, the target ids.
         """
-        return query_value_targets(self.model)
-
-    @abstractmethod
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Examples as one batch; its loss is over the answers' tokens."""
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> Outputs:
-        """Mean cross-entropy over the batch's target tokens."""
-
-    @abstractmethod
-    def features(self, batch: Batch) -> Any:
-        """The forward pass over the inputs alone, for input statistics."""
-
-    @abstractmethod
-    def _prompt_ids(self, text: str) -> list[int]: ...
-
-    @abstractmethod
-    def _completion_ids(self, text: str) -> list[int]: ...
-
-    def _start_ids(self) -> list[int]:
-        """What stands before a text that is learnt as it is."""
-        return self._prompt_ids("")
-
-    def _text_ids(self, text: str) -> list[int]:
-        """Ids of a text that is learnt as it is, and its end."""
-        return self._completion_ids(text)
 
     @abstractmethod
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         """Scores [N, L] with every prompt computed once."""
 
-    @abstractmethod
-    def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-        """The same scores, every prompt computed once for each label."""
-
-    @abstractmethod
-    def _generate(self, prompts: Sequence[list[int]]) -> list[str]: ...
-
-    @abstractmethod
-    def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-        """Summed log-probability [N] of each completion."""
-
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks' labels, tokenise every text once and count those that are cut.
+        """Register the tasks' labels, tokenise every text once and count those that are cut.
 
         Raises:
             DataError: a label text or choice (or a free-text target to train on) above `max_new_tokens`, or two labels of a task
-                with the same text (where answers are written: the same but for case, spacing and punctuation).
+                with the same text (where answers are written: the same up to case, spacing and punctuation).
         """
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
             examples = (*task.train, *task.validation, *task.test)
-            if task.learns_text:  # each text is tokenised when it is needed; here those that are cut are counted
-                self.truncated += sum(len(self._text_ids(e.text)) > self.settings.max_length for e in examples)
+            if task.learns_text:  # tokenised when needed; here only counted
+                self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
                 continue
             for example in examples:
                 self._prompt(task.prompt(example.text))
@@ -127,34 +89,58 @@ class LanguageModel(ABC):
                 self._completion(example)
 
     def _check_labels(self, task: Task) -> None:
-        texts: dict[tuple[int, ...], str] = {}
-        written: dict[str, str] = {}
+        names: dict[tuple[int, ...], str] = {}
+        names_as_written: dict[str, str] = {}
         for name, text in task.labels.items():
-            what = f"Task '{task.name}': the text of label '{name}'"
-            ids = tuple(check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False))
-            if ids in texts:
+            ids = tuple(self._fitting(text, f"Task '{task.name}': the text of label '{name}'"))
+            if ids in names:
                 raise DataError(
-                    f"Task '{task.name}': the labels '{texts[ids]}' and '{name}' stand for the same text {text!r}; give each "
-                    "its own."
+                    f"Task '{task.name}': the labels '{names[ids]}' and '{name}' stand for the same text {text!r}; make them "
+                    "differ."
                 )
-            texts[ids] = name
-            other = written.setdefault(normalise(text), name)
+            names[ids] = name
+            other = names_as_written.setdefault(normalise(text), name)
             if other != name and self.settings.answer_by == "generation":
                 raise DataError(
-                    f"Task '{task.name}': written answers are told apart without case, spacing and punctuation, so the labels "
+                    f"Task '{task.name}': written answers are compared without case, spacing and punctuation, so the labels "
                     f"'{other}' and '{name}' are one; give them other texts, or set backbone.answer_by=ranking."
                 )
-        own = () if task.template else {text for choices in task.choices.values() for text in choices}
-        for text in sorted(own):
-            what = f"Task '{task.name}': the choice {text[:40]!r}"
-            check_completion(self._completion_ids(text), self.settings.max_new_tokens, what, cut=False)
+        for text in sorted(set() if task.template else {text for texts in task.choices.values() for text in texts}):
+            self._fitting(text, f"Task '{task.name}': the choice {text[:40]!r}")
+
+    def _fitting(self, text: str, what: str, cut: bool = False) -> list[int]:
+        """Ids of an answer that `max_new_tokens` allows; a cut one has no end, so that no false end is learnt."""
+        ids, limit = self.format.completion(text), self.settings.max_new_tokens
+        if len(ids) > limit and not cut:
+            raise DataError(
+                f"{what} has {len(ids)} tokens including its end; the limit is backbone.max_new_tokens = {limit}. "
+                "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
+            )
+        return ids[:limit]
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
         return len(self._asked(example)) + len(self._completion(example))
 
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Prompts and answers, padded on the right; `count` is the number of target tokens."""
+        return self._batch([self._asked(e) for e in examples], [self._completion(e) for e in examples], examples)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Mean cross-entropy over the batch's target tokens, in fp32."""
+        with autocast(self.model, self.precision):
+            logits = logits_at(self.model, batch.extra["predicting"], **batch.inputs)
+        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.extra["answers"]))
+
+    def features(self, batch: Batch) -> Any:
+        """A forward pass over prompts and answers, with the vocabulary projection at one position a row only."""
+        first = torch.zeros_like(batch.extra["predicting"])
+        first[:, 0] = True
+        with autocast(self.model, self.precision):
+            return logits_at(self.model, first, **batch.inputs)
+
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Differentiable scores [N, labels]: the batch's inputs, asked as `task` asks, under its label texts."""
+        """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""
         asked = self._tasks[task]
         prompts = [self._prompt(asked.prompt(e.text)) for e in batch.examples]
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
@@ -162,7 +148,7 @@ class LanguageModel(ABC):
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """An answer for each example in order: the best label of the tasks in `labels`, or written text if none has any.
 
-        Beside tasks with labels, one without has nothing to choose from and does not count.
+        Among tasks with labels, one without has nothing to choose from and is ignored.
         """
         asked = [self._tasks[name] for name in labels]
         tasks = [task for task in asked if task.labels] or asked
@@ -174,27 +160,23 @@ class LanguageModel(ABC):
                 f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
         answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
-        found: dict[int, Prediction] = {}
         prompts = [self._asked(example, tasks) for example in examples]
+
+        def work(chosen: list[int]) -> list[Prediction]:
+            return answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
+
         with answering(self.model):
-            for chosen in batches_by_length([len(ids) for ids in prompts], self.settings.predict_batch_size):
-                answers = answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
-                found |= zip(chosen, answers, strict=True)
-        return [found[i] for i in range(len(examples))]
+            return in_batches([len(ids) for ids in prompts], self.settings.predict_batch_size, work)
 
     def _ranked(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
-        names = [(task.name, label) for task in tasks for label in task.labels]
         texts = [tuple(text for task in tasks for text in _label_texts(task, given)) for given in inputs]
         probability_NL = self._label_scores(prompts, texts).softmax(dim=1)
-        return [
-            Prediction(names[at][1], tuple(row), names[at][0])
-            for at, row in zip(probability_NL.argmax(dim=1).tolist(), probability_NL.tolist(), strict=True)
-        ]
+        return most_probable(probability_NL, [(task.name, label) for task in tasks for label in task.labels])
 
     def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
         """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals).
 
-        One that is the name of a label, but the text of none, is no answer: empty, since scores compare names.
+        One that equals a label's name but no label's text becomes empty: scores compare names, so it would count as right.
         """
         names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
@@ -210,81 +192,93 @@ class LanguageModel(ABC):
             answers.append(Prediction(label, (), task))
         return answers
 
+    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
+        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
-        found: dict[int, tuple[float, int]] = {}
-        with answering(self.model):
-            for chosen in batches_by_length([self.length(e) for e in examples], self.settings.predict_batch_size):
-                prompts = [self._asked(examples[i]) for i in chosen]
-                completions = [self._completion(examples[i]) for i in chosen]
-                with autocast(self.model, self.precision):
-                    total = self._log_likelihood(prompts, completions)
-                for i, value, ids in zip(chosen, total.tolist(), completions, strict=True):
-                    found[i] = (-value, len(ids))
-        return [found[i] for i in range(len(examples))]
 
-    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """The bare model with these weights, and the tokenizer, as transformers loads them."""
-        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
-        self.tokenizer.save_pretrained(folder)
+        def work(chosen: list[int]) -> list[tuple[float, int]]:
+            prompts = [self._asked(examples[i]) for i in chosen]
+            completions = [self._completion(examples[i]) for i in chosen]
+            with autocast(self.model, self.precision):
+                totals = self._log_likelihood(prompts, completions).tolist()
+            return [(-total, len(ids)) for total, ids in zip(totals, completions, strict=True)]
+
+        with answering(self.model):
+            return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+
+    def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """Summed log-probability [N] of each completion after its prompt."""
+        batch = self._batch(prompts, completions)
+        logits = logits_at(self.model, batch.extra["predicting"], **batch.inputs)
+        loss = functional.cross_entropy(at_least_fp32(logits), batch.extra["answers"], reduction="none")
+        return -loss.new_zeros(len(prompts)).index_add(0, batch.extra["predicting"].nonzero()[:, 0], loss)
+
+    def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """The scores of `_packed`, with one full forward pass for each label."""
+        columns = []
+        for ids in completions:
+            total = self._log_likelihood(prompts, [ids] * len(prompts))
+            columns.append(total / len(ids) if self.settings.label_score == "mean" else total)
+        return torch.stack(columns, dim=1)
 
     def _label_scores(self, prompts: Sequence[list[int]], texts: Sequence[tuple[str, ...]]) -> Tensor:
-        """Scores [N, L] of each prompt's own label texts; prompts with the same texts are scored together."""
+        """Scores [N, L] of each prompt under its own label texts; prompts with the same texts are scored together."""
         groups: dict[tuple[str, ...], list[int]] = {}
         for row, own in enumerate(texts):
             groups.setdefault(own, []).append(row)
         parts = [
-            self._scores_of([prompts[row] for row in rows], [self._completion_ids(text) for text in own])
+            self._scores([prompts[row] for row in rows], [self.format.completion(text) for text in own])
             for own, rows in groups.items()
         ]
         order = torch.tensor([row for rows in groups.values() for row in rows])
-        found = torch.cat(parts)
-        return found[order.argsort().to(found.device)]
+        scores_NL = torch.cat(parts)
+        return scores_NL[order.argsort().to(scores_NL.device)]
 
-    def _scores_of(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+    def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         if self._packs is None:
-            self._packs = self._packing_is_right(prompts, completions)
+            self._packs = self._packing_works(prompts, completions)
         with autocast(self.model, self.precision):
             return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
 
-    def _packing_is_right(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> bool:
+    def _packing_works(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> bool:
         """Whether this architecture follows packed masks and positions: both ways agree on two short prompts."""
-        from perdure.backbones.ranking import agree
-
         tried, labels = [prompts[0][:9], prompts[-1][:5]], completions[:4]
-        with torch.no_grad(), without_dropout(self.model):  # which of the two it would tell apart
+        with torch.no_grad(), without_dropout(self.model):  # with dropout the two ways would differ
             try:
                 packed = self._packed(tried, labels)
             except (TypeError, ValueError, RuntimeError):
-                return False  # it does not take such a mask or such positions
+                return False  # it does not accept such a mask or such positions
             return agree(self.model, packed, self._exhaustive(tried, labels))
 
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
-        """Ids of the example's prompt, as its own task (or else the only one of `tasks`) puts it."""
+        """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
         if task and task.learns_text:
-            return self._start_ids()
+            return self.format.start()
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
         if text not in self._prompts:
-            self._prompts[text] = self._prompt_ids(text)
+            ids = self.format.prompt(text)
+            self.truncated += len(ids) > self.settings.max_length
+            self._prompts[text] = cut_middle(ids, self.settings.max_length)
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:
-        """Ids of the text the example's label stands for, its end included; of the example's own text where that is learnt."""
+        """Ids of the text behind the example's label, its end included; of the example's own text where that is learnt."""
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
-            return self._text_ids(example.text)[: self.settings.max_length]
+            return self.format.plain(example.text)[: self.settings.max_length]
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:
-            limit, cut = self.settings.max_new_tokens, self.settings.long_targets == "cut"
             what = f"Task '{example.task}': the target {text[:40]!r}"
-            self._completions[text] = check_completion(self._completion_ids(text), limit, what, cut)
+            self._completions[text] = self._fitting(text, what, cut=self.settings.long_targets == "cut")
         return self._completions[text]
 
 
 def _label_texts(task: Task, text: str) -> tuple[str, ...]:
-    """The texts that stand for the labels: this input's own, unless the task's prompt asks for the labels themselves."""
+    """The texts of the labels: this input's own choices, unless the task's prompt asks for the labels themselves."""
     return tuple(task.labels.values()) if task.template else task.label_texts(text)

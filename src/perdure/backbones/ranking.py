@@ -1,4 +1,4 @@
-"""Score label texts under a language model with the prompt computed once; and the plain way, one text at a time.
+"""Scores of label texts under a language model, with the prompt computed once for all labels.
 
 Legend: N prompts, P prompt positions, T tree nodes, L labels, V vocabulary.
 
@@ -9,13 +9,12 @@ With the terminator, "positive" and "positive attitude" are different answers an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from perdure.backbones.device import model_device
 from perdure.backbones.tokens import padded
@@ -28,11 +27,11 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class LabelTree:
-    """Label texts as a prefix tree: what is fed to the model, and which of its answers make up each score.
+    """Label texts as a prefix tree: what is fed to the model, and which of its predictions make up each score.
 
     Args:
         tokens: [T] token of each node; parents come before children.
-        depth: [T] its place after the prompt, from 0.
+        depth: [T] its position after the prompt, from 0.
         sees: [T, T] bool, whether node i may attend to node j (itself and its ancestors).
         source: [terms] where the prediction is read: 0 = the prompt's last position, 1 + t = node t.
         target: [terms] the token whose log-probability counts.
@@ -58,29 +57,26 @@ def label_tree(completions: Sequence[Sequence[int]]) -> LabelTree:
     if not completions:
         raise DataError("There are no labels to rank; give the task labels, or answer by generation.")
     nodes: dict[tuple[int, ...], int] = {}
-    tokens: list[int] = []
-    parents: list[int] = []
-    terms: list[tuple[int, int, int]] = []
-    for k, ids in enumerate(completions):
-        at = -1  # the prompt
-        for place, token in enumerate(ids):
-            terms.append((at + 1, token, k))
-            if place == len(ids) - 1:
-                break
-            key = tuple(ids[: place + 1])
-            if key not in nodes:
-                nodes[key] = len(tokens)
-                tokens.append(token)
-                parents.append(at)
-            at = nodes[key]
+    for ids in completions:
+        for length in range(1, len(ids)):
+            nodes.setdefault(tuple(ids[:length]), len(nodes))
+    terms = [
+        (1 + nodes.get(tuple(ids[:length]), -1), token, label)  # no node before the first token: the prompt
+        for label, ids in enumerate(completions)
+        for length, token in enumerate(ids)
+    ]
+    sees = torch.eye(len(nodes), dtype=torch.bool)
+    for prefix, node in nodes.items():
+        if len(prefix) > 1:
+            sees[node] |= sees[nodes[prefix[:-1]]]
+    tokens = torch.tensor([prefix[-1] for prefix in nodes], dtype=torch.long)
     source, target, label = torch.tensor(terms).T
-    sees, depth = _ancestry(parents)
     lengths = torch.tensor([len(ids) for ids in completions])
-    return LabelTree(torch.tensor(tokens, dtype=torch.long), depth, sees, source, target, label, lengths)
+    return LabelTree(tokens, sees.sum(dim=1) - 1, sees, source, target, label, lengths)
 
 
 def label_chains(completions: Sequence[Sequence[int]], start: int) -> LabelTree:
-    """Every label as a chain of its own that begins with `start`: what the decoder of an encoder-decoder is fed.
+    """Every label as a separate chain that begins with `start`: what the decoder of an encoder-decoder is fed.
 
     `source` counts positions of the chains from 0; there is no prompt among them.
     """
@@ -91,15 +87,6 @@ def label_chains(completions: Sequence[Sequence[int]], start: int) -> LabelTree:
     place = torch.arange(len(tokens))
     sees = (label[:, None] == label) & (place[:, None] >= place)
     return LabelTree(tokens, sees.sum(dim=1) - 1, sees, place, target, label, lengths)
-
-
-def _ancestry(parents: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """[T, T] who sees whom, and [T] the depth, from each node's parent (-1 = the prompt)."""
-    sees = torch.eye(len(parents), dtype=torch.bool)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            sees[node] |= sees[parent]
-    return sees, sees.sum(dim=1) - 1
 
 
 def tree_scores(logits_NSV: Tensor, tree: LabelTree, reduction: Reduction) -> Tensor:
@@ -115,16 +102,16 @@ def tree_scores(logits_NSV: Tensor, tree: LabelTree, reduction: Reduction) -> Te
 def logits_at(model: nn.Module, positions: Tensor, **inputs: Any) -> Tensor:
     """The model's logits [m, V] at the m true `positions` [N, length] only, row by row.
 
-    The vocabulary projection, a fifth of SmolLM2-135M's work, is done for these positions alone.
+    The vocabulary projection, a fifth of SmolLM2-135M's work, is computed for these positions alone.
     """
     head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     chosen = positions.flatten().nonzero().squeeze(1)
 
-    def only(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
         return (hidden.reshape(-1, hidden.shape[-1])[chosen].unsqueeze(0), *args[1:])
 
-    hook = head.register_forward_pre_hook(only)
+    hook = head.register_forward_pre_hook(select)
     try:
         return model(**inputs, use_cache=False).logits[0]
     finally:
@@ -136,7 +123,7 @@ def packed_scores(
 ) -> Tensor:
     """Scores [N, L] in one forward pass of a decoder: every prompt once, followed by the whole tree.
 
-    A node sees its prompt and its ancestors, and stands at the position it would have right after the prompt.
+    A node sees its prompt and its ancestors; its position is the one it would have right after the prompt.
     """
     ids_NP, real_NP = padded(prompts, 0)
     n, width, t = len(ids_NP), ids_NP.shape[1], len(tree.tokens)
@@ -148,83 +135,51 @@ def packed_scores(
     allowed[:, :width, :width] = torch.ones(width, width, dtype=torch.bool).tril()
     allowed[:, width:, :width] = real_NP[:, None, :]
     allowed[:, width:, width:] = tree.sees
-    dtype, device = model_dtype(model), model_device(model)
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, BLOCKED)[:, None]
 
     wanted = torch.zeros(n, width + t, dtype=torch.bool)
     wanted[torch.arange(n), lengths_N - 1] = True
     wanted[:, width:] = True
+    device = model_device(model)
     logits = logits_at(
         model,
         wanted.to(device),
         input_ids=ids.to(device),
-        attention_mask=mask.to(device),
+        attention_mask=additive_mask(model, allowed)[:, None],
         position_ids=position.to(device),
     )
     return tree_scores(logits.view(n, 1 + t, -1), tree, reduction)
 
 
+def additive_mask(model: nn.Module, allowed: Tensor) -> Tensor:
+    """0 where attention is `allowed` (bool) and `BLOCKED` elsewhere, in the model's dtype and on its device."""
+    mask = torch.zeros(allowed.shape, dtype=model_dtype(model)).masked_fill_(~allowed, BLOCKED)
+    return mask.to(model_device(model))
+
+
 def attention_window(model: Any) -> int | None:
     """How many tokens a layer sees at most (a sliding window, chunks); None: all of them.
 
-    A packed mask replaces every layer's own, so that within it such layers would see everything.
+    A packed mask replaces every layer's own, so within it such layers would see everything.
     """
     config = model.config.get_text_config()
-    found = [getattr(config, "attention_chunk_size", None)]
+    windows = [getattr(config, "attention_chunk_size", None)]
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if slides or getattr(config, "use_sliding_window", None) is not False:
-        found.append(getattr(config, "sliding_window", None))
-    return min((window for window in found if window is not None), default=None)
-
-
-def exhaustive_scores(
-    log_likelihood: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor],
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    reduction: Reduction = "sum",
-) -> Tensor:
-    """The same scores [N, L] the plain way: one full forward pass for each label.
-
-    Args:
-        log_likelihood: prompts, completions -> summed log-probability [N] of each completion after its prompt.
-    """
-    columns = []
-    for ids in completions:
-        total = log_likelihood(prompts, [ids] * len(prompts))
-        columns.append(total / len(ids) if reduction == "mean" else total)
-    return torch.stack(columns, dim=1)
-
-
-def causal_log_likelihood(
-    model: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-) -> Tensor:
-    """Summed log-probability [N] of each completion after its prompt, under a decoder, right-padded."""
-    ids, real = padded([[*p, *c] for p, c in zip(prompts, completions, strict=True)], 0)
-    place = torch.arange(ids.shape[1])
-    starts = torch.tensor([len(p) for p in prompts])[:, None]
-    targets = real & (place >= starts)
-    predicting = targets.roll(-1, dims=1)
-    predicting[:, -1] = False
-    device = model_device(model)
-    logits = logits_at(
-        model, predicting.to(device), input_ids=ids.to(device), attention_mask=real.to(device, torch.long)
-    )
-    loss = functional.cross_entropy(at_least_fp32(logits), ids[targets].to(device), reduction="none")
-    rows = targets.nonzero()[:, 0].to(device)
-    return -loss.new_zeros(len(ids)).index_add(0, rows, loss)
+        windows.append(getattr(config, "sliding_window", None))
+    return min((window for window in windows if window is not None), default=None)
 
 
 def agree(model: nn.Module, one_NL: Tensor, other_NL: Tensor) -> bool:
-    """Whether two ways to score agree as far as the model's number format allows."""
+    """Whether two scorings agree as far as the model's number format allows."""
     tolerance = 1e-2 if model_dtype(model) in (torch.float32, torch.float64) else 0.15
     return bool(((one_NL - other_NL).abs() <= tolerance * (1 + other_NL.abs())).all())
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
-    """In fp32 at least: sums of log-probabilities need it."""
+    """In fp32 or float64: sums of log-probabilities need it."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
-    """The floating-point type the model computes in (a quantised model has other types among its parameters)."""
+    """The floating-point type the model computes in (a quantised model also has integer parameters)."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())

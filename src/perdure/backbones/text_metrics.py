@@ -1,33 +1,37 @@
 """Scores of one written answer, each in [0, 1]: exact match, first character, ROUGE-L, edit similarity, SARI.
 
-`TEXT_METRICS` maps a name to a function of (input, answer, right answers); of several right answers the best one counts.
-The score of a task is the mean over its examples.
+`TEXT_METRICS` maps a name to a function of (input, answer, references). With several references the best score counts
+(SARI uses them all). A task's score is the mean over its examples.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 from perdure.errors import ConfigError
 
 TextMetric = Callable[[str, str, Sequence[str]], float]
-"""The input, the model's answer, every right answer (at least one) -> a score in [0, 1]."""
+"""The input, the model's answer, the reference answers (at least one) -> a score in [0, 1]."""
 
-_ALONE = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")  # written without spaces
+_ONE_CHARACTER_WORD = re.compile(
+    r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+)  # written without spaces
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LITERAL = re.compile(r"<(NUM|STR|CHAR)_LIT(?::(.*?))?>")
 _PUNCTUATION = re.compile(rf"(?!\.\d|(?<!\w)-\.?\d)[{re.escape(string.punctuation)}]")
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, white space collapsed: two answers are equal if these are.
+    """Lower case, no ASCII punctuation, white space collapsed; answers that agree in this are equal.
 
-    As in O-LoRA's evaluation, but that the point and the sign of a number stay: 2.5 is not 25, -3 is not 3.
+    As in O-LoRA's evaluation, except that the point and the sign of a number stay: 2.5 is not 25, -3 is not 3.
 
     >>> normalise(" Very  Positive. "), normalise("$-2.50!")
     ('very positive', '-2.50')
@@ -35,94 +39,87 @@ def normalise(text: str) -> str:
     return " ".join(_PUNCTUATION.sub("", text.lower()).split())
 
 
-def exact_match(_text: str, answer: str, right: Sequence[str]) -> float:
-    """1 if the answer equals a right one after `normalise`, else 0."""
-    return float(normalise(answer) in map(normalise, right))
+def exact_match(_text: str, answer: str, references: Sequence[str]) -> float:
+    """1 if the answer equals a reference after `normalise`, else 0."""
+    return float(normalise(answer) in map(normalise, references))
 
 
-def first_character(_text: str, answer: str, right: Sequence[str]) -> float:
-    """1 if the first characters agree, white space aside, else 0: TRACE's score of ScienceQA (arXiv 2310.06762)."""
-    return float(bool(answer.strip()) and any(answer.strip()[0] == one.strip()[:1] for one in right))
+def first_character(_text: str, answer: str, references: Sequence[str]) -> float:
+    """1 if the first non-blank characters agree, else 0: TRACE's score of ScienceQA (arXiv 2310.06762)."""
+    return float(bool(answer.strip()) and any(answer.strip()[0] == one.strip()[:1] for one in references))
 
 
-def rouge_l(_text: str, answer: str, right: Sequence[str]) -> float:
-    """ROUGE-L F1 with Porter stemming, by the package rouge-score; over words of any script (`_AnyScript`).
+def rouge_l(_text: str, answer: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 with Porter stemming, by the package rouge-score; over words of any script.
 
-    Source: Lin 2004; F1 with stemming, the best of several right answers, as in Super-NaturalInstructions' evaluation
+    Source: Lin 2004; F1 with stemming and the best of several references as in Super-NaturalInstructions' evaluation
     (arXiv 2204.07705).
 
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenizers import DefaultTokenizer
-    except ImportError as error:
-        raise _missing("rouge-l", "rouge-score") from error
-    scorer = RougeScorer(["rougeL"], tokenizer=_AnyScript(DefaultTokenizer(use_stemmer=True).tokenize))
-    return max(scorer.score(one, answer)["rougeL"].fmeasure for one in right)
+    _require("rouge-score", "rouge-l")
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    tokenize = partial(_any_script_words, ascii_words=DefaultTokenizer(use_stemmer=True).tokenize)
+    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
+    return max(scorer.score(one, answer)["rougeL"].fmeasure for one in references)
 
 
-@dataclass(frozen=True)
-class _AnyScript:
-    """Words of any script for rouge-score, whose own tokenizer drops all but a-z and 0-9; a Chinese character is a word.
+def _any_script_words(text: str, ascii_words: Callable[[str], list[str]]) -> list[str]:
+    """Words of any script: rouge-score's `ascii_words` drops all but a-z and 0-9. A Chinese character is a word.
 
-    Args:
-        ascii_words: rouge-score's own tokenizer: it stems the ASCII words, so that ASCII texts score as published.
+    ASCII words still go through `ascii_words`, which stems them, so that ASCII texts score as published.
     """
-
-    ascii_words: Callable[[str], list[str]]
-
-    def tokenize(self, text: str) -> list[str]:
-        spaced = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
-        words = _ALONE.sub(r" \1 ", spaced).split()
-        return [part for word in words for part in (self.ascii_words(word) if word.isascii() else [word])]
+    spaced = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
+    words = _ONE_CHARACTER_WORD.sub(r" \1 ", spaced).split()
+    return [part for word in words for part in (ascii_words(word) if word.isascii() else [word])]
 
 
-def edit_similarity(_text: str, answer: str, right: Sequence[str]) -> float:
-    """1 - (insertions + deletions) / (both lengths), by rapidfuzz: TRACE's score of Py150 (arXiv 2310.06762).
+def edit_similarity(_text: str, answer: str, references: Sequence[str]) -> float:
+    """1 - (insertions + deletions) / (sum of lengths), by rapidfuzz: TRACE's score of Py150 (arXiv 2310.06762).
 
-    Py150's stand-ins for literals are replaced by what they stand for first: <NUM_LIT:1> becomes 1, <STR_LIT> nothing.
+    Py150's placeholders for literals are replaced first: <NUM_LIT:1> becomes 1, <STR_LIT> nothing.
 
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        from rapidfuzz import fuzz
-    except ImportError as error:
-        raise _missing("edit-similarity", "rapidfuzz") from error
-    return max(fuzz.ratio(with_literals(answer), with_literals(one)) / 100 for one in right)
+    _require("rapidfuzz", "edit-similarity")
+    from rapidfuzz import fuzz
+
+    return max(fuzz.ratio(with_literals(answer), with_literals(one)) / 100 for one in references)
 
 
 def with_literals(code: str) -> str:
-    """CodeXGLUE's stand-ins for literals replaced.
+    """Replace CodeXGLUE's placeholders for literals.
 
     >>> with_literals("x = <NUM_LIT:1> + len(<STR_LIT>)")
     'x = 1 + len()'
     """
-    return _LITERAL.sub(lambda found: found[2] or ("0" if found[1] == "NUM" else ""), code)
+    return _LITERAL.sub(lambda match: match[2] or ("0" if match[1] == "NUM" else ""), code)
 
 
-def sari(text: str, answer: str, right: Sequence[str]) -> float:
+def sari(text: str, answer: str, references: Sequence[str]) -> float:
     """SARI: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3 (Xu et al. 2016, Q16-1029).
 
     Texts are lower-cased; words and punctuation marks are one unit each (close to the 13a rules the script below uses).
-    Counts are weighted by the share of right answers that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
+    Counts are weighted by the share of references that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
     the released formula's repaired form, both as in the maintained script `evaluate-metric/sari`, whose published example
-    is a test here. Written here since no package of the index holds SARI: that script is fetched from the hub and run.
+    is a test here. Implemented here because no package on the index has SARI, and that script is fetched from the hub and run.
     """
     scores = []
     for n in range(1, 5):
-        targets = sum((_grams(one, n) for one in right), Counter[tuple[str, ...]]())
-        scores.append(_sari_of_order(_grams(text, n), _grams(answer, n), targets, len(right)))
-    return _mean([_mean(parts) for parts in scores])
+        targets = sum((_grams(one, n) for one in references), Counter[tuple[str, ...]]())
+        scores.append(sum(_sari_of_order(_grams(text, n), _grams(answer, n), targets, len(references))) / 3)
+    return sum(scores) / 4
 
 
 def _sari_of_order(
     source: Counter[tuple[str, ...]], answer: Counter[tuple[str, ...]], targets: Counter[tuple[str, ...]], count: int
 ) -> tuple[float, float, float]:
     """F1 of kept, precision of deleted, F1 of added n-grams of one order; `targets` sums over `count` texts."""
-    # every text stands for `count` copies, so that it weighs as much as all targets together
+    # every text counts `count` times, so that it weighs as much as all targets together
     source_all = Counter({gram: k * count for gram, k in source.items()})
     answer_all = Counter({gram: k * count for gram, k in answer.items()})
 
@@ -135,9 +132,9 @@ def _sari_of_order(
     deleted_right = deleted & to_delete
     delete_precision = _ratio(sum(deleted_right[g] / deleted[g] for g in deleted_right), len(deleted))
 
-    added, to_add = set(answer) - set(source), set(targets) - set(source)
-    added_right = added & set(targets)
-    add_f1 = _f1(_ratio(len(added_right), len(added)), _ratio(len(added_right), len(to_add)))
+    added, to_add = answer.keys() - source.keys(), targets.keys() - source.keys()
+    added_right = len(added & to_add)
+    add_f1 = _f1(_ratio(added_right, len(added)), _ratio(added_right, len(to_add)))
     return _f1(precision, recall), delete_precision, add_f1
 
 
@@ -154,12 +151,13 @@ def _f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _missing(metric: str, package: str) -> ConfigError:
-    return ConfigError(f"The metric '{metric}' needs the package {package}: pip install {package} (or perdure[text]).")
+def _require(package: str, metric: str) -> None:
+    try:
+        importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise ConfigError(
+            f"The metric '{metric}' needs the package {package}: pip install {package} (or perdure[text])."
+        ) from error
 
 
 TEXT_METRICS: dict[str, TextMetric] = {

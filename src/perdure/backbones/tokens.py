@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from perdure.errors import ConfigError, DataError
+from perdure.errors import ConfigError
+
+Result = TypeVar("Result")
 
 
 def cut_middle(ids: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` ids: the first and the last ones, so that an instruction and the mark for the answer both stay."""
+    """The first and last ids, at most `limit`: both the instruction and the cue for the answer stay."""
     if len(ids) <= limit:
         return list(ids)
     head = (limit + 1) // 2
@@ -25,7 +27,7 @@ def cut_middle(ids: Sequence[int], limit: int) -> list[int]:
 def padded(
     rows: Sequence[Sequence[int]], value: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Tensor, Tensor]:
-    """`rows` as a tensor [n, longest] filled up with `value`, and the mask of real positions (bool, same shape)."""
+    """`rows` as a tensor [n, longest] padded with `value`, and the mask of real positions (bool, same shape)."""
     lengths = torch.tensor([len(row) for row in rows])
     width = int(lengths.max())
     place = torch.arange(width).expand(len(rows), width)
@@ -35,27 +37,34 @@ def padded(
     return ids, mask
 
 
-def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in batches of at most `size`, longest first; the same lengths give the same batches."""
+def in_batches(lengths: Sequence[int], size: int, work: Callable[[list[int]], Iterable[Result]]) -> list[Result]:
+    """`work(indices)` on batches of at most `size`, longest first; its results in the order of `lengths`.
+
+    The same lengths give the same batches.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    results: dict[int, Result] = {}
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        results |= zip(chosen, work(chosen), strict=True)
+    return [results[i] for i in range(len(lengths))]
 
 
 @dataclass(frozen=True, eq=False)
 class PromptFormat:
-    """How a causal language model is asked: text -> prompt ids, answer -> completion ids.
+    """How a causal language model is prompted: text -> prompt ids, answer -> completion ids.
 
-    Prompt and completion are tokenised apart and joined as ids, the same in training, ranking and generation. A chat
+    Prompt and completion are tokenised separately and joined as ids, the same in training, ranking and generation. A chat
     template brings its own special tokens; without one the tokenizer adds them (never both).
 
     Args:
         tokenizer: with an end-of-sequence token, which ends every completion.
-        chat: wrap the text as a user's message in the tokenizer's chat template.
-        system: system message in front of it; None = what the template does by itself.
-        separator: stands between a plain prompt and its answer; spaces at the prompt's end give way to it.
+        chat: wrap the text as a user message in the tokenizer's chat template.
+        system: system message before it; None = the template's default.
+        separator: between a plain prompt and its answer; replaces spaces at the prompt's end.
 
     Raises:
-        ConfigError: chat without a template, a system message without chat, or one that the template refuses.
+        ConfigError: chat without a template, or a system message without chat or that the template rejects.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -67,28 +76,28 @@ class PromptFormat:
         if self.chat and not self.tokenizer.chat_template:
             raise ConfigError(
                 "backbone.chat=true, but the model's tokenizer has no chat template. Set backbone.chat=false, or choose a "
-                "model that was tuned for chat."
-            )
-        if self.system is not None and not self.chat:
-            raise ConfigError(
-                "backbone.system has no place without a chat template: set backbone.chat=true or remove it."
+                "model tuned for chat."
             )
         if self.system is not None:
-            self._rendered("a text")  # some templates know no system message, and say so
+            if not self.chat:
+                raise ConfigError(
+                    "backbone.system needs a chat template: set backbone.chat=true, or remove backbone.system."
+                )
+            self._rendered("a text")  # some templates have no system role and raise
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of `text` as a prompt; never empty, since the first answer token needs something to follow."""
+        """Ids of `text` as a prompt; never empty, since the first answer token must follow something."""
         if self.chat:
             ids = self._ids(self._rendered(text), special=False)
         else:
             ids = self._ids(text.rstrip(" "), special=True)
             if ids and ids[-1] == self.tokenizer.eos_token_id:
                 ids = ids[:-1]  # some tokenizers end every text; the answer is still to come
-        return ids or [self._first()]
+        return ids or self.start()
 
     def completion(self, text: str) -> list[int]:
         """Ids of `text` as an answer, and the end-of-sequence token."""
-        # after something: a sentencepiece tokenizer would put a space of its own in front of a text that begins
+        # tokenised after an anchor: a sentencepiece tokenizer puts its own space before the start of a text
         anchor = "\n" if self.chat else ":"
         answer = text if self.chat else self.separator + text
         before, whole = self._ids(anchor, special=False), self._ids(anchor + answer, special=False)
@@ -96,50 +105,51 @@ class PromptFormat:
         return [*ids, self._end()]
 
     def start(self) -> list[int]:
-        """Ids that stand before a text of its own, which nothing asks for."""
-        return [self._first()]
+        """Ids before a text without a prompt."""
+        first = self.tokenizer.bos_token_id
+        return [self._end() if first is None else first]  # pyright: ignore[reportReturnType]
 
     def plain(self, text: str) -> list[int]:
-        """Ids of a text of its own, and the end-of-sequence token."""
+        """Ids of a text without a prompt, and the end-of-sequence token."""
         return [*self._ids(text, special=False), self._end()]
 
     def _rendered(self, text: str) -> str:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages.append({"role": "user", "content": text})
         try:
-            rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)  # pyright: ignore[reportReturnType]
         except TemplateError as error:
-            wrong, instead = ("system", "Remove it") if self.system is not None else ("chat", "Set it to false")
+            setting, fix = ("system", "Remove it") if self.system is not None else ("chat", "Set it to false")
             raise ConfigError(
-                f"backbone.{wrong}: the chat template of the model's tokenizer refuses it ({error}). {instead}, or choose "
+                f"backbone.{setting}: rejected by the chat template of the model's tokenizer ({error}). {fix}, or choose "
                 "another model."
             ) from error
-        if not isinstance(rendered, str):
-            raise ConfigError("The chat template gave no text.")
-        return rendered
 
     def _ids(self, text: str, special: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
-
-    def _first(self) -> int:
-        first = self.tokenizer.bos_token_id
-        return self._end() if first is None else first  # pyright: ignore[reportReturnType]
 
     def _end(self) -> int:
         return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
 
 
-def check_completion(ids: Sequence[int], limit: int, what: str, cut: bool) -> list[int]:
-    """`ids`, cut to `limit` if `cut`, so that its end is not learnt as the answer's end.
+@dataclass(frozen=True, eq=False)
+class EncoderDecoderFormat:
+    """How an encoder-decoder is prompted: the same four functions, with the tokenizer's own special tokens."""
 
-    Raises:
-        DataError: too long and not to be cut; `what` says whose text it is.
-    """
-    if len(ids) <= limit:
-        return list(ids)
-    if not cut:
-        raise DataError(
-            f"{what} has {len(ids)} tokens with its end, the model may write backbone.max_new_tokens = {limit}. "
-            "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
-        )
-    return list(ids[:limit])
+    tokenizer: PreTrainedTokenizerBase
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids for the encoder."""
+        return self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    def completion(self, text: str) -> list[int]:
+        """Ids for the decoder, and the end-of-sequence token."""
+        ids: list[int] = self.tokenizer(text_target=text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        end = self.tokenizer.eos_token_id
+        return ids if ids and ids[-1] == end else [*ids, end]  # pyright: ignore[reportReturnType]
+
+    plain = completion
+
+    def start(self) -> list[int]:
+        """What the encoder reads before a text without a prompt."""
+        return self.prompt("")

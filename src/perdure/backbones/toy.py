@@ -1,7 +1,7 @@
 """A two-layer net as a backbone, and small tasks for it: whole runs in less than a second, for tests of parts.
 
-An example's text is an integer, the seed of its input vector; a task's labels are two of the net's output units, and the
-right one depends on the sign of a linear function of the input that belongs to the task.
+An example's text is an integer, the seed of its input vector. A task's labels are two of the net's output units; the sign of
+the task's linear function of the input decides which one is right.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss
 from perdure.tasks.task import Example, Task
 
 INPUTS, HIDDEN, UNITS = 12, 10, 8
@@ -29,12 +28,12 @@ class TwoLayers(nn.Module):
         self.first, self.second = nn.Linear(INPUTS, HIDDEN), nn.Linear(HIDDEN, UNITS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, UNITS] of inputs [n, INPUTS]."""
+        """[n, INPUTS] -> logits [n, UNITS]."""
         return self.second(torch.tanh(self.first(x)))
 
 
 class Toy:
-    """The net behind the `Backbone` protocol."""
+    """The net behind the `Backbone` protocol, which describes its methods."""
 
     default_targets = ("first", "second")
     answers_from_examples = False
@@ -46,11 +45,9 @@ class Toy:
         self.tasks: dict[str, Task] = {}
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """See `Backbone`."""
         self.tasks |= {task.name: task for task in tasks}
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """See `Backbone`."""
         x = torch.stack([vector(int(e.text)) for e in examples])
         names = [list(self.tasks[e.task].labels) for e in examples]
         targets = torch.tensor([int(e.label) for e in examples])
@@ -58,58 +55,44 @@ class Toy:
         return Batch(examples, {"x": x}, len(examples), extra={"targets": targets, "allowed": allowed})
 
     def features(self, batch: Batch) -> Tensor:
-        """See `Backbone`."""
         return self.model(batch.inputs["x"])
 
     def forward(self, batch: Batch) -> Outputs:
-        """See `Backbone`."""
         logits = self.features(batch)
-        own = logits.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(cross_entropy(own, batch.extra["targets"]), logits)
+        return Outputs(class_loss(logits, batch), logits)
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """See `Backbone`."""
         logits = self.features(batch) if outputs is None else outputs.features
         return logits[:, [int(label) for label in self.tasks[task].labels]]
 
     def length(self, example: Example) -> int:
-        """See `Backbone`."""
         return 1
 
     @torch.no_grad()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """See `Backbone`."""
         units = [int(label) for name in labels for label in self.tasks[name].labels]
         logits = self.features(self.collate(examples))[:, units]
         return [Prediction(str(units[i])) for i in logits.argmax(dim=1).tolist()]
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """See `Backbone`."""
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(state_dict, folder / "model.pt")
 
 
 def vector(seed: int) -> Tensor:
-    """The input [INPUTS] behind a text."""
+    """The input [INPUTS] for a seed."""
     return torch.randn(INPUTS, generator=torch.Generator().manual_seed(seed))
 
 
 def toy_task(index: int, train: int = 48) -> Task:
-    """Task `index` (0..3): units 2 index and 2 index + 1; inputs of its own."""
-    direction = vector(10_000 + index)
-    examples = [
-        Example(str(seed), str(2 * index + int(vector(seed) @ direction > 0)))
-        for seed in range(1000 * index, 1000 * index + train + 24)
-    ]
-    return Task(
-        f"task{index}",
-        examples[:train],
-        examples[train : train + 8],
-        examples[train + 8 :],
-        labels={str(2 * index): "", str(2 * index + 1): ""},
-    )
+    """Task `index` (0..3), on units 2 index and 2 index + 1: `train` examples, 8 for validation and 16 for test."""
+    direction, unit = vector(10_000 + index), 2 * index
+    seeds = range(1000 * index, 1000 * index + train + 24)
+    examples = [Example(str(seed), str(unit + int(vector(seed) @ direction > 0))) for seed in seeds]
+    splits = examples[:train], examples[train : train + 8], examples[train + 8 :]
+    return Task(f"task{index}", *splits, labels={str(unit): "", str(unit + 1): ""})
 
 
 def toy_tasks(count: int = 3) -> tuple[Task, ...]:
-    """The first tasks."""
+    """The first `count` tasks."""
     return tuple(toy_task(i) for i in range(count))

@@ -5,9 +5,9 @@ Legend: N images, C classes, D features.
     score(class c | image x) = cos(f(x) - m, m_c - m) / temperature,   m_c the class's mean feature, m the mean of all m_c
 
 Training moves f towards the means of the PRETRAINED features, which never change: tasks learnt at any time share one
-frame. Prediction uses the means of the features of the model AS DEPLOYED, measured anew on each task's first training
-images. That needs those images at evaluation; `classifier="linear"` does not: a ridge regression on the pretrained
-features is kept as the head and used in both places.
+frame. Prediction uses the means of the features of the model AS DEPLOYED, measured again on each task's first training
+images, which are therefore needed at evaluation. `classifier="linear"` does not need them: a ridge regression on the
+pretrained features is the head for both.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
-from perdure.backbones.pretrained import ModelSettings, answering, load_image_processor, load_model, query_value_targets
+from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task, without_labels
 
 Class = tuple[str, str]
-"""A class is a task's name and a label of it."""
+"""A task's name and one of its labels."""
 
-HEADS = 64  # kept: mixed batches (joint training, replay) hold many different sets of tasks
-RIDGE = 1.0  # of the mean variance of the features
+HEADS = 64  # how many are cached: mixed batches (joint training, replay) hold many different sets of tasks
+RIDGE = 1.0  # relative to the mean variance of the features
 
 
 class VisionSettings(ModelSettings):
@@ -45,21 +45,21 @@ class VisionSettings(ModelSettings):
     kind: Literal["vision"] = "vision"
     model: str = "dinov2-small"
     image_size: int | None = Field(default=None, ge=1)
-    """images are resized to this many pixels a side; None = as the model's image processor does."""
+    """images are resized to this many pixels a side; None = the model's image processor decides."""
     pooling: Literal["cls", "mean"] = "cls"
-    """an image's feature is the class token's, or the mean over the patches' (of a model without a class token, such
-    as Swin, only that)."""
+    """an image's feature is the class token's, or the mean over the patches' (the only choice for a model without a
+    class token, such as Swin)."""
     classifier: Literal["class-mean", "linear"] = "class-mean"
     """'class-mean' needs each task's training images when answering; 'linear' keeps a head instead."""
     images_per_class: int = Field(default=32, ge=1)
-    """how many training images of a class its mean (or the head) is measured on, the first ones."""
+    """how many training images of a class, the first ones, its mean (or the head) is measured on."""
     temperature: float = Field(default=0.1, gt=0)
     """cosines (or the head's outputs) are divided by it before the softmax."""
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """What turns features into scores: `weight` [D, C] of unit columns for class means, and the `centre` [D]."""
+    """Features to scores: `weight` [D, C], with unit columns for class means, and the `centre` [D]."""
 
     classes: tuple[Class, ...]
     centre: Tensor
@@ -72,50 +72,37 @@ class Classifier:
         return (functional.normalize(centred, dim=1) if self.cosine else centred) @ self.weight / temperature
 
 
-class Vision:
+class Vision(PretrainedBackbone):
     """ViT or DINOv2 behind the `Backbone` protocol; an example's text is an image's path or data URI. Use `Vision.load`."""
 
     answers_from_examples = True
 
     def __init__(self, model: PreTrainedModel, processor: Any, settings: VisionSettings) -> None:
-        takes = inspect.signature(model.forward).parameters
-        if "input_ids" in takes:
+        accepted = inspect.signature(model.forward).parameters
+        if "input_ids" in accepted:
             raise ConfigError(
-                f"'{settings.model}' ({type(model).__name__}) reads texts beside images. Save the part that reads images, such "
-                "as CLIPVisionModel or SiglipVisionModel, in a folder with its image processor, and give that."
+                f"'{settings.model}' ({type(model).__name__}) also reads texts. Save the part that reads images, such as "
+                "CLIPVisionModel or SiglipVisionModel, in a folder with its image processor, and give that folder."
             )
-        self.model: nn.Module = model if settings.gradient_checkpointing else model.eval()
-        self.processor = processor
-        self.settings = settings
         self._before_patches = tokens_before_patches(model)
         if settings.pooling == "cls" and not self._before_patches:
             raise ConfigError(
                 f"'{settings.model}' ({type(model).__name__}) has no class token: its first token is a corner of the image. Set "
                 "backbone.pooling to mean."
             )
-        self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
-        self._tasks: dict[str, Task] = {}
+        super().__init__(model if settings.gradient_checkpointing else model.eval(), processor)
+        self.settings = settings
         self._pretrained: dict[Class, Tensor] = {}
         self._heads: dict[tuple[str, ...], Classifier] = {}
-        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
-
-    @property
-    def default_targets(self) -> tuple[str, ...]:
-        """The query and value projections.
-
-        Raises:
-            ConfigError: it is not known how they are called.
-        """
-        return query_value_targets(self.model)
+        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
     @classmethod
     def load(cls, settings: VisionSettings) -> Vision:
         """The pretrained model and its image processor; for errors see `perdure.backbones.pretrained`.
 
         Raises:
-            ConfigError: also a model that reads texts too (CLIP, SigLIP), an image size that is no multiple of the model's
-                patches, or a class token it has not.
+            ConfigError: also for a model that reads texts too (CLIP, SigLIP), an image size that is not a multiple of the
+                model's patches, or pooling by a class token the model does not have.
         """
         model = load_model(AutoModel, settings, "vision transformer")
         options: dict[str, Any] = {}
@@ -123,13 +110,13 @@ class Vision:
             patch = getattr(model.config, "patch_size", 1)
             if isinstance(patch, int) and side % patch:
                 raise ConfigError(
-                    f"backbone.image_size={side} is no multiple of {patch}, the side of the model's patches."
+                    f"backbone.image_size={side} is not a multiple of {patch}, the side of the model's patches."
                 )
             options = {"size": {"height": side, "width": side}, "do_resize": True, "do_center_crop": False}
         return cls(model, load_image_processor(settings, **options), settings)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Know the tasks, and measure their classes' pretrained features: call it with the pretrained weights in place.
+        """Register the tasks and measure their classes' features; the pretrained weights must be in place.
 
         Raises:
             DataError: a task without labels, a class without training images, an image that cannot be read.
@@ -138,35 +125,29 @@ class Vision:
             if not task.labels:
                 raise DataError(
                     f"Task '{task.name}' has no labels; an image task needs classes to tell apart"
-                    f"{f': {cure}' if (cure := without_labels(task)) else ''}."
+                    f"{f': {fix}' if (fix := without_labels(task)) else ''}."
                 )
             self._tasks[task.name] = task
-            # also where they are measured anew on a run that computes in bf16
+            # always fp32: a reopened run measures them again, and may compute in bf16
             given, self.precision = self.precision, "fp32"
             try:
                 with answering(self.model):
                     features = self._class_features(task)
             finally:
                 self.precision = given
-            # cloned outside: training may not save tensors made in inference mode
+            # cloned here: autograd cannot save tensors made in inference mode
             self._pretrained |= {(task.name, label): feature_ND.clone() for label, feature_ND in features.items()}
             self._heads.clear()
 
     def length(self, example: Example) -> int:
-        """The same for all: images are resized."""
+        """The same for all images: they are resized."""
         return 1
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels, and each image's class among those of all tasks in the batch."""
-        within = {example.task for example in examples}
-        names = tuple(name for name in self._tasks if name in within)  # in one order, so that equal sets share a head
-        classes = self._classes(names)
-        index = {one: i for i, one in enumerate(classes)}
-        extra = {
-            "names": names,
-            "targets": torch.tensor([index[example.task, example.label] for example in examples]),
-            "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
-        }
+        present = {example.task for example in examples}
+        names = tuple(name for name in self._tasks if name in present)  # in one order, so that equal sets share a head
+        extra = {"names": names, **class_targets(examples, self._classes(names))}
         batch = Batch(examples, {"pixel_values": self._pixels(examples)}, len(examples), extra=extra)
         return batch.to(model_device(self.model))
 
@@ -174,8 +155,7 @@ class Vision:
         """Mean cross-entropy of each image against its own task's classes, on the pretrained means (or head)."""
         feature_ND = self.features(batch)
         score_NC = self._head(batch.extra["names"]).scores(feature_ND, self.settings.temperature)
-        score_NC = score_NC.masked_fill(~batch.extra["allowed"], -torch.inf)
-        return Outputs(functional.cross_entropy(score_NC, batch.extra["targets"]), feature_ND)
+        return Outputs(class_loss(score_NC, batch), feature_ND)
 
     def features(self, batch: Batch) -> Tensor:
         """Pooled features of the images, [N, D] in fp32."""
@@ -189,29 +169,20 @@ class Vision:
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best class of the tasks in `labels`, with probabilities, for each example in order."""
         with answering(self.model):
-            classifier = (
-                self._deployed(labels) if self.settings.classifier == "class-mean" else self._head(tuple(labels))
-            )
-            features = self._features_of(examples)
-            probability_NC = classifier.scores(features, self.settings.temperature).softmax(dim=1)
-        best = probability_NC.argmax(dim=1).tolist()
-        return [
-            Prediction(classifier.classes[at][1], tuple(row), classifier.classes[at][0])
-            for at, row in zip(best, probability_NC.tolist(), strict=True)
-        ]
+            classifier = self._answering_classifier(labels)
+            scores_NC = classifier.scores(self._features_of(examples), self.settings.temperature)
+            return most_probable(scores_NC.softmax(dim=1), classifier.classes)
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
-        """The bare model with these weights and its image processor, as transformers loads them.
+        """Write the bare model with these weights and its image processor, in transformers' format.
 
-        `classes.safetensors` holds what scores are made of, for every task known: centre and weight.
+        `classes.safetensors` holds the classifier of every known task: centre and weight.
         """
-        self.model.save_pretrained(folder, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
-        self.processor.save_pretrained(folder)
+        super().save(folder, state_dict)
         tensors: dict[str, Tensor] = {}
         for name in self._tasks:
             with answering(self.model):
-                mean = self.settings.classifier == "class-mean"
-                classifier = self._deployed([name]) if mean else self._head((name,))
+                classifier = self._answering_classifier([name])
             tensors[f"{name}.centre"] = classifier.centre.clone()
             tensors[f"{name}.weight"] = classifier.weight.contiguous().clone()
         if tensors:
@@ -222,19 +193,17 @@ class Vision:
         if names not in self._heads:
             if len(self._heads) >= HEADS:
                 del self._heads[next(iter(self._heads))]  # the oldest
-            found = {one: self._pretrained[one] for one in self._classes(names)}
             make = class_means if self.settings.classifier == "class-mean" else ridge_head
-            with torch.inference_mode(False):  # training may not save tensors made in inference mode
-                self._heads[names] = make(found)
+            with torch.inference_mode(False):  # autograd cannot save tensors made in inference mode
+                self._heads[names] = make({each: self._pretrained[each] for each in self._classes(names)})
         return self._heads[names]
 
-    def _deployed(self, names: Sequence[str]) -> Classifier:
-        """The class means of the features of the weights now in place."""
-        return class_means({
-            (name, label): feature_ND
-            for name in names
-            for label, feature_ND in self._class_features(self._tasks[name]).items()
-        })  # fmt: skip
+    def _answering_classifier(self, names: Sequence[str]) -> Classifier:
+        """The class means of the features of the current weights, or the linear head."""
+        if self.settings.classifier == "linear":
+            return self._head(tuple(names))
+        features = {name: self._class_features(self._tasks[name]) for name in names}
+        return class_means({(name, label): features[name][label] for name, label in self._classes(names)})
 
     def _class_features(self, task: Task) -> dict[str, Tensor]:
         """Label -> features [n, D] of the class's first training images."""
@@ -266,14 +235,11 @@ class Vision:
     def _pixels(self, examples: Sequence[Example]) -> Tensor:
         return pixels([example.text for example in examples], self.processor).to(model_device(self.model))
 
-    def _classes(self, names: Iterable[str]) -> tuple[Class, ...]:
-        return tuple((name, label) for name in names for label in self._tasks[name].labels)
-
 
 def tokens_before_patches(model: PreTrainedModel) -> int:
-    """How many tokens stand before the patches: class token, DeiT's for distillation, registers; 0 without a class token.
+    """Number of tokens before the patches: class token, DeiT's distillation token, registers; 0 without a class token.
 
-    The first two are told by their parameters' names (cls_token, class_embedding, distillation_token): no configuration says it.
+    The first two are recognised by parameter names (cls_token, class_embedding, distillation_token): no configuration has them.
     """
     names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
     if not any(name.startswith(("cls_", "class_")) for name in names):
@@ -290,7 +256,7 @@ def class_means(features: dict[Class, Tensor]) -> Classifier:
 
 
 def ridge_head(features: dict[Class, Tensor]) -> Classifier:
-    """Least squares from centred features to +-1 targets, every class weighing the same, ridge `RIDGE` x mean variance."""
+    """Least squares from centred features to +-1 targets, classes weighted equally, ridge `RIDGE` x mean variance."""
     centre = torch.stack([feature_ND.mean(dim=0) for feature_ND in features.values()]).mean(dim=0)
     gram_DD, cross_DC = torch.zeros(len(centre), len(centre)), torch.zeros(len(centre), len(features))
     for c, feature_ND in enumerate(features.values()):

@@ -1,1 +1,1 @@
-"""Numerics as pure functions; each fast path has a slow reference beside it."""
+"""Numerics as pure functions; each fast path has a slow reference next to it."""

@@ -1,11 +1,11 @@
-"""Exact spectra of updates: singular values, best approximation of a rank, inner products, in the size of the factors.
+"""Exact spectra of updates through their factors: singular values, best approximation of a rank, inner products.
 
 Legend: O output features, I input features, K stacked rank, S singular directions kept.
 
 A stacked update delta = B_OK A_KI has at most K singular values. With the thin QR decompositions B = Q_B R_B and
 A^T = Q_A R_A, delta = Q_B (R_B R_A^T) Q_A^T, so the SVD of the K x K core R_B R_A^T, rotated by Q_B and Q_A, is the SVD
-of delta: exact, in O((O + I) K^2) instead of O(O I min(O, I)), and the [O, I] matrix is never formed. All of it runs in
-float64 (the factors are thin), so that a direction is called absent only when it is.
+of delta: exact, in O((O + I) K^2) instead of O(O I min(O, I)), without the [O, I] matrix. It runs in float64 (the factors
+are thin), so rounding does not pass for a direction, nor hide one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perdure.ops.randomized_svd import randomized_svd
 from perdure.ops.tiling import row_tiles, working_dtype
 
 LARGE = 1024
-"""Dense updates whose smaller side exceeds this are truncated by a randomised SVD (if the rank is small beside it)."""
+"""Dense updates whose smaller side exceeds this are truncated by a randomised SVD, if the rank is small in comparison."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,11 @@ class SVD:
 
 
 def svd(delta: Delta) -> SVD:
-    """The thin SVD; through the factors where there are any and they are thinner than the matrix."""
+    """The thin SVD; through the factors, if any, unless their rank is that of the matrix."""
     if not isinstance(delta, LowRank) or delta.rank >= min(delta.shape):
-        U, s, Vt = torch.linalg.svd(_dense_double(delta), full_matrices=False)
+        # factors are multiplied in float64, or rounding would look like more directions
+        full = delta.B.double() @ delta.A.double() if isinstance(delta, LowRank) else delta.double()
+        U, s, Vt = torch.linalg.svd(full, full_matrices=False)
         return SVD(U, s, Vt.mT)
     Q_B, R_B = torch.linalg.qr(delta.B.double())
     Q_A, R_A = torch.linalg.qr(delta.A.mT.double())
@@ -43,23 +45,18 @@ def svd(delta: Delta) -> SVD:
     return SVD(Q_B @ U, s, Q_A @ Vt.mT)
 
 
-def _dense_double(delta: Delta) -> Tensor:
-    """The matrix in float64; of factors multiplied in float64, or rounding would look like further directions."""
-    return delta.B.double() @ delta.A.double() if isinstance(delta, LowRank) else delta.double()
-
-
 def numerical_rank(s: Tensor, shape: tuple[int, int], eps: float = torch.finfo(torch.float64).eps) -> int:
-    """How many singular values `s` (descending) are not zero but for rounding: s > eps max(O, I) s_1."""
+    """How many singular values `s` (descending) exceed rounding: s > eps max(O, I) s_1."""
     return int((s > eps * max(shape) * s[0]).sum()) if s.numel() else 0
 
 
 def rounding(delta: Delta) -> float:
-    """`numerical_rank`'s eps for it: float64's for factors, which `svd` multiplies in float64, else its working dtype's."""
+    """The eps for `numerical_rank`: float64's for factors, which `svd` multiplies in float64, else the working dtype's."""
     return torch.finfo(torch.float64 if isinstance(delta, LowRank) else working_dtype(delta)).eps
 
 
 def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
-    """The first `rank` directions as factors of equal norm, A = sqrt(s) V^T and B = U sqrt(s); zero-padded to `rank`."""
+    """The first `rank` directions as factors of equal norm, A = sqrt(s) V^T and B = U sqrt(s), zero-padded to `rank`."""
     kept = min(rank, parts.s.numel())
     root = parts.s[:kept].sqrt()
     A = torch.zeros(rank, parts.V.shape[0], dtype=dtype, device=parts.s.device)
@@ -70,9 +67,9 @@ def balanced(parts: SVD, rank: int, dtype: torch.dtype) -> LowRank:
 
 
 def compress(delta: Delta) -> LowRank:
-    """The same update with as few directions as it has (at least one); in fp32, or float64 for float64 factors.
+    """The same update with no more directions than it has (at least one); in fp32, or float64 for a float64 update.
 
-    Of a dense update, directions within the rounding of its dtype are not counted.
+    For a dense update, directions within the rounding of its dtype do not count.
     """
     parts = svd(delta)
     rank = numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), rounding(delta))
@@ -80,34 +77,30 @@ def compress(delta: Delta) -> LowRank:
 
 
 def truncate(delta: Delta, rank: int) -> tuple[LowRank, float]:
-    """The best approximation of that rank, and the share of the energy it keeps.
+    """The best approximation with `rank` directions, and the share of the energy it keeps.
 
     A stacked update is decomposed through its factors, a dense one by a dense SVD: both exact. A dense SVD takes 1.3 s at
-    2048 x 2048, so a dense update larger than `LARGE` is approximated by a randomised SVD with a fixed seed; the
-    energy stated is that of the approximation returned, in every case.
+    2048 x 2048, so a dense update larger than `LARGE` is approximated by a randomised SVD with a fixed seed. The energy is
+    always that of the approximation returned.
 
     Args:
-        rank: 1 or more; beyond the update's own rank the factors are padded with zeros, so that all modules of an
-            adapter can share one rank.
+        rank: 1 or more; above the update's rank the factors are zero-padded, so that all modules of an adapter can share
+            one rank.
 
     Returns:
         (factors of exactly `rank` directions, ||kept||_F^2 / ||delta||_F^2 in [0, 1]; 1 for a zero update).
     """
     if rank < 1:
-        raise ValueError(f"an update needs a rank of at least 1, got {rank}")
-    parts = _leading(delta, rank)
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    if isinstance(delta, LowRank) or min(delta.shape) <= LARGE or 8 * rank > min(delta.shape):
+        parts = svd(delta)
+    else:
+        # U diag(s) V^T is Q Q^T delta cut to `rank` for an orthonormal Q, so sum s^2 is exactly the energy it keeps
+        U, s, Vt = randomized_svd(delta.to(working_dtype(delta)), rank, torch.Generator().manual_seed(0))
+        parts = SVD(U.double(), s.double(), Vt.mT.double())
     total = float(squared_norm(delta))
     kept = float(parts.s[:rank].square().sum())
     return balanced(parts, rank, working_dtype(delta)), min(kept / total, 1.0) if total > 0 else 1.0
-
-
-def _leading(delta: Delta, rank: int) -> SVD:
-    """At least the first `rank` singular triplets."""
-    if isinstance(delta, LowRank) or min(delta.shape) <= LARGE or 8 * rank > min(delta.shape):
-        return svd(delta)
-    # U diag(s) V^T is Q Q^T delta cut to `rank` for an orthonormal Q, so sum s^2 is exactly the energy it keeps.
-    U, s, Vt = randomized_svd(delta.to(working_dtype(delta)), rank, torch.Generator().manual_seed(0))
-    return SVD(U.double(), s.double(), Vt.mT.double())
 
 
 def inner(left: Delta, right: Delta) -> Tensor:
@@ -121,11 +114,10 @@ def inner(left: Delta, right: Delta) -> Tensor:
         left, right = right, left
     if isinstance(left, LowRank):  # <B A, D> = sum of A * (B^T D): one thin product, no dense B A
         return (left.A.double() * (left.B.mT @ dense(right)).double()).sum()
-    right = dense(right)
-    ranges = row_tiles((left.shape[0], left.shape[1]))
-    return sum(
-        ((left[i:j].double() * right[i:j].double()).sum() for i, j in ranges), torch.zeros((), dtype=torch.float64)
-    )
+    right, total = dense(right), torch.zeros((), dtype=torch.float64)
+    for i, j in row_tiles((left.shape[0], left.shape[1])):
+        total = total + (left[i:j].double() * right[i:j].double()).sum()
+    return total
 
 
 def squared_norm(delta: Delta) -> Tensor:

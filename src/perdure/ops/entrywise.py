@@ -14,18 +14,16 @@ from torch import Tensor
 from perdure.ops.factors import Factors
 from perdure.ops.frobenius import squared_norm_and_grads
 from perdure.ops.lowrank import LowRank
-from perdure.ops.through_factors import Scratch, product, through_factors
+from perdure.ops.precision import ValueAndGrads
+from perdure.ops.through_factors import Scratch, through_factors
 from perdure.ops.tiling import row_tiles
 
-Result = tuple[Tensor, Tensor, Tensor]
-"""Value (scalar, float64), gradients of A [R, I] and of B [O, R]."""
 
-
-def l1_norm(factors: Factors, tile: int | None = None, scratch: Scratch | None = None) -> Result:
+def l1_norm(factors: Factors, tile: int | None = None, scratch: Scratch | None = None) -> ValueAndGrads:
     """sum |W| and its sub-gradient (0 where W is 0), on row tiles."""
 
     def kernel(rows: LowRank, _: slice, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        W = product(rows, memory[0])
+        W = torch.mm(rows.B, rows.A, out=memory[0])
         return torch.linalg.vector_norm(W, 1), W.sign_()
 
     return through_factors(kernel, factors, tile, scratch)
@@ -33,11 +31,11 @@ def l1_norm(factors: Factors, tile: int | None = None, scratch: Scratch | None =
 
 def weighted_squares(
     factors: Factors, weights_OI: Tensor, tile: int | None = None, scratch: Scratch | None = None
-) -> Result:
+) -> ValueAndGrads:
     """sum Omega W^2 and its gradient, on row tiles; `weights_OI` is Omega, contiguous."""
 
     def kernel(rows: LowRank, at: slice, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        W = product(rows, memory[0])
+        W = torch.mm(rows.B, rows.A, out=memory[0])
         G = torch.mul(W, weights_OI[at], out=memory[1])
         return torch.dot(W.view(-1), G.view(-1)), G.mul_(2)
 
@@ -47,12 +45,10 @@ def weighted_squares(
 def small_share(factors: Factors, threshold: float) -> float:
     """Share of positions where |W| is at most `threshold` times W's own root mean square; 1 for an update of zero.
 
-    Relative to the update's size, so that it tells sparse from small; with threshold 0 the share of exact zeros. For
+    Relative to the update's size, so it tells sparse from small; threshold 0 gives the share of exact zeros. For
     comparison: a Gaussian W has 8.0 % of its entries below 0.1.
     """
     count = factors.shape[0] * factors.shape[1]
     limit = threshold * float(squared_norm_and_grads(factors)[0] / count) ** 0.5
-    small = sum(
-        int(torch.count_nonzero(factors.rows(start, stop).abs_() <= limit)) for start, stop in row_tiles(factors.shape)
-    )
-    return small / count
+    tiles = (factors.rows(start, stop).abs_() for start, stop in row_tiles(factors.shape))
+    return sum(int(torch.count_nonzero(tile <= limit)) for tile in tiles) / count

@@ -1,4 +1,4 @@
-"""The two trained matrices of a LoRA adapter at one module, and the update they make.
+"""The two trained matrices of a LoRA adapter in one module, and their update.
 
 Legend: R adapter rank, O output features, I input features.
 """
@@ -15,15 +15,15 @@ from perdure.ops.lowrank import LowRank
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """`A` [R, I], `B` [O, R] in PEFT's naming, and where they started if the base was offset by that start.
+    """`A` [R, I], `B` [O, R] in PEFT's naming, and their start if the base was offset by it.
 
-    An init that offsets the base (SLICE, LoRA-GA, LoRAM) trains on W - s B0 A0, so what the task adds to W is
-    s (B A - B0 A0): that is the update which penalties, statistics and merges must see, never s B A. It is computed as
+    An init that offsets the base (SLICE, LoRA-GA, LoRAM) trains on W - s B0 A0, so the task adds s (B A - B0 A0) to W:
+    penalties, statistics and merges must see that update, never s B A. It is computed as
 
         B A - B0 A0 = (B - B0) A + B0 (A - A0)
 
-    which is exactly 0 at the start and has digits of its own near it; a difference of the two products would be their rounding
-    there, of which l1 takes the signs and `gradient_share` makes a whole share of the gradient.
+    which is exactly 0 at the start and accurate near it. The difference of the two products would be rounding error there,
+    whose signs l1 would take and which `gradient_share` would scale to a full share of the gradient.
 
     Args:
         A, B: the factors.
@@ -50,7 +50,7 @@ class Factors:
         return LowRank(A, B * self.scaling)
 
     def copied(self) -> Factors:
-        """The same numbers in memory of their own, row by row, as a file gives them back: BLAS then rounds alike."""
+        """A contiguous copy, laid out as if read from a file, so that BLAS rounds the same way."""
         pairs = (None if m is None else m.clone(memory_format=torch.contiguous_format) for m in (self.A0, self.B0))
         return Factors(self.A.clone(), self.B.clone(), self.scaling, *pairs)
 

@@ -14,8 +14,8 @@ def squared_norm_and_grads(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """||dW||_F^2 (scalar, float64) of the effective update, and its gradients of A [R, I] and B [O, R].
 
     With dW = B_OK A_KI:  ||dW||_F^2 = sum_kl (B^T B)_kl (A A^T)_kl,  gA = 2 s B^T dW,  gB = 2 s dW A^T.
-    Costs O(K R (O + I)); no [O, I] matrix is formed. The value is summed in float64 because the products of an update's
-    rank-one terms may be larger than their sum.
+    Costs O(K R (O + I)); no [O, I] matrix is formed. The value is summed in float64, because products of an update's
+    rank-one terms can be larger than their sum.
     """
     delta = factors.update()
     stacked_A, stacked_B = delta.A.double(), delta.B.double()

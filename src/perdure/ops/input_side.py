@@ -1,10 +1,10 @@
-"""Penalties that know the inputs: overlap with old A, and drift of the outputs on old inputs.
+"""Penalties on the input side: overlap with old A, and drift of the outputs on old inputs.
 
 Legend: O output features, I input features, R adapter rank, K stacked rank. dW effective update [O, I].
 
     overlap   sum_i ||A_i A^T||_F^2 = tr(A M A^T), M = sum_i A_i^T A_i                  gA = 2 A M
     drift     tr(F dW C dW^T) = E x^T dW^T F dW x over inputs x with C = E[x x^T]       gA = 2 s B^T F dW C,  gB = 2 s F dW C A^T
-              F [O, O] weighs the outputs' directions; the identity where none is given: E ||dW x||^2
+              F [O, O] weighs the outputs' directions; without it the identity: E ||dW x||^2
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from perdure.ops.factors import Factors
 
 
 def remembered(old: Tensor | None, new_RI: Tensor) -> Tensor:
-    """What `overlap` needs of all old A: them stacked [K, I] while K is at most I / 2, then M [I, I]: whichever is cheaper.
+    """What `overlap` needs of all old A: the stack [K, I] while K is at most I / 2, then M [I, I], which is cheaper.
 
-    Either way time and memory are bounded, whatever the number of tasks.
+    Time and memory are bounded for any number of tasks.
     """
     width = new_RI.shape[1]
     if old is not None and old.shape[0] == width:
@@ -37,7 +37,7 @@ def overlap(A_RI: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of |A_i A^T| over the rows of all old A, and its sub-gradient of A [R, I]; cost grows with the rows kept."""
+    """Sum of |A_i A^T| over the rows of all old A, and its sub-gradient of A [R, I]; cost grows with the stored rows."""
     shared_KR = old_KI @ A_RI.mT
     return torch.linalg.vector_norm(shared_KR, 1), shared_KR.sign().mT @ old_KI
 
@@ -45,7 +45,7 @@ def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
 def drift(factors: Factors, moment_II: Tensor, metric_OO: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """tr(F dW C dW^T) (scalar, float64), and its gradients of A [R, I] and B [O, R]; never forms [O, I].
 
-    The value is summed in float64 because the products of an update's rank-one terms may be larger than their sum.
+    The value is summed in float64, because products of an update's rank-one terms can be larger than their sum.
     """
     delta = factors.update()
     read_KI = delta.A @ moment_II

@@ -1,14 +1,12 @@
-"""A module's update, kept low rank as long as that is smaller than dense.
+"""A module's update, low rank as long as that is smaller than dense.
 
 Legend: O output features, I input features, K rank (of one adapter, or of several stacked).
-
-`LowRank` stands for `delta_OI = B_OK @ A_KI` with every scaling already inside B. A `Delta` is either that or
-the dense tensor [O, I]; an `Update` maps module names to deltas. All functions are pure.
+A `Delta` is a `LowRank` or the dense tensor [O, I]; an `Update` maps module names to deltas. All functions are pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """`delta_OI = B_OK @ A_KI`, scaling inside `B`.
-
-    Shapes: `A` [K, I], `B` [O, K]; same dtype and device.
-    """
+    """`delta_OI = B_OK @ A_KI`, every scaling inside `B`; same dtype and device."""
 
     A: Tensor
     B: Tensor
@@ -31,16 +26,16 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(O, I) of the dense matrix this stands for."""
+        """(O, I) of the dense matrix."""
         return self.B.shape[0], self.A.shape[1]
 
     @property
     def rank(self) -> int:
-        """K, the number of stacked directions (an upper bound of the matrix rank)."""
+        """K, the number of stacked directions (an upper bound on the matrix rank)."""
         return self.A.shape[0]
 
     def to(self, device: torch.device) -> LowRank:
-        """The same on a device."""
+        """The update on `device`."""
         return LowRank(self.A.to(device), self.B.to(device))
 
 
@@ -53,19 +48,13 @@ def dense(delta: Delta) -> Tensor:
     return delta.B @ delta.A if isinstance(delta, LowRank) else delta
 
 
-def tiles(height: int, tile: int) -> Iterator[tuple[int, int]]:
-    """Consecutive row ranges (start, stop) of at most `tile` rows that cover `height` rows."""
-    for start in range(0, height, tile):
-        yield start, min(start + tile, height)
-
-
 def scale(delta: Delta, factor: float) -> Delta:
     """`factor * delta`."""
     return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta * factor
 
 
 def add(left: Delta, right: Delta) -> Delta:
-    """`left + right`: stacked factors while these are smaller than the dense matrix, else dense."""
+    """`left + right`: stacked factors while they are smaller than the dense matrix, else dense."""
     if isinstance(left, LowRank) and isinstance(right, LowRank):
         out_features, in_features = left.shape
         if (left.rank + right.rank) * (out_features + in_features) <= out_features * in_features:
@@ -74,9 +63,6 @@ def add(left: Delta, right: Delta) -> Delta:
 
 
 def add_updates(left: Update, right: Update) -> dict[str, Delta]:
-    """Module by module `left + right`; a module missing on one side counts as zero there."""
-    names = list(left) + [name for name in right if name not in left]
-    return {
-        name: add(left[name], right[name]) if name in left and name in right else {**right, **left}[name]
-        for name in names
-    }
+    """Module by module `left + right`; a module missing on one side counts as zero."""
+    both = {name: add(left[name], right[name]) for name in left if name in right}
+    return {**left, **right, **both}

@@ -1,16 +1,13 @@
-"""The magnitude that the largest share of entries exceeds, exactly, without sorting or holding them all.
+"""The exact magnitude threshold that keeps a share of the entries, without sorting or holding them all.
 
-Legend: O output features, I input features.
-
-The k-th largest of n entries is bracketed by the quantiles of a random sample; one pass over row tiles counts the
-entries above the bracket and collects those inside it (well under 1 %), and the answer is found among these. If the bracket
-misses, it is widened: the result never depends on the sample.
+Quantiles of a random sample bracket the k-th largest of n entries. One pass over row tiles counts the entries above the
+bracket and collects those inside it (well under 1 %); the answer is one of these. A bracket that misses is widened: the
+result never depends on the sample.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -22,19 +19,18 @@ from perdure.ops.parallel import on_one_core, over_rows
 from perdure.ops.tiling import Arena, entries, tile, widened
 
 SAMPLE = 1 << 17
-"""Sampled positions, which brackets the answer within about 1 %; below four times as many in all, everything is collected."""
+"""Sampled positions: they bracket the answer within about 1 %. Up to four times as many entries are all collected."""
 
 
 def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
     """The k-th largest |entry| over all `deltas` together, k = max(1, floor(density * number of entries)).
 
-    Args:
-        deltas: one module's update, or all modules of an update (the scope "model" of TIES).
-            May read them anew at every pass: only one is held at a time.
-        density: share of entries to keep, in (0, 1]; keeping |entry| >= threshold keeps k of them (more on exact ties).
+    Keeping |entry| >= threshold keeps k entries (more on exact ties). The threshold is 0 for density 1 or no entries.
 
-    Returns:
-        The threshold; 0 for density 1 or no entries.
+    Args:
+        deltas: one module's update, or all modules of an update (the scope "model" of TIES). May read them again in
+            every pass: only one is held at a time.
+        density: share of entries to keep, in (0, 1].
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is a share in (0, 1], got {density}")
@@ -50,21 +46,23 @@ def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
         above, inside = _count_and_collect(deltas, low, high)
         if above < keep <= above + inside.numel():
             return float(inside.kthvalue(inside.numel() - (keep - above) + 1).values)
-        # Entries at `low` are only counted: in a sparse update most are exactly 0, and would fill the memory.
+        # entries at `low` are only counted: in a sparse update most are exactly 0 and would fill the memory
         if 0 < keep - above - inside.numel() <= _count_at(deltas, low):
             return low
         width = math.inf if width > 100 else width * 8
 
 
 def _bracket(deltas: Collection[Delta], sizes: list[int], keep: int, width: float) -> tuple[float, float]:
-    """(low, high) around the k-th largest: sample quantiles `width` standard errors to both sides."""
+    """(low, high) around the k-th largest: sample quantiles `width` standard errors apart on each side."""
     total = sum(sizes)
     if total <= 4 * SAMPLE or math.isinf(width):
         return -1.0, math.inf
-    sample = torch.cat(
-        [_sample(delta, max(1, SAMPLE * size // total)) for delta, size in zip(deltas, sizes, strict=True)]
-    )
-    ordered = sample.sort(descending=True).values
+    sample = []
+    for delta, size in zip(deltas, sizes, strict=True):
+        generator, shape = torch.Generator().manual_seed(0), (max(1, SAMPLE * size // total),)
+        places = (torch.randint(side, shape, generator=generator) for side in delta.shape)
+        sample.append(entries(delta, *places).abs())
+    ordered = torch.cat(sample).sort(descending=True).values
     share = keep / total
     margin = width * math.sqrt(share * (1 - share) * ordered.numel()) + 1
     place = share * ordered.numel()
@@ -74,35 +72,35 @@ def _bracket(deltas: Collection[Delta], sizes: list[int], keep: int, width: floa
     return low, high
 
 
-def _sample(delta: Delta, count: int) -> Tensor:
-    """|entry| [count] at random positions; a fixed seed, since the result does not depend on it."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(delta.shape[0], (count,), generator=generator)
-    columns = torch.randint(delta.shape[1], (count,), generator=generator)
-    return entries(delta, rows, columns).abs()
-
-
 def _count_and_collect(deltas: Collection[Delta], low: float, high: float) -> tuple[int, Tensor]:
     """How many |entries| exceed `high`, and those in (low, high]."""
-    above, inside = _Counter(), _Collected()
+    above: list[int] = []
+    inside: list[Tensor] = []
 
     def look(magnitudes: Tensor, mask: Tensor) -> None:
-        above.add(torch.gt(magnitudes, high, out=mask).sum())
-        inside.add(_between(magnitudes, low, high))
+        above.append(int(torch.gt(magnitudes, high, out=mask).sum()))  # in fp32: exact up to 2^24 per tile
+        if magnitudes.device.type == "cpu":  # numpy selects a few of many five times faster than torch
+            array = magnitudes.numpy()
+            inside.append(torch.from_numpy(array[np.flatnonzero((array > low) & (array <= high))]))
+        else:
+            inside.append(magnitudes[(magnitudes > low) & (magnitudes <= high)])
 
     _over_magnitudes(deltas, look)
-    return above.total, inside.all()
+    return sum(above), torch.cat(inside)
 
 
 def _count_at(deltas: Collection[Delta], value: float) -> int:
     """How many |entries| are exactly `value`."""
-    found = _Counter()
-    _over_magnitudes(deltas, lambda each, mask: found.add(torch.eq(each, value, out=mask).sum()))
-    return found.total
+    counts: list[int] = []
+    _over_magnitudes(deltas, lambda each, mask: counts.append(int(torch.eq(each, value, out=mask).sum())))
+    return sum(counts)
 
 
 def _over_magnitudes(deltas: Collection[Delta], look: Callable[[Tensor, Tensor], None]) -> None:
-    """`look(|entries| of a tile, as much memory for a mask)`: comparing into floats is four times faster than into bools."""
+    """Call `look(|entries|, mask memory)` on every tile: comparing into floats is four times faster than into bools.
+
+    It runs in several threads; appending to a list is safe.
+    """
     for delta in map(widened, deltas):
 
         def work(start: int, stop: int, arena: Arena, delta: Delta = delta) -> None:
@@ -110,45 +108,3 @@ def _over_magnitudes(deltas: Collection[Delta], look: Callable[[Tensor, Tensor],
             look(magnitudes.view(-1), arena.like(magnitudes).view(-1))
 
         over_rows((delta.shape[0], delta.shape[1]), work)
-
-
-class _Counter:
-    """A count that several threads add to; of a tile's ones, summed in fp32, which is exact up to 2^24 of them."""
-
-    def __init__(self) -> None:
-        self.total, self._lock = 0, threading.Lock()
-
-    def add(self, count: Tensor) -> None:
-        """Add a number."""
-        with self._lock:
-            self.total += int(count)
-
-
-class _Collected:
-    """Values gathered from many tiles by several threads, in one piece of memory that doubles when it is full."""
-
-    def __init__(self) -> None:
-        self._held, self._count, self._lock = torch.empty(1 << 16), 0, threading.Lock()
-
-    def add(self, values: Tensor) -> None:
-        """Put `values` behind those already there."""
-        with self._lock:
-            count = self._count + values.numel()
-            if count > self._held.numel() or values.dtype != self._held.dtype or values.device != self._held.device:
-                larger = values.new_empty(max(count, 2 * self._held.numel()))
-                larger[: self._count] = self._held[: self._count]
-                self._held = larger
-            self._held[self._count : count] = values
-            self._count = count
-
-    def all(self) -> Tensor:
-        """Everything gathered."""
-        return self._held[: self._count]
-
-
-def _between(values: Tensor, low: float, high: float) -> Tensor:
-    """The values in (low, high]; few of many."""
-    if values.device.type != "cpu":
-        return values[(values > low) & (values <= high)]
-    array = values.numpy()  # numpy finds few of many five times faster than torch does on a CPU
-    return torch.from_numpy(array[np.flatnonzero((array > low) & (array <= high))])

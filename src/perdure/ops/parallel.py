@@ -1,7 +1,7 @@
-"""Row tiles worked on side by side: one Python thread a core, each computing on one core.
+"""Row tiles processed in parallel: one Python thread per core, each computing on one core.
 
-A tile's operations are short (tens of microseconds). Splitting each of them over cores costs a wait for the slowest at every
-single one, and on a busy machine nearly all of the time; whole tiles side by side wait once.
+A tile's operations are short (tens of microseconds). Splitting every operation over cores means a wait for the slowest core
+each time, nearly all of the time on a busy machine; whole tiles in parallel wait once.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from perdure.ops.tiling import Arena, row_tiles
 
 
 def over_rows(shape: tuple[int, int], work: Callable[[int, int, Arena], None]) -> None:
-    """`work(start, stop, arena)` for all row tiles of a matrix [O, I], in no particular order.
+    """Call `work(start, stop, arena)` for all row tiles of a matrix [O, I], in no particular order.
 
-    `work` may run in several threads at once: what it writes must not overlap, and it must not depend on order. `arena` is the
-    thread's own memory for temporaries; what comes from it is valid until `work` returns.
+    Calls may run in several threads: they must not write to the same place or depend on order. `arena` is the thread's
+    memory for temporaries, valid until `work` returns.
     """
     ranges = list(row_tiles(shape))
     threads = torch.get_num_threads()
-    own = threading.local()
+    local = threading.local()
 
-    @torch.no_grad()  # the switch for gradients is each thread's own
-    def alone(place: tuple[int, int]) -> None:
-        if not hasattr(own, "arena"):
-            own.arena = Arena()
-        own.arena.reset()
-        work(*place, own.arena)
+    @torch.no_grad()  # the setting is per thread
+    def process(rows: tuple[int, int]) -> None:
+        if not hasattr(local, "arena"):
+            local.arena = Arena()
+        local.arena.reset()
+        work(*rows, local.arena)
 
     if min(threads, len(ranges)) < 2:
-        for place in ranges:
-            alone(place)
+        for rows in ranges:
+            process(rows)
         return
     try:
         with ThreadPoolExecutor(min(threads, len(ranges)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(alone, ranges):
+            for _ in pool.map(process, ranges):
                 pass
     finally:
         torch.set_num_threads(threads)
@@ -47,10 +47,7 @@ def over_rows(shape: tuple[int, int], work: Callable[[int, int, Arena], None]) -
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """Operations in this block stay on one core: thin factors are done before several cores have found together.
-
-    On a busy machine, cores that wait for each other at every operation cost several times what is computed.
-    """
+    """Keep operations on one core: for thin factors, synchronising cores costs more than computing, most on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

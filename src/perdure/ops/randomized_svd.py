@@ -12,16 +12,13 @@ from torch import Tensor
 def randomized_svd(
     matrix_OI: Tensor, rank: int, generator: torch.Generator, *, width: int | None = None, iterations: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """U [O, Q'], S [Q'] descending, Vh [Q', I] with Q' = min(rank, O, I): the leading singular triplets.
+    """The leading singular triplets: U [O, R], S [R] descending, Vh [R, I] with R = min(rank, O, I).
 
-    The same generator state gives the same bits; signs are fixed, so that equal inputs give equal factors on every machine
-    up to rounding.
+    Computed in the matrix's dtype (fp32 or wider). The same generator state gives the same bits; signs are fixed, so equal
+    inputs give equal factors on every machine up to rounding.
 
     Args:
-        matrix_OI: any matrix; computed in its own dtype (fp32 or wider).
-        rank: how many triplets.
-        generator: source of the random projection.
-        width: sketch width Q; default min(4 rank, O, I), as LoRA-GA and SLICE have it.
+        width: sketch width Q; default min(4 rank, O, I), as in LoRA-GA and SLICE.
         iterations: subspace iterations; each reads the matrix twice.
     """
     rank = min(rank, *matrix_OI.shape)

@@ -1,7 +1,4 @@
-"""Parts of an update chosen position by position: by magnitude, by agreement of sign; its signs or its magnitudes alone.
-
-Legend: O output features, I input features. All work on one module's dense update [O, I].
-"""
+"""Parts of one module's dense update [O output, I input]: positions by magnitude or sign; its signs or magnitudes alone."""
 
 from __future__ import annotations
 
@@ -15,10 +12,7 @@ Agreement = Literal["same", "opposite", "both"]
 
 
 def by_magnitude(delta_OI: Tensor, share: float, side: Side) -> Tensor:
-    """Mask [O, I] of the `share` smallest (bottom) or largest (top) entries in magnitude; ties by position.
-
-    Exactly round(share * O I) positions.
-    """
+    """Mask [O, I] of the round(share * O I) smallest (bottom) or largest (top) entries in magnitude; ties by position."""
     count = round(share * delta_OI.numel())
     order = delta_OI.abs().reshape(-1).argsort(descending=side == "top", stable=True)
     mask = torch.zeros(delta_OI.numel(), dtype=torch.bool, device=delta_OI.device)
@@ -27,9 +21,9 @@ def by_magnitude(delta_OI: Tensor, share: float, side: Side) -> Tensor:
 
 
 def by_sign(delta_OI: Tensor, history_OI: Tensor, agreement: Agreement) -> Tensor:
-    """Mask [O, I] of positions where the update has the history's sign (same), the other one, or either (both).
+    """Mask [O, I] of positions where the update has the history's sign (same) or the other one (opposite).
 
-    A zero on either side agrees and opposes nowhere; `both` has every position.
+    A zero on either side neither agrees nor opposes; `both` selects every position.
     """
     if agreement == "both":
         return torch.ones_like(delta_OI, dtype=torch.bool)
@@ -38,7 +32,7 @@ def by_sign(delta_OI: Tensor, history_OI: Tensor, agreement: Agreement) -> Tenso
 
 
 def signs_only(delta_OI: Tensor) -> Tensor:
-    """sign(delta) at one magnitude for all entries, such that the Frobenius norm stays."""
+    """sign(delta) times one magnitude that keeps the Frobenius norm."""
     signs = delta_OI.sign()
     return signs * (delta_OI.norm() / signs.norm().clamp_min(1.0))
 

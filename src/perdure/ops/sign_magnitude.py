@@ -1,4 +1,4 @@
-"""PS-LoRA's penalty on one module: the equation as it stands, and its closed form on row tiles.
+"""PS-LoRA's penalty on one module: the equation as published, and its closed form on row tiles.
 
 Legend: O output features, I input features, R adapter rank, N rows of a tile. W effective update [O, I], H history
 [O, I], T = tanh(alpha W), S = tanh(alpha H). Sums run over all O I positions.
@@ -9,7 +9,7 @@ Legend: O output features, I input features, R adapter rank, N rows of a tile. W
     magnitude-only  L = sum W^2                          G = 2 W
     gA = s B^T G,  gB = s G A^T
 
-`reference` follows the equation with autograd on dense matrices; `tiled` needs four tiles of N x I beside S.
+`reference` follows the equation with autograd on dense matrices; `tiled` needs S and four tiles of N x I.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from perdure.ops.factors import Factors
 from perdure.ops.frobenius import squared_norm_and_grads
 from perdure.ops.lowrank import LowRank, dense
-from perdure.ops.through_factors import Kernel, Scratch, product, through_factors
+from perdure.ops.through_factors import Kernel, Scratch, through_factors
 
 Reading = Literal["elementwise", "scalar"]
 Terms = Literal["both", "sign-only", "magnitude-only"]
@@ -32,7 +32,7 @@ Terms = Literal["both", "sign-only", "magnitude-only"]
 
 @dataclass(frozen=True)
 class Form:
-    """Which penalty: sharpness of the soft sign, reading of the equation, which of its two factors."""
+    """Which penalty: sharpness of the soft sign, reading of the equation, and which of its two factors."""
 
     alpha: float
     reading: Reading = "elementwise"
@@ -70,8 +70,7 @@ def elementwise_tile(signs_OI: Tensor, alpha: float) -> Kernel:
     def kernel(rows: LowRank, at: slice, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         W, p, slope, G = scratch
         S = signs_OI[at]
-        torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
-        torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)  # S p (1 - p)
+        _soft_signs(rows, S, alpha, scratch)
         p.sub_(0.5).mul_(S)  # T S / 2
         torch.addcmul(W, W, p, value=-2, out=G)  # W (1 - T S)
         value = torch.dot(W.view(-1), G.view(-1))
@@ -84,13 +83,19 @@ def agreement_tile(signs_OI: Tensor, alpha: float) -> Kernel:
     """sum T S, and S (1 - T^2), its derivative by W over alpha."""
 
     def kernel(rows: LowRank, at: slice, scratch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        W, p, slope, _ = scratch
+        _, p, slope, _ = scratch
         S = signs_OI[at]
-        torch.mul(product(rows, W), 2 * alpha, out=p).sigmoid_()
-        torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)
+        _soft_signs(rows, S, alpha, scratch)
         return 2 * torch.dot(p.sub_(0.5).view(-1), S.view(-1)), slope.mul_(4)
 
     return kernel
+
+
+def _soft_signs(rows: LowRank, S: Tensor, alpha: float, scratch: tuple[Tensor, ...]) -> None:
+    """Write W, p and S p (1 - p) to the first three scratch tiles."""
+    W, p, slope, _ = scratch
+    torch.mul(torch.mm(rows.B, rows.A, out=W), 2 * alpha, out=p).sigmoid_()
+    torch.ops.aten.sigmoid_backward.grad_input(S, p, grad_input=slope)
 
 
 def tiled(
@@ -106,9 +111,9 @@ def tiled(
     Args:
         factors: detached, float32 or float64.
         signs_OI: S = tanh(alpha H), contiguous, or None without history (S = 0).
-        tile: rows worked on at a time; None chooses by width.
-        scratch: memory to use again; one is made when not given.
-        elementwise: makes the tile kernel of the elementwise reading (the compiled one may be given).
+        tile: rows per tile; None chooses by width.
+        scratch: memory to reuse; allocated if not given.
+        elementwise: makes the tile kernel of the elementwise reading (or the compiled one).
     """
     count = factors.shape[0] * factors.shape[1]
     if form.terms == "magnitude-only" or (signs_OI is None and form.terms == "both"):

@@ -15,11 +15,10 @@ from perdure.ops.lowrank import LowRank
 from perdure.ops.through_factors import Kernel
 
 UNROLL = 16
-"""Up to this rank the product is written out, so that W never leaves the registers."""
+"""Up to this rank the product is written out as outer products, which the compiler fuses: W never leaves the registers."""
 
 
 def _product(A_KI: Tensor, B_NK: Tensor) -> Tensor:
-    """B @ A, as a chain of outer products the compiler can fuse where the rank is small."""
     if A_KI.shape[0] > UNROLL:
         return B_NK @ A_KI
     W = B_NK[:, :1] * A_KI[:1]
@@ -39,7 +38,7 @@ def _fused(A_KI: Tensor, B_NK: Tensor, S: Tensor, alpha: Tensor, out: Tensor) ->
 
 @cache
 def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Built when it is first run on a shape, and for all shapes from the second one on."""
+    """Compiled for the first shape it runs on, and again for all shapes at the second one."""
     return torch.compile(_fused, fullgraph=True)
 
 

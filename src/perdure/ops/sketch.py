@@ -1,7 +1,6 @@
 """Small linear sketches of large tensors: CountSketch for inner products, a three-sided sketch for singular vectors.
 
-Both are linear, so sketches of batches add up to the sketch of their sum, and a sketch of a c + b r is a times one plus b times
-the other: a mean gradient or its surgery never needs the full matrix.
+Sketches add up like what they sketch, so a mean gradient or its surgery (a c + b r) never needs the full matrix.
 
     CountSketch      Charikar, Chen and Farach-Colton 2002; standard error of a cosine <= sqrt((1 + cos^2) / buckets)
     low-rank sketch  Tropp, Yurtsever, Udell and Cevher, arXiv 1902.08651, alg. 3.1-4.3 (real field)
@@ -36,17 +35,18 @@ class CountSketch:
     seed: int = 0
 
     def empty(self) -> Tensor:
-        """A sketch of nothing, [buckets] fp32."""
+        """The sketch of zero, [buckets] fp32."""
         return torch.zeros(self.buckets)
 
     def add(self, sketch: Tensor, name: str, tensor: Tensor, factor: float = 1.0) -> None:
-        """`sketch` += factor * sketch of the tensor called `name`, in place.
+        """Add factor * the sketch of the tensor called `name` to `sketch`, in place.
 
-        The hash is drawn where the tensor is: sketches made on different kinds of devices do not compare.
+        The hash is drawn on the tensor's device: sketches from different kinds of devices cannot be compared.
         """
         flat = tensor.detach().reshape(-1).float()
-        generator = torch.Generator(flat.device).manual_seed(self._name_seed(name))
-        signed = flat.new_zeros(2 * self.buckets)  # a bucket for each sign: cheaper than multiplying by signs
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        generator = torch.Generator(flat.device).manual_seed(int.from_bytes(digest[:7], "big"))
+        signed = flat.new_zeros(2 * self.buckets)  # one half per sign: cheaper than multiplying by signs
         for start in range(0, flat.numel(), CHUNK):
             part = flat[start : start + CHUNK]
             drawn = torch.randint(
@@ -56,21 +56,18 @@ class CountSketch:
         sketch.add_((signed[: self.buckets] - signed[self.buckets :]).to(sketch.device), alpha=factor)
 
     def standard_error(self, cosine: float = 0.0) -> float:
-        """At most this: the standard error of a cosine between two sketches."""
+        """Upper bound on the standard error of a cosine between two sketches."""
         return math.sqrt((1 + cosine**2) / self.buckets)
-
-    def _name_seed(self, name: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:7], "big")
 
 
 @dataclass(frozen=True, eq=False)
 class TestMatrices:
-    """The random matrices a sketch is made with; shared by every matrix of one shape.
+    """The random matrices of a sketch, shared by all matrices of one shape.
 
     Shapes: `omega` [I, Q], `upsilon` [Q, O], `phi` [S, O], `psi` [S, I].
     """
 
-    __test__ = False  # not a test class, whatever its name
+    __test__ = False  # not a test class despite its name
 
     omega: Tensor
     upsilon: Tensor
@@ -83,25 +80,17 @@ class TestMatrices:
         out_features, in_features = shape
         width = min(width, *shape)
         core_out, core_in = min(2 * width + 1, out_features), min(2 * width + 1, in_features)
-
-        def gaussian(height: int, breadth: int) -> Tensor:
-            return torch.randn(height, breadth, generator=generator)
-
-        return cls(
-            gaussian(in_features, width),
-            gaussian(width, out_features),
-            gaussian(core_out, out_features),
-            gaussian(core_in, in_features),
-        )
+        shapes = (in_features, width), (width, out_features), (core_out, out_features), (core_in, in_features)
+        return cls(*(torch.randn(size, generator=generator) for size in shapes))
 
     def to(self, device: torch.device) -> TestMatrices:
-        """The same matrices on a device: they are drawn on the CPU, so that every kind of device has the same ones."""
+        """The matrices on `device`; they are drawn on the CPU, so that all kinds of devices have the same ones."""
         return TestMatrices(*(matrix.to(device) for matrix in (self.omega, self.upsilon, self.phi, self.psi)))
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankSketch:
-    """What is kept of a matrix G [O, I]: its range Y = G omega, co-range X = upsilon G and core Z = phi G psi^T.
+    """The sketch of a matrix G [O, I]: its range Y = G omega, co-range X = upsilon G and core Z = phi G psi^T.
 
     Memory O((O + I) Q + Q^2). Shapes: `Y` [O, Q], `X` [Q, I], `Z` [S, S'].
     """
@@ -131,11 +120,11 @@ class LowRankSketch:
         """U [O, R], S [R] descending, Vh [R, I]: leading singular triplets of the reconstruction Q C P^T.
 
         With Q = orth(Y), P = orth(X^T) and C = (phi Q)^+ Z ((psi P)^+)^T the reconstruction is exact for matrices of rank <= Q,
-        and else E ||G - Q C P^T||_F^2 <= `error_factor` times the best error of a lower rank.
+        otherwise E ||G - Q C P^T||_F^2 <= `error_factor` times the best error of a lower rank.
         """
         range_OQ = torch.linalg.qr(self.Y.double()).Q
         corange_IQ = torch.linalg.qr(self.X.double().mT).Q
-        # not the default driver: it gave other last bits for equal inputs in 1 of 60 runs, a resumed run among them
+        # not the default driver: in 1 of 60 runs it gave other last bits for equal inputs
         left = torch.linalg.lstsq(tests.phi.double() @ range_OQ, self.Z.double(), driver="gels").solution
         core = torch.linalg.lstsq(tests.psi.double() @ corange_IQ, left.mT, driver="gels").solution.mT
         U, S, Vh = torch.linalg.svd(core)
@@ -145,9 +134,8 @@ class LowRankSketch:
 
 
 def error_factor(width: int, rank: int) -> float:
-    """Gamma in E ||G - G^||_F^2 <= Gamma tau_rank(G)^2, tau the best error of that rank; rank < width - 1 (their theorem 5.1).
+    """Gamma in E ||G - G^||_F^2 <= Gamma tau_rank(G)^2, tau the best error of that rank; rank < width - 1 (theorem 5.1).
 
     Gamma = (S - 1) / (S - Q - 1) * (Q + rank - 1) / (Q - rank - 1) with Q = width, S = 2 Q + 1: about 2 (Q + rank) / (Q - rank).
     """
-    core = 2 * width + 1
-    return (core - 1) / (core - width - 1) * (width + rank - 1) / (width - rank - 1)
+    return 2 * (width + rank - 1) / (width - rank - 1)

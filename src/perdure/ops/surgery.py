@@ -1,8 +1,8 @@
-"""Gradient surgery: the new task's gradient `c`, changed so that it agrees with the old tasks' gradient `r`.
+"""Gradient surgery: change the new task's gradient `c` so that it agrees with the old tasks' gradient `r`.
 
-Most operators answer with two numbers (a, b), the result being a c + b r. They need the three inner products of a `Gram`
-and nothing else, so they serve full gradients, sketches and factor gradients alike, for one module or for all together.
-Only the null space needs the matrices.
+Most operators return two numbers (a, b) for the result a c + b r. They need only the three inner products of a `Gram`, so
+they serve full gradients, sketches and factor gradients alike, for one module or for all together. Only the null space
+needs the matrices.
 
     PCGrad   arXiv 2001.06782    GradVac  arXiv 2010.05874    CAGrad   arXiv 2110.14048    A-GEM  arXiv 1812.00420
 
@@ -65,14 +65,10 @@ def combine(c: Tensor, r: Tensor, coefficients: Coefficients) -> Tensor:
 
 
 def pcgrad(gram: Gram, strength: float = 1.0, tau: float = 0.0) -> Coefficients:
-    """Take the conflicting part of r out of c: gamma = relu(-<c, r>) / ||r||^2, result c + strength gamma r.
+    """Remove the part of c that conflicts with r: gamma = relu(-<c, r>) / ||r||^2, result c + strength gamma r.
 
-    With `strength` = 1 and `tau` = 0 the result is orthogonal to r wherever they conflicted; this is also A-GEM's projection.
-
-    Args:
-        gram: inner products.
-        strength: 1 removes the conflict, below 1 leaves a part of it (SLICE uses .5, .75, 1).
-        tau: fires only where the cosine is below it.
+    With `strength` = 1 and `tau` = 0 the result is orthogonal to r if they conflicted; this is also A-GEM's projection. A
+    smaller strength leaves part of the conflict (SLICE uses .5, .75, 1). It fires only if the cosine is below `tau`.
     """
     if gram.cosine >= tau or gram.cr >= 0 or gram.rr == 0:
         return UNCHANGED
@@ -80,19 +76,17 @@ def pcgrad(gram: Gram, strength: float = 1.0, tau: float = 0.0) -> Coefficients:
 
 
 def gradvac(gram: Gram, target: float, tau: float = math.inf) -> Coefficients:
-    """Add as much of r as brings the cosine with r up to `target` (GradVac, eq. 2).
+    """Add as much of r as raises the cosine with r to `target` (GradVac, eq. 2).
 
         lambda = ||c|| (phi sqrt(1 - cos^2) - cos sqrt(1 - phi^2)) / (||r|| sqrt(1 - phi^2)),   phi = target
 
-    Args:
-        gram: inner products.
-        target: phi, the cosine wanted, in (-1, 1): the moving average kept by the caller, see `moved_target`.
-        tau: fires only where the cosine is below both.
+    `target` is the desired cosine, in (-1, 1): the caller's moving average, see `moved_target`. It fires only if the cosine
+    is below both `target` and `tau`.
     """
     cosine = gram.cosine
     if cosine >= min(tau, target) or gram.rr == 0 or gram.cc == 0:
         return UNCHANGED
-    target = min(target, 0.999)  # a target of 1 would ask for infinitely much of r
+    target = min(target, 0.999)  # 1 would need infinitely much of r
     sine, target_sine = math.sqrt(1 - cosine**2), math.sqrt(1 - target**2)
     return 1.0, math.sqrt(gram.cc / gram.rr) * (target * sine - cosine * target_sine) / target_sine
 
@@ -103,20 +97,22 @@ def moved_target(target: float, cosine: float, beta: float) -> float:
 
 
 def cagrad(gram: Gram, radius: float = 0.5) -> Coefficients:
-    """The direction within reach of the mean gradient g0 that serves the worse-off of the two best (CAGrad, eq. 3-5).
+    """The direction near the mean gradient g0 that is best for the worse-off of the two (CAGrad, eq. 3-5).
 
     Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= reach, reach = radius ||g0||: with g_w = w c + (1 - w) r, find w in
     [0, 1] that minimises <g_w, g0> + reach ||g_w||, which is convex; then d = g0 + reach g_w / ||g_w||.
-
-    Args:
-        gram: inner products.
-        radius: relative to ||g0||, in [0, 1); 0 gives the mean of both gradients.
+    `radius` is in [0, 1); 0 gives the mean of both gradients.
     """
     reach = radius * gram.length((0.5, 0.5))
+
+    def dual(w: float) -> float:
+        inner = 0.5 * (w * gram.cc + gram.cr + (1 - w) * gram.rr)
+        return inner + reach * gram.length((w, 1 - w))
+
     low, high = 0.0, 1.0
     for _ in range(100):  # ternary search; each round costs a few multiplications
         left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (low, right) if _dual(gram, left, reach) < _dual(gram, right, reach) else (left, high)
+        low, high = (low, right) if dual(left) < dual(right) else (left, high)
     w = (low + high) / 2
     length = gram.length((w, 1 - w))
     if length <= 1e-7 * math.sqrt(gram.cc + gram.rr):  # opposite gradients: no direction serves both
@@ -124,17 +120,12 @@ def cagrad(gram: Gram, radius: float = 0.5) -> Coefficients:
     return 0.5 + reach * w / length, 0.5 + reach * (1 - w) / length
 
 
-def _dual(gram: Gram, w: float, reach: float) -> float:
-    inner = 0.5 * (w * gram.cc + gram.cr + (1 - w) * gram.rr)
-    return inner + reach * gram.length((w, 1 - w))
-
-
 def null_space(c_OI: Tensor, r_OI: Tensor, k: int) -> Tensor:
-    """c - U U^T c, U [O, k] the top-k left singular vectors of r: nothing is left in the old gradient's main directions."""
+    """c - U U^T c, U [O, k] the top-k left singular vectors of r: c without the old gradient's main directions."""
     U = torch.linalg.svd(r_OI, full_matrices=False).U[:, :k]
     return c_OI - U @ (U.mT @ c_OI)
 
 
 def threshold_below_median(cosines: Mapping[str, float], delta: float) -> float:
-    """tau = median(cosines) - delta: per-module surgery fires only where a module conflicts more than most."""
+    """tau = median(cosines) - delta: per-module surgery fires only in modules that conflict more than most."""
     return float(torch.tensor(list(cosines.values()), dtype=torch.float64).quantile(0.5)) - delta

@@ -4,7 +4,7 @@ Legend: O output features, I input features, R adapter rank, N rows of a tile. W
 
     L = sum_ij l_ij(W_ij),   G_ij = l_ij'(W_ij),   gA = s B^T G,   gB = s G A^T
 
-A penalty is a kernel: from rows of W to its sum over them and to these rows of G. Everything else is here.
+A penalty is a kernel: from rows of W to its sum over them and to these rows of G.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import LowRank, tiles
-from perdure.ops.tiling import TILE_ELEMENTS
+from perdure.ops.lowrank import LowRank
+from perdure.ops.tiling import row_tiles
 
 Kernel = Callable[[LowRank, slice, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 """(rows of W as factors, which rows they are, four tiles of scratch [N, I]) -> (sum over the rows, G of these rows).
@@ -26,7 +26,7 @@ SCRATCH_TILES = 4
 
 
 class Scratch:
-    """Memory for tiles, allocated once and used again for every tile and module."""
+    """Memory for tiles, allocated once and reused for every tile and module."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
@@ -44,26 +44,17 @@ def through_factors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel's sum over all rows (scalar, float64), and the gradients of A [R, I] and B [O, R].
 
-    Args:
-        factors: detached, float32 or float64.
-        tile: rows worked on at a time; None chooses by width.
-        scratch: memory to use again; some is made when not given.
+    `factors` are detached, in float32 or float64; `tile` is the number of rows per tile, by default chosen by width.
     """
-    height, width = factors.shape
     delta, A, B = factors.update(), factors.A, factors.B
-    size = min(height, tile or max(1, TILE_ELEMENTS // width))
-    memory = (scratch or Scratch()).take(size, width, A)
+    ranges = list(row_tiles(factors.shape, tile))
+    memory = (scratch or Scratch()).take(ranges[0][1], factors.shape[1], A)
     value = torch.zeros((), dtype=torch.float64, device=A.device)
     grad_A, grad_B_RO = torch.zeros_like(A), A.new_empty(B.mT.shape)  # A G^T is faster than G A^T on CPUs
-    for start, stop in tiles(height, size):
+    for start, stop in ranges:
         here = tuple(tensor[: stop - start] for tensor in memory)
         part, G = kernel(LowRank(delta.A, delta.B[start:stop]), slice(start, stop), here)
         value += part
         grad_A.addmm_(B[start:stop].mT, G)
         torch.mm(A, G.mT, out=grad_B_RO[:, start:stop])
     return value, grad_A.mul_(factors.scaling), grad_B_RO.mT.mul(factors.scaling).contiguous()
-
-
-def product(rows: LowRank, out: Tensor) -> Tensor:
-    """The rows of W, written to `out`."""
-    return torch.mm(rows.B, rows.A, out=out)

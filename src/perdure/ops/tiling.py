@@ -1,4 +1,4 @@
-"""Row ranges whose tiles stay in a processor's cache, and tiles of updates in fp32 whatever they are stored in.
+"""Row ranges whose tiles stay in the CPU's cache, and tiles of updates in fp32 for any storage dtype.
 
 Legend: O output features, I input features, N rows of a tile.
 """
@@ -10,47 +10,47 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from perdure.ops.lowrank import Delta, LowRank, tiles
+from perdure.ops.lowrank import Delta, LowRank
 
 TILE_ELEMENTS = 1 << 18
-"""Positions of a tile when nothing else is asked for: a float32 tile of 1 MB."""
+"""Positions of a tile by default: 1 MB in float32."""
 
 
-def row_tiles(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Row ranges (start, stop) that cover `shape` [O, I] in tiles of about `TILE_ELEMENTS` positions."""
-    return tiles(shape[0], max(1, TILE_ELEMENTS // max(1, shape[1])))
+def row_tiles(shape: tuple[int, int], rows: int | None = None) -> Iterator[tuple[int, int]]:
+    """Row ranges (start, stop) that cover `shape` [O, I] in tiles of `rows`, by default about `TILE_ELEMENTS` positions."""
+    rows = rows or max(1, TILE_ELEMENTS // max(1, shape[1]))
+    return ((start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
 
 
 def working_dtype(delta: Delta) -> torch.dtype:
-    """What an update is computed in: fp32, or float64 if it is stored so. Half precision would lose digits in every step."""
+    """The dtype to compute an update in: fp32, or float64 if stored so. Half precision would lose digits in every step."""
     return torch.promote_types(delta.A.dtype if isinstance(delta, LowRank) else delta.dtype, torch.float32)
 
 
 class Arena:
-    """Memory for the temporaries of one tile after another; what it gave is taken back by `reset`.
+    """Memory for the temporaries of one tile after another.
 
-    A tile's temporaries are a few MB each and live for microseconds. Asked of the system every time, they come as pages to be
-    cleared, which in several threads costs five times what is computed in them; and small results kept between them leave
-    holes that no other tile fits into.
+    A tile's temporaries are a few MB each and live for microseconds. The system would clear fresh pages for each, which in
+    several threads costs five times the computation, and small results between them would fragment the memory.
     """
 
     def __init__(self) -> None:
         self._buffers: list[Tensor] = []
-        self._given = 0
+        self._used = 0
 
     def reset(self) -> None:
-        """Everything given so far may be given again."""
-        self._given = 0
+        """Make all memory available again."""
+        self._used = 0
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """A matrix with undefined content."""
-        size, place = rows * columns, self._given
+        size, place = rows * columns, self._used
         if place == len(self._buffers):
             self._buffers.append(torch.empty(size, dtype=dtype, device=device))
         held = self._buffers[place]
         if held.numel() < size or held.dtype != dtype or held.device != (device or torch.device("cpu")):
             held = self._buffers[place] = torch.empty(size, dtype=dtype, device=device)
-        self._given += 1
+        self._used += 1
         return held[:size].view(rows, columns)
 
     def like(self, tensor: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Arena:
 
 
 def tile(delta: Delta, start: int, stop: int, arena: Arena | None = None) -> Tensor:
-    """Rows `start:stop` as a tensor [N, I] of the working dtype, that may be written to; its memory is `arena`'s, if given."""
+    """Rows `start:stop` as a writable tensor [N, I] of the working dtype, in the memory of `arena` if given."""
     dtype = working_dtype(delta)
     device = delta.A.device if isinstance(delta, LowRank) else delta.device
     out = (arena or Arena()).empty(stop - start, delta.shape[1], dtype, device)
@@ -69,7 +69,7 @@ def tile(delta: Delta, start: int, stop: int, arena: Arena | None = None) -> Ten
 
 
 def widened(delta: Delta, dtype: torch.dtype | None = None) -> Delta:
-    """The update in its working dtype (or a wider one), so that cutting tiles from it converts nothing again."""
+    """The update in its working dtype (or a wider one), so that tiles need no conversion."""
     dtype = dtype or working_dtype(delta)
     return LowRank(delta.A.to(dtype), delta.B.to(dtype)) if isinstance(delta, LowRank) else delta.to(dtype)
 
@@ -88,8 +88,8 @@ def larger(first: Tensor, second: Tensor, arena: Arena, *, or_equal: bool = Fals
 
 
 def choose(mask: Tensor, yes: Tensor, no: Tensor, out: Tensor) -> Tensor:
-    """`yes` where `mask` is 1.0 and `no` where it is 0.0, exactly, for finite tensors of one dtype; written to `out`.
+    """Write `yes` where `mask` is 1.0 and `no` where it is 0.0 to `out`: exact for finite tensors of one dtype.
 
-    torch.where branches at every position, which costs twenty times as much on a CPU when the mask has no pattern.
+    torch.where branches at every position, which is twenty times slower on a CPU if the mask has no pattern.
     """
     return torch.lerp(no, yes, mask, out=out)

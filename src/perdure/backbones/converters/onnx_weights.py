@@ -1,4 +1,4 @@
-"""The weights of a PyTorch model out of its ONNX export, under the names they had in PyTorch."""
+"""The weights of a PyTorch model from its ONNX export, under their names in PyTorch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Array = np.ndarray[Any, Any]
 
 
 def named_weights(content: bytes) -> dict[str, Tensor]:
-    """Name -> tensor of every initialiser of an ONNX model, linear weights included.
+    """Name -> tensor for every initialiser of an ONNX model, linear weights included.
 
-    The exporter keeps names except for the weights of linear layers, which it transposes and calls onnx::MatMul_123. Each
-    is found again by what follows it: the MatMul's result is added to a bias that has kept its name.
+    The exporter keeps all names except those of linear weights, which it transposes and calls onnx::MatMul_123. Each is
+    identified by the bias that is added to the MatMul's result.
 
     Raises:
         ConfigError: the package onnx is not installed.
@@ -34,19 +34,16 @@ def named_weights(content: bytes) -> dict[str, Tensor]:
         ) from error
     graph = onnx.load_model_from_string(content).graph
     arrays: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    weight_of = {
-        node.output[0]: arrays[node.input[1]]
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in arrays
-    }
-    found = {name: _tensor(array) for name, array in arrays.items()}
-    for node in graph.node:
-        if node.op_type != "Add":
-            continue
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays]
+    weight_of = {node.output[0]: arrays[node.input[1]] for node in products}
+    weights = dict(arrays)
+    for node in (node for node in graph.node if node.op_type == "Add"):
         for bias, product in (node.input, reversed(node.input)):
             if bias.endswith(".bias") and product in weight_of:
-                found[bias.removesuffix("bias") + "weight"] = _tensor(weight_of[product].T)
-    return found
+                weights[bias.removesuffix("bias") + "weight"] = weight_of[product].T
+    return {
+        name: torch.from_numpy(np.array(array)) for name, array in weights.items()
+    }  # copies: the message is read-only
 
 
 def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -55,10 +52,10 @@ def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def check_names(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Every expected weight is there in its shape, and nothing else.
+    """Check that exactly the expected weights are there, in their shapes.
 
     Raises:
-        FetchError: the package holds another model than is meant.
+        FetchError: the package holds another model.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if shapes != dict(expected):
@@ -67,9 +64,5 @@ def check_names(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
 
 
 def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """model.safetensors, as transformers reads it."""
+    """Write model.safetensors as transformers reads it."""
     save_file({n: t.contiguous() for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-
-
-def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.array(array))  # a copy: the parsed message's own memory is read-only

