@@ -59,7 +59,7 @@ def test_dtypes_that_are_only_copied_keep_their_size(tmp_path, dtype):
 
 
 def test_a_dtype_of_unknown_size_is_refused_by_name(tmp_path):
-    with pytest.raises(AdapterError, match="'odd' is stored as X3, whose size is not known here"):
+    with pytest.raises(AdapterError, match="'odd' is stored as X3, a dtype of unknown size"):
         TensorWriter(tmp_path / "y.safetensors", {"odd": ("X3", (2, 3))})
     assert not (tmp_path / "y.safetensors").exists()
 
@@ -93,5 +93,5 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     with TensorReader(tmp_path / "x.safetensors") as reader:
         with (tmp_path / "x.safetensors").open("r+b") as file:
             file.truncate(100)
-        with pytest.raises(AdapterError, match="became shorter"):
+        with pytest.raises(AdapterError, match="was truncated"):
             reader.rows("w", 0, 3)

@@ -1,7 +1,7 @@
 """Export what a run or a merge state deploys: `perdure export RUN|STATE --as adapter|model`.
 
-An adapter comes out with one rank, alpha = rank and the scaling inside B, right on the untouched base; a model with
-the update inside the base's weights. Both with a card that names tasks, method, scores and base.
+An adapter has one rank, alpha = rank and the scaling inside B, and is right on the untouched base; a model has the update
+inside the base's weights. Both come with a card that names tasks, method, scores and base.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from safetensors import safe_open
 
 from perdure.adapters.format import CONFIG_FILE, natural, read_config
 from perdure.backbones import backbone_kind
-from perdure.commands.merge import base_folder
+from perdure.commands.base_folder import base_folder
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.files.output import MERGE_STATE, check_apart
 from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts, MergeReport, check_result, write_result
+from perdure.merging.result import Facts, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
@@ -49,13 +49,13 @@ def export(
 
     Args:
         form: a plain LoRA adapter, or the whole model.
-        rank: of the adapter; default the smallest exact one.
-        base: the base model's folder, for a model; default the run's own.
-        task: which adapter, of a run that deploys one for each task.
+        rank: of the adapter; default: the smallest exact one.
+        base: the base model's folder, for a model; default: the run's own.
+        task: which adapter, if the run deploys one per task.
 
     Raises:
         StoreError: `folder` holds neither a run nor a state, or `out` exists or would destroy what is read;
-            CorruptFile: a file of the run is damaged; RunMismatch: the base is not the one the run learnt on.
+            CorruptFile: a file of the run is damaged; RunMismatch: the base is not the one the run was trained on.
         ConfigError: no rank for an update that is not low rank; no base for a model.
         AdapterError: the base does not fit.
     """
@@ -67,62 +67,48 @@ def export(
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "adapter" and base is not None:
-        raise ConfigError("An adapter holds no weights of its base; leave --base out, or say --as model.")
+        raise ConfigError("An adapter holds no weights of its base; leave --base out, or add --as model.")
     if form == "model":
         base = base_folder(str(base)) if base else _own_base(source)
-    elif rank is None and not _is_low_rank(source):
+    elif rank is None and not (source.rule if isinstance(source, State) else source).low_rank:
         raise ConfigError(
             f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "
             "the energy an adapter keeps is reported."
         )
-    check_apart(Path(out), [folder, base])
-    check_result(source.facts.modules, Path(out), base, rank, overwrite)
-    notes = _check_base(Store(folder), base) if base is not None and isinstance(source, _Deployed) else ()
-    return write_result(
-        source,
-        replace(source.facts, notes=(*source.facts.notes, *notes)),
-        Path(out),
-        base=base,
-        rank=rank,
-        dtype=dtype,
-        overwrite=overwrite,
-    )
+    facts, out = source.facts, Path(out)
+    check_apart(out, [folder, base])
+    check_result(facts.modules, out, base, rank, overwrite)
+    if base is not None and isinstance(source, _Deployed):
+        facts = replace(facts, notes=(*facts.notes, *_check_base(source.store, base)))
+    return write_result(source, facts, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
 def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
-    """Load the base as the run did and compare its fingerprint; what to say where that is not possible.
-
-    Raises:
-        RunMismatch: it is another base.
-    """
+    """Compare the base's fingerprint with the run's; a note where that is not possible."""
     config, known = begun_config(store), store.begun.get("base")
     if known is None or config.backbone.get("quantization", "none") != "none":
         return (
-            "It was not checked that the base is the one the run learnt on: the run has no fingerprint of full weights.",
+            "The base was not checked to be the one the run was trained on: the run has no fingerprint of full weights.",
         )
-    of_hub = {key: value for key, value in config.backbone.items() if key != "revision"}
-    backbone = {**of_hub, "kind": backbone_kind(config.backbone), "model": str(base)}
+    settings = {key: value for key, value in config.backbone.items() if key != "revision"}
+    backbone = {**settings, "kind": backbone_kind(config.backbone), "model": str(base)}
     model, _ = load_learner(config.model_copy(update={"backbone": backbone}), ())
-    if (found := model.fingerprint()) != known:
+    if (actual := model.fingerprint()) != known:
         raise RunMismatch(
-            f"'{base}' is not the base that the run in '{store.folder}' learnt on: its fingerprint is {found[:12]}, "
-            f"the run's {known[:12]}. What the run learnt is right on that base only: give it with --base."
+            f"'{base}' is not the base that the run in '{store.folder}' was trained on: its fingerprint is {actual[:12]}, "
+            f"the run's {known[:12]}. The result is right on that base only: give it with --base."
         )
     return ()
 
 
 def _own_base(source: State | _Deployed) -> str:
-    """The folder of the base that is recorded."""
+    """The folder of the recorded base."""
     if isinstance(source, _Deployed):
         check_base_there(source.store)
-    found = source.facts.base if isinstance(source, State) else source.base
-    if found is None:
-        raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
-    return base_folder(found, source.facts.revision)
-
-
-def _is_low_rank(source: State | _Deployed) -> bool:
-    return source.rule.low_rank if isinstance(source, State) else source.low_rank
+    name = source.facts.base if isinstance(source, State) else source.base
+    if name is None:
+        raise ConfigError("The base of this update is not recorded; give it with --base.")
+    return base_folder(name, source.facts.revision)
 
 
 class _Deployed:
@@ -163,7 +149,7 @@ class _Deployed:
         """The deployed delta [O, I] of a module."""
         key = f"{self.group}/{module}"
         with safe_open(self.file, framework="pt") as opened:
-            if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
                 return opened.get_tensor(f"{key}/dense")
             return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
 
@@ -173,13 +159,13 @@ class _Deployed:
 
 
 def _group(deployed: str | list[str], task: str | None) -> str:
-    """Where the checkpoint keeps the deployed update (see perdure.state.checkpoint)."""
+    """The checkpoint's key of the deployed update (see perdure.state.checkpoint)."""
     if isinstance(deployed, str):
         if task is not None:
             raise ConfigError("This run deploys one update for all tasks; leave --task out.")
         return "carry" if deployed == "carry" else "deployed"
     if task not in deployed:
-        raise ConfigError(f"This run deploys an update for each task; say which with --task: {', '.join(deployed)}.")
+        raise ConfigError(f"This run deploys one update per task; choose one with --task: {', '.join(deployed)}.")
     return f"deployed:{deployed.index(task)}"
 
 

@@ -5,11 +5,11 @@ Symbols: p the share DROPPED in the paper; here `density` = 1 - p is the share k
     m ~ Bernoulli(density),  dW~ = m * dW / density,  E[dW~] = dW
 
 then task arithmetic (the paper's default) or the election of TIES (`consensus="ties"`, without trimming).
-Dividing by `density` is what keeps the expectation; `rescale=False` is offered for ablation only.
+Dividing by `density` keeps the expectation; `rescale=False` is for ablation only.
 
-The mask of an update at a module depends on seed, position of the update and module name alone: a counter-like generator (PCG64)
-is advanced to a tile's first row, so neither tile size nor order nor the other modules change it, and merging one by one draws
-the same masks.
+The mask of an update at a module depends only on the seed, the update's position and the module's name: a generator (PCG64) is
+advanced to a tile's first row, so neither tile size nor order nor other modules change it, and merging one by one draws the
+same masks.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Te
     """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place.
 
     Raises:
-        ConfigError: a density of 0 (nothing would be left, and 0/0 is not a number) or above 1.
+        ConfigError: a density of 0 (which would leave nothing, and divide 0 by 0) or above 1.
     """
     if not 0 < density <= 1:
-        raise ConfigError(f"DARE keeps a share of the entries: density must be in (0, 1], not {density}.")
+        raise ConfigError(f"DARE's density, the share of entries to keep, must be in (0, 1], not {density}.")
     tile.mul_(mask.to(tile.device))
     return tile.div_(density) if rescale else tile
 
@@ -67,5 +67,5 @@ def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:
 
 
 def consensus_fold(consensus: Consensus) -> Fold:
-    """How the thinned updates are put together."""
+    """How the thinned updates are combined."""
     return Total() if consensus == "sum" else Vote()

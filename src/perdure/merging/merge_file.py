@@ -1,4 +1,4 @@
-"""A merge written down in YAML: which adapters, which rule, and other rules for some modules.
+"""A merge as a YAML file: which adapters, which rule, and other rules for some modules.
 
 rule: ties
 density: 0.2
@@ -36,7 +36,7 @@ class Override(Settings):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:
-        """Everything beside `modules` and `rule` is a setting of the rule."""
+        """Treat all keys but `modules` and `rule` as settings of the rule."""
         if not isinstance(value, Mapping):
             return value
         own = {key: value[key] for key in ("modules", "rule") if key in value}
@@ -44,7 +44,7 @@ class Override(Settings):
         return {**own, "settings": _with_rest(value.get("settings"), rest)}
 
     def chosen(self, rule: Rule) -> Rule:
-        """The rule it stands for, given the merge's own.
+        """The rule for its modules, given the merge's own.
 
         Raises:
             UnknownName, ConfigError: no such rule or setting.
@@ -57,22 +57,24 @@ class Override(Settings):
 def rules_by_module(modules: Iterable[str], rule: Rule, overrides: Sequence[Override]) -> dict[str, Rule]:
     """Module -> its rule: that of the first override whose pattern matches, else the merge's own.
 
-    Modules under one override share the very same object: a rule that looks at a whole update (TIES) knows which are its own.
+    Modules under one override share one rule object, by which a rule that looks at a whole update (TIES) finds its modules.
 
     Raises:
         ConfigError: an override that matches no module.
     """
     chosen = [override.chosen(rule) for override in overrides]
-    found: dict[str, Rule] = {}
-    used: set[int] = set()
+    unused = {i: override.modules for i, override in enumerate(overrides)}
+    rules: dict[str, Rule] = {}
     for module in modules:
-        place = next((i for i, override in enumerate(overrides) if fnmatchcase(module, override.modules)), None)
-        found[module] = rule if place is None else chosen[place]
-        used |= {place} if place is not None else set()
-    if unused := [override.modules for i, override in enumerate(overrides) if i not in used]:
-        examples = ", ".join(list(found)[:3])
-        raise ConfigError(f"No module matches the override '{unused[0]}'. Modules are called like: {examples}.")
-    return found
+        place = next((i for i, override in enumerate(overrides) if fnmatchcase(module, override.modules)), -1)
+        rules[module] = chosen[place] if place >= 0 else rule
+        unused.pop(place, None)
+    if unused:
+        examples = ", ".join(list(rules)[:3])
+        raise ConfigError(
+            f"No module matches the override '{next(iter(unused.values()))}'. Modules are called, for example: {examples}."
+        )
+    return rules
 
 
 class Source(Settings):
@@ -83,7 +85,7 @@ class Source(Settings):
 
 
 class MergeFile(Settings):
-    """A merge as it is written down; keys that are not listed here are settings of the rule."""
+    """The content of a merge file; keys that are not listed here are settings of the rule."""
 
     rule: str
     adapters: tuple[Source, ...] = ()
@@ -101,13 +103,13 @@ class MergeFile(Settings):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:
-        """Bare paths become sources; keys of no field become settings of the rule."""
+        """Turn bare paths into sources, and unknown keys into settings of the rule."""
         if not isinstance(value, Mapping):
             return value
         known = {key: part for key, part in value.items() if key in cls.model_fields}
         rest = {key: part for key, part in value.items() if key not in cls.model_fields}
         listed = known.get("adapters") or []
-        if isinstance(listed, list):  # else the validation says what is expected
+        if isinstance(listed, list):  # else validation says what is expected
             listed = [{"path": item} if isinstance(item, str) else item for item in listed]
         return {**known, "adapters": listed, "settings": _with_rest(known.get("settings"), rest)}
 
@@ -127,24 +129,24 @@ class MergeFile(Settings):
 
 
 def _with_rest(settings: Any, rest: Mapping[str, Any]) -> Any:
-    """What stands under `settings`, with the `rest`; what is no mapping stays as it is, for the validation to refuse."""
+    """`settings` with the `rest`; anything but a mapping stays, for validation to refuse."""
     return {**(settings or {}), **rest} if isinstance(settings or {}, Mapping) else settings
 
 
 def read_merge_file(path: Path) -> MergeFile:
-    """A merge file, with its relative paths taken from where it lies.
+    """A merge file, its paths relative to its folder.
 
     Raises:
-        ConfigError: no such file, no YAML, or a bad value; each with its place.
+        ConfigError: no such file, not YAML, or a bad value; each with its place.
     """
-    found = validate(MergeFile, read_yaml(path, "merge"), str(path))
+    merge = validate(MergeFile, read_yaml(path, "merge"), str(path))
     here = path.parent
 
     def placed(place: str) -> str:
         return str(here / place) if (here / place).exists() else place
 
-    sources = tuple(Source(path=placed(source.path), weight=source.weight) for source in found.adapters)
-    named = {key: placed(place) for key in ("base", "tasks", "backbone") if (place := getattr(found, key)) is not None}
-    if found.out is not None:
-        named["out"] = str(here / found.out)
-    return found.model_copy(update={"adapters": sources, **named})
+    sources = tuple(Source(path=placed(source.path), weight=source.weight) for source in merge.adapters)
+    named = {key: placed(place) for key in ("base", "tasks", "backbone") if (place := getattr(merge, key)) is not None}
+    if merge.out is not None:
+        named["out"] = str(here / merge.out)
+    return merge.model_copy(update={"adapters": sources, **named})

@@ -1,7 +1,7 @@
-"""Safetensors files read and written a few rows at a time, so that a model of any size passes through little memory.
+"""Safetensors files read and written a few rows at a time, so that a model of any size takes little memory.
 
-Layout of the format: 8 bytes length of the header, the header in JSON (name -> dtype, shape, data_offsets), the data.
-A tensor is seen as a matrix [first dimension, all others].
+The format: 8 bytes length of the header, the header in JSON (name -> dtype, shape, data_offsets), the data.
+A tensor is treated as a matrix [first dimension, all others].
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from perdure.adapters.format import opened
+from perdure.adapters.weights import opened
 from perdure.errors import AdapterError
 from perdure.ops.tiling import Arena
 
@@ -36,7 +35,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Those whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
+"""Dtypes whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
 BITS: Mapping[str, int] = {
     **{name: 8 * dtype.itemsize for name, dtype in DTYPES.items()},
     **dict.fromkeys(("C64", "U64"), 64),
@@ -46,13 +45,13 @@ BITS: Mapping[str, int] = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Of one number, for every dtype of the format."""
+"""Bits per number, for every dtype of the format."""
 CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a file: dtype as the format writes it, shape, and where its bytes are."""
+    """One tensor of a file: the format's name of its dtype, shape, and where its bytes are."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -71,12 +70,12 @@ class Stored:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None for a dtype that is no row of DTYPES (8-bit floats, unsigned): such tensors are copied as bytes."""
+        """None for a dtype that is not in DTYPES (8-bit floats, unsigned): such tensors are copied as bytes."""
         return DTYPES.get(self.dtype)
 
 
 class TensorReader:
-    """An open safetensors file; rows are read when they are asked for, by several threads.
+    """An open safetensors file; rows are read on request, by several threads.
 
     Raises:
         AdapterError: the file is missing, damaged or cut off.
@@ -91,14 +90,10 @@ class TensorReader:
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
-        start = 8 + length
-        self.tensors = {
-            name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
-            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-        }
+        self.tensors = _stored(header, 8 + length)
 
     def rows(self, name: str, start: int, stop: int, arena: Arena | None = None) -> Tensor:
-        """Rows `start:stop` as a matrix [N, others] in the stored dtype; its memory is `arena`'s, if given."""
+        """Rows `start:stop` as a matrix [N, others] in the stored dtype; in memory of `arena`, if given."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         if dtype is None:
@@ -117,19 +112,17 @@ class TensorReader:
         while view:
             count = os.preadv(self._fd, [view], offset)
             if count == 0:
-                raise AdapterError(f"{self.path} became shorter while it was read.")
+                raise AdapterError(f"{self.path} was truncated while it was read.")
             view, offset = view[count:], offset + count
 
     def close(self) -> None:
-        """Close the file (it is also closed when nobody holds the reader any more)."""
+        """Close the file; garbage collection does too."""
         self._closing()
 
     def __enter__(self) -> TensorReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
 
 
@@ -137,27 +130,27 @@ class TensorWriter:
     """A safetensors file of known names, dtypes and shapes, whose rows are written in any order, by several threads.
 
     Args:
-        layout: name -> (dtype as the format writes it, shape).
+        layout: name -> (the format's name of its dtype, shape).
 
     Raises:
-        AdapterError: a dtype whose size is not known here; nothing is written.
+        AdapterError: a dtype of unknown size; nothing is written.
     """
 
     def __init__(
         self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
     ) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-        places, offset = {}, 0
+        self._left: dict[str, int] = {}  # bytes not yet written
+        offset = 0
         for name, (dtype, shape) in layout.items():
-            size = _size(path, name, dtype, shape)
+            size = self._left[name] = _size(path, name, dtype, shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
-            places[name] = (dtype, shape, offset, offset + size)
             offset += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
-        self.tensors = {n: Stored(d, s, 8 + len(text) + b, 8 + len(text) + e) for n, (d, s, b, e) in places.items()}
+        del header["__metadata__"]
+        self.tensors = _stored(header, 8 + len(text))
         self._lock = threading.Lock()
-        self._left = {name: stored.end - stored.begin for name, stored in self.tensors.items()}
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         self.path = path
         self._closing = weakref.finalize(self, os.close, self._fd)
@@ -165,30 +158,24 @@ class TensorWriter:
         os.ftruncate(self._fd, 8 + len(text) + offset)
 
     def write_rows(self, name: str, start: int, rows: Tensor, arena: Arena | None = None) -> None:
-        """Put `rows` [N, others] in the tensor's dtype at row `start`; `arena` lends memory for the conversion."""
+        """Write `rows` [N, others], converted to the tensor's dtype, from row `start` on; `arena` gives memory for that."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         assert dtype is not None, f"{stored.dtype} is written as bytes"
         if rows.dtype != dtype or rows.device.type != "cpu" or not rows.is_contiguous():
             rows = (arena or Arena()).empty(rows.shape[0], rows.shape[1], dtype).copy_(rows)
-        data = _bytes_of(rows)
-        self._write(data, stored.begin + start * stored.row_bytes)
-        self._done(name, len(data))
-
-    def write_bytes(self, name: str, begin: int, data: bytes) -> None:
-        """Put raw bytes into a tensor from byte `begin`."""
-        self._write(memoryview(data), self.tensors[name].begin + begin)
-        self._done(name, len(data))
+        self._put(name, start * stored.row_bytes, _bytes_of(rows))
 
     def copy(self, name: str, source: TensorReader) -> None:
-        """A tensor as it is, byte by byte."""
+        """Copy a tensor from another file, byte by byte."""
         size = self.tensors[name].end - self.tensors[name].begin
         for begin in range(0, size, CHUNK):
-            self.write_bytes(name, begin, source.bytes(name, begin, min(CHUNK, size - begin)))
+            self._put(name, begin, memoryview(source.bytes(name, begin, min(CHUNK, size - begin))))
 
-    def _done(self, name: str, count: int) -> None:
+    def _put(self, name: str, begin: int, data: memoryview) -> None:
+        self._write(data, self.tensors[name].begin + begin)
         with self._lock:
-            self._left[name] -= count
+            self._left[name] -= len(data)
 
     def _write(self, view: memoryview, offset: int) -> None:
         while view:
@@ -196,7 +183,7 @@ class TensorWriter:
             view, offset = view[count:], offset + count
 
     def close(self) -> None:
-        """Flush to the disk and close; every byte must have been written."""
+        """Flush to disk and close; every byte must have been written."""
         os.fsync(self._fd)
         self._closing()
         missing = [name for name, left in self._left.items() if left]
@@ -205,20 +192,25 @@ class TensorWriter:
     def __enter__(self) -> TensorWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
             self._closing()
 
 
+def _stored(header: Mapping[str, Any], start: int) -> dict[str, Stored]:
+    """The tensors of a header, in the order of their data, which begins at byte `start` of the file."""
+    return {
+        name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+    }
+
+
 def _size(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor."""
     if dtype not in BITS:
         raise AdapterError(
-            f"'{name}' is stored as {dtype}, whose size is not known here, so '{path.name}' cannot be written. "
+            f"'{name}' is stored as {dtype}, a dtype of unknown size, so '{path.name}' cannot be written. "
             "Give a base without it, or keep the result as an adapter."
         )
     return (math.prod(shape) * BITS[dtype] + 7) // 8
