@@ -85,11 +85,7 @@ def natural(name: str) -> list[Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        AdapterError: unreadable, or not a JSON object.
-    """
+    """The JSON object in a file; an AdapterError if it is unreadable, or something else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -158,11 +154,9 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
         raise AdapterError(f"{path}: bias is '{raw['bias']}'; trained biases are not part of a weight's update.")
     init = raw.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(OFFSETTING):
-        remedy = (
-            "PEFT cannot convert it: train again with another init, on the quantised base or the full one"
-            if init.lower().startswith("loftq")
-            else "Save it again with PEFT's path_initial_model_for_weight_conversion"
-        )
+        remedy = "Save it again with PEFT's path_initial_model_for_weight_conversion"
+        if init.lower().startswith("loftq"):
+            remedy = "PEFT cannot convert it: train again with another init, on the quantised base or the full one"
         raise AdapterError(
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
             f"the original base. {remedy}."

@@ -10,7 +10,6 @@ Legend: R rank, O output features, I input features.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,7 @@ class StoredModule:
 
 
 def weights_file(folder: Path) -> Path:
-    """The safetensors file of the folder.
-
-    Raises:
-        AdapterError: there is none, or only a pickle.
-    """
+    """The safetensors file of the folder; an AdapterError if there is none, or only a pickle."""
     path = folder / WEIGHTS_FILE
     if path.is_file():
         return path
@@ -81,11 +76,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def opened(path: Path) -> Any:
-    """The safetensors file, its header read; a context manager.
-
-    Raises:
-        AdapterError: damaged or cut off.
-    """
+    """The safetensors file, its header read, as a context manager; an AdapterError if it is damaged or cut off."""
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
@@ -122,38 +113,26 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
         frozen.setdefault(owner, []).append(name)
     if not pairs:
         raise AdapterError(f"{path}: no LoRA tensor inside.")
-    return {
-        module: StoredModule(
-            *_checked(path, config, module, pairs[module], shapes), kinds[module], tuple(frozen.get(module, ()))
-        )
-        for module in sorted(pairs, key=natural)
-    }
-
-
-def _checked(
-    path: Path, config: AdapterConfig, module: str, pair: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, str, tuple[int, int], int]:
-    """Names of A and B, shape (O, I), rank."""
-    if len(pair) < 2:
-        (present,) = pair.values()
-        raise AdapterError(f"{path}: '{present}' has no counterpart; the file is incomplete.")
-    A, B = shapes[pair["A"]], shapes[pair["B"]]
-    if len(A) != 2 or len(B) != 2:
-        raise AdapterError(f"{path}: '{pair['A']}' has shape {A}; LoRA on convolutions is not supported.")
-    rank = config.rank_of(module)
-    if A[0] != rank or B[1] != rank:
-        raise AdapterError(
-            f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
-        )
-    return pair["A"], pair["B"], (B[0], A[1]), rank
+    modules = {}
+    for module in sorted(pairs, key=natural):
+        pair, rank = pairs[module], config.rank_of(module)
+        if len(pair) < 2:
+            (present,) = pair.values()
+            raise AdapterError(f"{path}: '{present}' has no counterpart; the file is incomplete.")
+        A, B = shapes[pair["A"]], shapes[pair["B"]]
+        if len(A) != 2 or len(B) != 2:
+            raise AdapterError(f"{path}: '{pair['A']}' has shape {A}; LoRA on convolutions is not supported.")
+        if A[0] != rank or B[1] != rank:
+            raise AdapterError(
+                f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
+            )
+        kept = tuple(frozen.get(module, ()))
+        modules[module] = StoredModule(pair["A"], pair["B"], (B[0], A[1]), rank, kinds[module], kept)
+    return modules
 
 
 def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """The tensor in fp32 (float64 if stored so).
-
-    Raises:
-        AdapterError: NaN or Inf inside, or not floating point.
-    """
+    """The tensor in fp32 (float64 if stored so); an AdapterError if it has NaN or Inf, or is not floating point."""
     if not tensor.dtype.is_floating_point:
         raise AdapterError(f"{path}: '{name}' is stored as {tensor.dtype}; factors must be floating point.")
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +20,10 @@ from perdure.backbones import backbone_kind
 from perdure.commands.base_folder import base_folder
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.files.output import MERGE_STATE, check_apart
-from perdure.merging.fold import RowsOf
-from perdure.merging.result import Facts, MergeReport, check_result, write_result
+from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.ops.tiling import tile
 from perdure.state.reopen import begun_config, check_base_there, load_learner
 from perdure.state.scores import read_scores
 from perdure.state.store import STATE, Store
@@ -111,7 +108,7 @@ def _own_base(source: State | _Deployed) -> str:
     return base_folder(name, source.facts.revision)
 
 
-class _Deployed:
+class _Deployed(Mergeable):
     """What a run deploys after its last finished stage, read module by module."""
 
     def __init__(self, folder: Path, task: str | None) -> None:
@@ -152,10 +149,6 @@ class _Deployed:
             if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
                 return opened.get_tensor(f"{key}/dense")
             return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
-
-    def rows(self, module: str) -> RowsOf:
-        """The same, by rows."""
-        return partial(tile, self.merge(module))
 
 
 def _group(deployed: str | list[str], task: str | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,15 +18,13 @@ import torch
 from perdure.adapters.folder import frozen_beside
 from perdure.errors import ConfigError
 from perdure.files.output import check_apart
-from perdure.merging.fold import RowsOf
 from perdure.merging.folders import check_form, facts_of
 from perdure.merging.guarded import Guard, Guarded, Outcomes, guarded
 from perdure.merging.paired_loss import PairedLoss
-from perdure.merging.result import MergeReport, check_result, write_result
+from perdure.merging.result import Mergeable, MergeReport, check_result, write_result
 from perdure.merging.rules import Sum
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import Delta, Update, add_updates
-from perdure.ops.tiling import tile
 from perdure.tasks.task import Split, Task
 from perdure.training.workbench import Workbench
 
@@ -192,34 +189,25 @@ def _step(
         "validation": {"before": result.before, "after": result.after, "unguarded": result.unguarded},
         "test": {at: {name: bench.outcomes(value, name, "test") for name in names} for at, value in states.items()},
     }
-    scores = {
-        split: {at: {name: fmean(values) for name, values in by_task.items()} for at, by_task in by_state.items()}
-        for split, by_state in outcomes.items()
-    }
-    losses = {
-        split: {name: PairedLoss.of(at["before"][name], at["after"][name]) for name in names[:-1]}
-        for split, at in outcomes.items()
-    }
-    totals = {
-        split: {name: PairedLoss.of(entered[split][name], outcomes[split]["after"][name]) for name in names[:-1]}
-        for split in SPLITS
-    }
+    *earlier, new = names
+    scores, losses, totals = {}, {}, {}
     for split in SPLITS:
-        entered[split][names[-1]] = outcomes[split]["after"][names[-1]]
+        before, after = outcomes[split]["before"], outcomes[split]["after"]
+        scores[split] = {at: {name: fmean(values[name]) for name in names} for at, values in outcomes[split].items()}
+        losses[split] = {name: PairedLoss.of(before[name], after[name]) for name in earlier}
+        totals[split] = {name: PairedLoss.of(entered[split][name], after[name]) for name in earlier}
+        entered[split][new] = after[new]
     scales = dict(result.scales)
     return AddedAdapter(
-        names[-1], scales, scores["validation"], scores["test"], losses, totals, result.evaluations, result.needed
+        new, scales, scores["validation"], scores["test"], losses, totals, result.evaluations, result.needed
     )
 
 
 @dataclass(frozen=True)
-class _InMemory:
+class _InMemory(Mergeable):
     """An update in memory, for `write_result`."""
 
     update: Update
 
     def merge(self, module: str) -> Delta:
         return self.update[module]
-
-    def rows(self, module: str) -> RowsOf:
-        return partial(tile, self.update[module])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from torch import Tensor
 
 from perdure.adapters.weights import opened
 from perdure.errors import AdapterError, ConfigError
-from perdure.merging.covariance_gain import Against
 from perdure.merging.sources import open_sources
 from perdure.ops.lowrank import add_updates
 from perdure.tasks.task import Task
 
 
 def measured_moments(
-    adapters: Sequence[str], tasks: Sequence[Task], backbone: Mapping[str, Any], against: set[Against]
+    adapters: Sequence[str], tasks: Sequence[Task], backbone: Mapping[str, Any], against: Collection[str]
 ) -> list[dict[str, Tensor]]:
     """One adapter -> module -> second moment [I, I] of its inputs on its own task.
 
@@ -42,7 +41,7 @@ def measured_moments(
         )
     bench = Workbench(backbone, tasks, sources.modules)
     updates = [dict(update) for update in sources.updates]
-    present = accumulate(updates, add_updates) if against == {"earlier"} else updates
+    present = accumulate(updates, add_updates) if "earlier" in against else updates
     return [bench.moments(task.name, update) for task, update in zip(tasks, present, strict=True)]
 
 

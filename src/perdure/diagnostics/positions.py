@@ -120,8 +120,28 @@ def count_positions(
     rms = {i: math.sqrt(float(squared_norm(delta)) / math.prod(delta.shape)) for i, delta in present.items()}
     unit = 1 / (max(rms.values()) or 1.0)  # entries around 1, so that products neither under- nor overflow
     scaled = {i: scale(delta, unit) for i, delta in present.items()}
-    counter = _Counter(scaled, pairs, looking, {i: value * unit for i, value in rms.items()}, module)
-    counted, largest = counter.count()
+    if looking.rows is not None:
+        scaled = _sampled(scaled, looking.rows, looking.seed, module)
+    # where fewer than k % are nonzero, the k-th largest is 0, which every position would reach
+    least = torch.finfo(torch.float32).tiny if looking.top < 1 else 0.0
+    bounds = {
+        i: (looking.threshold * rms[i] * unit, max(least, magnitude_threshold([delta], looking.top)))
+        for i, delta in scaled.items()
+    }
+    height, width = next(iter(scaled.values())).shape
+    keys = [("own", i, name) for i in scaled for name in OWN_SHARES] + [
+        (*ij, name) for ij in pairs for name in PAIR_SHARES
+    ]
+    counted = {key: torch.empty(2, height, dtype=torch.float64) for key in keys}
+    largest_OU = torch.zeros(height, len(scaled))
+
+    def work(start: int, stop: int, arena: Arena) -> None:
+        X = {i: tile(delta, start, stop, arena) for i, delta in scaled.items()}
+        for key, (numerator, denominator) in _count_tile(X, pairs, bounds, largest_OU[start:stop], arena).items():
+            counted[key][0, start:stop] = numerator
+            counted[key][1, start:stop] = denominator
+
+    over_rows((height, width), work)
     population = next(iter(present.values())).shape[0] if looking.rows is not None else 1
 
     def joined(*key: int | str) -> RowCounts:
@@ -134,60 +154,37 @@ def count_positions(
 
     own = {i: {name: joined("own", i, name) for name in OWN_SHARES} for i in present}
     both = {(i, j): {name: joined(i, j, name) for name in PAIR_SHARES} for i, j in pairs}
-    return ModulePositions(own, both, {i: largest[i] / unit for i in present})
+    largest = zip(scaled, largest_OU.amax(dim=0).tolist(), strict=True)
+    return ModulePositions(own, both, {i: value / unit for i, value in largest})
 
 
-class _Counter:
-    """Counts one module: thresholds first, then tile by tile."""
+def _count_tile(
+    X: dict[int, Tensor],
+    pairs: Sequence[tuple[int, int]],
+    bounds: dict[int, tuple[float, float]],
+    largest_NU: Tensor,
+    arena: Arena,
+) -> dict[tuple, tuple[Tensor, Tensor]]:
+    """Key -> numerators and denominators [N] for tiles [N, I]; fills in the rows' largest magnitudes.
 
-    def __init__(
-        self,
-        deltas: dict[int, Delta],
-        pairs: Sequence[tuple[int, int]],
-        looking: Looking,
-        rms: dict[int, float],
-        module: str,
-    ) -> None:
-        self.pairs, self.looking, self.rms = pairs, looking, rms
-        self.deltas = deltas if looking.rows is None else _sampled(deltas, looking, module)
-        # where fewer than k % are nonzero, the k-th largest is 0, which every position would reach
-        least = torch.finfo(torch.float32).tiny if looking.top < 1 else 0.0
-        self.large = {i: max(least, magnitude_threshold([d], looking.top)) for i, d in self.deltas.items()}
-
-    def count(self) -> tuple[dict[tuple, Tensor], dict[int, float]]:
-        """Key -> numerators and denominators [2, N]; update -> its largest magnitude."""
-        height, width = next(iter(self.deltas.values())).shape
-        keys = [("own", i, name) for i in self.deltas for name in OWN_SHARES]
-        keys += [(i, j, name) for i, j in self.pairs for name in PAIR_SHARES]
-        counted = {key: torch.empty(2, height, dtype=torch.float64) for key in keys}
-        largest_OU = torch.zeros(height, len(self.deltas))
-
-        def work(start: int, stop: int, arena: Arena) -> None:
-            for key, (numerator, denominator) in self._rows(start, stop, largest_OU[start:stop], arena).items():
-                counted[key][0, start:stop] = numerator
-                counted[key][1, start:stop] = denominator
-
-        over_rows((height, width), work)
-        return counted, dict(zip(self.deltas, largest_OU.amax(dim=0).tolist(), strict=True))
-
-    def _rows(self, start: int, stop: int, largest_NU: Tensor, arena: Arena) -> dict[tuple, tuple[Tensor, Tensor]]:
-        """Key -> numerators and denominators [N] of these rows; fills in their largest magnitudes."""
-        counted: dict[tuple, tuple[Tensor, Tensor]] = {}
-        X = {i: tile(delta, start, stop, arena) for i, delta in self.deltas.items()}
-        nonzero, large = {}, {}
-        for place, (i, x) in enumerate(X.items()):
-            magnitude = torch.abs(x, out=arena.like(x))
-            all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
-            nonzero[i] = torch.gt(magnitude, self.looking.threshold * self.rms[i], out=arena.like(x))
-            large[i] = torch.ge(magnitude, self.large[i], out=arena.like(x))
-            largest_NU[:, place] = magnitude.amax(dim=1)
-            counted["own", i, "mean_magnitude"] = (_total(magnitude), all_N)
-            counted["own", i, "nonzero"] = (_total(nonzero[i]), all_N)
-        work = [arena.like(next(iter(X.values()))) for _ in range(3)]
-        for i, j in self.pairs:
-            shares = _pair(X[i], X[j], (nonzero[i], nonzero[j]), (large[i], large[j]), work)
-            counted |= {(i, j, name): value for name, value in shares.items()}
-        return counted
+    Args:
+        bounds: update -> the magnitudes from which entries count as non-zero and as large.
+    """
+    counted: dict[tuple, tuple[Tensor, Tensor]] = {}
+    nonzero, large = {}, {}
+    for place, (i, x) in enumerate(X.items()):
+        magnitude = torch.abs(x, out=arena.like(x))
+        all_N = torch.full((x.shape[0],), float(x.shape[1]), dtype=torch.float64)
+        nonzero[i] = torch.gt(magnitude, bounds[i][0], out=arena.like(x))
+        large[i] = torch.ge(magnitude, bounds[i][1], out=arena.like(x))
+        largest_NU[:, place] = magnitude.amax(dim=1)
+        counted["own", i, "mean_magnitude"] = (_total(magnitude), all_N)
+        counted["own", i, "nonzero"] = (_total(nonzero[i]), all_N)
+    work = [arena.like(next(iter(X.values()))) for _ in range(3)]
+    for i, j in pairs:
+        shares = _pair(X[i], X[j], (nonzero[i], nonzero[j]), (large[i], large[j]), work)
+        counted |= {(i, j, name): value for name, value in shares.items()}
+    return counted
 
 
 def _pair(
@@ -216,12 +213,11 @@ def _total(tile: Tensor) -> Tensor:
     return tile.sum(dim=1).double()
 
 
-def _sampled(deltas: dict[int, Delta], looking: Looking, module: str) -> dict[int, Delta]:
+def _sampled(deltas: dict[int, Delta], share: float, seed: int, module: str) -> dict[int, Delta]:
     """The same random rows of all updates."""
-    assert looking.rows is not None
     height = next(iter(deltas.values())).shape[0]
-    count = min(height, max(8, round(looking.rows * height)))
-    own_seed = zlib.crc32(f"{looking.seed}/{module}".encode())  # modules must not share their choice of rows
+    count = min(height, max(8, round(share * height)))
+    own_seed = zlib.crc32(f"{seed}/{module}".encode())  # modules must not share their choice of rows
     generator = torch.Generator().manual_seed(own_seed)
     rows = torch.randperm(height, generator=generator)[:count].sort().values
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from perdure.diagnostics.positions import (
 )
 from perdure.diagnostics.spaces import Between, Sizes, between, generalised_sparsity, space
 from perdure.errors import ConfigError
-from perdure.merging.linear import sum_updates
+from perdure.merging.linear import weighted_sum
 from perdure.merging.modules import at_module, module_names
 from perdure.ops.lowrank import Delta, Update
 from perdure.ops.parallel import on_one_core
@@ -101,7 +101,7 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
     """Compare every pair of `updates`, in their order.
 
     Args:
-        updates: name -> update, oldest first; read module by module, each at most twice.
+        updates: name -> update, oldest first; read module by module, each once.
         looking: which positions count as large and as non-zero, and how many rows are sampled.
         history: compare each update with the SUM of all before it instead of with each of them (what a
             penalty on the past sees).
@@ -112,12 +112,14 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
     """
     looking = _checked(looking or Looking(), len(updates))
     names, parts = list(updates), list(updates.values())
-    pairs = [(i, j) for j in range(len(names)) for i in range(j)]
-    if history:
-        names, parts, pairs = _with_histories(names, parts)
-    measured = {module: _measure(module, parts, pairs, looking) for module in module_names(parts)}
+    count = len(parts)
+    pairs = [(i, j) for j in range(count) for i in range(j)]
+    if history:  # update t from the third on is compared with update count + t - 2: the sum of those before it
+        names += [" + ".join(names[:t]) for t in range(2, count)]
+        pairs = [(0, 1)] + [(count + t - 2, t) for t in range(2, count)]
+    measured = {module: _measure(module, parts, pairs, looking, history) for module in module_names(parts)}
     singles, compared = [], []
-    for i in range(len(updates)):
+    for i in range(count):
         here = {module: each for module, each in measured.items() if i in each.sizes}
         by_module = {module: _own(i, [each]) for module, each in here.items()}
         singles.append(Single(names[i], _own(i, list(here.values())), by_module))
@@ -136,33 +138,6 @@ def _checked(looking: Looking, count: int) -> Looking:
     return looking
 
 
-class _History(Mapping[str, Delta]):
-    """The sum of several updates, formed module by module on access."""
-
-    def __init__(self, updates: Sequence[Update]) -> None:
-        self._updates = updates
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(module_names(self._updates))
-
-    def __len__(self) -> int:
-        return len(module_names(self._updates))
-
-    def __getitem__(self, module: str) -> Delta:
-        present = [{module: update[module]} for update in self._updates if module in update]
-        if not present:
-            raise KeyError(module)
-        return sum_updates(present)[module]
-
-
-def _with_histories(names: list[str], parts: list[Update]) -> tuple[list[str], list[Update], list[tuple[int, int]]]:
-    """The updates, then for each from the third on the sum of those before; and the pairs (history, update)."""
-    count = len(names)
-    names = names + [" + ".join(names[:t]) for t in range(2, count)]
-    parts = parts + [_History(parts[:t]) for t in range(2, count)]
-    return names, parts, [(0, 1)] + [(count + t - 2, t) for t in range(2, count)]
-
-
 @dataclass(frozen=True)
 class _Measured:
     """One module: its positions, and sizes and comparisons by update and pair."""
@@ -172,13 +147,22 @@ class _Measured:
     between: Mapping[tuple[int, int], Between]
 
 
-def _measure(module: str, updates: Sequence[Update], pairs: Sequence[tuple[int, int]], looking: Looking) -> _Measured:
+def _measure(
+    module: str, updates: Sequence[Update], pairs: Sequence[tuple[int, int]], looking: Looking, history: bool
+) -> _Measured:
     with on_one_core():
         deltas = at_module(updates, module)
+        if history:
+            deltas += [_sum(deltas[:t]) for t in range(2, len(updates))]
         spaces = {i: space(delta) for i, delta in enumerate(deltas) if delta is not None}
         compared = {(i, j): between(spaces[i], spaces[j]) for i, j in pairs if i in spaces and j in spaces}
     sizes = {i: each.sizes for i, each in spaces.items()}
     return _Measured(count_positions(deltas, pairs, looking, module), sizes, compared)
+
+
+def _sum(deltas: Sequence[Delta | None]) -> Delta | None:
+    present = [delta for delta in deltas if delta is not None]
+    return weighted_sum(present, [1.0] * len(present)) if present else None
 
 
 def _own(index: int, modules: Sequence[_Measured]) -> Own:

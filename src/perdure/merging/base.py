@@ -122,11 +122,7 @@ class Base:
         return stated
 
     def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> str:
-        """The name of the tensor that holds the weight of `module`.
-
-        Raises:
-            AdapterError: there is none, or it has another shape: the adapter is of another base.
-        """
+        """The name of the tensor that holds the weight of `module`; an AdapterError if it is missing or has another shape."""
         tensor = self._tensor(module)
         stored = self.place[tensor][1]
         wanted = (shape[1], shape[0]) if self.transposed(module, kind, transposed) else shape
@@ -169,34 +165,27 @@ def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: 
     for file in base.files:
         with TensorReader(base.folder / file) as reader:
             layout = {name: (_dtype_after(stored, dtype), stored.shape) for name, stored in reader.tensors.items()}
-            with TensorWriter(out / file, layout, reader.metadata) as writer:
+            with TensorWriter(out / file, layout, reader) as writer:
                 for name, stored in reader.tensors.items():
-                    if name in additions:
-                        _write_sum(writer, name, reader, additions[name]())
-                    elif layout[name][0] == stored.dtype:
-                        writer.copy(name, reader)
+                    if name in additions or layout[name][0] != stored.dtype:
+                        _write_rows(writer, name, reader, additions[name]() if name in additions else None)
                     else:
-                        _write_cast(writer, name, reader)
+                        writer.copy(name, reader)
     _copy_beside(base, out, dtype)
 
 
-def _write_sum(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf) -> None:
+def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf | None) -> None:
     def work(start: int, stop: int, arena: Arena) -> None:
         weight = reader.rows(name, start, stop, arena)
-        rows, columns = weight.shape
-        total = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32)).copy_(weight)
-        writer.write_rows(name, start, total.add_(added(start, stop, arena)), arena)
-
-    height, width = reader.tensors[name].shape
-    over_rows((height, width), work)
-
-
-def _write_cast(writer: TensorWriter, name: str, reader: TensorReader) -> None:
-    def work(start: int, stop: int, arena: Arena) -> None:
-        writer.write_rows(name, start, reader.rows(name, start, stop, arena), arena)
+        if added is not None:
+            rows, columns = weight.shape
+            wide = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32))
+            weight = wide.copy_(weight).add_(added(start, stop, arena))
+        writer.write_rows(name, start, weight, arena)
 
     stored = reader.tensors[name]
-    over_rows((stored.height, max(1, stored.row_bytes // 2)), work)
+    width = max(1, stored.row_bytes // 2) if added is None else stored.shape[1]
+    over_rows((stored.height, width), work)
 
 
 def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:

@@ -75,19 +75,19 @@ def gained_sum(
     """
     gained = []
     for index, delta in enumerate(deltas):
-        if delta is not None:
-            rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
-            width = delta.shape[1]
-            # reduced one by one: only the sum of the others' moments is in memory
-            spared = reduce(torch.add, (_moment(moments, i, module, width) for i in rest)) if rest else None
-            own = _moment(moments, index, module, width)
-            try:
-                gained.append(covariance_gain(delta, own, spared, kappa, ridge))
-            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-                raise AdapterError(
-                    f"The input moments of update {index + 1} and of those it is weighed against are not second moments at "
-                    f"module '{module}': their sum is not positive definite. Measure them again, or give a larger ridge."
-                ) from error
+        if delta is None:
+            continue
+        rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
+        # reduced one by one: only the sum of the others' moments is in memory
+        spared = reduce(torch.add, (_moment(moments, i, module, delta.shape[1]) for i in rest)) if rest else None
+        own = _moment(moments, index, module, delta.shape[1])
+        try:
+            gained.append(covariance_gain(delta, own, spared, kappa, ridge))
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise AdapterError(
+                f"The input moments of update {index + 1} and of those it is weighed against are not second moments at "
+                f"module '{module}': their sum is not positive definite. Measure them again, or give a larger ridge."
+            ) from error
     return stacked_sum(gained, [1.0] * len(gained))
 
 
@@ -98,8 +98,9 @@ def _moment(moments: Sequence[Moments], index: int, module: str, width: int) -> 
         )
     moment = moments[index][module]
     if tuple(moment.shape) != (width, width):
+        shape = " x ".join(map(str, moment.shape))
         raise AdapterError(
-            f"The input second moment of update {index + 1} at module '{module}' is {' x '.join(map(str, moment.shape))}, "
-            f"not {width} x {width}; measure it on the adapters' base."
+            f"The input second moment of update {index + 1} at module '{module}' is {shape}, not {width} x {width}; measure it "
+            "on the adapters' base."
         )
     return moment.double()

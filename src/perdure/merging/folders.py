@@ -17,13 +17,13 @@ from perdure.files.output import check_apart
 from perdure.merging.covariance_gain import Moments
 from perdure.merging.fold import RowsOf
 from perdure.merging.merge_file import Override, rules_by_module
-from perdure.merging.result import Facts, MergeReport, write_result
+from perdure.merging.result import Facts, Mergeable, MergeReport, write_result
 from perdure.merging.rules import Prepared, Rule, name_of
-from perdure.merging.sources import Only, Sources, open_sources
+from perdure.merging.sources import Only, Sources, agreed, open_sources
 from perdure.ops.lowrank import Delta
 
 
-class Merger:
+class Merger(Mergeable):
     """Sources and rules, ready to give any module's merged delta.
 
     Args:
@@ -45,11 +45,9 @@ class Merger:
             self._prepared[id(chosen)] = chosen.prepare([Only(update, own) for update in sources.updates], moments)
 
     def merge(self, module: str) -> Delta:
-        """The merged delta [O, I] of a module."""
         return self._prepared[id(self.rules[module])].merge(module, self.sources.deltas(module))
 
     def rows(self, module: str) -> RowsOf:
-        """The same, by rows."""
         return self._prepared[id(self.rules[module])].rows(module, self.sources.deltas(module))
 
 
@@ -95,11 +93,7 @@ def merge_folders(
 
 
 def check_form(rule: Rule, overrides: Sequence[Override], base: object, rank: int | None) -> None:
-    """Check that the result can be written as asked.
-
-    Raises:
-        ConfigError: a dense result without `base` or `rank`, or both of them.
-    """
+    """Raise a ConfigError for a dense result without `base` or `rank`, or for both of them."""
     if base is not None and rank is not None:
         raise ConfigError("`base` writes merged weights and `rank` an adapter; give one of them.")
     dense = [name_of(chosen) for chosen in (rule, *(o.chosen(rule) for o in overrides)) if not chosen.low_rank]
@@ -111,14 +105,16 @@ def check_form(rule: Rule, overrides: Sequence[Override], base: object, rank: in
 
 
 def facts_of(sources: Sources, record: Mapping[str, Any], frozen: Mapping[str, FrozenTensor]) -> Facts:
-    """What the adapters say about themselves, where they agree."""
+    """What the adapters say about themselves, where all that say it agree; the base, where the first does."""
+    configs = [adapter.config for adapter in sources.updates]
+    named = [config for config in configs if config.base]
     return Facts(
         sources.modules,
-        sources.base,
-        sources.task_type,
+        named[0].base if named else None,
+        agreed(config.task_type for config in configs),
         record,
         sources.notes,
         frozen,
-        sources.revision,
-        sources.auto_mapping,
+        agreed(config.revision or "" for config in named) or None,
+        agreed(config.auto_mapping for config in configs),
     )

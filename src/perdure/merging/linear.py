@@ -35,11 +35,7 @@ def stacked_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """One weight per update; all 1 if none are given.
-
-    Raises:
-        ConfigError: not `count` weights.
-    """
+    """One weight per update, all 1 by default; a ConfigError if there are not `count`."""
     if weights is None:
         return [1.0] * count
     if len(weights) != count:
@@ -66,20 +62,12 @@ def sum_updates(updates: Sequence[Update]) -> dict[str, Delta]:
 
 
 def average_updates(updates: Sequence[Update], weights: Sequence[float] | None = None) -> dict[str, Delta]:
-    """The weighted mean per module, over ALL updates, those without the module included.
-
-    Raises:
-        ConfigError: the weights sum to zero.
-    """
+    """The weighted mean per module, over ALL updates, those without the module included."""
     return task_arithmetic_updates(updates, weights, 1 / weight_total(checked_weights(weights, len(updates))))
 
 
 def weight_total(weights: Sequence[float]) -> float:
-    """The sum of the weights, to divide by.
-
-    Raises:
-        ConfigError: it is zero.
-    """
+    """The sum of the weights; a ConfigError if it is zero and cannot be divided by."""
     total = sum(weights)
     if total == 0:
         raise ConfigError("The weights of an average sum to zero; give weights with a sum other than zero.")

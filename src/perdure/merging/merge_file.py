@@ -19,29 +19,34 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.settings.read import Settings, read_yaml, validate
 
 
-class Override(Settings):
-    """Another rule, or another setting of the same rule, for the modules whose names match a pattern."""
+class _WithSettings(Settings):
+    """Keys that are not fields are settings of a rule."""
 
-    modules: str
-    rule: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:
-        """Treat all keys but `modules` and `rule` as settings of the rule."""
         if not isinstance(value, Mapping):
             return value
-        own = {key: value[key] for key in ("modules", "rule") if key in value}
-        rest = {key: part for key, part in value.items() if key not in ("modules", "rule", "settings")}
-        return {**own, "settings": _with_rest(value.get("settings"), rest)}
+        known = {key: part for key, part in value.items() if key in cls.model_fields}
+        rest = {key: part for key, part in value.items() if key not in cls.model_fields}
+        settings = value.get("settings") or {}
+        return {**known, "settings": {**settings, **rest} if isinstance(settings, Mapping) else settings}
+
+
+class Override(_WithSettings):
+    """Another rule, or another setting of the same rule, for the modules whose names match a pattern."""
+
+    modules: str
+    rule: str | None = None
 
     def chosen(self, rule: Rule) -> Rule:
         """The rule for its modules, given the merge's own.
@@ -84,8 +89,8 @@ class Source(Settings):
     weight: float | None = None
 
 
-class MergeFile(Settings):
-    """The content of a merge file; keys that are not listed here are settings of the rule."""
+class MergeFile(_WithSettings):
+    """The content of a merge file."""
 
     rule: str
     adapters: tuple[Source, ...] = ()
@@ -98,20 +103,17 @@ class MergeFile(Settings):
     order: str | None = None
     backbone: str | None = None
     kind: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
+    @field_validator("adapters", mode="before")
     @classmethod
-    def _gather(cls, value: Any) -> Any:
-        """Turn bare paths into sources, and unknown keys into settings of the rule."""
-        if not isinstance(value, Mapping):
-            return value
-        known = {key: part for key, part in value.items() if key in cls.model_fields}
-        rest = {key: part for key, part in value.items() if key not in cls.model_fields}
-        listed = known.get("adapters") or []
-        if isinstance(listed, list):  # else validation says what is expected
-            listed = [{"path": item} if isinstance(item, str) else item for item in listed]
-        return {**known, "adapters": listed, "settings": _with_rest(known.get("settings"), rest)}
+    def _paths(cls, value: Any) -> Any:
+        """Turn bare paths into sources."""
+        listed = value or []
+        return (
+            [{"path": item} if isinstance(item, str) else item for item in listed]
+            if isinstance(listed, list)
+            else value
+        )
 
     def chosen(self) -> Rule:
         """The rule with its settings, and the adapters' weights if any is given.
@@ -126,11 +128,6 @@ class MergeFile(Settings):
                 raise ConfigError("Give weights beside the adapters or as a list `weights`, not both.")
             settings["weights"] = [1.0 if weight is None else weight for weight in weights]
         return rule_named(self.rule, settings)
-
-
-def _with_rest(settings: Any, rest: Mapping[str, Any]) -> Any:
-    """`settings` with the `rest`; anything but a mapping stays, for validation to refuse."""
-    return {**(settings or {}), **rest} if isinstance(settings or {}, Mapping) else settings
 
 
 def read_merge_file(path: Path) -> MergeFile:

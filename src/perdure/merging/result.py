@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -59,16 +59,16 @@ class MergeReport:
         return {**self.__dict__, "out": str(self.out), "energies": dict(self.energies), "notes": list(self.notes)}
 
 
-class Mergeable(Protocol):
+class Mergeable:
     """Anything with a merged delta for every module."""
 
     def merge(self, module: str) -> Delta:
         """The merged delta [O, I] of a module."""
-        ...
+        raise NotImplementedError
 
     def rows(self, module: str) -> RowsOf:
         """The same, by rows."""
-        ...
+        return partial(tile, self.merge(module))
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,7 @@ def write_result(
 def check_result(
     modules: Mapping[str, ModuleInfo], out: Path, base: str | Path | None, rank: int | None, overwrite: bool
 ) -> None:
-    """Check that a result of these modules can be written, for callers with much to do before `write_result`.
-
-    Raises:
-        StoreError: `out` exists; AdapterError: the base or the rank does not fit; ConfigError: a rank below 1.
-    """
+    """Raise the errors of `write_result` for a result of these modules, before a long computation."""
     check_new(out, overwrite)
     if base is not None:
         _targets(Base(base), modules)
@@ -142,17 +138,15 @@ def _targets(base: Base, modules: Mapping[str, ModuleInfo]) -> dict[str, Target]
 
 
 def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: torch.dtype | None) -> MergeReport:
+    def columns(module: str) -> RowsOf:  # of a weight stored as [I, O]; a dense update is held in memory for that
+        return partial(tile, transposed(merger.merge(module)))
+
     additions: dict[str, Addition] = {
-        target.tensor: partial(_columns, merger, module) if target.transposed else partial(merger.rows, module)
+        target.tensor: partial(columns if target.transposed else merger.rows, module)
         for module, target in _targets(base, facts.modules).items()
     }
     write_with(base, out, additions, dtype)
     return MergeReport(out, "model", None, 1.0)
-
-
-def _columns(merger: Mergeable, module: str) -> RowsOf:
-    """The merged update's columns, for a weight stored as [I, O]; a dense one is held in memory for that."""
-    return partial(tile, transposed(merger.merge(module)))
 
 
 def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, dtype: torch.dtype) -> MergeReport:

@@ -120,9 +120,11 @@ class FoldRule(Rule):
 
     scale: float = 1.0
 
+    fold_type: ClassVar[type[Fold]]
+
     def fold(self) -> Fold:
         """What is remembered at every position, and how an update changes it."""
-        raise NotImplementedError
+        return self.fold_type()
 
     def transform(self, update: Update, index: int) -> Transform | None:
         """What happens to the tiles of the `index`-th update (from 0) before they are folded in."""
@@ -146,32 +148,26 @@ class MaxMagnitude(FoldRule):
     """At every position the entry larger in magnitude (max_magnitude.py, PS-LoRA)."""
 
     source: ClassVar[str] = "https://arxiv.org/abs/2512.08960"
-
-    def fold(self) -> Fold:
-        return KeepLarger()
+    fold_type: ClassVar[type[Fold]] = KeepLarger
 
 
 class MagMax(FoldRule):
     """At every position the cumulative vector farthest from 0 (magmax.py)."""
 
     source: ClassVar[str] = "https://arxiv.org/abs/2407.06322"
+    fold_type: ClassVar[type[Fold]] = KeepFarthest
     in_order: ClassVar[bool] = True
     scale: float = 0.5
-
-    def fold(self) -> Fold:
-        return KeepFarthest()
 
 
 class Ties(FoldRule):
     """Trim, elect a sign, average the entries that agree (ties.py)."""
 
     source: ClassVar[str] = "https://arxiv.org/abs/2306.01708"
+    fold_type: ClassVar[type[Fold]] = Vote
     density: float = Field(default=0.2, gt=0, le=1)
     scope: Scope = "model"
     weights: tuple[float, ...] | None = None
-
-    def fold(self) -> Fold:
-        return Vote()
 
     def transform(self, update: Update, index: int) -> Transform | None:
         return trim(thresholds(update, self.density, self.scope)) if self.density < 1 else None

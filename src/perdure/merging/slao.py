@@ -42,11 +42,7 @@ def slao_missing(module: str, count: int) -> AdapterError:
 
 
 def slao_chain(module: str, deltas: Sequence[Delta | None]) -> LowRank:
-    """One module merged over all updates, in the order they were trained.
-
-    Raises:
-        AdapterError: an update without this module, without factors, or of another rank.
-    """
+    """One module merged over all updates, in the order they were trained; an AdapterError if one lacks it."""
     merged: LowRank | None = None
     for count, delta in enumerate(deltas, 1):
         if delta is None:

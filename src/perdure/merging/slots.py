@@ -33,15 +33,11 @@ class Added:
     adapter: Adapter
     count: int
     weight: float
-    transform: Transform | None = None
+    transform: Transform | None
 
 
 class Keeper:
     """What is kept for one kind of rule; `old` is None before the first adapter."""
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        """Find out what must be known of the whole new adapter."""
-        return Added(adapter, count, weight)
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         """Names, dtypes and shapes of what will be kept of a module."""
@@ -75,9 +71,6 @@ class FoldKeeper(Keeper):
     """The slots of a dense rule."""
 
     rule: FoldRule
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        return Added(adapter, count, weight, self.rule.transform(adapter, count))
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         return {f"{module}/{slot}": ("F32", shape) for slot in self.rule.fold().slots}
@@ -127,9 +120,8 @@ class LinearKeeper(Keeper):
         (height, width), new = shape, added.adapter.modules.get(module)
         if old is not None and f"{module}/dense" in old.tensors:
             return {f"{module}/dense": ("F32", shape)}
-        rank = (old.tensors[f"{module}/A"].height if old and f"{module}/A" in old.tensors else 0) + (
-            new.rank if new else 0
-        )
+        kept = old.tensors.get(f"{module}/A") if old else None
+        rank = (kept.height if kept else 0) + (new.rank if new else 0)
         if rank * (height + width) > height * width:
             return {f"{module}/dense": ("F32", shape)}
         return _factors_layout(module, shape, rank)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from filecmp import cmp
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
@@ -59,26 +59,6 @@ class Sources:
         """The adapters, in order."""
         return list(self.adapters.values())
 
-    @property
-    def base(self) -> str | None:
-        """The base that the first adapter to name one names."""
-        return next((adapter.config.base for adapter in self.updates if adapter.config.base), None)
-
-    @property
-    def revision(self) -> str | None:
-        """The revision of the base, if all adapters that name a base agree; None: the current one."""
-        return agreed(adapter.config.revision or "" for adapter in self.updates if adapter.config.base) or None
-
-    @property
-    def task_type(self) -> str | None:
-        """The task type, if all adapters that state one agree."""
-        return agreed(adapter.config.task_type for adapter in self.updates)
-
-    @property
-    def auto_mapping(self) -> dict[str, Any] | None:
-        """The class of the base, if all adapters that state one agree."""
-        return agreed(adapter.config.auto_mapping for adapter in self.updates)
-
     def deltas(self, module: str) -> list[Delta | None]:
         """Each adapter's update of `module`, read on each call."""
         return [adapter.get(module) for adapter in self.updates]
@@ -105,14 +85,11 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
     check_one_class({f"'{name}'": modules_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    notes = (*base_notes({name: each.config for name, each in adapters.items()}), *_same_notes(adapters))
-    return Sources(adapters, ordered, notes)
-
-
-def _same_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    notes = [*base_notes({name: (each.config.base, each.config.revision) for name, each in adapters.items()})]
     for (one, first), (two, second) in combinations(adapters.items(), 2):
         if cmp(first.file, second.file, shallow=False):  # stops at the first byte that differs
-            yield f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two."
+            notes.append(f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two.")
+    return Sources(adapters, ordered, tuple(notes))
 
 
 def agreed(stated: Iterable[T | None]) -> T | None:
@@ -175,11 +152,7 @@ def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInf
 
 
 def check_related(first: str, base: str | None, modules: Iterable[str], name: str, adapter: Adapter) -> None:
-    """Check that an adapter that names another base than `first` shares at least one module with it.
-
-    Raises:
-        AdapterError: it shares none; names its first module.
-    """
+    """Raise an AdapterError for an adapter that names another base than `first` and has no module in common with it."""
     own = adapter.config.base
     if base and own and base != own and not set(adapter) & set(modules):
         raise AdapterError(
@@ -190,16 +163,12 @@ def check_related(first: str, base: str | None, modules: Iterable[str], name: st
 
 
 def check_one_class(holders: Mapping[str, Mapping[str, ModuleInfo]]) -> None:
-    """Check that no module appears under two names, one with further leading parts ('model.', '_orig_mod.').
+    """Raise an AdapterError for a module under two names, one with further leading parts ('model.', '_orig_mod.').
 
-    No model has both. Unless one adapter holds both names, since then its base has both; or two share a module, since then
-    they are of one class.
+    No model has both, unless one adapter holds both names (its base has both) or two share a module (they are of one class).
 
     Args:
         holders: an adapter or a merge state, as a message names it -> its modules.
-
-    Raises:
-        AdapterError: one does; names both, and who holds them.
     """
     for (one, held), (two, others) in permutations(holders.items(), 2):
         if held.keys() & others.keys():
@@ -221,26 +190,10 @@ def _endings(module: str) -> Iterator[str]:
         yield module
 
 
-class NamesBase(Protocol):
-    """Anything that says which base it is of: an adapter's configuration, a merge state."""
-
-    @property
-    def base(self) -> str | None:
-        """A folder or a hub id; None where unknown."""
-        ...
-
-    @property
-    def revision(self) -> str | None:
-        """Of a model on a hub."""
-        ...
-
-
-def base_notes(named: Mapping[str, NamesBase]) -> Iterator[str]:
-    """A note where those that name a base name different ones, or different revisions of it."""
+def base_notes(named: Mapping[str, tuple[str | None, str | None]]) -> Iterator[str]:
+    """A note if adapters or states, by name, differ in the (base, revision) they name; None: not named."""
     bases = {
-        name: f"{one.base} at revision {one.revision}" if one.revision else one.base
-        for name, one in named.items()
-        if one.base
+        name: f"{base} at revision {revision}" if revision else base for name, (base, revision) in named.items() if base
     }
     if len(set(bases.values())) > 1:
         listed = "; ".join(f"{name}: {base}" for name, base in bases.items())

@@ -12,6 +12,7 @@ at once gives: the same operations in the same order on the same numbers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,13 +26,16 @@ from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.files.durable import disk_full_as_error, make_folder, sha256, write_text
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
-from perdure.merging.result import Facts
-from perdure.merging.rules import Rule, name_of, rule_named
-from perdure.merging.slots import keeper_for
+from perdure.merging.result import Facts, Mergeable
+from perdure.merging.rules import FoldRule, Rule, name_of, rule_named
+from perdure.merging.slots import Added, keeper_for
 from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, modules_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
 from perdure.settings.read import Settings, validate
+
+OWN = re.compile(rf"\.lock|\.partial-{re.escape(MERGE_STATE)}|merged-.*\.safetensors")
+"""Files that a process killed before the first commit leaves."""
 
 
 class About(Settings):
@@ -56,7 +60,7 @@ class About(Settings):
         return len(self.adapters)
 
 
-class State:
+class State(Mergeable):
     """A state folder, for reading: gives the merged delta of every module.
 
     Raises:
@@ -80,21 +84,13 @@ class State:
         names = {name: name for name in about.adapters}
         record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
         return Facts(
-            about.modules,
-            about.base,
-            about.task_type,
-            record,
-            about.notes,
-            revision=about.revision,
-            auto_mapping=about.auto_mapping,
+            about.modules, about.base, about.task_type, record, about.notes, {}, about.revision, about.auto_mapping
         )
 
     def merge(self, module: str) -> Delta:
-        """The merged delta [O, I] of a module."""
         return self.keeper.merge(self.reader(), module, self.about.modules[module].shape, self.about.weight)
 
     def rows(self, module: str) -> RowsOf:
-        """The same, by rows."""
         return self.keeper.rows(self.reader(), module, self.about.modules[module].shape, self.about.weight)
 
     def reader(self) -> TensorReader:
@@ -136,7 +132,11 @@ def merge_into(
 def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
     """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
     known = State(folder) if (folder / MERGE_STATE).is_file() else None
-    if known is None and folder.exists() and not (folder.is_dir() and all(_is_own(p.name) for p in folder.iterdir())):
+    if (
+        known is None
+        and folder.exists()
+        and not (folder.is_dir() and all(OWN.fullmatch(p.name) for p in folder.iterdir()))
+    ):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
     if known is not None and rule not in (None, known.rule):
         raise ConfigError(
@@ -158,13 +158,6 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
     return known, chosen
 
 
-def _is_own(name: str) -> bool:
-    """Whether a process killed before the first commit leaves such a file."""
-    return name in (".lock", f".partial-{MERGE_STATE}") or (
-        name.startswith("merged-") and name.endswith(".safetensors")
-    )
-
-
 def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, weight: float, again: bool) -> None:
     digest = sha256(adapter.file)
     about = known.about if known else _empty(rule)
@@ -175,7 +168,8 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
     file = f"merged-{about.count + 1}.safetensors"
     keeper = keeper_for(rule)
     with known.reader() if known else nullcontext() as reader:
-        added = keeper.prepare(adapter, about.count, weight)
+        transform = rule.transform(adapter, about.count) if isinstance(rule, FoldRule) else None
+        added = Added(adapter, about.count, weight, transform)
         layout = {
             key: part
             for module, info in modules.items()
@@ -236,7 +230,8 @@ def _notes(about: About, adapter: Adapter) -> Iterator[str]:
                 "merge all at once."
             )
     if about.count:
-        yield from base_notes({"the state": about, adapter.name: adapter.config})
+        config = adapter.config
+        yield from base_notes({"the state": (about.base, about.revision), adapter.name: (config.base, config.revision)})
 
 
 def _read_about(folder: Path) -> About:

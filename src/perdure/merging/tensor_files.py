@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 """Dtypes whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
-BITS: Mapping[str, int] = {
-    **{name: 8 * dtype.itemsize for name, dtype in DTYPES.items()},
-    **dict.fromkeys(("C64", "U64"), 64),
-    "U32": 32,
-    "U16": 16,
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    "F4": 4,
-}
-"""Bits per number, for every dtype of the format."""
 CHUNK = 1 << 24
 
 
@@ -64,18 +55,23 @@ class Stored:
         return self.shape[0] if self.shape else 1
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.begin
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return (self.end - self.begin) // self.height if self.height else 0
+        return self.size // self.height if self.height else 0
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None for a dtype that is not in DTYPES (8-bit floats, unsigned): such tensors are copied as bytes."""
+        """None for a dtype that is not in DTYPES (8-bit floats, unsigned)."""
         return DTYPES.get(self.dtype)
 
 
-class TensorReader:
-    """An open safetensors file; rows are read on request, by several threads.
+class TensorReader(AbstractContextManager["TensorReader"]):
+    """An open safetensors file; rows are read on request, by several threads. Garbage collection closes it too.
 
     Raises:
         AdapterError: the file is missing, damaged or cut off.
@@ -86,7 +82,7 @@ class TensorReader:
             pass
         self.path = path
         self._fd = os.open(path, os.O_RDONLY)
-        self._closing = weakref.finalize(self, os.close, self._fd)
+        self._close = weakref.finalize(self, os.close, self._fd)
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
@@ -99,61 +95,50 @@ class TensorReader:
         if dtype is None:
             raise AdapterError(f"{self.path}: '{name}' is stored as {stored.dtype}, which cannot be merged into.")
         rows = (arena or Arena()).empty(stop - start, stored.row_bytes // dtype.itemsize, dtype)
-        self._read_into(_bytes_of(rows), stored.begin + start * stored.row_bytes)
+        self.read(_bytes_of(rows), stored.begin + start * stored.row_bytes)
         return rows
 
-    def bytes(self, name: str, begin: int, count: int) -> bytes:
-        """`count` raw bytes of a tensor from `begin`."""
-        data = bytearray(count)
-        self._read_into(memoryview(data), self.tensors[name].begin + begin)
-        return bytes(data)
-
-    def _read_into(self, view: memoryview, offset: int) -> None:
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill `view` with the file's bytes from `offset` on."""
         while view:
             count = os.preadv(self._fd, [view], offset)
             if count == 0:
                 raise AdapterError(f"{self.path} was truncated while it was read.")
             view, offset = view[count:], offset + count
 
-    def close(self) -> None:
-        """Close the file; garbage collection does too."""
-        self._closing()
-
-    def __enter__(self) -> TensorReader:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
 
-class TensorWriter:
+class TensorWriter(AbstractContextManager["TensorWriter"]):
     """A safetensors file of known names, dtypes and shapes, whose rows are written in any order, by several threads.
 
     Args:
         layout: name -> (the format's name of its dtype, shape).
-
-    Raises:
-        AdapterError: a dtype of unknown size; nothing is written.
+        source: a file with the same names, for its metadata and the tensors to copy.
     """
 
     def __init__(
-        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], source: TensorReader | None = None
     ) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+        header: dict[str, Any] = {}
         self._left: dict[str, int] = {}  # bytes not yet written
         offset = 0
         for name, (dtype, shape) in layout.items():
-            size = self._left[name] = _size(path, name, dtype, shape)
+            if source is not None and source.tensors[name].dtype == dtype:
+                size = source.tensors[name].size
+            else:
+                size = math.prod(shape) * DTYPES[dtype].itemsize
+            self._left[name] = size
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
             offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
+        metadata = {"format": "pt", **(source.metadata if source is not None else {})}
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
-        del header["__metadata__"]
-        self.tensors = _stored(header, 8 + len(text))
+        self.path, self.tensors = path, _stored(header, 8 + len(text))
         self._lock = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        self.path = path
-        self._closing = weakref.finalize(self, os.close, self._fd)
+        self._close = weakref.finalize(self, os.close, self._fd)
         self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._fd, 8 + len(text) + offset)
 
@@ -168,9 +153,11 @@ class TensorWriter:
 
     def copy(self, name: str, source: TensorReader) -> None:
         """Copy a tensor from another file, byte by byte."""
-        size = self.tensors[name].end - self.tensors[name].begin
-        for begin in range(0, size, CHUNK):
-            self._put(name, begin, memoryview(source.bytes(name, begin, min(CHUNK, size - begin))))
+        old = source.tensors[name]
+        for begin in range(old.begin, old.end, CHUNK):
+            data = memoryview(bytearray(min(CHUNK, old.end - begin)))
+            source.read(data, begin)
+            self._put(name, begin - old.begin, data)
 
     def _put(self, name: str, begin: int, data: memoryview) -> None:
         self._write(data, self.tensors[name].begin + begin)
@@ -185,18 +172,15 @@ class TensorWriter:
     def close(self) -> None:
         """Flush to disk and close; every byte must have been written."""
         os.fsync(self._fd)
-        self._closing()
+        self._close()
         missing = [name for name, left in self._left.items() if left]
         assert not missing, f"{self.path}: rows of {missing} were not written exactly once"
-
-    def __enter__(self) -> TensorWriter:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
-            self._closing()
+            self._close()
 
 
 def _stored(header: Mapping[str, Any], start: int) -> dict[str, Stored]:
@@ -205,15 +189,6 @@ def _stored(header: Mapping[str, Any], start: int) -> dict[str, Stored]:
         name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
     }
-
-
-def _size(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> int:
-    if dtype not in BITS:
-        raise AdapterError(
-            f"'{name}' is stored as {dtype}, a dtype of unknown size, so '{path.name}' cannot be written. "
-            "Give a base without it, or keep the result as an adapter."
-        )
-    return (math.prod(shape) * BITS[dtype] + 7) // 8
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
