@@ -69,9 +69,8 @@ def test_long_tensors_are_copied_in_chunks(tmp_path, monkeypatch):
 
 def test_rows_left_out_are_noticed(tmp_path):
     writer = TensorWriter(tmp_path / "y.safetensors", {"w": ("F32", (3, 4))})
-    writer.write_rows("w", 0, TENSORS["w"][:2])
-    with pytest.raises(AssertionError, match="'w'"):
-        writer.close()
+    with pytest.raises(AssertionError, match="'w'"), writer:
+        writer.write_rows("w", 0, TENSORS["w"][:2])
 
 
 def test_a_file_cut_off_is_refused(tmp_path):

@@ -124,7 +124,7 @@ class FrozenTensor:
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
-    """'<module>.base_layer.weight' -> the base's tensor, where an adapter brings it; an AdapterError if two bring different ones."""
+    """'<module>.base_layer.weight' -> the base's tensor, where adapters bring it; an AdapterError if two bring different ones."""
     frozen: dict[str, FrozenTensor] = {}
     for adapter in adapters:
         for module, entry in adapter.modules.items():

@@ -24,10 +24,7 @@ def measured_moments(
 
     Args:
         tasks: one per adapter, in the same order.
-        against: of all modules; whether the adapters were trained separately or each on top of those before.
-
-    Raises:
-        ConfigError: not one task per adapter, or modules that disagree on `against`.
+        against: of all modules, which must agree: "others" for adapters trained separately, "earlier" for each on those before.
     """
     from perdure.training.workbench import Workbench
 
@@ -46,11 +43,7 @@ def measured_moments(
 
 
 def read_moments(path: Path) -> dict[str, Tensor]:
-    """Module -> second moment [I, I], from a safetensors file.
-
-    Raises:
-        AdapterError: unreadable, or a tensor that is not square and finite, or not a second moment.
-    """
+    """Module -> second moment [I, I], from a safetensors file; an AdapterError if a tensor cannot be one."""
     if not path.is_file():
         raise AdapterError(f"There is no file of input moments '{path}'.")
     moments: dict[str, Tensor] = {}

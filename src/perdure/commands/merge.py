@@ -56,12 +56,7 @@ def merge(
         raise UnknownName("dtype", dtype, DTYPES)
     if tasks and rule != "guarded":
         raise ConfigError(f"Rule '{rule}' scores no tasks; leave `tasks` out, or merge with rule='guarded'.")
-    common: dict[str, Any] = {
-        "base": base_folder(base) if base else None,
-        "rank": rank,
-        "dtype": DTYPES[dtype] if dtype else None,
-        "overwrite": overwrite,
-    }
+    common = Request(base=base, rank=rank, dtype=DTYPES[dtype] if dtype else None, overwrite=overwrite).output()
     chosen = _rule_or_guard(rule, settings or {})
     if isinstance(chosen, Guard):
         return guarded_folders(adapters, tasks, backbone, out, chosen, **common)

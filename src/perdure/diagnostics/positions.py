@@ -125,11 +125,11 @@ def count_positions(
     # where fewer than k % are nonzero, the k-th largest is 0, which every position would reach
     least = torch.finfo(torch.float32).tiny if looking.top < 1 else 0.0
     bounds = {
-        i: (looking.threshold * rms[i] * unit, max(least, magnitude_threshold([delta], looking.top)))
+        i: (looking.threshold * (rms[i] * unit), max(least, magnitude_threshold([delta], looking.top)))
         for i, delta in scaled.items()
     }
     height, width = next(iter(scaled.values())).shape
-    keys = [("own", i, name) for i in scaled for name in OWN_SHARES] + [
+    keys: list[tuple] = [("own", i, name) for i in scaled for name in OWN_SHARES] + [
         (*ij, name) for ij in pairs for name in PAIR_SHARES
     ]
     counted = {key: torch.empty(2, height, dtype=torch.float64) for key in keys}

@@ -110,7 +110,11 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
         ConfigError: fewer than two updates, or settings out of range.
         AdapterError: updates of different bases; the first differing module is named.
     """
-    looking = _checked(looking or Looking(), len(updates))
+    looking = looking or Looking()
+    if len(updates) < 2:
+        raise ConfigError("A diagnosis compares updates; give at least two.")
+    if not 0 < looking.top <= 1 or looking.threshold < 0 or (looking.rows is not None and not 0 < looking.rows <= 1):
+        raise ConfigError("--top and --sample (`rows`) are shares in (0, 1], --threshold is 0 or more.")
     names, parts = list(updates), list(updates.values())
     count = len(parts)
     pairs = [(i, j) for j in range(count) for i in range(j)]
@@ -128,14 +132,6 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
         by_module = {module: _both(pair, [each]) for module, each in here.items()}
         compared.append(Pair(names[pair[0]], names[pair[1]], _both(pair, list(here.values())), by_module))
     return Diagnosis(looking, singles, compared, _mean([pair.overall.collision.value for pair in compared]))
-
-
-def _checked(looking: Looking, count: int) -> Looking:
-    if count < 2:
-        raise ConfigError("A diagnosis compares updates; give at least two.")
-    if not 0 < looking.top <= 1 or looking.threshold < 0 or (looking.rows is not None and not 0 < looking.rows <= 1):
-        raise ConfigError("--top and --sample (`rows`) are shares in (0, 1], --threshold is 0 or more.")
-    return looking
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,7 @@ Mask = Callable[[str, int, tuple[int, int]], Tensor]
 
 
 def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Tensor:
-    """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place.
-
-    Raises:
-        ConfigError: a density of 0 (which would leave nothing, and divide 0 by 0) or above 1.
-    """
+    """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place."""
     if not 0 < density <= 1:
         raise ConfigError(f"DARE's density, the share of entries to keep, must be in (0, 1], not {density}.")
     tile.mul_(mask.to(tile.device))

@@ -30,12 +30,9 @@ Transform = Callable[[str, int, Tensor], Tensor]
 several at once."""
 
 
-class RowsOf(Protocol):
-    """Gives rows of a merged matrix; may be called from several threads."""
-
-    def __call__(self, start: int, stop: int, arena: Arena | None = None) -> Tensor:
-        """Rows `start:stop` [N, I], writable; in memory of `arena`, if given."""
-        ...
+RowsOf = Callable[..., Tensor]
+"""(start, stop, arena=None) -> rows `start:stop` [N, I] of a merged matrix, writable, in memory of `arena` if given; may be
+called from several threads."""
 
 
 class Fold(Protocol):

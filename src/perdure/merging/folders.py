@@ -38,17 +38,18 @@ class Merger(Mergeable):
         moments: Sequence[Moments] | None = None,
     ) -> None:
         self.sources = sources
-        self.rules = rules_by_module(sources.modules, rule, overrides)
-        self._prepared: dict[int, Prepared] = {}
-        for chosen in {id(chosen): chosen for chosen in self.rules.values()}.values():
-            own = [module for module in sources.modules if self.rules[module] is chosen]
-            self._prepared[id(chosen)] = chosen.prepare([Only(update, own) for update in sources.updates], moments)
+        self._prepared: dict[str, Prepared] = {}
+        rules = rules_by_module(sources.modules, rule, overrides)
+        for chosen in {id(chosen): chosen for chosen in rules.values()}.values():
+            own = [module for module in rules if rules[module] is chosen]
+            prepared = chosen.prepare([Only(update, own) for update in sources.updates], moments)
+            self._prepared |= dict.fromkeys(own, prepared)
 
     def merge(self, module: str) -> Delta:
-        return self._prepared[id(self.rules[module])].merge(module, self.sources.deltas(module))
+        return self._prepared[module].merge(module, self.sources.deltas(module))
 
     def rows(self, module: str) -> RowsOf:
-        return self._prepared[id(self.rules[module])].rows(module, self.sources.deltas(module))
+        return self._prepared[module].rows(module, self.sources.deltas(module))
 
 
 def merge_folders(

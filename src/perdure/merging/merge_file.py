@@ -49,11 +49,7 @@ class Override(_WithSettings):
     rule: str | None = None
 
     def chosen(self, rule: Rule) -> Rule:
-        """The rule for its modules, given the merge's own.
-
-        Raises:
-            UnknownName, ConfigError: no such rule or setting.
-        """
+        """The rule for its modules, given the merge's own; an UnknownName or ConfigError for a bad name or setting."""
         if self.rule is None or self.rule == name_of(rule):
             return rule_named(name_of(rule), {**rule.model_dump(exclude_unset=True), **self.settings})
         return rule_named(self.rule, self.settings)
@@ -62,10 +58,8 @@ class Override(_WithSettings):
 def rules_by_module(modules: Iterable[str], rule: Rule, overrides: Sequence[Override]) -> dict[str, Rule]:
     """Module -> its rule: that of the first override whose pattern matches, else the merge's own.
 
-    Modules under one override share one rule object, by which a rule that looks at a whole update (TIES) finds its modules.
-
-    Raises:
-        ConfigError: an override that matches no module.
+    Modules under one override share one rule object, by which a rule that looks at a whole update (TIES) finds its modules. An
+    override that matches no module is a ConfigError.
     """
     chosen = [override.chosen(rule) for override in overrides]
     unused = {i: override.modules for i, override in enumerate(overrides)}
@@ -116,18 +110,13 @@ class MergeFile(_WithSettings):
         )
 
     def chosen(self) -> Rule:
-        """The rule with its settings, and the adapters' weights if any is given.
-
-        Raises:
-            UnknownName, ConfigError: no such rule or setting.
-        """
+        """The rule with its settings, and the adapters' weights if any is given; raises as `rule_named` does."""
         weights = [source.weight for source in self.adapters]
-        settings = dict(self.settings)
-        if any(weight is not None for weight in weights):
-            if "weights" in settings:
-                raise ConfigError("Give weights beside the adapters or as a list `weights`, not both.")
-            settings["weights"] = [1.0 if weight is None else weight for weight in weights]
-        return rule_named(self.rule, settings)
+        if all(weight is None for weight in weights):
+            return rule_named(self.rule, self.settings)
+        if "weights" in self.settings:
+            raise ConfigError("Give weights beside the adapters or as a list `weights`, not both.")
+        return rule_named(self.rule, {**self.settings, "weights": [1.0 if w is None else w for w in weights]})
 
 
 def read_merge_file(path: Path) -> MergeFile:

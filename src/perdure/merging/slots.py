@@ -148,12 +148,6 @@ class LinearKeeper(Keeper):
         assert delta is not None
         return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta.mul_(factor)
 
-    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
-        dense_key, factor = f"{module}/dense", self.rule.factor(total_weight)
-        if dense_key in kept.tensors:
-            return lambda start, stop, arena=None: kept.rows(dense_key, start, stop, arena).mul_(factor)
-        return super().rows(kept, module, shape, total_weight)
-
 
 class SlaoKeeper(Keeper):
     """SLAO's merged factors."""

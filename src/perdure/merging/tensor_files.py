@@ -71,11 +71,7 @@ class Stored:
 
 
 class TensorReader(AbstractContextManager["TensorReader"]):
-    """An open safetensors file; rows are read on request, by several threads. Garbage collection closes it too.
-
-    Raises:
-        AdapterError: the file is missing, damaged or cut off.
-    """
+    """An open safetensors file; rows are read on request, by several threads. Garbage collection closes it too."""
 
     def __init__(self, path: Path) -> None:
         with opened(path):  # checks the header, every offset and the file's length
@@ -169,18 +165,12 @@ class TensorWriter(AbstractContextManager["TensorWriter"]):
             count = os.pwrite(self._fd, view, offset)
             view, offset = view[count:], offset + count
 
-    def close(self) -> None:
-        """Flush to disk and close; every byte must have been written."""
-        os.fsync(self._fd)
-        self._close()
-        missing = [name for name, left in self._left.items() if left]
-        assert not missing, f"{self.path}: rows of {missing} were not written exactly once"
-
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.close()
-        else:
-            self._close()
+            os.fsync(self._fd)
+        self._close()
+        missing = [name for name, left in self._left.items() if left]
+        assert kind or not missing, f"{self.path}: rows of {missing} were not written exactly once"
 
 
 def _stored(header: Mapping[str, Any], start: int) -> dict[str, Stored]:
