@@ -237,7 +237,7 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(AdapterError, match="The base 'owner/base' could not be fetched"):
+    with pytest.raises(AdapterError, match="'owner/base' is not a folder here and could not be fetched"):
         perdure("diagnose", *places, "--base", "owner/base")
     with pytest.raises(ConfigError, match="nothing-here"):
         perdure("merge", *places, "--rule", "sum", "--base", "nothing-here", "--out", tmp_path / "three")

@@ -146,9 +146,7 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(base, trained, tmp_
 def test_different_bases_are_named(tmp_path):
     one = random_folder(tmp_path / "one", 1)
     two = random_folder(tmp_path / "two", 2, shapes={"layers.0.q": (12, 8), "layers.1.v": (6, 11)})
-    with pytest.raises(
-        AdapterError, match=r"'one' and 'two' are adapters of different bases: module 'layers\.1\.v' is 6 x 10"
-    ):
+    with pytest.raises(AdapterError, match=r"'one' and 'two' are of different bases: module 'layers\.1\.v' is 6 x 10"):
         merge_folders([one, two], tmp_path / "out", rule_named("sum"))
 
 

@@ -131,7 +131,8 @@ def test_another_base_is_named_and_changes_nothing(tmp_path, places):
     other = random_folder(tmp_path / "other", 9, shapes={"layers.0.q": (12, 9)})
     before = sorted((p.name, p.read_bytes()) for p in state.folder.iterdir())
     with pytest.raises(
-        AdapterError, match=r"of another base than the state: module 'layers\.0\.q' is 12 x 8 .* and 12 x 9"
+        AdapterError,
+        match=r"The state and '.*other' are of different bases: module 'layers\.0\.q' is 12 x 8 .* and 12 x 9",
     ):
         merge_into(tmp_path / "state", other)
     assert sorted((p.name, p.read_bytes()) for p in state.folder.iterdir()) == before

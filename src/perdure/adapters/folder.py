@@ -92,22 +92,27 @@ def open_adapter(place: str | Path) -> Adapter:
     """
     if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
         return Adapter(place)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(
-            f"'{place}' is not a folder here and could not be fetched from the hub ({type(error).__name__}). "
-            "Check the spelling, or download it and give its folder."
-        ) from error
+    folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
             f"'{place}' has no {WEIGHTS_FILE} on the hub. If it has only a pickle ({PICKLE_FILE}), which can run any code "
             "when it is read, ask its owner for safetensors, or convert it yourself if you trust it."
         )
     return Adapter(folder, str(place))
+
+
+def fetch_from_hub(place: str, patterns: Sequence[str], revision: str | None = None) -> str:
+    """The folder of a hub id's files that match `patterns`, downloaded into the cache; an AdapterError if that fails."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(place, revision=revision, allow_patterns=list(patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"'{place}' is not a folder here and could not be fetched from the hub ({type(error).__name__}). "
+            "Check the spelling, or download it and give its folder."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,12 @@ def read_config(folder: Path) -> AdapterConfig:
             rank=_positive(raw["r"]),
             alpha=float(raw["lora_alpha"]),
             rslora=bool(raw.get("use_rslora")),
-            rank_pattern={_regex(key): _positive(value) for key, value in (raw.get("rank_pattern") or {}).items()},
-            alpha_pattern={_regex(key): float(value) for key, value in (raw.get("alpha_pattern") or {}).items()},
+            rank_pattern={
+                re.compile(key).pattern: _positive(value) for key, value in (raw.get("rank_pattern") or {}).items()
+            },
+            alpha_pattern={
+                re.compile(key).pattern: float(value) for key, value in (raw.get("alpha_pattern") or {}).items()
+            },
             fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
             base=raw.get("base_model_name_or_path"),
             task_type=raw.get("task_type"),
@@ -167,7 +171,3 @@ def _positive(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{value!r} is not a rank")
     return value
-
-
-def _regex(pattern: str) -> str:
-    return re.compile(pattern).pattern

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.errors import AdapterError
+from perdure.adapters.folder import fetch_from_hub
 from perdure.merging.base import COPIED_SUFFIXES, LEGAL
 
 
@@ -23,15 +23,6 @@ def base_folder(name: str, revision: str | None = None) -> str:
     place = model_folder(name)
     if Path(place).is_dir():
         return place
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
-    wanted = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(COPIED_SUFFIXES))), *LEGAL, layers]
-    try:
-        return snapshot_download(place, revision=revision, allow_patterns=wanted)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(
-            f"The base '{place}' could not be fetched from the hub ({type(error).__name__}). "
-            "Check the spelling, or download it and give its folder."
-        ) from error
+    files = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(COPIED_SUFFIXES))), *LEGAL, layers]
+    return fetch_from_hub(place, files, revision)

@@ -7,10 +7,9 @@ inside the base's weights. Both come with a card that names tasks, method, score
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -115,35 +114,43 @@ class _Deployed(Mergeable):
         self.store = store = Store(folder)
         stages = store.stages() if store.exists else []
         if not stages:
-            adapter = (
+            hint = (
                 f" It is an adapter: `perdure merge {folder} --rule sum --base MODEL --out DIR` writes it into a model."
-                if (folder / CONFIG_FILE).is_file()
-                else ""
             )
-            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.{adapter}")
+            adapter = (folder / CONFIG_FILE).is_file()
+            raise StoreError(
+                f"'{folder}' holds neither a merge state nor a run with a finished stage.{hint if adapter else ''}"
+            )
         store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:
             deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]
             self.group = _group(deployed, task)
             keys = [key.split("/") for key in opened.keys() if key.startswith(f"{self.group}/")]  # noqa: SIM118
-            kinds = {(module, kind) for _, module, kind in keys}
-            shapes = {module: self._shape(opened, module, (module, "dense") in kinds) for module, _ in kinds}
-        self.low_rank = not any(kind == "dense" for _, kind in kinds)
+            sizes = {
+                (module, part): opened.get_slice(f"{self.group}/{module}/{part}").get_shape()
+                for _, module, part in keys
+            }
+        shapes = {module: (size[0], size[1]) for (module, part), size in sizes.items() if part == "dense"}
+        self.low_rank = not shapes
+        shapes |= {module: (size[0], sizes[module, "A"][1]) for (module, part), size in sizes.items() if part == "B"}
         config = read_config(store.stage_folder(len(stages)) / "adapter")
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]
         self.base, self.revision = str(backbone["model"]), backbone.get("revision")
         named = config.base or self.base
-        self.facts = Facts(modules, named, config.task_type, _record(folder), revision=self.revision)
-
-    def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:
-        parts = ("dense", "dense") if dense else ("B", "A")
-        rows, columns = (opened.get_slice(f"{self.group}/{module}/{part}").get_shape() for part in parts)
-        return rows[0], columns[1]
+        scores = read_scores(folder)
+        final = dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))
+        record = {
+            "run": folder.name,
+            "method": scores.method,
+            "tasks": scores.stages,
+            "seed": scores.seed,
+            "scores": final,
+        }
+        self.facts = Facts(modules, named, config.task_type, record, revision=self.revision)
 
     def merge(self, module: str) -> Delta:
-        """The deployed delta [O, I] of a module."""
         key = f"{self.group}/{module}"
         with safe_open(self.file, framework="pt") as opened:
             if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
@@ -160,9 +167,3 @@ def _group(deployed: str | list[str], task: str | None) -> str:
     if task not in deployed:
         raise ConfigError(f"This run deploys one update per task; choose one with --task: {', '.join(deployed)}.")
     return f"deployed:{deployed.index(task)}"
-
-
-def _record(folder: Path) -> Mapping[str, Any]:
-    scores = read_scores(folder)
-    final = dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))
-    return {"run": folder.name, "method": scores.method, "tasks": scores.stages, "seed": scores.seed, "scores": final}

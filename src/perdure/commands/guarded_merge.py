@@ -69,18 +69,17 @@ class AddedAdapter:
         """Why nothing of the adapter was taken, and what would help; None if something was."""
         if any(self.scales.values()):
             return None
-        if self.needed is None and guard.tolerance == 0 and guard.confidence is not None:
-            why = (
-                f"no number of examples shows with confidence {guard.confidence:g} that the earlier tasks lose nothing at all. "
-                "Give a larger tolerance, or confidence=null to trust the validation scores as they are."
-            )
-        elif self.needed is None:
-            why = f"with every part that was tried, an earlier task lost {guard.tolerance:g} or more on validation."
-        else:
+        why = f"with every part that was tried, an earlier task lost {guard.tolerance:g} or more on validation."
+        if self.needed is not None:
             examples = min(loss.examples for loss in self.losses["validation"].values())
             why = (
                 f"{examples} validation examples cannot show with confidence {guard.confidence:g} that any part costs the "
                 f"earlier tasks at most {guard.tolerance:g}; about {self.needed} could. Give more, or a larger tolerance."
+            )
+        elif guard.tolerance == 0 and guard.confidence is not None:
+            why = (
+                f"no number of examples shows with confidence {guard.confidence:g} that the earlier tasks lose nothing at all. "
+                "Give a larger tolerance, or confidence=null to trust the validation scores as they are."
             )
         return f"Nothing of '{self.task}' was taken: {why}"
 
@@ -135,7 +134,16 @@ def guarded_folders(
     """
     guard = guard or Guard()
     sources = open_sources(places, at_least=2)
-    _check_tasks(tasks, len(places))
+    if len(tasks) != len(places):
+        raise ConfigError(
+            f"A guarded merge needs the task of every adapter: {len(places)} adapters, {len(tasks)} tasks."
+        )
+    for task in tasks:
+        for split in SPLITS:
+            if not getattr(task, split):
+                raise ConfigError(
+                    f"Task '{task.name}' has no {split} examples; a guarded merge needs them for every task."
+                )
     # everything that can fail is checked before hours of scoring
     check_form(Sum(), (), base, rank)
     check_apart(Path(out), [*places, base])
@@ -166,18 +174,6 @@ def guarded_folders(
         _InMemory(deployed), facts, Path(out), base=base, rank=rank, dtype=dtype, overwrite=overwrite
     )
     return GuardedReport(written, tuple(steps))
-
-
-def _check_tasks(tasks: Sequence[Task], adapters: int) -> None:
-    """One task per adapter, each with examples to guard by and to report on."""
-    if len(tasks) != adapters:
-        raise ConfigError(f"A guarded merge needs the task of every adapter: {adapters} adapters, {len(tasks)} tasks.")
-    for task in tasks:
-        for split in SPLITS:
-            if not getattr(task, split):
-                raise ConfigError(
-                    f"Task '{task.name}' has no {split} examples; a guarded merge needs them for every task."
-                )
 
 
 def _step(

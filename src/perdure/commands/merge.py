@@ -18,8 +18,8 @@ from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
 from perdure.merging.merge_file import Override, read_merge_file
 from perdure.merging.result import MergeReport
-from perdure.merging.rules import RULES, CovarianceGain, Rule, rule_named, unknown_rule
-from perdure.merging.state import State, merge_into
+from perdure.merging.rules import CovarianceGain, Rule, rule_named
+from perdure.merging.state import merge_into
 from perdure.settings.read import parse_overrides
 from perdure.tasks.task import Task
 
@@ -100,7 +100,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What to print: text for people, values for machines."""
+    """What to print."""
 
     text: tuple[str, ...]
     values: dict[str, Any]
@@ -155,8 +155,6 @@ def _rule_or_guard(
     name: str, settings: Mapping[str, Any], tolerance: float | None = None, confidence: float | None = None
 ) -> Rule | Guard:
     """The rule; for 'guarded' its guard, whose settings are overridden by `tolerance` and `confidence`."""
-    if name not in (*RULES, "guarded"):
-        raise unknown_rule(name, ["guarded"])
     if name != "guarded":
         return rule_named(name, settings)
     if unknown := sorted(set(settings) - {"tolerance", "confidence"}):
@@ -216,17 +214,14 @@ def _one_more(request: Request, into: Path) -> Outcome:
         raise ConfigError("--set belongs to --rule; the state keeps its own settings.")
     rule = rule_named(request.rule, parse_overrides(list(request.settings))) if request.rule else None
     state = merge_into(into, request.adapters[0], rule, weight=request.weight, again=request.again)
-    return Outcome(_state_lines(state), {"state": str(state.folder), **state.about.model_dump(mode="json")})
-
-
-def _state_lines(state: State) -> tuple[str, ...]:
-    size = (state.folder / state.about.file).stat().st_size
-    return (
-        f"{state.folder} now holds {state.about.count} adapter(s), merged by {state.about.rule}: {size / 1e6:.1f} MB, "
+    about, size = state.about, (state.folder / state.about.file).stat().st_size
+    text = (
+        f"{state.folder} now holds {about.count} adapter(s), merged by {about.rule}: {size / 1e6:.1f} MB, "
         "whatever their number.",
-        *state.about.notes,
+        *about.notes,
         f"Write it out with: perdure export {state.folder} --as adapter|model --out DIR",
     )
+    return Outcome(text, {"state": str(state.folder), **about.model_dump(mode="json")})
 
 
 def _guarded(request: Request, out: Path, guard: Guard) -> Outcome:

@@ -17,7 +17,6 @@ from perdure.diagnostics.positions import (
     PAIR_SHARES,
     Looking,
     ModulePositions,
-    RowCounts,
     Share,
     count_positions,
     share,
@@ -163,7 +162,7 @@ def _sum(deltas: Sequence[Delta | None]) -> Delta | None:
 
 def _own(index: int, modules: Sequence[_Measured]) -> Own:
     sizes = [each.sizes[index] for each in modules]
-    shares = _shares(OWN_SHARES, [each.positions.own[index] for each in modules])
+    shares = {name: share([each.positions.own[index][name] for each in modules]) for name in OWN_SHARES}
     count, frobenius = sum(size.count for size in sizes), math.sqrt(sum(size.squared for size in sizes))
     mean = shares["mean_magnitude"].value or 0.0
     return Own(
@@ -188,7 +187,7 @@ def _both(pair: tuple[int, int], modules: Sequence[_Measured]) -> Both:
     angles = [[each.smallest_input_angle for each in compared], [each.smallest_output_angle for each in compared]]
     smallest = [min((angle for angle in each if angle is not None), default=None) for each in angles]
     return Both(
-        **_shares(PAIR_SHARES, [each.positions.pairs[pair] for each in modules]),
+        **{name: share([each.positions.pairs[pair][name] for each in modules]) for name in PAIR_SHARES},
         cosine=sum(each.inner for each in compared) / norms if norms > 0 else None,
         oo=sum(overlaps) if len(overlaps) == len(compared) else None,
         awom=awom,
@@ -198,10 +197,6 @@ def _both(pair: tuple[int, int], modules: Sequence[_Measured]) -> Both:
         input_overlap=_mean([each.input_overlap for each in compared]),
         output_overlap=_mean([each.output_overlap for each in compared]),
     )
-
-
-def _shares(names: Sequence[str], rows: Sequence[Mapping[str, RowCounts]]) -> dict[str, Share]:
-    return {name: share([counted[name] for counted in rows]) for name in names}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

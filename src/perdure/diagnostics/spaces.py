@@ -24,15 +24,8 @@ from perdure.ops.lowrank import Delta, LowRank, dense
 
 @dataclass(frozen=True)
 class Sizes:
-    """One update's sizes at a module.
-
-    Args:
-        count: of entries.
-        squared: ||dW||_F^2.
-        nuclear_norm: sum of the singular values.
-        rank: number of directions.
-        effective_rank: exp of the entropy of the singular values' shares; 0 for a zero update.
-    """
+    """One update at a module: number of entries, ||dW||_F^2, sum of the singular values, number of directions, and exp of the
+    entropy of the singular values' shares (0 for a zero update)."""
 
     count: int
     squared: float

@@ -41,9 +41,8 @@ def _pairs(diagnosis: Diagnosis) -> Table:
 
 def _kinds(pair: Pair) -> Table:
     """Opposite signs by size, for each module type: the least and the most over its layers."""
-    table = _table(
-        escape(f"{pair.first} / {pair.second}: opposite signs by size"), "module", "least", "most", "in layer"
-    )
+    title = escape(f"{pair.first} / {pair.second}: opposite signs by size")
+    table = _table(title, "module", "least", "most", "in layer")
     by_kind: dict[str, dict[int | None, float]] = {}
     for module, (kind, layer) in places(pair.modules).items():
         if (value := pair.modules[module].opposite_weighted.value) is not None:

@@ -50,11 +50,7 @@ class Target:
 
 
 class Base:
-    """A model folder in safetensors.
-
-    Raises:
-        AdapterError: no such folder, only a pickle, a missing shard, or quantised weights.
-    """
+    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards or quantised weights."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -86,7 +82,7 @@ class Base:
         """The weight of `module` that updates of `shape` (O, I) can be added to.
 
         Args:
-            transposed: according to the adapter it is stored as [I, O] (Conv1D, embeddings).
+            transposed: whether the adapter says that it is stored as [I, O] (Conv1D, embeddings).
 
         Raises:
             AdapterError: it is missing, has another shape or an integer type, or is tied to another module.

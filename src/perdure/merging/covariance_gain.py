@@ -92,15 +92,11 @@ def gained_sum(
 
 
 def _moment(moments: Sequence[Moments], index: int, module: str, width: int) -> Tensor:
-    if module not in moments[index]:
+    moment = moments[index].get(module)
+    if moment is None or tuple(moment.shape) != (width, width):
+        given = "has none" if moment is None else f"has one of {' x '.join(map(str, moment.shape))}"
         raise AdapterError(
-            f"Update {index + 1} has no input second moment for module '{module}'; measure it on text of that task."
-        )
-    moment = moments[index][module]
-    if tuple(moment.shape) != (width, width):
-        shape = " x ".join(map(str, moment.shape))
-        raise AdapterError(
-            f"The input second moment of update {index + 1} at module '{module}' is {shape}, not {width} x {width}; measure it "
-            "on the adapters' base."
+            f"Update {index + 1} needs an input second moment of {width} x {width} for module '{module}' and {given}; "
+            "measure it on text of that task, with the adapters' base."
         )
     return moment.double()

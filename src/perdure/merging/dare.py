@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.merging.fold import Fold, Total, Transform
-from perdure.merging.ties import Vote
+from perdure.merging.fold import Transform
 
 Consensus = Literal["sum", "ties"]
 Mask = Callable[[str, int, tuple[int, int]], Tensor]
@@ -60,8 +59,3 @@ def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:
         return drop(tile, mask(module, first_row, (tile.shape[0], tile.shape[1])), density, rescale)
 
     return apply
-
-
-def consensus_fold(consensus: Consensus) -> Fold:
-    """How the thinned updates are combined."""
-    return Total() if consensus == "sum" else Vote()

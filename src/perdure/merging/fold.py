@@ -45,7 +45,6 @@ class Fold(Protocol):
 
     def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
         """Fold one more update's tile [N, I] into the slots (or fill them, if empty); takes over `tile`."""
-        ...
 
     def result(self, slots: Slots, arena: Arena) -> Tensor:
         """The merged tile [N, I]; may overwrite the slots."""

@@ -31,11 +31,7 @@ class Merger(Mergeable):
     """
 
     def __init__(
-        self,
-        sources: Sources,
-        rule: Rule,
-        overrides: Sequence[Override] = (),
-        moments: Sequence[Moments] | None = None,
+        self, sources: Sources, rule: Rule, overrides: Sequence[Override] = (), moments: Sequence[Moments] | None = None
     ) -> None:
         self.sources = sources
         self._prepared: dict[str, Prepared] = {}

@@ -1,15 +1,7 @@
-"""A merge as a YAML file: which adapters, which rule, and other rules for some modules.
+"""A merge as a YAML file (docs/merging.md): which adapters, which rule, and other rules for some modules.
 
-rule: ties
-density: 0.2
-adapters: [runs/news, {path: runs/mail, weight: 0.5}]
-base: models/llama          # or rank: 64
-out: merged
-overrides:
-  - {modules: "*.v_proj", rule: max-magnitude}
-  - {modules: "*.layers.[01].*", density: 0.5}    # the same rule, one setting changed
-
-With `rule: guarded` (tolerance, confidence) and `covariance-gain`: `tasks`, `order`, `backbone`, `kind` as on the command line.
+{rule: ties, density: 0.2, adapters: [runs/news, {path: runs/mail, weight: 0.5}], rank: 64, out: merged,
+ overrides: [{modules: "*.v_proj", rule: max-magnitude}, {modules: "*.layers.[01].*", density: 0.5}]}
 """
 
 from __future__ import annotations

@@ -17,11 +17,7 @@ def module_names(updates: Sequence[Update]) -> list[str]:
 
 
 def at_module(updates: Sequence[Update], module: str) -> list[Delta | None]:
-    """Each update's delta at `module`; None where it has none, which counts as zero.
-
-    Raises:
-        AdapterError: the shapes differ: the updates are not of one base.
-    """
+    """Each update's delta at `module`, None (zero) where it has none; an AdapterError if the shapes, so the bases, differ."""
     deltas = [update.get(module) for update in updates]
     shapes = {tuple(delta.shape): index for index, delta in reversed(list(enumerate(deltas))) if delta is not None}
     if len(shapes) > 1:

@@ -30,7 +30,6 @@ from perdure.ops.tiling import tile
 
 WARN_BELOW = 0.95
 """Share of the energy below which a user is warned that the adapter is not what was merged."""
-RECORD = "merge.json"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def write_result(
             report = _into_adapter(merger, facts, made, rank, dtype or torch.float32)
         report = replace(report, out=out, notes=facts.notes + report.notes)
         record = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
-        (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        (made / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
         (made / "README.md").write_text(card(record, facts.base if base is None else str(base)), encoding="utf-8")
     return report
 
@@ -176,8 +175,15 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
     total = sum(energy for _, energy in parts.values())
     energy = sum(kept for kept, _ in parts.values()) / total if total > 0 else 1.0
     energies = {module: kept / energy if energy > 0 else 1.0 for module, (kept, energy) in parts.items()}
-    notes = (_warning(energy, energies, common),) if energy < WARN_BELOW else ()
-    return MergeReport(out, "adapter", common, energy, energies, notes, str(dtype).removeprefix("torch."))
+    notes = []
+    if energy < WARN_BELOW:
+        worst = min(energies, key=lambda module: energies[module])
+        notes.append(
+            f"WARNING: at rank {common} the adapter keeps {100 * energy:.1f} % of the energy of what was merged "
+            f"(least in '{worst}': {100 * energies[worst]:.1f} %). A higher --rank keeps more; merged weights keep "
+            "all of it (`merge --base`, `export --as model`)."
+        )
+    return MergeReport(out, "adapter", common, energy, energies, tuple(notes), str(dtype).removeprefix("torch."))
 
 
 def _check_rank(rank: int, modules: Mapping[str, ModuleInfo]) -> None:
@@ -189,12 +195,3 @@ def _check_rank(rank: int, modules: Mapping[str, ModuleInfo]) -> None:
                 f"Rank {rank} is above the maximum of module '{module}' ({info.shape[0]} x {info.shape[1]}); "
                 f"ask for {min(info.shape)} at most."
             )
-
-
-def _warning(energy: float, energies: Mapping[str, float], rank: int) -> str:
-    worst = min(energies, key=lambda module: energies[module])
-    return (
-        f"WARNING: at rank {rank} the adapter keeps {100 * energy:.1f} % of the energy of what was merged "
-        f"(least in '{worst}': {100 * energies[worst]:.1f} %). A higher --rank keeps more; merged weights keep "
-        "all of it (`merge --base`, `export --as model`)."
-    )

@@ -7,7 +7,7 @@ the rule allows it; `rows` gives the same a few rows at a time, without holding 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,8 +16,8 @@ from pydantic import Field
 
 from perdure.errors import ConfigError, UnknownName
 from perdure.merging import covariance_gain as gain
-from perdure.merging.dare import Consensus, consensus_fold, dropping, random_mask
-from perdure.merging.fold import Entry, Fold, RowsOf, Transform, merged, rows_of
+from perdure.merging.dare import Consensus, dropping, random_mask
+from perdure.merging.fold import Entry, Fold, RowsOf, Total, Transform, merged, rows_of
 from perdure.merging.linear import checked_weights, stacked_sum, weight_total
 from perdure.merging.magmax import KeepFarthest
 from perdure.merging.max_magnitude import KeepLarger
@@ -33,12 +33,7 @@ Deltas = Sequence[Delta | None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A rule ready for particular updates.
-
-    Args:
-        merge: (module, deltas) -> the merged delta [O, I].
-        by_rows: the same by rows, for rules that need not form the matrix.
-    """
+    """A rule ready for given updates: `merge` gives a module's merged delta [O, I], `by_rows` the same without forming it."""
 
     merge: Callable[[str, Deltas], Delta]
     by_rows: Callable[[str, Deltas], RowsOf] | None = None
@@ -184,7 +179,7 @@ class Dare(FoldRule):
     weights: tuple[float, ...] | None = None
 
     def fold(self) -> Fold:
-        return consensus_fold(self.consensus)
+        return Total() if self.consensus == "sum" else Vote()
 
     def transform(self, update: Update, index: int) -> Transform | None:
         return dropping(random_mask(self.seed, index, self.density), self.density, self.rescale)
@@ -247,11 +242,6 @@ ELSEWHERE: Mapping[str, str] = {
 """A rule's name in PEFT's add_weighted_adapter or mergekit -> its name here, where it acts on whole updates."""
 
 
-def unknown_rule(name: str, known: Iterable[str] = ()) -> UnknownName:
-    """The error for a name that is not a rule; `known` are further valid names."""
-    return UnknownName("merge rule", name, [*RULES, *known], ELSEWHERE.get(name))
-
-
 def rule_named(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
     """The rule of that name with these settings.
 
@@ -260,7 +250,7 @@ def rule_named(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
         ConfigError: a setting it does not have, or a bad value.
     """
     if name not in RULES:
-        raise unknown_rule(name)
+        raise UnknownName("merge rule", name, [*RULES, "guarded"], ELSEWHERE.get(name))
     if name == "sum" and settings:
         raise ConfigError(f"'sum' takes no {next(iter(settings))}; use 'arithmetic', which takes weights and a scale.")
     return validate(RULES[name], dict(settings or {}), f"rule {name}")

@@ -19,11 +19,7 @@ from perdure.ops.lowrank import Delta, LowRank
 
 
 def slao(merged: LowRank | None, new: Delta, count: int, module: str = "") -> LowRank:
-    """The merged factors after the `count`-th task (from 1), given those before (None for the first).
-
-    Raises:
-        AdapterError: a dense update, or another rank than before.
-    """
+    """The merged factors after the `count`-th task (from 1), given those before (None for the first)."""
     if not isinstance(new, LowRank):
         raise AdapterError(f"SLAO merges factors, but update {count} is dense at module '{module}'; use another rule.")
     if merged is None:

@@ -7,25 +7,17 @@ from dataclasses import dataclass
 from filecmp import cmp
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """A module that some adapter changes.
-
-    Args:
-        shape: (O, I) of the update.
-        kind: 'linear' or 'embedding'.
-        transposed: the base stores the weight as [I, O].
-    """
+    """A module that some adapter changes: shape (O, I) of the update, 'linear' or 'embedding', stored as [I, O] or not."""
 
     shape: tuple[int, int]
     kind: str
@@ -79,7 +71,7 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
         for module, info in modules_of(adapter).items():
             first_name, first_info = modules.setdefault(module, (name, info))
             if first_info != info:
-                raise AdapterError(_differs(module, first_name, first_info, name, info))
+                raise differs(module, f"'{first_name}'", first_info, f"'{name}'", info)
     (first, known), *others = adapters.items()
     for name, adapter in others:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
@@ -92,7 +84,7 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     return Sources(adapters, ordered, tuple(notes))
 
 
-def agreed(stated: Iterable[T | None]) -> T | None:
+def agreed(stated: Iterable[Any]) -> Any:
     """The value that all who state one agree on; None if nobody does, or two differ."""
     known = [one for one in stated if one is not None]
     return known[0] if known and all(one == known[0] for one in known) else None
@@ -133,21 +125,19 @@ def _names(places: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInfo) -> str:
+def differs(module: str, first: str, left: ModuleInfo, second: str, right: ModuleInfo) -> AdapterError:
+    """The error for a module that is not the same in two adapters, or in a merge state and an adapter."""
+    hint = ""
     if left.shape != right.shape:
-        return (
-            f"'{one}' and '{two}' are adapters of different bases: module '{module}' is {left.shape[0]} x {left.shape[1]} in "
-            f"the first and {right.shape[0]} x {right.shape[1]} in the second."
-        )
-    if left.kind == right.kind:
-        return (
-            f"'{one}' and '{two}' disagree on how the base stores module '{module}': in adapter_config.json fan_in_fan_out is "
-            f"{str(left.transposed).lower()} in the first and {str(right.transposed).lower()} in the second. "
-            "If they share one base, correct the flag (true for GPT-2's Conv1D); else they cannot be merged."
-        )
-    return (
-        f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}; {right.kind}): "
-        "they are adapters of different bases."
+        ways = [f"{info.shape[0]} x {info.shape[1]}" for info in (left, right)]
+    elif left.kind != right.kind:
+        ways = [left.kind, right.kind]
+    else:
+        ways = [f"stored with fan_in_fan_out {str(info.transposed).lower()}" for info in (left, right)]
+        hint = " If they share one base, correct the flag in adapter_config.json (true for GPT-2's Conv1D)."
+    return AdapterError(
+        f"{first} and {second} are of different bases: module '{module}' is {ways[0]} in the first and {ways[1]} in the "
+        f"second.{hint}"
     )
 
 

@@ -22,14 +22,14 @@ from filelock import FileLock, Timeout
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
-from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.errors import ConfigError, RunBusy, StoreError
 from perdure.files.durable import disk_full_as_error, make_folder, sha256, write_text
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
 from perdure.merging.result import Facts, Mergeable
 from perdure.merging.rules import FoldRule, Rule, name_of, rule_named
 from perdure.merging.slots import Added, keeper_for
-from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, modules_of
+from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, differs, modules_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
 from perdure.settings.read import Settings, validate
@@ -61,11 +61,7 @@ class About(Settings):
 
 
 class State(Mergeable):
-    """A state folder, for reading: gives the merged delta of every module.
-
-    Raises:
-        StoreError: the folder holds no state, or its file is missing.
-    """
+    """A state folder, for reading; a StoreError if it holds no state, or its file is missing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -83,9 +79,8 @@ class State(Mergeable):
         about = self.about
         names = {name: name for name in about.adapters}
         record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
-        return Facts(
-            about.modules, about.base, about.task_type, record, about.notes, {}, about.revision, about.auto_mapping
-        )
+        named = about.base, about.task_type
+        return Facts(about.modules, *named, record, about.notes, {}, about.revision, about.auto_mapping)
 
     def merge(self, module: str) -> Delta:
         return self.keeper.merge(self.reader(), module, self.about.modules[module].shape, self.about.weight)
@@ -212,11 +207,7 @@ def _joined(about: About, adapter: Adapter) -> dict[str, ModuleInfo]:
         check_one_class({"the state": about.modules, f"'{adapter.folder}'": own})
     for module, info in own.items():
         if (known := modules.setdefault(module, info)) != info:
-            raise AdapterError(
-                f"'{adapter.folder}' is of another base than the state: module '{module}' is {known.shape[0]} x {known.shape[1]} "
-                f"({known.kind}, transposed {known.transposed}) there and {info.shape[0]} x {info.shape[1]} ({info.kind}, "
-                f"{info.transposed}) here."
-            )
+            raise differs(module, "The state", known, f"'{adapter.folder}'", info)
     return {module: modules[module] for module in sorted(modules, key=natural)}
 
 
