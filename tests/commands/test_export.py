@@ -166,7 +166,7 @@ def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tm
     del about["base"]
     (run / "run.json").write_text(json.dumps(about))
     (note,) = export(run, tmp_path / "model", "model").notes
-    assert note.startswith("The base was not checked to be the one the run was trained on")
+    assert note.startswith("Whether the base is the one the run was trained on was not checked")
 
 
 def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):

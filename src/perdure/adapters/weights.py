@@ -126,8 +126,8 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
             raise AdapterError(
                 f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
             )
-        kept = tuple(frozen.get(module, ()))
-        modules[module] = StoredModule(pair["A"], pair["B"], (B[0], A[1]), rank, kinds[module], kept)
+        own, shape = tuple(frozen.get(module, ())), (B[0], A[1])
+        modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
     return modules
 
 

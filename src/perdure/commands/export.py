@@ -84,7 +84,7 @@ def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
     config, known = begun_config(store), store.begun.get("base")
     if known is None or config.backbone.get("quantization", "none") != "none":
         return (
-            "The base was not checked to be the one the run was trained on: the run has no fingerprint of full weights.",
+            "Whether the base is the one the run was trained on was not checked: the run has no fingerprint of full weights.",
         )
     settings = {key: value for key, value in config.backbone.items() if key != "revision"}
     backbone = {**settings, "kind": backbone_kind(config.backbone), "model": str(base)}

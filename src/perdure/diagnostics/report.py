@@ -97,7 +97,7 @@ class Diagnosis:
 
 
 def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, history: bool = False) -> Diagnosis:
-    """Compare every pair of `updates`, in their order.
+    """Compare every pair of `updates`, in the order given.
 
     Args:
         updates: name -> update, oldest first; read module by module, each once.

@@ -10,10 +10,10 @@ from itertools import groupby
 from perdure.diagnostics.report import Diagnosis, Pair, Share, Single
 
 FIGHT, AGREE = 0.55, 0.45
-"""Weighted opposite-sign shares beyond which two updates are said to fight or to agree; unrelated ones are within a few
+"""Weighted opposite-sign shares beyond which two updates fight or agree; unrelated ones are within a few
 thousandths of .5 (the cosine of random updates has a standard deviation of 1 / sqrt(O I))."""
 NEAR = 30.0
-"""Angle in degrees below which a direction is said to be shared."""
+"""Angle in degrees below which two directions count as shared."""
 
 
 def number(value: float | None) -> str:

@@ -43,11 +43,7 @@ class PairedLoss:
         return self.deviation / math.sqrt(self.examples)
 
     def bound(self, confidence: float | None, examples: int | None = None) -> float:
-        """An upper bound on the true loss at this (one-sided) confidence; None: the mean.
-
-        Args:
-            examples: pretend that so many had shown the same mean and deviation.
-        """
+        """An upper bound on the true loss at this (one-sided) confidence (None: the mean), as if measured on so many `examples`."""
         if confidence is None:
             return self.mean
         n = examples or self.examples

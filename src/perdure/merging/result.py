@@ -37,7 +37,6 @@ class MergeReport:
     """What a merge or an export wrote.
 
     Args:
-        out: the folder.
         form: 'adapter' or 'model'.
         rank: of the adapter; None for a model.
         energy: share of the merged update's squared norm that was kept, in total and per module; 1 where exact.
@@ -72,11 +71,7 @@ class Mergeable:
 
 @dataclass(frozen=True)
 class Facts:
-    """What else is known of a result, for the card, the record and the adapter's configuration.
-
-    Args:
-        frozen: tensors of the base that adapters bring; see `perdure.adapters.folder.frozen_beside`.
-    """
+    """What else is known of a result, for the card, the record and the adapter's configuration; `frozen`: see `frozen_beside`."""
 
     modules: Mapping[str, ModuleInfo]
     base: str | None

@@ -34,13 +34,7 @@ def modules_of(adapter: Adapter) -> dict[str, ModuleInfo]:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Adapters of one base, in the order given.
-
-    Args:
-        adapters: display name -> adapter.
-        modules: every module of any of them, in natural order.
-        notes: facts for the user, such as that they name different bases.
-    """
+    """Adapters of one base by display name, in the order given; all their modules, in natural order; and notes for the user."""
 
     adapters: Mapping[str, Adapter]
     modules: Mapping[str, ModuleInfo]

@@ -121,10 +121,8 @@ class TensorWriter(AbstractContextManager["TensorWriter"]):
         self._left: dict[str, int] = {}  # bytes not yet written
         offset = 0
         for name, (dtype, shape) in layout.items():
-            if source is not None and source.tensors[name].dtype == dtype:
-                size = source.tensors[name].size
-            else:
-                size = math.prod(shape) * DTYPES[dtype].itemsize
+            old = source.tensors[name] if source is not None else None
+            size = old.size if old and old.dtype == dtype else math.prod(shape) * DTYPES[dtype].itemsize
             self._left[name] = size
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
             offset += size
