@@ -43,7 +43,7 @@ class PairedLoss:
         return self.deviation / math.sqrt(self.examples)
 
     def bound(self, confidence: float | None, examples: int | None = None) -> float:
-        """An upper bound on the true loss at this (one-sided) confidence (None: the mean), as if measured on so many `examples`."""
+        """An upper bound on the true loss at this (one-sided) confidence (None: the mean), as if measured on `examples`."""
         if confidence is None:
             return self.mean
         n = examples or self.examples
