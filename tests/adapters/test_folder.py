@@ -95,7 +95,7 @@ def test_frozen_embeddings_and_heads_that_peft_saves_beside_their_lora_are_no_pa
     }
     assert list(Adapter(hand_folder(tmp_path / "a", tensors))) == ["embed", "lm_head"]
     del tensors["base_model.model.lm_head.lora_A.weight"], tensors["base_model.model.lm_head.lora_B.weight"]
-    with pytest.raises(AdapterError, match=r"'base_model\.model\.lm_head\.base_layer\.\w+' is no factor"):
+    with pytest.raises(AdapterError, match=r"'base_model\.model\.lm_head\.base_layer\.\w+' is not a factor"):
         Adapter(hand_folder(tmp_path / "b", tensors))
 
 
@@ -177,8 +177,8 @@ def test_write_refuses_factors_above_its_rank(tmp_path):
         ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"alora_invocation_tokens": [1]}, "only active after certain tokens"),
         ({"target_parameters": ["experts.w"]}, "bare parameters"),
-        ({"r": 0}, "0 is no rank"),
-        ({"r": "8"}, "'8' is no rank"),
+        ({"r": 0}, "0 is not a rank"),
+        ({"r": "8"}, "'8' is not a rank"),
         ({"rank_pattern": {"(": 2}}, "not what PEFT writes"),
         ({"r": 3}, r"do not have the rank 3 that adapter_config.json states"),
     ],
@@ -265,7 +265,7 @@ def test_names_a_configuration_that_is_none(tmp_path, content):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(AdapterError, match="is no adapter folder"):
+    with pytest.raises(AdapterError, match="is not an adapter folder"):
         open_adapter(tmp_path / "nothing")
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"it has no adapter_config\.json"):
@@ -292,7 +292,7 @@ def test_a_hub_id_comes_out_of_the_cache_without_a_network(tmp_path, monkeypatch
     place = in_hub_cache(tmp_path / "cache", "someone/news", hand_folder(tmp_path / "a"), monkeypatch)
     adapter = open_adapter(place)
     assert (adapter.name, adapter.place, list(adapter)) == ("news", "someone/news", ["m"])
-    with pytest.raises(AdapterError, match="'someone/mail' is no folder here and could not be fetched"):
+    with pytest.raises(AdapterError, match="'someone/mail' is not a folder here and could not be fetched"):
         open_adapter("someone/mail")
 
 
@@ -310,7 +310,7 @@ def test_a_hub_name_that_cannot_be_fetched(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(AdapterError, match="'someone/adapter' is no folder here and could not be fetched"):
+    with pytest.raises(AdapterError, match="'someone/adapter' is not a folder here and could not be fetched"):
         open_adapter("someone/adapter")
 
 
@@ -331,6 +331,6 @@ def test_a_run_or_a_whole_model_is_told_what_to_give_instead(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
     with pytest.raises(
-        AdapterError, match=r"It is a whole model\. Give the adapters that were trained on it; .* --base"
+        AdapterError, match=r"It is a whole model\. Give the adapters that were trained on it; .* goes to --base"
     ):
         Adapter(tmp_path / "model")

@@ -88,7 +88,7 @@ def test_merge(places, tmp_path):
     with pytest.raises(StoreError, match="nothing is overwritten"):
         perdure("merge", *places, "--rule", "sum", "--out", tmp_path / "out")
     options = ("--rule", "sum", "--dtype", "bf16", "--out", tmp_path / "narrow")
-    assert "it is exact but for rounding to bf16." in perdure("merge", *places, *options)
+    assert "it is exact except for rounding to bf16." in perdure("merge", *places, *options)
     options = ("--rule", "average", "--set", "weights=[3, 1]", "--out", tmp_path / "out", "--overwrite", "--json")
     assert json.loads(perdure("merge", *places, *options))["rank"] == 4
     assert_same(dict(Adapter(tmp_path / "out")), average_updates([Adapter(place) for place in places], [3, 1]))
@@ -133,11 +133,11 @@ def test_merge_by_covariance_gain_from_files(places, tmp_path):
     for module, delta in Adapter(tmp_path / "out").items():
         torch.testing.assert_close(dense(delta), dense(expected[module]), rtol=1e-4, atol=1e-4)
     save_file({"layers.0.q": torch.ones(2, 3)}, tmp_path / "news.safetensors")
-    with pytest.raises(AdapterError, match=r"'layers\.0\.q' is no finite square matrix"):
+    with pytest.raises(AdapterError, match=r"'layers\.0\.q' is not a finite square matrix"):
         perdure("merge", *places, "--rule", "covariance-gain", *files, "--out", tmp_path / "x")
     for wrong in (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, 3.0]])):
         save_file({"layers.0.q": wrong}, tmp_path / "news.safetensors")
-        with pytest.raises(AdapterError, match=r"news\.safetensors: 'layers\.0\.q' is no second moment"):
+        with pytest.raises(AdapterError, match=r"news\.safetensors: 'layers\.0\.q' is not a second moment"):
             perdure("merge", *places, "--rule", "covariance-gain", *files, "--out", tmp_path / "x")
 
 
@@ -167,9 +167,9 @@ def test_moments_are_measured_as_the_adapters_were_trained(places, tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--rule", "sum"), "Say where to write"),
+        (("--rule", "sum"), "No output folder"),
         (("--rule", "guard", "--out", "x"), "Did you mean 'guarded'"),
-        (("--out", "x"), "Say how to merge"),
+        (("--out", "x"), "No rule: give one"),
         (("--rule", "guarded", "--out", "x"), "Give --tasks"),
         (("--rule", "guarded", "--out", "x", "--set", "density=1"), "it has no setting 'density'"),
         (("--rule", "sum", "--into", "state"), "give exactly one"),
@@ -237,7 +237,7 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(AdapterError, match="The base 'owner/base' could not be fetched"):
+    with pytest.raises(AdapterError, match="'owner/base' is not a folder here and could not be fetched"):
         perdure("diagnose", *places, "--base", "owner/base")
     with pytest.raises(ConfigError, match="nothing-here"):
         perdure("merge", *places, "--rule", "sum", "--base", "nothing-here", "--out", tmp_path / "three")

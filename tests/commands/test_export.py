@@ -97,7 +97,7 @@ def test_a_dense_run_as_adapter_needs_a_rank_and_says_what_it_keeps(runs, tmp_pa
 
 
 def test_one_of_a_run_that_deploys_one_for_each_task(runs, encoder_folder, tmp_path):
-    with pytest.raises(ConfigError, match="say which with --task: fruit, sky"):
+    with pytest.raises(ConfigError, match="choose one with --task: fruit, sky"):
         export(runs / "per-task", tmp_path / "adapter")
     export(runs / "per-task", tmp_path / "adapter", task="sky")
     expected = hidden(encoder_folder, runs / "per-task" / "stages" / "02-sky" / "adapter")
@@ -120,7 +120,7 @@ def test_a_state(tmp_path):
         merge_into(tmp_path / "state", random_folder(tmp_path / f"t{seed}", seed), rule_named("max-magnitude"))
     with pytest.raises(ConfigError, match="is not low rank"):
         export(tmp_path / "state", tmp_path / "out")
-    with pytest.raises(ConfigError, match="not recorded which base"):
+    with pytest.raises(ConfigError, match="base of this update is not recorded"):
         export(tmp_path / "state", tmp_path / "out", "model")
     with pytest.raises(ConfigError, match="has no rank"):
         export(tmp_path / "state", tmp_path / "out", "model", rank=3)
@@ -135,7 +135,7 @@ def test_a_model_stands_on_the_base_the_run_learnt_on(runs, encoder_folder, tmp_
     other = shutil.copytree(encoder_folder, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RunMismatch, match=r"other' is not the base that the run in .* learnt on: its fingerprint"):
+    with pytest.raises(RunMismatch, match=r"other' is not the base that the run in .* was trained on: its fingerprint"):
         export(runs / "inc-lora", tmp_path / "model", "model", base=other)
     assert not (tmp_path / "model").exists()
     moved = shutil.copytree(encoder_folder, tmp_path / "moved")
@@ -166,7 +166,7 @@ def test_a_run_without_a_fingerprint_says_that_its_base_was_not_checked(runs, tm
     del about["base"]
     (run / "run.json").write_text(json.dumps(about))
     (note,) = export(run, tmp_path / "model", "model").notes
-    assert note.startswith("It was not checked that the base is the one the run learnt on")
+    assert note.startswith("Whether the base is the one the run was trained on was not checked")
 
 
 def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):

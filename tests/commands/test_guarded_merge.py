@@ -183,8 +183,8 @@ def test_gain_and_loss_by_hand():
     assert step.refusal(Guard()) is None
     useless = replace(step, losses=losses, test={**scores, "unguarded": {"a": 0.8, "b": 0.5}}, scales={"layer": 0.0})
     assert useless.kept_gain() is None
-    assert "an earlier task has lost 0.02 or more on validation" in str(useless.refusal(Guard(0.02)))
-    assert "an earlier task has lost 0 or more on validation" in str(useless.refusal(Guard(0, confidence=None)))
+    assert "an earlier task lost 0.02 or more on validation" in str(useless.refusal(Guard(0.02)))
+    assert "an earlier task lost 0 or more on validation" in str(useless.refusal(Guard(0, confidence=None)))
     assert "no number of examples shows with confidence 0.95 that the earlier tasks lose nothing at all" in str(
         useless.refusal(Guard(0))
     ), "nothing was lost where they were counted"

@@ -59,7 +59,7 @@ def test_bad_input():
     for looking in (Looking(top=0), Looking(rows=2.0), Looking(threshold=-1.0)):
         with pytest.raises(ConfigError, match=r"--top and --sample .* shares in"):
             diagnose({"one": ONE, "two": TWO}, looking)
-    with pytest.raises(AdapterError, match=r"'layers\.1\.q' is 2 x 1 in the one and 3 x 1 in the other"):
+    with pytest.raises(AdapterError, match=r"'layers\.1\.q' is 2 x 1 in the first and 3 x 1 in the second"):
         diagnose({"one": ONE, "two": {**TWO, "layers.1.q": torch.ones(3, 1)}})
 
 
@@ -86,7 +86,9 @@ def conflicting(layers: range, fight: set[int]):
 def test_the_sentences_name_where_they_fight():
     lines = sentences(diagnose(conflicting(range(12), {8, 9, 10, 11})))
     assert "They fight in layers 8-11 of v_proj (100 % opposite by size)." in lines
-    assert any("common input direction (closer than 30 degrees) in layers 8-11 of v_proj" in line for line in lines)
+    assert any(
+        "They share an input direction (closer than 30 degrees) in layers 8-11 of v_proj" in line for line in lines
+    )
     unrelated = sentences(diagnose(conflicting(range(2), set())))
     assert "are unrelated in sign" in unrelated[0]
     assert not any("fight" in line for line in unrelated)
@@ -95,7 +97,7 @@ def test_the_sentences_name_where_they_fight():
 def test_the_sentence_on_flips_says_that_a_zero_written_to_counts():
     diagnosis = diagnose({"one": {"q": torch.tensor([[1.0, 0.0]])}, "two": {"q": torch.tensor([[1.0, 1.0]])}})
     (line,) = (line for line in sentences(diagnosis) if line.startswith("Adding two"))
-    assert line.startswith("Adding two gives 50.0 % of the entries of one another sign, where 0 is a sign of its own")
+    assert line.startswith("Adding two changes the sign of 50.0 % of the entries of one, counting 0 as a third sign")
 
 
 def test_the_sentences_on_size_and_on_nothing_in_common():

@@ -25,9 +25,9 @@ def test_by_hand():
 
 def test_sizes_by_hand():
     found = space(TWO)
-    assert (found.rank, found.squared) == (1, pytest.approx(50))
-    assert found.nuclear_norm == pytest.approx(math.sqrt(50))
-    assert found.effective_rank == pytest.approx(1)
+    assert (found.sizes.rank, found.sizes.squared) == (1, pytest.approx(50))
+    assert found.sizes.nuclear_norm == pytest.approx(math.sqrt(50))
+    assert found.sizes.effective_rank == pytest.approx(1)
     assert generalised_sparsity(14, math.sqrt(50), 4) == pytest.approx(14 / (2 * math.sqrt(50)))
     assert generalised_sparsity(0, 0, 4) is None
 
@@ -35,7 +35,7 @@ def test_sizes_by_hand():
 def test_directions_that_are_only_padding_have_no_angle():
     padded = LowRank(torch.cat([ONE.A, torch.ones(1, 2)]), torch.cat([ONE.B, torch.zeros(2, 1)], dim=1))
     found = between(space(padded), space(TWO))
-    assert space(padded).rank == 1
+    assert space(padded).sizes.rank == 1
     assert found.input_overlap == pytest.approx(9 / 25)
     nothing = space(LowRank(torch.zeros(1, 2), torch.zeros(2, 1)))
     assert between(nothing, space(TWO)).smallest_input_angle is None
@@ -62,7 +62,7 @@ def test_rounding_of_a_dense_update_is_no_direction():
     mixed = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
     history = space(sum(parts[1:], parts[0]) @ mixed)
     new = space(LowRank(eye[6:12] @ mixed, torch.randn(16, 6, generator=generator)))
-    assert (history.rank, new.rank) == (6, 6)
+    assert (history.sizes.rank, new.sizes.rank) == (6, 6)
     found = between(history, new)
     assert found.smallest_input_angle == pytest.approx(90, abs=0.01)
     assert found.input_overlap == pytest.approx(0, abs=1e-6)

@@ -188,7 +188,7 @@ def test_what_does_not_fit_names_module_and_remedy(tmp_path, encoder_folder, pas
             {},
             r"'encoder\.layer\.0\.attention\.self\.key'.*no target.*lora\.targets=\[key,query,value\]",
         ),
-        ("inc-lora", [tmp_path / "nowhere"], {}, r"nowhere' is no adapter folder: it has no adapter_config\.json"),
+        ("inc-lora", [tmp_path / "nowhere"], {}, r"nowhere' is not an adapter folder: it has no adapter_config\.json"),
         ("per-task", past, {}, "adapters without a task"),
         ("seq-lora", past, {}, r"seq-lora.*mail' has rank 3 at 'encoder.*rank 2\. Set lora\.rank"),
         ("seq-lora", past, {"lora": every}, r"mail' does not change at 'encoder.*lora\.targets"),

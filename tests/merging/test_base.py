@@ -128,7 +128,7 @@ def test_refusals(tmp_path):
     base = Base(model_folder(tmp_path / "base"))
     with pytest.raises(AdapterError, match=r"needs a weight of 3 x 4, 'model\.layers\.0\.q\.weight' in .* is 3 x 2"):
         base.target("model.layers.0.q", (3, 4), "linear", False)
-    with pytest.raises(AdapterError, match="the other way round than the adapter's fan_in_fan_out says"):
+    with pytest.raises(AdapterError, match="is the transpose of what the adapter's fan_in_fan_out says"):
         base.target("model.layers.0.q", (3, 2), "linear", True)
     with pytest.raises(AdapterError, match=r"'layers\.9\.q' of the adapter has no weight"):
         base.target("layers.9.q", (3, 2), "linear", False)
@@ -138,7 +138,7 @@ def test_refusals(tmp_path):
         "w": torch.ones(2, 2, dtype=torch.int8),
     }
     twice = Base(model_folder(tmp_path / "twice", {**ambiguous, "m.weight": torch.ones(2, 2, dtype=torch.int8)}))
-    with pytest.raises(AdapterError, match="2 tensors end like it"):
+    with pytest.raises(AdapterError, match="2 tensors have that ending"):
         twice.target("q", (1, 1), "linear", False)
     with pytest.raises(AdapterError, match="stored as I8"):
         twice.target("m", (2, 2), "linear", False)
@@ -217,7 +217,7 @@ def test_a_shard_index_cannot_point_elsewhere(tmp_path, file):
     folder = model_folder(tmp_path / "base")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": file}}))
-    with pytest.raises(AdapterError, match="is no file name of a shard"):
+    with pytest.raises(AdapterError, match="is not the file name of a shard"):
         Base(folder)
 
 

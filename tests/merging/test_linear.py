@@ -39,5 +39,5 @@ def test_refusals_say_what_to_do():
     with pytest.raises(ConfigError, match="sum to zero"):
         average_updates(updates, [1, -1])
     other = {**updates[1], "layers.1.v": torch.zeros(6, 11)}
-    with pytest.raises(AdapterError, match=r"'layers\.1\.v' is 6 x 10 in the one and 6 x 11"):
+    with pytest.raises(AdapterError, match=r"'layers\.1\.v' is 6 x 10 in the first and 6 x 11"):
         sum_updates([updates[0], other])

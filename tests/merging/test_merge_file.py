@@ -59,7 +59,7 @@ def test_the_first_override_that_matches_counts_and_is_one_object():
         ("adapters: [a]", r"merge\.yaml\.rule: is missing"),
         ("rule: tie", "No merge rule is called 'tie'. Did you mean 'ties'"),
         ("rule: ties\ndensity: 2", r"rule ties\.density: should be less than or equal to 1 \(got 2\)"),
-        ("rule: sum\nadapters: [{path: a, weight: 2}]", r"'sum' takes no weights: it is 'arithmetic'"),
+        ("rule: sum\nadapters: [{path: a, weight: 2}]", r"'sum' takes no weights; use 'arithmetic'"),
         (
             "rule: ties\nweights: [1]\nadapters: [{path: a, weight: 2}]",
             "beside the adapters or as a list `weights`, not both",

@@ -83,6 +83,15 @@ def test_every_rule_stands_in_the_table():
         assert ("| yes |" in row) == rule.incremental
 
 
+def test_every_rule_links_its_source():
+    rows = PAGE.split("| rule |")[1].split("\n\n")[0].splitlines()[2:]
+    for name in (*RULES, "guarded"):
+        (row,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        link = re.search(r"\]\((https://arxiv\.org/abs/\d{4}\.\d{5})\)", row)
+        assert link, name
+        assert name == "guarded" or link[1] == RULES[name].source
+
+
 def test_the_energy_that_a_dense_merge_keeps():
     """Five random rank-8 updates at width 1024, merged by max-magnitude; within a point of what the page says."""
     found = re.search(r"at width (\d+) keep (.*?)\.\n", PAGE, flags=re.DOTALL)

@@ -132,7 +132,7 @@ def test_bad_settings():
         rule_named("ties", {"densty": 0.2})
     with pytest.raises(ConfigError, match=r"rule ties\.density"):
         rule_named("ties", {"density": 0})
-    with pytest.raises(ConfigError, match="'sum' takes no weights: it is 'arithmetic' that"):
+    with pytest.raises(ConfigError, match="'sum' takes no weights; use 'arithmetic'"):
         rule_named("sum", {"weights": [1, 1]})
     with pytest.raises(ConfigError, match="3 weights were given for 2 updates"):
         rule_named("average", {"weights": [1, 1, 1]}).prepare(random_updates(2))

@@ -8,7 +8,8 @@ import torch
 
 from perdure.adapters.format import CONFIG_FILE
 from perdure.errors import AdapterError
-from perdure.merging.folders import merge_folders, write_result
+from perdure.merging.folders import merge_folders
+from perdure.merging.result import write_result
 from perdure.merging.rules import rule_named
 from perdure.merging.sources import open_sources
 from perdure.merging.state import merge_into

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from perdure.adapters.folder import Adapter
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
-from perdure.merging.folders import Merger, merge_folders, write_result
+from perdure.merging.folders import Merger, merge_folders
+from perdure.merging.result import write_result
 from perdure.merging.rules import RULES, rule_named
 from perdure.merging.sources import open_sources
 from perdure.merging.state import State, merge_into
@@ -93,7 +94,7 @@ def test_the_rule_is_remembered_and_cannot_change(tmp_path, places):
     merge_into(tmp_path / "state", places[0], rule_named("ties", {"density": 0.5}))
     state = merge_into(tmp_path / "state", places[1])
     assert (state.rule, state.about.count) == (rule_named("ties", {"density": 0.5}), 2)
-    with pytest.raises(ConfigError, match="need a state of their own"):
+    with pytest.raises(ConfigError, match="need a separate state"):
         merge_into(tmp_path / "state", places[2], rule_named("ties"))
     with pytest.raises(ConfigError, match="A new state needs a rule"):
         merge_into(tmp_path / "other", places[0])
@@ -130,7 +131,8 @@ def test_another_base_is_named_and_changes_nothing(tmp_path, places):
     other = random_folder(tmp_path / "other", 9, shapes={"layers.0.q": (12, 9)})
     before = sorted((p.name, p.read_bytes()) for p in state.folder.iterdir())
     with pytest.raises(
-        AdapterError, match=r"of another base than the state: module 'layers\.0\.q' is 12 x 8 .* and 12 x 9"
+        AdapterError,
+        match=r"The state and '.*other' are of different bases: module 'layers\.0\.q' is 12 x 8 .* and 12 x 9",
     ):
         merge_into(tmp_path / "state", other)
     assert sorted((p.name, p.read_bytes()) for p in state.folder.iterdir()) == before
@@ -193,7 +195,7 @@ def test_bad_states(tmp_path, places):
     state = merge_into(tmp_path / "state", places[0], rule_named("sum"))
     about = json.loads((state.folder / "state.json").read_text())
     (state.folder / "state.json").write_text(json.dumps({**about, "file": "../task0/adapter_model.safetensors"}))
-    with pytest.raises(StoreError, match="is no file name in this folder"):
+    with pytest.raises(StoreError, match="is not a file name in this folder"):
         State(state.folder)
     (state.folder / "state.json").write_text(json.dumps(about))
     with (state.folder / about["file"]).open("r+b") as file:
@@ -251,7 +253,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, places, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("perdure.merging.slots.FoldKeeper.extend", full)
-    with pytest.raises(StoreError, match=r"No space is left for '.*state'. The state is as it was"):
+    with pytest.raises(StoreError, match=r"No space is left for '.*state'. The state is unchanged"):
         merge_into(tmp_path / "state", places[1])
     assert State(tmp_path / "state").about.count == 1
 

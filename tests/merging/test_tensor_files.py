@@ -50,18 +50,12 @@ def test_dtypes_that_are_only_copied_keep_their_size(tmp_path, dtype):
     save_file({"odd": bits.view(dtype).view(2, 3), "w": TENSORS["w"]}, tmp_path / "x.safetensors")
     with TensorReader(tmp_path / "x.safetensors") as reader:
         layout = {name: (stored.dtype, stored.shape) for name, stored in reader.tensors.items()}
-        with TensorWriter(tmp_path / "y.safetensors", layout) as writer:
+        with TensorWriter(tmp_path / "y.safetensors", layout, reader) as writer:
             for name in layout:
                 writer.copy(name, reader)
     found = load_file(tmp_path / "y.safetensors")
     assert torch.equal(found["odd"].view(-1).view(torch.uint8), bits)
     assert torch.equal(found["w"], TENSORS["w"])
-
-
-def test_a_dtype_of_unknown_size_is_refused_by_name(tmp_path):
-    with pytest.raises(AdapterError, match="'odd' is stored as X3, whose size is not known here"):
-        TensorWriter(tmp_path / "y.safetensors", {"odd": ("X3", (2, 3))})
-    assert not (tmp_path / "y.safetensors").exists()
 
 
 def test_long_tensors_are_copied_in_chunks(tmp_path, monkeypatch):
@@ -75,9 +69,8 @@ def test_long_tensors_are_copied_in_chunks(tmp_path, monkeypatch):
 
 def test_rows_left_out_are_noticed(tmp_path):
     writer = TensorWriter(tmp_path / "y.safetensors", {"w": ("F32", (3, 4))})
-    writer.write_rows("w", 0, TENSORS["w"][:2])
-    with pytest.raises(AssertionError, match="'w'"):
-        writer.close()
+    with pytest.raises(AssertionError, match="'w'"), writer:
+        writer.write_rows("w", 0, TENSORS["w"][:2])
 
 
 def test_a_file_cut_off_is_refused(tmp_path):
@@ -93,5 +86,5 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     with TensorReader(tmp_path / "x.safetensors") as reader:
         with (tmp_path / "x.safetensors").open("r+b") as file:
             file.truncate(100)
-        with pytest.raises(AdapterError, match="became shorter"):
+        with pytest.raises(AdapterError, match="was truncated"):
             reader.rows("w", 0, 3)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from perdure.merging.dare import Consensus, Mask, consensus_fold, dropping, random_mask
-from perdure.merging.fold import Entry, merged
+from perdure.merging.dare import Consensus, Mask, dropping, random_mask
+from perdure.merging.fold import Entry, Total, merged
 from perdure.merging.linear import checked_weights
 from perdure.merging.magmax import KeepFarthest
 from perdure.merging.modules import merge_modules
@@ -56,7 +56,7 @@ def dare_updates(
     def merge(module: str, deltas: list[Delta | None]) -> Tensor:
         present = zip(deltas, weights, drops, strict=True)
         entries = [Entry(d, w, t) for d, w, t in present if d is not None]
-        return merged(consensus_fold(consensus), module, entries, scale)
+        return merged(Total() if consensus == "sum" else Vote(), module, entries, scale)
 
     return dict(merge_modules(updates, merge))
 

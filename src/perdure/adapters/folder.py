@@ -1,7 +1,7 @@
-"""LoRA adapter folders as PEFT writes them: read straight from safetensors, module by module; and written.
+"""LoRA adapter folders as PEFT writes them, read straight from safetensors module by module; and written.
 
-An `Adapter` is an `Update`: a mapping from module names to effective updates scaling * B A, read from the file when they are
-asked for. peft is not imported. What a folder may contain, and what is refused: perdure.adapters.format.
+An `Adapter` is an `Update`: a mapping from module names to effective updates scaling * B A, read from the file on access.
+peft is not imported. What a folder may contain: perdure.adapters.format and perdure.adapters.weights.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
-from perdure.adapters.format import (
-    CONFIG_FILE,
+from perdure.adapters.format import CONFIG_FILE, read_config
+from perdure.adapters.weights import (
     FROZEN,
     PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
     checked_finite,
     opened,
-    read_config,
     read_header,
     weights_file,
 )
@@ -36,15 +36,15 @@ from perdure.ops.lowrank import LowRank
 
 
 class Adapter(Mapping[str, LowRank]):
-    """An adapter folder as an `Update`; nothing but the file's header is in memory.
+    """An adapter folder as an `Update`; only the file's header is in memory.
 
-    Iterates over modules in natural order (layer 2 before layer 10). Reading one checks that it is finite.
+    Iterates over modules in natural order (layer 2 before layer 10). Reading a module checks that it is finite.
 
     Args:
         place: what the user calls it, where that is not the folder (a hub id).
 
     Raises:
-        AdapterError: the folder or a file is missing, damaged or no plain LoRA; names the file and the tensor.
+        AdapterError: the folder or a file is missing, damaged or not a plain LoRA; names the file and the tensor.
     """
 
     def __init__(self, folder: str | Path, place: str | None = None) -> None:
@@ -80,39 +80,44 @@ class Adapter(Mapping[str, LowRank]):
 
     @property
     def name(self) -> str:
-        """What to call it in tables: the last part of its place."""
+        """The last part of its place, for tables."""
         return Path(self.place).name or self.place
 
 
 def open_adapter(place: str | Path) -> Adapter:
-    """The adapter in a folder, or of a model hub (`owner/name`, fetched into its cache).
+    """The adapter in a folder, or on a model hub (`owner/name`, downloaded into its cache).
 
     Raises:
-        AdapterError: there is no such folder and it cannot be fetched, or it is refused.
+        AdapterError: no such folder and not on the hub, or refused.
     """
     if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
         return Adapter(place)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(str(place), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(
-            f"'{place}' is no folder here and could not be fetched from the hub ({type(error).__name__}). "
-            "Check the spelling, or download it and give its folder."
-        ) from error
+    folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
             f"'{place}' has no {WEIGHTS_FILE} on the hub. If it has only a pickle ({PICKLE_FILE}), which can run any code "
-            "when it is read, ask its owner for safetensors, or convert it yourself where you trust it."
+            "when it is read, ask its owner for safetensors, or convert it yourself if you trust it."
         )
     return Adapter(folder, str(place))
 
 
+def fetch_from_hub(place: str, patterns: Sequence[str], revision: str | None = None) -> str:
+    """The folder of a hub id's files that match `patterns`, downloaded into the cache; an AdapterError if that fails."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(place, revision=revision, allow_patterns=list(patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise AdapterError(
+            f"'{place}' is not a folder here and could not be fetched from the hub ({type(error).__name__}). "
+            "Check the spelling, or download it and give its folder."
+        ) from error
+
+
 @dataclass(frozen=True)
 class FrozenTensor:
-    """A weight or bias of the base in an adapter's file, where PEFT saves it beside the LoRA of an embedding or a head."""
+    """A weight or bias of the base in an adapter's file; PEFT saves it beside the LoRA of an embedding or output head."""
 
     adapter: Adapter
     name: str
@@ -124,40 +129,36 @@ class FrozenTensor:
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
-    """'<module>.base_layer.weight' -> that tensor, of every module for which some adapter brings it.
-
-    Raises:
-        AdapterError: two bring different ones, as of vocabularies that were resized apart.
-    """
-    found: dict[str, FrozenTensor] = {}
+    """'<module>.base_layer.weight' -> the base's tensor, where adapters bring it; an AdapterError if two bring different ones."""
+    frozen: dict[str, FrozenTensor] = {}
     for adapter in adapters:
         for module, entry in adapter.modules.items():
             for name in entry.frozen:
                 own, key = FrozenTensor(adapter, name), f"{module}{FROZEN}{name.rpartition('.')[2]}"
-                first = found.setdefault(key, own)
+                first = frozen.setdefault(key, own)
                 if first is not own and not _same_values(first.read(), own.read()):
                     raise AdapterError(
                         f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
-                        f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as of a vocabulary "
-                        "that was resized for each anew. Train both on one base that was resized and saved as a model."
+                        f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as after resizing "
+                        "the vocabulary for each separately. Resize the base once, save it as a model, and train both on it."
                     )
-    return found
+    return frozen
 
 
 def _same_values(one: Tensor, two: Tensor) -> bool:
-    """Bit for bit; of two dtypes, after rounding to the narrower one."""
+    """Bit for bit; for two dtypes, after rounding to the narrower one."""
     return one.shape == two.shape and (torch.equal(one.to(two.dtype), two) or torch.equal(one, two.to(one.dtype)))
 
 
 def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
-    """`name`, or with the first number from 2 on under which it is not among `taken`."""
+    """`name`, or with the first number from 2 on that makes it different from all in `taken`."""
     return next(n for n in chain((name,), (numbered.format(name, i) for i in count(2))) if n not in taken)
 
 
 def adapter_names(places: Sequence[str | Path]) -> list[str]:
-    """What to call each adapter as a task: after its folder, no two alike, and fit for a file name.
+    """A distinct task name for each adapter, after its folder and fit for a file name.
 
-    Of `RUN/stages/01-mail/adapter` and `RUN/deployed` that is the folder above.
+    `RUN/stages/01-mail/adapter` and `RUN/deployed` are named after the folder above.
     """
     names: list[str] = []
     for path in map(Path, places):
@@ -168,9 +169,9 @@ def adapter_names(places: Sequence[str | Path]) -> list[str]:
 
 
 def own_update(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, LowRank]:
-    """The adapter's effective update in memory of its own, as `dtype` where that is given.
+    """The adapter's effective update, copied into fresh memory; as `dtype` if given.
 
-    Copies: memory mapped from a file is not aligned as torch's own is, and BLAS then rounds otherwise.
+    Memory mapped from a file is aligned differently from torch's own, and BLAS then rounds differently.
     """
     return {n: LowRank(*(t.to(dtype=dtype, copy=True) for t in (delta.A, delta.B))) for n, delta in adapter.items()}
 
@@ -191,22 +192,20 @@ def write_adapter(
 ) -> None:
     """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
 
-    Loads in PEFT, and in servers that drop alpha patterns or want one rank. Factors of a lower rank are padded with zeros.
+    Loads in PEFT, and in servers that ignore alpha patterns or expect one rank. Lower ranks are padded with zeros.
 
     Args:
         folder: an existing folder (see `perdure.files.output.new_folder`).
         update: module name -> factors of at most `rank` directions.
-        base, revision, task_type, auto_mapping: as they stand in an adapter's configuration.
+        base, revision, task_type, auto_mapping: entries of the adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
-        frozen: what of the base is written beside them, as adapters brought it; see `frozen_beside`.
+        frozen: tensors of the base to write beside them; see `frozen_beside`.
     """
     tensors: dict[str, Tensor] = {}
     for module, delta in update.items():
-        A, B = _padded(delta, rank, dtype)
-        name_A, name_B = (
-            ("lora_embedding_A", "lora_embedding_B") if module in embeddings else ("lora_A.weight", "lora_B.weight")
-        )
-        tensors[f"{PREFIX}{module}.{name_A}"], tensors[f"{PREFIX}{module}.{name_B}"] = A, B
+        suffix = "embedding_{}" if module in embeddings else "{}.weight"
+        for side, factor in zip("AB", _padded(delta, rank, dtype), strict=True):
+            tensors[f"{PREFIX}{module}.lora_{suffix.format(side)}"] = factor
     tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
@@ -236,7 +235,5 @@ def _padded(delta: LowRank, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tens
     missing = rank - delta.rank
     if missing < 0:
         raise ValueError(f"an update of {delta.rank} directions does not fit rank {rank}; truncate it first")
-    A, B = delta.A.to("cpu", dtype), delta.B.to("cpu", dtype)
-    padded_A = torch.cat([A, A.new_zeros(missing, A.shape[1])])
-    padded_B = torch.cat([B, B.new_zeros(B.shape[0], missing)], dim=1)
-    return padded_A.contiguous(), padded_B.contiguous()
+    A = pad(delta.A.to("cpu", dtype), (0, 0, 0, missing))
+    return A.contiguous(), pad(delta.B.to("cpu", dtype), (0, missing)).contiguous()

@@ -1,32 +1,28 @@
 """Export what a run or a merge state deploys: `perdure export RUN|STATE --as adapter|model`.
 
-An adapter comes out with one rank, alpha = rank and the scaling inside B, right on the untouched base; a model with
-the update inside the base's weights. Both with a card that names tasks, method, scores and base.
+An adapter has one rank, alpha = rank and the scaling inside B, and is right on the untouched base; a model has the update
+inside the base's weights. Both come with a card that names tasks, method, scores and base.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import safe_open
 
 from perdure.adapters.format import CONFIG_FILE, natural, read_config
 from perdure.backbones import backbone_kind
-from perdure.commands.merge import base_folder
+from perdure.commands.base_folder import base_folder
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.files.output import MERGE_STATE, check_apart
-from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts, MergeReport, check_result, write_result
+from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.ops.tiling import tile
 from perdure.state.reopen import begun_config, check_base_there, load_learner
 from perdure.state.scores import read_scores
 from perdure.state.store import STATE, Store
@@ -49,13 +45,13 @@ def export(
 
     Args:
         form: a plain LoRA adapter, or the whole model.
-        rank: of the adapter; default the smallest exact one.
-        base: the base model's folder, for a model; default the run's own.
-        task: which adapter, of a run that deploys one for each task.
+        rank: of the adapter; default: the smallest exact one.
+        base: the base model's folder, for a model; default: the run's own.
+        task: which adapter, if the run deploys one per task.
 
     Raises:
         StoreError: `folder` holds neither a run nor a state, or `out` exists or would destroy what is read;
-            CorruptFile: a file of the run is damaged; RunMismatch: the base is not the one the run learnt on.
+            CorruptFile: a file of the run is damaged; RunMismatch: the base is not the one the run was trained on.
         ConfigError: no rank for an update that is not low rank; no base for a model.
         AdapterError: the base does not fit.
     """
@@ -67,123 +63,107 @@ def export(
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "adapter" and base is not None:
-        raise ConfigError("An adapter holds no weights of its base; leave --base out, or say --as model.")
+        raise ConfigError("An adapter holds no weights of its base; leave --base out, or add --as model.")
     if form == "model":
         base = base_folder(str(base)) if base else _own_base(source)
-    elif rank is None and not _is_low_rank(source):
+    elif rank is None and not (source.rule if isinstance(source, State) else source).low_rank:
         raise ConfigError(
             f"What '{folder}' deploys is not low rank. Export it as a model (--as model), which is exact, or give a --rank; "
             "the energy an adapter keeps is reported."
         )
-    check_apart(Path(out), [folder, base])
-    check_result(source.facts.modules, Path(out), base, rank, overwrite)
-    notes = _check_base(Store(folder), base) if base is not None and isinstance(source, _Deployed) else ()
-    return write_result(
-        source,
-        replace(source.facts, notes=(*source.facts.notes, *notes)),
-        Path(out),
-        base=base,
-        rank=rank,
-        dtype=dtype,
-        overwrite=overwrite,
-    )
+    facts, out = source.facts, Path(out)
+    check_apart(out, [folder, base])
+    check_result(facts.modules, out, base, rank, overwrite)
+    if base is not None and isinstance(source, _Deployed):
+        facts = replace(facts, notes=(*facts.notes, *_check_base(source.store, base)))
+    return write_result(source, facts, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
 def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
-    """Load the base as the run did and compare its fingerprint; what to say where that is not possible.
-
-    Raises:
-        RunMismatch: it is another base.
-    """
+    """Compare the base's fingerprint with the run's; a note where that is not possible."""
     config, known = begun_config(store), store.begun.get("base")
     if known is None or config.backbone.get("quantization", "none") != "none":
         return (
-            "It was not checked that the base is the one the run learnt on: the run has no fingerprint of full weights.",
+            "Whether the base is the one the run was trained on was not checked: the run has no fingerprint of full weights.",
         )
-    of_hub = {key: value for key, value in config.backbone.items() if key != "revision"}
-    backbone = {**of_hub, "kind": backbone_kind(config.backbone), "model": str(base)}
+    settings = {key: value for key, value in config.backbone.items() if key != "revision"}
+    backbone = {**settings, "kind": backbone_kind(config.backbone), "model": str(base)}
     model, _ = load_learner(config.model_copy(update={"backbone": backbone}), ())
-    if (found := model.fingerprint()) != known:
+    if (actual := model.fingerprint()) != known:
         raise RunMismatch(
-            f"'{base}' is not the base that the run in '{store.folder}' learnt on: its fingerprint is {found[:12]}, "
-            f"the run's {known[:12]}. What the run learnt is right on that base only: give it with --base."
+            f"'{base}' is not the base that the run in '{store.folder}' was trained on: its fingerprint is {actual[:12]}, "
+            f"the run's {known[:12]}. The result is right on that base only: give it with --base."
         )
     return ()
 
 
 def _own_base(source: State | _Deployed) -> str:
-    """The folder of the base that is recorded."""
+    """The folder of the recorded base."""
     if isinstance(source, _Deployed):
         check_base_there(source.store)
-    found = source.facts.base if isinstance(source, State) else source.base
-    if found is None:
-        raise ConfigError("It is not recorded which base the update stands on; give it with --base.")
-    return base_folder(found, source.facts.revision)
+    name = source.facts.base if isinstance(source, State) else source.base
+    if name is None:
+        raise ConfigError("The base of this update is not recorded; give it with --base.")
+    return base_folder(name, source.facts.revision)
 
 
-def _is_low_rank(source: State | _Deployed) -> bool:
-    return source.rule.low_rank if isinstance(source, State) else source.low_rank
-
-
-class _Deployed:
+class _Deployed(Mergeable):
     """What a run deploys after its last finished stage, read module by module."""
 
     def __init__(self, folder: Path, task: str | None) -> None:
         self.store = store = Store(folder)
         stages = store.stages() if store.exists else []
         if not stages:
-            adapter = (
+            hint = (
                 f" It is an adapter: `perdure merge {folder} --rule sum --base MODEL --out DIR` writes it into a model."
-                if (folder / CONFIG_FILE).is_file()
-                else ""
             )
-            raise StoreError(f"'{folder}' holds neither a merge state nor a run with a finished stage.{adapter}")
+            adapter = (folder / CONFIG_FILE).is_file()
+            raise StoreError(
+                f"'{folder}' holds neither a merge state nor a run with a finished stage.{hint if adapter else ''}"
+            )
         store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
         with safe_open(self.file, framework="pt") as opened:
             deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]
             self.group = _group(deployed, task)
             keys = [key.split("/") for key in opened.keys() if key.startswith(f"{self.group}/")]  # noqa: SIM118
-            kinds = {(module, kind) for _, module, kind in keys}
-            shapes = {module: self._shape(opened, module, (module, "dense") in kinds) for module, _ in kinds}
-        self.low_rank = not any(kind == "dense" for _, kind in kinds)
+            sizes = {
+                (module, part): opened.get_slice(f"{self.group}/{module}/{part}").get_shape()
+                for _, module, part in keys
+            }
+        shapes = {module: (size[0], size[1]) for (module, part), size in sizes.items() if part == "dense"}
+        self.low_rank = not shapes
+        shapes |= {module: (size[0], sizes[module, "A"][1]) for (module, part), size in sizes.items() if part == "B"}
         config = read_config(store.stage_folder(len(stages)) / "adapter")
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]
         self.base, self.revision = str(backbone["model"]), backbone.get("revision")
         named = config.base or self.base
-        self.facts = Facts(modules, named, config.task_type, _record(folder), revision=self.revision)
-
-    def _shape(self, opened: Any, module: str, dense: bool) -> tuple[int, int]:
-        parts = ("dense", "dense") if dense else ("B", "A")
-        rows, columns = (opened.get_slice(f"{self.group}/{module}/{part}").get_shape() for part in parts)
-        return rows[0], columns[1]
+        scores = read_scores(folder)
+        final = dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))
+        record = {
+            "run": folder.name,
+            "method": scores.method,
+            "tasks": scores.stages,
+            "seed": scores.seed,
+            "scores": final,
+        }
+        self.facts = Facts(modules, named, config.task_type, record, revision=self.revision)
 
     def merge(self, module: str) -> Delta:
-        """The deployed delta [O, I] of a module."""
         key = f"{self.group}/{module}"
         with safe_open(self.file, framework="pt") as opened:
-            if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
                 return opened.get_tensor(f"{key}/dense")
             return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
 
-    def rows(self, module: str) -> RowsOf:
-        """The same, by rows."""
-        return partial(tile, self.merge(module))
-
 
 def _group(deployed: str | list[str], task: str | None) -> str:
-    """Where the checkpoint keeps the deployed update (see perdure.state.checkpoint)."""
+    """The checkpoint's key of the deployed update (see perdure.state.checkpoint)."""
     if isinstance(deployed, str):
         if task is not None:
             raise ConfigError("This run deploys one update for all tasks; leave --task out.")
         return "carry" if deployed == "carry" else "deployed"
     if task not in deployed:
-        raise ConfigError(f"This run deploys an update for each task; say which with --task: {', '.join(deployed)}.")
+        raise ConfigError(f"This run deploys one update per task; choose one with --task: {', '.join(deployed)}.")
     return f"deployed:{deployed.index(task)}"
-
-
-def _record(folder: Path) -> Mapping[str, Any]:
-    scores = read_scores(folder)
-    final = dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))
-    return {"run": folder.name, "method": scores.method, "tasks": scores.stages, "seed": scores.seed, "scores": final}

@@ -16,13 +16,13 @@ from perdure.merging.sources import open_sources
 
 @dataclass(frozen=True)
 class FolderDiagnosis:
-    """A diagnosis of folders, and what a user should know about them."""
+    """A diagnosis of folders, and notes for the user."""
 
     diagnosis: Diagnosis
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with the plain sentences."""
+        """Plain values, with the sentences."""
         return {**self.diagnosis.as_json(), "sentences": sentences(self.diagnosis), "notes": list(self.notes)}
 
 
@@ -33,10 +33,10 @@ def diagnose_folders(
     history: bool = False,
     base: str | Path | None = None,
 ) -> FolderDiagnosis:
-    """Compare adapters in folders (or of a hub), oldest first; see `perdure.diagnostics.report.diagnose`.
+    """Compare adapters in folders (or on a hub), oldest first; see `perdure.diagnostics.report.diagnose`.
 
     Args:
-        base: a model folder; every module is checked against its weights.
+        base: a model folder, to check every module against its weights.
 
     Raises:
         ConfigError: fewer than two adapters.

@@ -1,9 +1,9 @@
-"""What two updates share as matrices: directions, energies, angles. Exact, in the size of the factors.
+"""What two updates share as matrices: directions, energies, angles. Exact, at the cost of the factors.
 
 Legend: R, S ranks of two updates, O output features, I input features. dW = B A with the scaling inside B.
 
     cosine        <dW_1, dW_2> / (||dW_1||_F ||dW_2||_F)
-    OO            ||A_1 A_2^T||_F^2 (O-LoRA's orthogonality, arXiv 2310.14152; depends on how a factorisation is scaled)
+    OO            ||A_1 A_2^T||_F^2 (O-LoRA's orthogonality, arXiv 2310.14152; depends on the scaling of the factorisation)
     AWOM          ||dW_2^T dW_1||_F^2 (N-LoRA, arXiv 2410.10179)
     AWOM, norm.   AWOM / (||dW_1||_F^2 ||dW_2||_F^2), between 0 (outputs orthogonal) and 1
     angles        principal angles between the row spaces (inputs both read) and the column spaces (outputs both write)
@@ -22,47 +22,39 @@ from perdure.ops.decompose import SVD, effective_rank, inner, numerical_rank, ro
 from perdure.ops.lowrank import Delta, LowRank, dense
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """One update at a module: number of entries, ||dW||_F^2, sum of the singular values, number of directions, and exp of the
+    entropy of the singular values' shares (0 for a zero update)."""
+
+    count: int
+    squared: float
+    nuclear_norm: float
+    rank: int
+    effective_rank: float
+
+
 @dataclass(frozen=True, eq=False)
 class Space:
-    """One update's directions and sizes at a module.
-
-    Args:
-        delta: the update.
-        parts: its SVD cut to the directions that are there.
-        squared: ||dW||_F^2.
-    """
+    """One update at a module, its SVD cut to its nonzero directions, and its sizes."""
 
     delta: Delta
     parts: SVD
-    squared: float
-
-    @property
-    def rank(self) -> int:
-        """Number of directions."""
-        return self.parts.s.numel()
-
-    @property
-    def nuclear_norm(self) -> float:
-        """Sum of the singular values."""
-        return float(self.parts.s.sum())
-
-    @property
-    def effective_rank(self) -> float:
-        """exp of the entropy of the singular values' shares; 0 for a zero update."""
-        return effective_rank(self.parts.s)
+    sizes: Sizes
 
 
 def space(delta: Delta) -> Space:
-    """The directions and sizes of an update; of a dense one, directions within the rounding of its dtype are not counted."""
+    """The directions and sizes of an update; in a dense one, directions within the rounding of its dtype do not count."""
     parts = svd(delta)
     rank = numerical_rank(parts.s, (delta.shape[0], delta.shape[1]), rounding(delta))
-    cut = SVD(parts.U[:, :rank], parts.s[:rank], parts.V[:, :rank])
-    return Space(delta, cut, float(parts.s.square().sum()))
+    s = parts.s[:rank]
+    sizes = Sizes(math.prod(delta.shape), float(parts.s.square().sum()), float(s.sum()), s.numel(), effective_rank(s))
+    return Space(delta, SVD(parts.U[:, :rank], s, parts.V[:, :rank]), sizes)
 
 
 @dataclass(frozen=True)
 class Between:
-    """Two updates at one module; angles in degrees, None where one of them is zero or (OO) dense."""
+    """Two updates at one module; angles in degrees, None where an update is zero or (OO) dense."""
 
     inner: float
     oo: float | None
@@ -88,21 +80,21 @@ def between(one: Space, two: Space) -> Between:
 
 
 def cosines(basis_1: Tensor, basis_2: Tensor) -> Tensor:
-    """Cosines [min(R, S)] of the principal angles between two spaces with orthonormal bases [n, R] and [n, S], descending."""
+    """Cosines [min(R, S)], descending, of the principal angles between spaces with orthonormal bases [n, R] and [n, S]."""
     if not basis_1.shape[1] or not basis_2.shape[1]:
         return basis_1.new_zeros(0)
     return torch.linalg.svdvals(basis_1.mT @ basis_2).clamp(max=1.0)
 
 
 def factor_overlap(one: Delta, two: Delta) -> float | None:
-    """OO = ||A_1 A_2^T||_F^2 of the factors as they are; None for a dense update, which has none."""
+    """OO = ||A_1 A_2^T||_F^2 of the factors as given; None if an update is dense."""
     if not isinstance(one, LowRank) or not isinstance(two, LowRank):
         return None
     return float((one.A.double() @ two.A.mT.double()).square().sum())
 
 
 def output_overlap_energy(one: Delta, two: Delta) -> Tensor:
-    """AWOM = ||dW_2^T dW_1||_F^2, a float64 scalar; in R x S matrices for two stacked updates.
+    """AWOM = ||dW_2^T dW_1||_F^2, a float64 scalar; for two stacked updates from R x S matrices.
 
     With M = B_2^T B_1:  ||A_2^T M A_1||_F^2 = <M (A_1 A_1^T), (A_2 A_2^T) M>.
     """

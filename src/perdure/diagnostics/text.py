@@ -12,7 +12,7 @@ from perdure.diagnostics.words import number, percent, places
 
 
 def tables(diagnosis: Diagnosis) -> Iterator[Table]:
-    """The tables, in the order they are to be read."""
+    """The tables, in reading order."""
     yield _updates(diagnosis)
     yield _pairs(diagnosis)
     for pair in diagnosis.pairs:
@@ -41,20 +41,16 @@ def _pairs(diagnosis: Diagnosis) -> Table:
 
 def _kinds(pair: Pair) -> Table:
     """Opposite signs by size, for each module type: the least and the most over its layers."""
-    table = _table(
-        escape(f"{pair.first} / {pair.second}: opposite signs by size"), "module", "least", "most", "in layer"
-    )
-    placed = places(pair.modules)
-    for kind in dict.fromkeys(kind for kind, _ in placed.values()):
-        shares = {
-            placed[module][1]: both.opposite_weighted.value
-            for module, both in pair.modules.items()
-            if placed[module][0] == kind and both.opposite_weighted.value is not None
-        }
-        if shares:
-            most = max(shares, key=lambda layer: shares[layer] or 0.0)
-            ends = (100 * (value or 0.0) for value in (min(shares.values(), key=lambda v: v or 0.0), shares[most]))
-            table.add_row(escape(kind), *(f"{value:.1f} %" for value in ends), "" if most is None else str(most))
+    title = escape(f"{pair.first} / {pair.second}: opposite signs by size")
+    table = _table(title, "module", "least", "most", "in layer")
+    by_kind: dict[str, dict[int | None, float]] = {}
+    for module, (kind, layer) in places(pair.modules).items():
+        if (value := pair.modules[module].opposite_weighted.value) is not None:
+            by_kind.setdefault(kind, {})[layer] = value
+    for kind, shares in by_kind.items():
+        most = max(shares, key=lambda layer: shares[layer])
+        ends = (f"{100 * value:.1f} %" for value in (min(shares.values()), shares[most]))
+        table.add_row(escape(kind), *ends, "" if most is None else str(most))
     return table
 
 

@@ -1,22 +1,23 @@
-"""What a diagnosis means, in plain sentences; and names of modules that people can read."""
+"""A diagnosis in plain sentences, and short names of modules."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from perdure.diagnostics.report import Diagnosis, Pair, Share, Single
 
 FIGHT, AGREE = 0.55, 0.45
-"""Weighted opposite-sign shares beyond which two updates are said to fight or to agree; unrelated ones lie within a few
+"""Weighted opposite-sign shares beyond which two updates fight or agree; unrelated ones are within a few
 thousandths of .5 (the cosine of random updates has a standard deviation of 1 / sqrt(O I))."""
 NEAR = 30.0
-"""Degrees below which two directions are said to be shared."""
+"""Angle in degrees below which two directions count as shared."""
 
 
 def number(value: float | None) -> str:
-    """Four digits; nothing for None."""
+    """Four significant digits; empty for None."""
     return "" if value is None else f"{value:.4g}"
 
 
@@ -37,20 +38,15 @@ def places(modules: Iterable[str]) -> dict[str, tuple[str, int | None]]:
 
 
 def where(modules: Sequence[str], known: Iterable[str]) -> str:
-    """'layers 8-11 of v_proj, layer 3 of q_proj'; `known` are all modules, which decide how short a name can be.
+    """'layers 8-11 of v_proj, layer 3 of q_proj'; among the `known` modules, the short names must be distinct.
 
     >>> where(["l.1.v", "l.2.v", "l.5.q"], ["l.1.v", "l.2.v", "l.5.q"])
     'layers 1-2 of v, layer 5 of q'
     """
-    placed = places(known)
-    kinds = sorted(
-        {placed[module][0] for module in modules}, key=lambda kind: [placed[m][0] for m in modules].index(kind)
-    )
-    texts = []
-    for kind in kinds:
-        layers = sorted(layer for name, layer in map(placed.__getitem__, modules) if name == kind and layer is not None)
-        texts.append(f"{_ranges(layers)} of {kind}" if layers else kind)
-    return ", ".join(texts)
+    placed, layers = places(known), defaultdict[str, list[int]](list)
+    for kind, layer in (placed[module] for module in modules):
+        layers[kind] += [] if layer is None else [layer]
+    return ", ".join(f"{_ranges(numbers)} of {kind}" if numbers else kind for kind, numbers in layers.items())
 
 
 def percent(share: Share) -> str:
@@ -64,20 +60,17 @@ def percent(share: Share) -> str:
 def _about(pair: Pair, sizes: Mapping[str, Single], diagnosis: Diagnosis) -> list[str]:
     one, two, overall = pair.first, pair.second, pair.overall
     if not pair.modules:
-        return [f"{one} and {two} have no module in common; their sum is exact and neither touches the other."]
+        return [f"{one} and {two} have no module in common; their sum is exact and neither affects the other."]
     weighted = overall.opposite_weighted
-    verdict = "are unrelated in sign"
-    if weighted.value is not None and weighted.value > FIGHT:
-        verdict = "fight"
-    elif weighted.value is not None and weighted.value < AGREE:
-        verdict = "agree"
+    value = 0.5 if weighted.value is None else weighted.value
+    verdict = "fight" if value > FIGHT else "agree" if value < AGREE else "are unrelated in sign"
     lines = [
         f"{one} and {two} {verdict}: weighted by size, {percent(weighted)} of what they have in common has opposite signs "
         f"(unrelated updates: 50 %); {percent(overall.opposite)} of all positions do."
     ]
     lines += _located(pair)
     lines.append(
-        f"Adding {two} gives {percent(overall.flip)} of the entries of {one} another sign, where 0 is a sign of its own "
+        f"Adding {two} changes the sign of {percent(overall.flip)} of the entries of {one}, counting 0 as a third sign "
         f"(equal in size and unrelated: 25 %); both write to {percent(overall.collision)} of the positions (above "
         f"{diagnosis.looking.threshold:g} x their root mean square)."
     )
@@ -91,38 +84,31 @@ def _about(pair: Pair, sizes: Mapping[str, Single], diagnosis: Diagnosis) -> lis
 def _located(pair: Pair) -> list[str]:
     """Where they fight, where they agree, and where they share directions."""
     lines = []
-    shares = {module: both.opposite_weighted for module, both in pair.modules.items()}
-    known = {module: share for module, share in shares.items() if share.value is not None}
-    fighting = [m for m, s in known.items() if s.value is not None and s.value > FIGHT and s.value - s.half_width > 0.5]
-    agreeing = [m for m, s in known.items() if s.value is not None and s.value < AGREE and s.value + s.half_width < 0.5]
-    for verb, found in (("fight", fighting), ("agree", agreeing)):
-        if found and len(found) < len(known):
-            values = [share.value for m in found if (share := known[m]).value is not None]
-            ends = dict.fromkeys(f"{100 * value:.0f}" for value in (min(values), max(values)))
+    shares = [(module, both.opposite_weighted) for module, both in pair.modules.items()]
+    known = {module: (share.value, share.half_width) for module, share in shares if share.value is not None}
+    fighting = {module: value for module, (value, margin) in known.items() if value > FIGHT and value - margin > 0.5}
+    agreeing = {module: value for module, (value, margin) in known.items() if value < AGREE and value + margin < 0.5}
+    for verb, located in (("fight", fighting), ("agree", agreeing)):
+        if located and len(located) < len(known):
+            ends = dict.fromkeys(f"{100 * value:.0f}" for value in (min(located.values()), max(located.values())))
             span = f"{'-'.join(ends)} % opposite by size"
-            lines.append(f"They {verb} in {where(found, pair.modules)} ({span}).")
-    near = [
-        module
-        for module, both in pair.modules.items()
-        if both.smallest_input_angle is not None and both.smallest_input_angle < NEAR
-    ]
+            lines.append(f"They {verb} in {where(list(located), pair.modules)} ({span}).")
+    angles = {module: both.smallest_input_angle for module, both in pair.modules.items()}
+    near = [module for module, angle in angles.items() if angle is not None and angle < NEAR]
     if near:
-        lines.append(
-            f"They read a common input direction (closer than {NEAR:g} degrees) in {where(near, pair.modules)}."
-        )
+        lines.append(f"They share an input direction (closer than {NEAR:g} degrees) in {where(near, pair.modules)}.")
     return lines
 
 
 def _split(module: str) -> tuple[str, int | None]:
+    """The name without its first number, and that number."""
     parts = module.split(".")
-    for place, part in enumerate(parts):
-        if part.isdecimal():
-            return ".".join([*parts[:place], *parts[place + 1 :]]), int(part)
-    return module, None
+    place = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
+    return (module, None) if place is None else (".".join(parts[:place] + parts[place + 1 :]), int(parts[place]))
 
 
 def _shortest(kinds: set[str]) -> dict[str, str]:
-    """Every kind's shortest dotted ending that no other kind has."""
+    """Each kind's shortest dotted ending that no other kind has."""
     short = {}
     for kind in kinds:
         parts = kind.split(".")
@@ -134,9 +120,7 @@ def _shortest(kinds: set[str]) -> dict[str, str]:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """'layers 1-3, 7' of [1, 2, 3, 7]."""
-    runs = []
-    for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda item: item[1] - item[0]):
-        values = [number for _, number in run]
-        runs.append(str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}")
-    text = ", ".join(runs)
+    runs = groupby(enumerate(sorted(set(numbers))), key=lambda item: item[1] - item[0])
+    values = [[number for _, number in run] for _, run in runs]
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in values)
     return f"layers {text}" if re.search(r"[-,]", text) else f"layer {text}"

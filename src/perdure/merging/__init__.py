@@ -1,1 +1,1 @@
-"""Merge rules as pure functions, and adapter folders merged by them on disk."""
+"""Merge rules as pure functions, and adapter folders merged on disk."""

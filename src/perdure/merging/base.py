@@ -1,6 +1,6 @@
-"""A base model's folder: where each module's weight is, and the folder written anew with updates added to some weights.
+"""A base model's folder: where each module's weight is, and a copy of the folder with updates added to some weights.
 
-Sharded or not, of any size: weights pass through memory in row tiles, untouched tensors as bytes. What cannot be
+Sharded or not, of any size: weights pass through memory in row tiles, untouched tensors as bytes. What cannot come out
 right is refused with the reason: quantised weights, tied embeddings, pickles.
 """
 
@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from perdure.adapters.format import read_object
 from perdure.errors import AdapterError
 from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
@@ -25,19 +25,19 @@ from perdure.ops.tiling import Arena
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".codes", ".spm"}
-"""Endings of files that make a model folder complete beside its weights (tokenizer, configuration)."""
+"""Suffixes of the files that complete a model folder beside its weights (tokenizer, configuration)."""
 LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
-"""How the names of files begin that must go with the weights, whatever their ending."""
+"""Name prefixes of files that must go with the weights, whatever their suffix."""
 FOLDERS = ("additional_chat_templates", "custom_generate")
-"""Folders within a model's that transformers reads; those of sentence-transformers are named in its `modules.json`."""
+"""Subfolders that transformers reads; those of sentence-transformers are named in its `modules.json`."""
 MODULES_FILE = "modules.json"
 WEIGHTS = {".safetensors", ".bin", ".pt"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 CONV1D_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
-"""Models whose layers of these names are transformers' Conv1D, stored as [I, O]; all others are linear, stored as [O, I]."""
+"""In models of those types, layers of these names are transformers' Conv1D, stored as [I, O]; all others are linear, [O, I]."""
 HEADS = ("lm_head.weight", "predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
-"""How output heads over the vocabulary end in weight files; a model with such a head and none of these has tied it."""
+"""Name endings of output heads over the vocabulary; a model class with a head whose file has none of these has tied it."""
 WITH_HEAD = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 
 
@@ -50,19 +50,21 @@ class Target:
 
 
 class Base:
-    """A model folder in safetensors.
-
-    Raises:
-        AdapterError: no such folder, only a pickle, a missing shard, or quantised weights.
-    """
+    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards or quantised weights."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.config = _config(self.folder)
+        if not (self.folder / "config.json").is_file():
+            raise AdapterError(
+                f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
+            )
+        self.config = read_object(self.folder / "config.json")
         if self.config.get("quantization_config"):
             raise AdapterError(
                 f"'{self.folder}' is quantised: an update cannot be added to it exactly. Give the full model."
             )
+        text = self.config.get("text_config")  # of a multimodal model
+        self._settings = {**(text if isinstance(text, dict) else {}), **self.config}
         self.files = _weight_files(self.folder)
         self.place: dict[str, tuple[str, Stored]] = {}
         for file in self.files:
@@ -72,9 +74,7 @@ class Base:
     @property
     def tied(self) -> bool:
         """Whether the output head is the input embedding."""
-        text = self.config.get("text_config")
-        inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-        stated = self.config.get("tie_word_embeddings", inner)
+        stated = self._settings.get("tie_word_embeddings")
         has_head = any(arch.endswith(WITH_HEAD) for arch in self.config.get("architectures") or [])
         return bool(stated) if stated is not None else has_head and not any(n.endswith(HEADS) for n in self.place)
 
@@ -82,15 +82,15 @@ class Base:
         """The weight of `module` that updates of `shape` (O, I) can be added to.
 
         Args:
-            transposed: the adapter says it is stored as [I, O] (Conv1D, embeddings).
+            transposed: whether the adapter says that it is stored as [I, O] (Conv1D, embeddings).
 
         Raises:
-            AdapterError: it is not there, has another shape or an integer type, or is tied to another module.
+            AdapterError: it is missing, has another shape or an integer type, or is tied to another module.
         """
         if self._is_shared(module, shape, kind):
             raise AdapterError(
-                f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merged into the one "
-                "it would change the other too. Keep it as an adapter, or untie the base first."
+                f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merging into one "
+                "would change the other too. Keep it as an adapter, or untie the base first."
             )
         tensor = self.weight_of(module, shape, kind, transposed)
         stored = self.place[tensor][1]
@@ -101,37 +101,31 @@ class Base:
         return Target(tensor, self.transposed(module, kind, transposed))
 
     def _is_shared(self, module: str, shape: tuple[int, int], kind: str) -> bool:
-        """Whether another module has the same weight: a tied head, or an encoder's and a decoder's common embedding."""
+        """Whether another module has the same weight: a tied head, or an embedding common to encoder and decoder."""
         if kind == "embedding":
-            text = self.config.get("text_config")
-            inner = text.get("vocab_size") if isinstance(text, dict) else None
-            of_tokens = self.config.get("vocab_size", inner) in (None, shape[1])  # else of positions or token types
+            of_tokens = self._settings.get("vocab_size") in (None, shape[1])  # else of positions or token types
             return of_tokens and (self.tied or bool(self.config.get("is_encoder_decoder")))
         return self.tied and module.rpartition(".")[2] in ("lm_head", "decoder")
 
     def transposed(self, module: str, kind: str, stated: bool) -> bool:
         """Whether the weight is stored as [I, O].
 
-        PEFT keeps one `fan_in_fan_out` an adapter, that of the module it saw last, so in an adapter of Conv1D and linear
-        modules it is wrong for some; a square weight would not show it. Known models are therefore not asked for it.
+        PEFT keeps one `fan_in_fan_out` per adapter, that of the last module it saw, which is wrong for some modules of an
+        adapter that mixes Conv1D and linear ones; a square weight would not show it. Known models therefore ignore it.
         """
         if kind == "linear" and self.config.get("model_type") in CONV1D_MODELS:
             return module.rpartition(".")[2] in CONV1D_LAYERS
         return stated
 
     def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> str:
-        """The name of the tensor that holds the weight of `module`.
-
-        Raises:
-            AdapterError: there is none, or it has another shape: the adapter is of another base.
-        """
+        """The name of the tensor that holds the weight of `module`; an AdapterError if it is missing or has another shape."""
         tensor = self._tensor(module)
         stored = self.place[tensor][1]
         wanted = (shape[1], shape[0]) if self.transposed(module, kind, transposed) else shape
         if stored.shape == wanted[::-1] != wanted:
             raise AdapterError(
-                f"'{tensor}' in '{self.folder}' is stored the other way round than the adapter's fan_in_fan_out says "
-                f"for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules apart."
+                f"'{tensor}' in '{self.folder}' is the transpose of what the adapter's fan_in_fan_out says "
+                f"for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules separately."
             )
         if stored.shape != wanted:
             raise AdapterError(
@@ -141,16 +135,16 @@ class Base:
         return tensor
 
     def _tensor(self, module: str) -> str:
-        """`<module>.weight`, also where model and file differ by a leading part ('model.', 'bert.') in their names."""
+        """`<module>.weight`, even if model and file differ by a leading part ('model.', 'bert.') in their names."""
         wanted = f"{module}.weight"
         if wanted in self.place:
             return wanted
         shorter = module.partition(".")[2]
         similar = [n for n in self.place if n.endswith("." + wanted) or (shorter and n == f"{shorter}.weight")]
         if len(similar) != 1:
-            found = f"; {len(similar)} tensors end like it" if similar else ""
+            also = f"; {len(similar)} tensors have that ending" if similar else ""
             raise AdapterError(
-                f"Module '{module}' of the adapter has no weight in '{self.folder}'{found}. Is it its base?"
+                f"Module '{module}' of the adapter has no weight in '{self.folder}'{also}. Is this the adapter's base?"
             )
         return similar[0]
 
@@ -160,42 +154,34 @@ Addition = Callable[[], RowsOf]
 
 
 def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
-    """The base's folder once more in `out` (an existing, empty folder), with `additions` added to the tensors they name.
+    """Copy the base's folder to `out` (an existing, empty folder), with `additions` added to the tensors they name.
 
     Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`.
     """
     for file in base.files:
         with TensorReader(base.folder / file) as reader:
             layout = {name: (_dtype_after(stored, dtype), stored.shape) for name, stored in reader.tensors.items()}
-            with TensorWriter(out / file, layout, reader.metadata) as writer:
+            with TensorWriter(out / file, layout, reader) as writer:
                 for name, stored in reader.tensors.items():
-                    if name in additions:
-                        _write_sum(writer, name, reader, additions[name]())
-                    elif layout[name][0] == stored.dtype:
-                        writer.copy(name, reader)
+                    if name in additions or layout[name][0] != stored.dtype:
+                        _write_rows(writer, name, reader, additions[name]() if name in additions else None)
                     else:
-                        _write_cast(writer, name, reader)
+                        writer.copy(name, reader)
     _copy_beside(base, out, dtype)
 
 
-def _write_sum(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf) -> None:
+def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf | None) -> None:
     def work(start: int, stop: int, arena: Arena) -> None:
         weight = reader.rows(name, start, stop, arena)
-        wide = arena.empty(weight.shape[0], weight.shape[1], torch.promote_types(weight.dtype, torch.float32)).copy_(
-            weight
-        )
-        writer.write_rows(name, start, wide.add_(added(start, stop, arena)), arena)
-
-    height, width = reader.tensors[name].shape
-    over_rows((height, width), work)
-
-
-def _write_cast(writer: TensorWriter, name: str, reader: TensorReader) -> None:
-    def work(start: int, stop: int, arena: Arena) -> None:
-        writer.write_rows(name, start, reader.rows(name, start, stop, arena), arena)
+        if added is not None:
+            rows, columns = weight.shape
+            wide = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32))
+            weight = wide.copy_(weight).add_(added(start, stop, arena))
+        writer.write_rows(name, start, weight, arena)
 
     stored = reader.tensors[name]
-    over_rows((stored.height, max(1, stored.row_bytes // 2)), work)
+    width = max(1, stored.row_bytes // 2) if added is None else stored.shape[1]
+    over_rows((stored.height, width), work)
 
 
 def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:
@@ -208,7 +194,7 @@ def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
         wanted = path.suffix in COPIED_SUFFIXES or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
         if path.is_file() and wanted and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
-    for name in _inner_folders(base.folder):
+    for name in _subfolders(base.folder):
         # whole: a sentence-transformers layer has weights of its own, to which nothing is added
         shutil.copytree(base.folder / name, out / name, copy_function=shutil.copyfile)
     if dtype is not None:
@@ -222,28 +208,15 @@ def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
             index.write_text(json.dumps(listed | {"metadata": {"total_size": size}}, indent=2) + "\n")
 
 
-def _inner_folders(folder: Path) -> list[str]:
-    """The folders in a model's folder without which it is not the same model."""
+def _subfolders(folder: Path) -> list[str]:
+    """The subfolders that a model needs to stay the same model."""
     path = folder / MODULES_FILE
     try:
         named = [layer["path"] for layer in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
     except (ValueError, KeyError, TypeError):
-        named = []  # not of sentence-transformers
+        named = []  # not written by sentence-transformers
     inside = (name for name in map(str, named) if re.fullmatch(r"\w[\w.-]*", name))
     return [name for name in dict.fromkeys((*FOLDERS, *inside)) if (folder / name).is_dir()]
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise AdapterError(f"'{folder}' is no model folder: it has no config.json. Give the folder of the base model.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterError(f"{path}: not readable as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path}: expected a JSON object.")
-    return config
 
 
 def _weight_files(folder: Path) -> list[str]:
@@ -255,12 +228,12 @@ def _weight_files(folder: Path) -> list[str]:
         reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
         raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        files = sorted(set(read_object(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise AdapterError(f"{index}: not what transformers writes ({error}).") from error
     for file in files:
         if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
-            raise AdapterError(f"{index}: {file!r} is no file name of a shard in this folder.")
+            raise AdapterError(f"{index}: {file!r} is not the file name of a shard in this folder.")
         if not (folder / file).is_file():
             raise AdapterError(f"{index} names '{file}', which is missing; copy or download the base again.")
     return files

@@ -1,11 +1,30 @@
-"""The model card of something merged or exported: README.md with what it is made of, for people and for a hub."""
+"""The model card of something merged or exported: a README.md that says what it is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+{% if adapters %}
+Merged with perdure {{ perdure }} from:
+
+{% for name in adapters %}- {{ name }}
+{% endfor %}
+Rule: {{ rule }}{{ settings }}
+{% endif %}{% if tasks %}
+Tasks, in the order they were learnt: {{ tasks }}.
+{% endif %}
+{{ form }}
+{% if scores %}
+| task | score |
+|---|---|
+{% for task, score in scores %}| {{ task }} | {{ score }} |
+{% endfor %}{% endif %}"""
 
 
 def card(record: Mapping[str, Any], base: str | None) -> str:
@@ -13,57 +32,42 @@ def card(record: Mapping[str, Any], base: str | None) -> str:
 
     Args:
         record: form, rank, energy, rule and settings, adapters; optionally `method`, `tasks` and `scores` of a run.
-        base: the model it stands on.
+        base: the base model.
     """
-    adapter = record["form"] == "adapter"
-    front: dict[str, Any] = {"tags": ["perdure", "merge", *(["lora"] if adapter else [])]}
-    if base:
-        front["base_model"] = base
-    front["library_name"] = "peft" if adapter else "transformers"
-    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {_title(record)}", ""]
-    lines += [*_made_of(record), "", *_form(record), ""]
-    lines += _scores(record)
-    return "\n".join(lines).rstrip() + "\n"
+    from huggingface_hub import ModelCard, ModelCardData
+
+    adapter, rule = record["form"] == "adapter", _line(record.get("rule", "sum"))
+    how = f"learnt with {_line(record['method'])}" if record.get("method") else f"merged by {rule}"
+    settings = ", ".join(f"{key} {value}" for key, value in record.get("settings", {}).items() if value is not None)
+    data = ModelCardData(
+        base_model=base,
+        library_name="peft" if adapter else "transformers",
+        tags=["perdure", "merge", *(["lora"] if adapter else [])],
+    )
+    scores = (record.get("scores") or {}).items()
+    text = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        title=f"{'LoRA adapter' if adapter else 'Model'} {how}",
+        perdure=record.get("perdure", ""),
+        adapters=[_line(name) for name in record.get("adapters") or ()],
+        rule=rule,
+        settings=settings and f" ({settings})",
+        tasks=", ".join(map(_line, record.get("tasks") or ())),
+        form=_form(record),
+        scores=[(_line(task), "" if score is None else f"{score:.3f}") for task, score in scores],
+    )
+    return str(text).rstrip() + "\n"
 
 
-def _title(record: Mapping[str, Any]) -> str:
-    what = "LoRA adapter" if record["form"] == "adapter" else "Model"
-    if record.get("method"):
-        return f"{what} learnt with {_line(record['method'])}"
-    return f"{what} merged by {_line(record.get('rule', 'sum'))}"
-
-
-def _made_of(record: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if record.get("adapters"):
-        settings = ", ".join(f"{key} {value}" for key, value in record.get("settings", {}).items() if value is not None)
-        lines.append(f"Merged with perdure {record.get('perdure', '')}".rstrip() + " from:")
-        lines += [f"- {_line(name)}" for name in record["adapters"]]
-        lines.append(f"\nRule: {_line(record.get('rule', ''))}" + (f" ({settings})" if settings else ""))
-    if record.get("tasks"):
-        lines.append("Tasks, in the order they were learnt: " + ", ".join(map(_line, record["tasks"])) + ".")
-    return lines
-
-
-def _form(record: Mapping[str, Any]) -> list[str]:
+def _form(record: Mapping[str, Any]) -> str:
     if record["form"] == "model":
-        return ["The merged update is inside the weights: load it like any model of its kind."]
-    rank = record["rank"]
-    lines = [f"Rank {rank}, alpha {rank}: the scaling is inside B. It stands on the untouched base model."]
-    if record["energy"] < 1:
-        lines.append(f"It keeps {100 * record['energy']:.2f} % of the energy of the merged update.")
-    return lines
-
-
-def _scores(record: Mapping[str, Any]) -> list[str]:
-    if not record.get("scores"):
-        return []
-    rows = [
-        f"| {_line(task)} | {'' if score is None else f'{score:.3f}'} |" for task, score in record["scores"].items()
-    ]
-    return ["| task | score |", "|---|---|", *rows]
+        return "The merged update is inside the weights: load it like any model of its kind."
+    rank, energy = record["rank"], record["energy"]
+    kept = f"\nIt keeps {100 * energy:.2f} % of the energy of the merged update." if energy < 1 else ""
+    return f"Rank {rank}, alpha {rank}: the scaling is inside B. It belongs on the untouched base model.{kept}"
 
 
 def _line(text: Any) -> str:
-    """Text that cannot break out of its line or cell."""
+    """Text that cannot break out of its line or table cell."""
     return str(text).replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")

@@ -1,19 +1,19 @@
-"""Covariance-gain merge: keep of an update what its own inputs need, and leave outputs on other tasks' inputs unchanged.
+"""Covariance-gain merge: keep what an update's own inputs need, and leave the outputs on other tasks' inputs unchanged.
 
-Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t; C_o that of the other tasks; kappa how much
-they count; eps a ridge.
+Symbols: C_t = E[x x^T] [I, I] the second moment of a module's inputs on task t; C_o that of the other tasks; kappa their
+weight; eps a ridge.
 
     P = C_t (C_t + kappa C_o + eps I)^-1,      dW <- dW P,      so  A <- A P  and B stays
-    P = I where nothing is to be spared: no other task, or kappa 0
+    P = I where there is nothing to spare: no other task, or kappa 0
 
 X = dW P minimises the new task's output error plus the change of the others' outputs,
     E_t ||(X - dW) x||^2 + kappa E_o ||X x||^2 + eps ||X||_F^2,
-whose normal equation is X (C_t + kappa C_o + eps I) = dW C_t. The rank stays R, so it exports exactly; only statistics are
-needed, no examples: one moment a task, and of those to be spared their sum alone.
+whose normal equation is X (C_t + kappa C_o + eps I) = dW C_t. The rank stays R, so the result exports exactly. It needs no
+examples, only statistics: one moment per task, and just the sum of those to spare.
 
-Source: this project (docs/merging.md); related: RegMean (arXiv 2212.09849), which is this with kappa 1 and every other
-task in C_o; GPM (arXiv 2103.09762), the hard projection. Deviation from the plain formula: `ridge` is relative,
-eps = ridge * mean diagonal of (C_t + kappa C_o), so that it means the same for every module.
+Source: this project (docs/merging.md); related: RegMean (arXiv 2212.09849), which is this with kappa 1 and all other
+tasks in C_o; GPM (arXiv 2103.09762), the hard projection. Deviation from the plain formula: `ridge` is relative,
+eps = ridge * mean diagonal of (C_t + kappa C_o), so that it means the same in every module.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def covariance_gain(delta: Delta, own: Tensor, others: Tensor | None, kappa: flo
 
     Args:
         own: C_t [I, I], symmetric.
-        others: C_o [I, I] of the tasks to be spared; None where there are none: then P = I.
-        kappa: weight of the others' outputs against the own, 0 or more; at 0, P = I.
-        ridge: eps relative to the mean diagonal; keeps directions no input uses from being inverted.
+        others: C_o [I, I] of the tasks to spare; None if there are none: then P = I.
+        kappa: weight of the others' outputs relative to the own, 0 or more; at 0, P = I.
+        ridge: eps relative to the mean diagonal; keeps directions that no input uses from being inverted.
     """
     if others is None or kappa == 0:
         return delta
     own, mixed = own.double(), own.double() + kappa * others.to(own.device, torch.float64)
     mean_diagonal = mixed.diagonal().mean()
     if mean_diagonal <= 0:
-        return delta  # no input ever reached this module: nothing to weigh
+        return delta  # no input ever reached this module
     mixed.diagonal().add_(ridge * mean_diagonal)
     right = delta.A if isinstance(delta, LowRank) else delta
     solved = torch.cholesky_solve(own @ right.mT.double(), torch.linalg.cholesky(mixed)).mT
@@ -66,40 +66,37 @@ def gained_sum(
     """sum_t dW_t P_t at one module.
 
     Args:
-        moments: one an update, measured on that update's task.
-        against: spare the tasks that came "earlier" (each update trained on top of those before, which are part of its
-            base), or all "others" (updates trained apart on one base).
+        moments: one per update, measured on that update's task.
+        against: spare the "earlier" tasks (each update trained on top of those before, which are part of its base), or all
+            "others" (updates trained separately on one base).
 
     Raises:
-        AdapterError: a moment is missing, is not [I, I], or is no second moment.
+        AdapterError: a moment is missing, is not [I, I], or is not a second moment.
     """
     gained = []
     for index, delta in enumerate(deltas):
-        if delta is not None:
-            rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
-            width = delta.shape[1]
-            # one by one: of the others' moments only their sum is held
-            spared = reduce(torch.add, (_moment(moments, i, module, width) for i in rest)) if rest else None
-            own = _moment(moments, index, module, width)
-            try:
-                gained.append(covariance_gain(delta, own, spared, kappa, ridge))
-            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-                raise AdapterError(
-                    f"The input moments of update {index + 1} and of those it is weighed against are no second moments at "
-                    f"module '{module}': their sum is not positive definite. Measure them anew, or give a larger ridge."
-                ) from error
+        if delta is None:
+            continue
+        rest = range(index) if against == "earlier" else [i for i in range(len(deltas)) if i != index]
+        # reduced one by one: only the sum of the others' moments is in memory
+        spared = reduce(torch.add, (_moment(moments, i, module, delta.shape[1]) for i in rest)) if rest else None
+        own = _moment(moments, index, module, delta.shape[1])
+        try:
+            gained.append(covariance_gain(delta, own, spared, kappa, ridge))
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise AdapterError(
+                f"The input moments of update {index + 1} and of those it is weighed against are not second moments at "
+                f"module '{module}': their sum is not positive definite. Measure them again, or give a larger ridge."
+            ) from error
     return stacked_sum(gained, [1.0] * len(gained))
 
 
 def _moment(moments: Sequence[Moments], index: int, module: str, width: int) -> Tensor:
-    if module not in moments[index]:
+    moment = moments[index].get(module)
+    if moment is None or tuple(moment.shape) != (width, width):
+        given = "has none" if moment is None else f"has one of {' x '.join(map(str, moment.shape))}"
         raise AdapterError(
-            f"No input second moment of update {index + 1} at module '{module}'; measure it on text of that task."
-        )
-    moment = moments[index][module]
-    if tuple(moment.shape) != (width, width):
-        raise AdapterError(
-            f"The input second moment of update {index + 1} at module '{module}' is {' x '.join(map(str, moment.shape))}, "
-            f"not {width} x {width}; measure it on the adapters' base."
+            f"Update {index + 1} needs an input second moment of {width} x {width} for module '{module}' and {given}; "
+            "measure it on text of that task, with the adapters' base."
         )
     return moment.double()

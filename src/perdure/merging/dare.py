@@ -5,11 +5,11 @@ Symbols: p the share DROPPED in the paper; here `density` = 1 - p is the share k
     m ~ Bernoulli(density),  dW~ = m * dW / density,  E[dW~] = dW
 
 then task arithmetic (the paper's default) or the election of TIES (`consensus="ties"`, without trimming).
-Dividing by `density` is what keeps the expectation; `rescale=False` is offered for ablation only.
+Dividing by `density` keeps the expectation; `rescale=False` is for ablation only.
 
-The mask of an update at a module depends on seed, position of the update and module name alone: a counter-like generator (PCG64)
-is advanced to a tile's first row, so neither tile size nor order nor the other modules change it, and merging one by one draws
-the same masks.
+The mask of an update at a module depends only on the seed, the update's position and the module's name: a generator (PCG64) is
+advanced to a tile's first row, so neither tile size nor order nor other modules change it, and merging one by one draws the
+same masks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import ConfigError
-from perdure.merging.fold import Fold, Total, Transform
-from perdure.merging.ties import Vote
+from perdure.merging.fold import Transform
 
 Consensus = Literal["sum", "ties"]
 Mask = Callable[[str, int, tuple[int, int]], Tensor]
@@ -32,13 +31,9 @@ Mask = Callable[[str, int, tuple[int, int]], Tensor]
 
 
 def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Tensor:
-    """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place.
-
-    Raises:
-        ConfigError: a density of 0 (nothing would be left, and 0/0 is not a number) or above 1.
-    """
+    """`tile` [N, I] with the entries outside `mask` set to 0 and the others divided by `density`; in place."""
     if not 0 < density <= 1:
-        raise ConfigError(f"DARE keeps a share of the entries: density must be in (0, 1], not {density}.")
+        raise ConfigError(f"DARE's density, the share of entries to keep, must be in (0, 1], not {density}.")
     tile.mul_(mask.to(tile.device))
     return tile.div_(density) if rescale else tile
 
@@ -64,8 +59,3 @@ def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:
         return drop(tile, mask(module, first_row, (tile.shape[0], tile.shape[1])), density, rescale)
 
     return apply
-
-
-def consensus_fold(consensus: Consensus) -> Fold:
-    """How the thinned updates are put together."""
-    return Total() if consensus == "sum" else Vote()

@@ -3,8 +3,8 @@
 Legend: O output features, I input features, N rows of a tile.
 
 A dense rule (max-magnitude, TIES, ...) decides position by position. Written as a fold over the updates it needs a few
-numbers a position, whatever the number of updates, so that
-- merging all at once works on row tiles, no dense [O, I] input is ever formed, and
+numbers per position, however many updates there are, so that
+- merging all at once works on row tiles and never forms a dense [O, I] input, and
 - merging one by one (`perdure merge --into`) keeps the same numbers on disk and gives the same result.
 """
 
@@ -26,16 +26,13 @@ Slots = dict[str, Tensor]
 """Slot name -> [N, I]: what a rule remembers at the positions of a tile; empty before the first update."""
 
 Transform = Callable[[str, int, Tensor], Tensor]
-"""(module, first row, tile [N, I]) -> the tile as the rule is to see it (trimmed, masked); may write to it. Tiles come in any
-order, several at once."""
+"""(module, first row, tile [N, I]) -> the tile to fold in (trimmed, masked); may modify it in place. Tiles come in any order,
+several at once."""
 
 
-class RowsOf(Protocol):
-    """Gives rows of a merged matrix; may be called from several threads."""
-
-    def __call__(self, start: int, stop: int, arena: Arena | None = None) -> Tensor:
-        """Rows `start:stop` [N, I], which may be written to; their memory is `arena`'s, if given."""
-        ...
+RowsOf = Callable[..., Tensor]
+"""(start, stop, arena=None) -> rows `start:stop` [N, I] of a merged matrix, writable, in memory of `arena` if given; may be
+called from several threads."""
 
 
 class Fold(Protocol):
@@ -47,16 +44,15 @@ class Fold(Protocol):
         ...
 
     def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
-        """Take one more update's tile [N, I] into the slots (fill them, if they are empty); `tile` becomes the fold's own."""
-        ...
+        """Fold one more update's tile [N, I] into the slots (or fill them, if empty); takes over `tile`."""
 
     def result(self, slots: Slots, arena: Arena) -> Tensor:
-        """The merged tile [N, I]; the slots are used up."""
+        """The merged tile [N, I]; may overwrite the slots."""
         ...
 
 
 class Total:
-    """The weighted sum; what DARE does after dropping entries."""
+    """The weighted sum, for DARE after dropping entries."""
 
     slots = ("total",)
 
@@ -72,7 +68,7 @@ class Total:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One update at one module, as a rule is to see it."""
+    """One update at one module, as a fold takes it."""
 
     delta: Delta
     weight: float = 1.0
@@ -82,7 +78,7 @@ class Entry:
 def fold_rows(
     fold: Fold, slots: Slots, module: str, entries: Sequence[Entry], start: int, stop: int, arena: Arena
 ) -> None:
-    """Take rows `start:stop` of every entry into `slots`, in order."""
+    """Fold rows `start:stop` of every entry into `slots`, in order."""
     for entry in entries:
         rows = tile(entry.delta, start, stop, arena)
         if entry.transform is not None:
@@ -91,7 +87,7 @@ def fold_rows(
 
 
 def rows_of(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0) -> RowsOf:
-    """Gives rows `start:stop` of `scale` times the merged matrix [O, I]."""
+    """`scale` times the merged matrix [O, I], by rows."""
     dtype = _common_dtype(entries)  # a fold writes one update's tile over another's
     entries = [replace(entry, delta=widened(entry.delta, dtype)) for entry in entries]
 
@@ -105,7 +101,7 @@ def rows_of(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.
 
 
 def whole(rows: RowsOf, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix [O, I] that `rows` gives; beside it only tiles are in memory."""
+    """The matrix [O, I] that `rows` gives; apart from it only tiles are in memory."""
     matrix_OI = torch.empty(shape, dtype=dtype)
 
     def fill(start: int, stop: int, arena: Arena) -> None:
@@ -122,5 +118,5 @@ def merged(fold: Fold, module: str, entries: Sequence[Entry], scale: float = 1.0
 
 
 def _common_dtype(entries: Sequence[Entry]) -> torch.dtype:
-    """What all updates are computed in: float64 if one of them is stored so, else fp32."""
+    """float64 if any update is stored so, else fp32."""
     return reduce(torch.promote_types, [working_dtype(entry.delta) for entry in entries])

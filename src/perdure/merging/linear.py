@@ -5,7 +5,7 @@
     average           merged = sum_i w_i dW_i / sum_i w_i
 
 All act on the effective update scaling * B A. Combining A and B separately, sum_i w_i B_i times sum_i w_i A_i, would add the
-cross terms B_i A_j, which belong to nobody: for two adapters it is about 100 % away from the sum (docs/merging.md).
+cross terms B_i A_j, which belong to no adapter: for two adapters it is about 100 % away from the sum (docs/merging.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def weighted_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
 
 
 def stacked_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
-    """The same, as stacked factors of any rank if all have factors: what an exact adapter is made of."""
+    """The same as stacked factors, whatever their rank, if all have factors: an exact adapter is made of them."""
     scaled = [scale(delta, weight) for delta, weight in zip(deltas, weights, strict=True)]
     factors = [delta for delta in scaled if isinstance(delta, LowRank)]
     if len(factors) < len(scaled):
@@ -35,22 +35,18 @@ def stacked_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """One weight for each of `count` updates; all 1 where none are given.
-
-    Raises:
-        ConfigError: another number of weights.
-    """
+    """One weight per update, all 1 by default; a ConfigError if there are not `count`."""
     if weights is None:
         return [1.0] * count
     if len(weights) != count:
-        raise ConfigError(f"{len(weights)} weights were given for {count} updates; give one for each, in their order.")
+        raise ConfigError(f"{len(weights)} weights were given for {count} updates; give one for each, in order.")
     return list(weights)
 
 
 def task_arithmetic_updates(
     updates: Sequence[Update], weights: Sequence[float] | None = None, factor: float = 1.0
 ) -> dict[str, Delta]:
-    """Module by module factor * sum_i w_i dW_i; a module missing in an update counts as zero there."""
+    """Per module factor * sum_i w_i dW_i; a module missing from an update counts as zero there."""
     factors = [factor * weight for weight in checked_weights(weights, len(updates))]
 
     def merge(_module: str, deltas: list[Delta | None]) -> Delta:
@@ -61,25 +57,17 @@ def task_arithmetic_updates(
 
 
 def sum_updates(updates: Sequence[Update]) -> dict[str, Delta]:
-    """Module by module the sum."""
+    """The sum, per module."""
     return task_arithmetic_updates(updates)
 
 
 def average_updates(updates: Sequence[Update], weights: Sequence[float] | None = None) -> dict[str, Delta]:
-    """Module by module the weighted mean over ALL updates, those without the module included.
-
-    Raises:
-        ConfigError: the weights sum to zero.
-    """
+    """The weighted mean per module, over ALL updates, those without the module included."""
     return task_arithmetic_updates(updates, weights, 1 / weight_total(checked_weights(weights, len(updates))))
 
 
 def weight_total(weights: Sequence[float]) -> float:
-    """The sum of the weights, where it can be divided by.
-
-    Raises:
-        ConfigError: it is zero.
-    """
+    """The sum of the weights; a ConfigError if it is zero and cannot be divided by."""
     total = sum(weights)
     if total == 0:
         raise ConfigError("The weights of an average sum to zero; give weights with a sum other than zero.")

@@ -1,12 +1,12 @@
-"""MagMax: of all cumulative task vectors keep the entry of largest magnitude (Marczak et al., arXiv 2407.06322).
+"""MagMax: keep the entry of largest magnitude among all cumulative task vectors (Marczak et al., arXiv 2407.06322).
 
 Symbols: theta_t the weights after task t, trained on from theta_{t-1}; tau_t = theta_t - theta_0 the CUMULATIVE task vector.
 
     tau_t = sum_{i <= t} dW_i
     dW = scale * tau_p,  p = argmax_t |tau_t| at every position
 
-Not max-magnitude: that compares what each task added, this compares where the weights stood after each task. It is
-meant for updates trained one after another on the sum of the earlier ones, and its result depends on their order.
+Max-magnitude compares what each task added; MagMax compares where the weights were after each task. It is meant for
+updates trained one after another, each on the sum of the earlier ones, and depends on their order.
 Settings: scale .5, and the later task on ties, as in the released code.
 """
 
@@ -20,7 +20,7 @@ from perdure.ops.tiling import Arena, choose, larger
 
 
 class KeepFarthest:
-    """The rule as a fold over the updates dW_t: their sum so far, and the farthest that sum has been from 0."""
+    """The rule as a fold over the updates dW_t: their running sum, and its value farthest from 0."""
 
     slots = ("cumulative", "kept")
 

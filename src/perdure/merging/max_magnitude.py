@@ -2,8 +2,8 @@
 
     M(X, Y)_ij = X_ij if |X_ij| >= |Y_ij| else Y_ij
 
-M is associative, and commutative up to ties (equal magnitude, opposite sign: the earlier one stays). Merging one by one
-as tasks arrive therefore gives exactly what merging all at the end gives, in the memory of one dense update.
+M is associative, and commutative up to ties (equal magnitude, opposite sign: the earlier one stays). Merging tasks one by
+one as they arrive thus gives exactly what merging all at the end gives, in the memory of one dense update.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from perdure.ops.tiling import Arena, choose, larger
 
 
 def max_magnitude(earlier: Delta, later: Delta) -> Tensor:
-    """The dense [O, I] matrix of the entries larger in magnitude; on a tie, the earlier one."""
+    """The dense [O, I] matrix of the larger entries by magnitude; on a tie, the earlier one."""
     kept, new = dense(earlier), dense(later)
     return choose(larger(new.abs(), kept.abs(), Arena()), new, kept, torch.empty_like(new))
 
 
 def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
-    """Module by module `max_magnitude`; a module missing on one side counts as zero there."""
+    """`max_magnitude` per module; a module missing on one side counts as zero there."""
     merged = {
         name: max_magnitude(delta, later[name]) if name in later else dense(delta) for name, delta in earlier.items()
     }
@@ -31,7 +31,7 @@ def max_magnitude_updates(earlier: Update, later: Update) -> dict[str, Tensor]:
 
 
 class KeepLarger:
-    """The same rule as a fold (perdure.merging.fold): one number a position."""
+    """The same rule as a fold (perdure.merging.fold): one number per position."""
 
     slots = ("kept",)
 

@@ -1,4 +1,4 @@
-"""Several updates module by module: which modules there are, and what each update has to say about one."""
+"""Several updates module by module: which modules they have, and each update's delta at one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ def module_names(updates: Sequence[Update]) -> list[str]:
 
 
 def at_module(updates: Sequence[Update], module: str) -> list[Delta | None]:
-    """What each update has at `module`; None where it has nothing, which counts as zero.
-
-    Raises:
-        AdapterError: the shapes differ: these updates are not of the same base.
-    """
+    """Each update's delta at `module`, None (zero) where it has none; an AdapterError if the shapes, so the bases, differ."""
     deltas = [update.get(module) for update in updates]
     shapes = {tuple(delta.shape): index for index, delta in reversed(list(enumerate(deltas))) if delta is not None}
     if len(shapes) > 1:
         (one, first), (other, second) = sorted(shapes.items(), key=lambda item: item[1])[:2]
         raise AdapterError(
             f"Updates {first + 1} and {second + 1} are of different bases: module '{module}' is {one[0]} x {one[1]} in "
-            f"the one and {other[0]} x {other[1]} in the other. Only updates of one base can be merged or compared."
+            f"the first and {other[0]} x {other[1]} in the second. Only updates of one base can be merged or compared."
         )
     return deltas
 
@@ -36,6 +32,6 @@ def at_module(updates: Sequence[Update], module: str) -> list[Delta | None]:
 def merge_modules(
     updates: Sequence[Update], merge: Callable[[str, list[Delta | None]], Merged]
 ) -> Iterator[tuple[str, Merged]]:
-    """(module, merged delta) one after another; `merge(module, deltas)` sees one module of all updates."""
+    """(module, merged delta) one after another; `merge(module, deltas)` gets one module of all updates."""
     for module in module_names(updates):
         yield module, merge(module, at_module(updates, module))

@@ -1,6 +1,6 @@
 """What merging one by one keeps of a module, for each kind of rule; read and written as tensors `<module>/<slot>`.
 
-dense rules   the fold's slots, [O, I] each, whatever the number of updates
+dense rules   the fold's slots, [O, I] each, however many updates there are
 linear rules  the weighted sum: A [K, I] and B [O, K] while these are smaller than the matrix, then `dense` [O, I]
 slao          the merged A [R, I] and B [O, R]
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,40 +28,36 @@ Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True, eq=False)
 class Added:
-    """The adapter that is merged in: how many came before, its weight, what happens to its tiles first."""
+    """The adapter to merge in, how many came before, its weight, and the transform of its tiles."""
 
     adapter: Adapter
     count: int
     weight: float
-    transform: Transform | None = None
+    transform: Transform | None
 
 
-class Keeper(Protocol):
+class Keeper:
     """What is kept for one kind of rule; `old` is None before the first adapter."""
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        """Whatever must be known of the whole new adapter."""
-        ...
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         """Names, dtypes and shapes of what will be kept of a module."""
-        ...
+        raise NotImplementedError
 
     def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
         """Write what is kept of a module once the adapter is merged in."""
-        ...
-
-    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
-        """The merged rows."""
-        ...
+        raise NotImplementedError
 
     def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
-        """The merged delta."""
-        ...
+        """The merged delta [O, I]."""
+        raise NotImplementedError
+
+    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
+        """The same, by rows."""
+        return partial(tile, self.merge(kept, module, shape, total_weight))
 
 
 def keeper_for(rule: Rule) -> Keeper:
-    """What keeps the numbers of a rule that merges one by one."""
+    """The keeper of a rule that merges one by one."""
     if isinstance(rule, FoldRule):
         return FoldKeeper(rule)
     if isinstance(rule, LinearRule):
@@ -72,13 +67,10 @@ def keeper_for(rule: Rule) -> Keeper:
 
 
 @dataclass(frozen=True)
-class FoldKeeper:
+class FoldKeeper(Keeper):
     """The slots of a dense rule."""
 
     rule: FoldRule
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        return Added(adapter, count, weight, self.rule.transform(adapter, count))
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         return {f"{module}/{slot}": ("F32", shape) for slot in self.rule.fold().slots}
@@ -92,7 +84,8 @@ class FoldKeeper:
             for key in keys.values():
                 new.copy(key, known)
             return
-        entries = [Entry(_single(delta), added.weight, added.transform)]
+        single = LowRank(delta.A.float(), delta.B.float())  # as the slots are
+        entries = [Entry(single, added.weight, added.transform)]
 
         def work(start: int, stop: int, arena: Arena) -> None:
             slots = {s: known.rows(key, start, stop, arena) for s, key in keys.items()} if known is not None else {}
@@ -101,6 +94,9 @@ class FoldKeeper:
                 new.write_rows(key, start, slots[slot])
 
         over_rows(shape, work)
+
+    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
+        return whole(self.rows(kept, module, shape, total_weight), shape)
 
     def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
         fold, scale = self.rule.fold(), self.rule.scale
@@ -113,29 +109,22 @@ class FoldKeeper:
 
         return rows
 
-    def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
-        return whole(self.rows(kept, module, shape, total_weight), shape)
-
 
 @dataclass(frozen=True)
-class LinearKeeper:
+class LinearKeeper(Keeper):
     """The weighted sum of a linear rule."""
 
     rule: LinearRule
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        return Added(adapter, count, weight)
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         (height, width), new = shape, added.adapter.modules.get(module)
         if old is not None and f"{module}/dense" in old.tensors:
             return {f"{module}/dense": ("F32", shape)}
-        rank = (old.tensors[f"{module}/A"].height if old and f"{module}/A" in old.tensors else 0) + (
-            new.rank if new else 0
-        )
+        kept = old.tensors.get(f"{module}/A") if old else None
+        rank = (kept.height if kept else 0) + (new.rank if new else 0)
         if rank * (height + width) > height * width:
             return {f"{module}/dense": ("F32", shape)}
-        return {f"{module}/A": ("F32", (rank, width)), f"{module}/B": ("F32", (height, rank))}
+        return _factors_layout(module, shape, rank)
 
     def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
         parts = [_kept(old, module)] if old is not None else []
@@ -159,24 +148,15 @@ class LinearKeeper:
         assert delta is not None
         return LowRank(delta.A, delta.B * factor) if isinstance(delta, LowRank) else delta.mul_(factor)
 
-    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
-        dense_key, factor = f"{module}/dense", self.rule.factor(total_weight)
-        if dense_key in kept.tensors:
-            return lambda start, stop, arena=None: kept.rows(dense_key, start, stop, arena).mul_(factor)
-        return partial(tile, self.merge(kept, module, shape, total_weight))
 
-
-class SlaoKeeper:
+class SlaoKeeper(Keeper):
     """SLAO's merged factors."""
-
-    def prepare(self, adapter: Adapter, count: int, weight: float) -> Added:
-        return Added(adapter, count, weight)
 
     def layout(self, old: TensorReader | None, module: str, shape: Shape, added: Added) -> Layout:
         rank = added.adapter.modules[module].rank if module in added.adapter.modules else 0
         if rank == 0 or (old is not None and f"{module}/A" not in old.tensors):
             raise slao_missing(module, added.count + 1 if rank == 0 else 1)
-        return {f"{module}/A": ("F32", (rank, shape[1])), f"{module}/B": ("F32", (shape[0], rank))}
+        return _factors_layout(module, shape, rank)
 
     def extend(self, old: TensorReader | None, new: TensorWriter, module: str, shape: Shape, added: Added) -> None:
         before = _kept(old, module) if old is not None else None
@@ -190,22 +170,15 @@ class SlaoKeeper:
         assert delta is not None
         return delta
 
-    def rows(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> RowsOf:
-        return partial(tile, self.merge(kept, module, shape, total_weight))
+
+def _factors_layout(module: str, shape: Shape, rank: int) -> Layout:
+    return {f"{module}/A": ("F32", (rank, shape[1])), f"{module}/B": ("F32", (shape[0], rank))}
 
 
 def _kept(kept: TensorReader, module: str) -> Delta | None:
+    def matrix(slot: str) -> Tensor:
+        return kept.rows(f"{module}/{slot}", 0, kept.tensors[f"{module}/{slot}"].height)
+
     if f"{module}/dense" in kept.tensors:
-        return _all(kept, f"{module}/dense")
-    if f"{module}/A" not in kept.tensors:
-        return None
-    return LowRank(_all(kept, f"{module}/A"), _all(kept, f"{module}/B"))
-
-
-def _all(kept: TensorReader, key: str) -> Tensor:
-    return kept.rows(key, 0, kept.tensors[key].height)
-
-
-def _single(delta: LowRank) -> Delta:
-    """fp32, as the slots are."""
-    return LowRank(delta.A.float(), delta.B.float())
+        return matrix("dense")
+    return LowRank(matrix("A"), matrix("B")) if f"{module}/A" in kept.tensors else None

@@ -1,4 +1,4 @@
-"""Several adapter folders as one thing to merge or compare: the same base, one list of modules, names to call them by."""
+"""Several adapter folders to merge or compare: checked to be of one base, their modules listed, each with a name."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 from filecmp import cmp
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError
 from perdure.ops.lowrank import Delta, LowRank, Update
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """A module that some adapter changes: shape (O, I) of the update, linear or embedding, stored as [I, O] or not."""
+    """A module that some adapter changes: shape (O, I) of the update, 'linear' or 'embedding', stored as [I, O] or not."""
 
     shape: tuple[int, int]
     kind: str
     transposed: bool
 
 
+def modules_of(adapter: Adapter) -> dict[str, ModuleInfo]:
+    """The modules of an adapter."""
+    return {
+        module: ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
+        for module, entry in adapter.modules.items()
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Adapters of one base, in the order given.
-
-    Args:
-        adapters: display name -> adapter.
-        modules: every module of any of them, in natural order.
-        notes: what a user should know, e.g. that they name different bases.
-    """
+    """Adapters of one base by display name, in the order given; all their modules, in natural order; and notes for the user."""
 
     adapters: Mapping[str, Adapter]
     modules: Mapping[str, ModuleInfo]
@@ -45,41 +45,16 @@ class Sources:
         """The adapters, in order."""
         return list(self.adapters.values())
 
-    @property
-    def base(self) -> str | None:
-        """The base the first adapter names."""
-        return next((adapter.config.base for adapter in self.updates if adapter.config.base), None)
-
-    @property
-    def revision(self) -> str | None:
-        """The revision of the base, if all adapters that name a base agree; None = as it is now."""
-        return agreed(adapter.config.revision or "" for adapter in self.updates if adapter.config.base) or None
-
-    @property
-    def task_type(self) -> str | None:
-        """The task type, if all adapters that state one agree."""
-        return agreed(adapter.config.task_type for adapter in self.updates)
-
-    @property
-    def auto_mapping(self) -> dict[str, Any] | None:
-        """The class of the base, if all adapters that state one agree."""
-        return agreed(adapter.config.auto_mapping for adapter in self.updates)
-
-    @property
-    def fan_in_fan_out(self) -> bool:
-        """Whether the base stores any of the linear weights as [I, O]."""
-        return any(info.transposed for info in self.modules.values() if info.kind == "linear")
-
     def deltas(self, module: str) -> list[Delta | None]:
-        """What each adapter has at `module`, read now."""
+        """Each adapter's update of `module`, read on each call."""
         return [adapter.get(module) for adapter in self.updates]
 
 
 def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
-    """Open adapter folders (or hub ids) that belong together; only headers are read.
+    """Open adapter folders (or hub ids) of one base; only headers are read.
 
     Raises:
-        ConfigError: too few of them.
+        ConfigError: fewer than `at_least`.
         AdapterError: one cannot be read, or they are of different bases; the first differing module is named.
     """
     if len(places) < at_least:
@@ -87,36 +62,30 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     adapters = dict(zip(_names(places), map(open_adapter, places), strict=True))
     modules: dict[str, tuple[str, ModuleInfo]] = {}
     for name, adapter in adapters.items():
-        for module, entry in adapter.modules.items():
-            transposed = entry.kind == "embedding" or adapter.config.fan_in_fan_out
-            info = ModuleInfo(entry.shape, entry.kind, transposed)
-            known_of, known = modules.setdefault(module, (name, info))
-            if known != info:
-                raise AdapterError(_differs(module, known_of, known, name, info))
+        for module, info in modules_of(adapter).items():
+            first_name, first_info = modules.setdefault(module, (name, info))
+            if first_info != info:
+                raise differs(module, f"'{first_name}'", first_info, f"'{name}'", info)
     (first, known), *others = adapters.items()
     for name, adapter in others:
         check_related(f"'{first}'", known.config.base, known, name, adapter)
-    check_one_class({f"'{name}'": shapes_of(adapter) for name, adapter in adapters.items()})
+    check_one_class({f"'{name}'": modules_of(adapter) for name, adapter in adapters.items()})
     ordered = {module: modules[module][1] for module in sorted(modules, key=natural)}
-    notes = (*base_notes({name: each.config for name, each in adapters.items()}), *_same_notes(adapters))
-    return Sources(adapters, ordered, notes)
-
-
-def _same_notes(adapters: Mapping[str, Adapter]) -> Iterator[str]:
-    """That one of these was given twice, by its name or as a copy; two that differ are told apart by their first bytes."""
+    notes = [*base_notes({name: (each.config.base, each.config.revision) for name, each in adapters.items()})]
     for (one, first), (two, second) in combinations(adapters.items(), 2):
-        if cmp(first.file, second.file, shallow=False):
-            yield f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two."
+        if cmp(first.file, second.file, shallow=False):  # stops at the first byte that differs
+            notes.append(f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two.")
+    return Sources(adapters, ordered, tuple(notes))
 
 
-def agreed(stated: Iterable[T | None]) -> T | None:
-    """What all agree on who state something; None where nobody does, or two differ."""
+def agreed(stated: Iterable[Any]) -> Any:
+    """The value that all who state one agree on; None if nobody does, or two differ."""
     known = [one for one in stated if one is not None]
     return known[0] if known and all(one == known[0] for one in known) else None
 
 
 class Only(Mapping[str, Delta]):
-    """An update restricted to some modules; read when asked for."""
+    """An update restricted to some modules; read on access."""
 
     def __init__(self, update: Update, modules: Sequence[str]) -> None:
         self._update, self._modules = update, [module for module in modules if module in update]
@@ -133,48 +102,41 @@ class Only(Mapping[str, Delta]):
         return self._update[module]
 
 
-def turned(delta: LowRank) -> LowRank:
-    """The transpose: for weights stored as [I, O]."""
-    return LowRank(delta.B.mT, delta.A.mT)
+def transposed(delta: Delta) -> Delta:
+    """The transpose [I, O], for weights stored so."""
+    return LowRank(delta.B.mT, delta.A.mT) if isinstance(delta, LowRank) else delta.mT
 
 
 def _names(places: Sequence[str | Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart; a place given twice gets a number."""
+    """The shortest path endings that tell the places apart; a place given twice gets a number."""
     paths = [Path(place).parts or (str(place),) for place in places]
     names: list[str] = []
     for own in paths:
         depth = next((n for n in range(1, len(own)) if sum(p[-n:] == own[-n:] for p in paths) == 1), len(own))
         if sum(p == own for p in paths) > 1:
             depth = 1
-        name = "/".join(own[-depth:])
-        names.append(free_name(name, names))
+        names.append(free_name("/".join(own[-depth:]), names))
     return names
 
 
-def _differs(module: str, one: str, left: ModuleInfo, two: str, right: ModuleInfo) -> str:
+def differs(module: str, first: str, left: ModuleInfo, second: str, right: ModuleInfo) -> AdapterError:
+    """The error for a module that is not the same in two adapters, or in a merge state and an adapter."""
+    hint = ""
     if left.shape != right.shape:
-        return (
-            f"'{one}' and '{two}' are adapters of different bases: module '{module}' is {left.shape[0]} x {left.shape[1]} in "
-            f"the one and {right.shape[0]} x {right.shape[1]} in the other."
-        )
-    if left.kind == right.kind:
-        return (
-            f"'{one}' and '{two}' disagree on how the base stores module '{module}': by adapter_config.json fan_in_fan_out is "
-            f"{str(left.transposed).lower()} in the one and {str(right.transposed).lower()} in the other. "
-            "If it is one base, correct the flag (true for GPT-2's Conv1D); else they are adapters of different bases."
-        )
-    return (
-        f"'{one}' and '{two}' treat module '{module}' differently ({left.kind}; {right.kind}): "
-        "they are adapters of different bases."
+        ways = [f"{info.shape[0]} x {info.shape[1]}" for info in (left, right)]
+    elif left.kind != right.kind:
+        ways = [left.kind, right.kind]
+    else:
+        ways = [f"stored with fan_in_fan_out {str(info.transposed).lower()}" for info in (left, right)]
+        hint = " If they share one base, correct the flag in adapter_config.json (true for GPT-2's Conv1D)."
+    return AdapterError(
+        f"{first} and {second} are of different bases: module '{module}' is {ways[0]} in the first and {ways[1]} in the "
+        f"second.{hint}"
     )
 
 
 def check_related(first: str, base: str | None, modules: Iterable[str], name: str, adapter: Adapter) -> None:
-    """An adapter that names another base than what is `first` has at least one module in common with it.
-
-    Raises:
-        AdapterError: it has none; names its first module.
-    """
+    """Raise an AdapterError for an adapter that names another base than `first` and has no module in common with it."""
     own = adapter.config.base
     if base and own and base != own and not set(adapter) & set(modules):
         raise AdapterError(
@@ -184,35 +146,26 @@ def check_related(first: str, base: str | None, modules: Iterable[str], name: st
         )
 
 
-def shapes_of(adapter: Adapter) -> dict[str, tuple[int, int]]:
-    """Module -> the shape (O, I) of its update."""
-    return {module: entry.shape for module, entry in adapter.modules.items()}
+def check_one_class(holders: Mapping[str, Mapping[str, ModuleInfo]]) -> None:
+    """Raise an AdapterError for a module under two names, one with further leading parts ('model.', '_orig_mod.').
 
-
-def check_one_class(holders: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
-    """No module stands under two names, the one with further leading parts ('model.', '_orig_mod.'): no model has both.
-
-    Where one adapter holds both names, its base does have both; where two share a module, they are of one class.
+    No model has both, unless one adapter holds both names (its base has both) or two share a module (they are of one class).
 
     Args:
-        holders: an adapter, or a merge state, as a message calls it -> module -> shape.
-
-    Raises:
-        AdapterError: one does; names both, and who holds them.
+        holders: an adapter or a merge state, as a message names it -> its modules.
     """
     for (one, held), (two, others) in permutations(holders.items(), 2):
-        same = (
-            (short, module)
-            for module, shape in others.items()
-            for short in _endings(module)
-            if held.get(short) == shape and not any({short, module} <= every.keys() for every in holders.values())
-        )
-        if not held.keys() & others.keys() and (found := next(same, None)):
-            raise AdapterError(
-                f"Module '{found[0]}' of {one} and '{found[1]}' of {two} are one by their ending and shape: the adapters were "
-                "saved under different model classes (a whole model and its body, or a compiled one), so that no model would "
-                "load all of what is merged. Save them under one."
-            )
+        if held.keys() & others.keys():
+            continue
+        for module, info in others.items():
+            for short in _endings(module):
+                same = short in held and held[short].shape == info.shape
+                if same and not any({short, module} <= every.keys() for every in holders.values()):
+                    raise AdapterError(
+                        f"Module '{short}' of {one} and '{module}' of {two} are the same by ending and shape: the adapters were "
+                        "saved under different model classes (a whole model and its body, or a compiled one), so no model "
+                        "would load all of the result. Save them under one."
+                    )
 
 
 def _endings(module: str) -> Iterator[str]:
@@ -221,27 +174,11 @@ def _endings(module: str) -> Iterator[str]:
         yield module
 
 
-class NamesBase(Protocol):
-    """Whatever says which base it is of: an adapter's configuration, a merge state."""
-
-    @property
-    def base(self) -> str | None:
-        """As a folder or a hub id; None where it is not said."""
-        ...
-
-    @property
-    def revision(self) -> str | None:
-        """Of a hub's."""
-        ...
-
-
-def base_notes(named: Mapping[str, NamesBase]) -> Iterator[str]:
-    """That those of these which name a base name different ones, or different revisions of it."""
+def base_notes(named: Mapping[str, tuple[str | None, str | None]]) -> Iterator[str]:
+    """A note if adapters or states, by name, differ in the (base, revision) they name; None: not named."""
     bases = {
-        name: f"{one.base} at revision {one.revision}" if one.revision else one.base
-        for name, one in named.items()
-        if one.base
+        name: f"{base} at revision {revision}" if revision else base for name, (base, revision) in named.items() if base
     }
     if len(set(bases.values())) > 1:
         listed = "; ".join(f"{name}: {base}" for name, base in bases.items())
-        yield f"The adapters name different bases although their shapes agree ({listed}). Make sure that it is one model."
+        yield f"The adapters name different bases although their shapes agree ({listed}). Make sure it is one model."

@@ -4,14 +4,15 @@
       state.json                 rule and settings, what has been merged, every module's shape
       merged-<count>.safetensors <module>/<slot> [O, I] of a dense rule (fold.py), or <module>/A, B (or dense) of a linear one
 
-`merge_into` reads one adapter and the old numbers in row tiles and writes the new ones to a new file; only when that is
-complete does state.json name it. A process killed at any point leaves the old state. Merging one by one gives what
-merging all at once gives: the same operations in the same order on the same numbers.
+`merge_into` reads one adapter and the old numbers in row tiles and writes the new ones to a new file; state.json names it
+only once it is complete. A process killed at any point leaves the old state. Merging one by one gives what merging all
+at once gives: the same operations in the same order on the same numbers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,17 +22,20 @@ from filelock import FileLock, Timeout
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
-from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.errors import ConfigError, RunBusy, StoreError
 from perdure.files.durable import disk_full_as_error, make_folder, sha256, write_text
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
-from perdure.merging.folders import Facts
-from perdure.merging.rules import Rule, name_of, rule_named
-from perdure.merging.slots import keeper_for
-from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, shapes_of
+from perdure.merging.result import Facts, Mergeable
+from perdure.merging.rules import FoldRule, Rule, name_of, rule_named
+from perdure.merging.slots import Added, keeper_for
+from perdure.merging.sources import ModuleInfo, agreed, base_notes, check_one_class, check_related, differs, modules_of
 from perdure.merging.tensor_files import TensorReader, TensorWriter
 from perdure.ops.lowrank import Delta
 from perdure.settings.read import Settings, validate
+
+OWN = re.compile(rf"\.lock|\.partial-{re.escape(MERGE_STATE)}|merged-.*\.safetensors")
+"""Files that a process killed before the first commit leaves."""
 
 
 class About(Settings):
@@ -56,12 +60,8 @@ class About(Settings):
         return len(self.adapters)
 
 
-class State:
-    """A state folder, for reading: gives the merged delta of every module.
-
-    Raises:
-        StoreError: the folder holds no state, or its file is missing.
-    """
+class State(Mergeable):
+    """A state folder, for reading; a StoreError if it holds no state, or its file is missing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -79,25 +79,17 @@ class State:
         about = self.about
         names = {name: name for name in about.adapters}
         record = {"rule": about.rule, "settings": about.settings, "adapters": names, "merged_one_by_one": True}
-        return Facts(
-            about.modules,
-            about.base,
-            about.task_type,
-            record,
-            about.notes,
-            revision=about.revision,
-            auto_mapping=about.auto_mapping,
-        )
+        named = about.base, about.task_type
+        return Facts(about.modules, *named, record, about.notes, {}, about.revision, about.auto_mapping)
 
     def merge(self, module: str) -> Delta:
-        """The merged delta [O, I] of a module."""
-        return self.keeper.merge(self._reader(), module, self.about.modules[module].shape, self.about.weight)
+        return self.keeper.merge(self.reader(), module, self.about.modules[module].shape, self.about.weight)
 
     def rows(self, module: str) -> RowsOf:
-        """The same, by rows."""
-        return self.keeper.rows(self._reader(), module, self.about.modules[module].shape, self.about.weight)
+        return self.keeper.rows(self.reader(), module, self.about.modules[module].shape, self.about.weight)
 
-    def _reader(self) -> TensorReader:
+    def reader(self) -> TensorReader:
+        """The file of kept numbers, opened."""
         return TensorReader(self.folder / self.about.file)
 
 
@@ -107,7 +99,7 @@ def merge_into(
     """Merge one more adapter into a state; a new folder becomes a new state.
 
     Args:
-        rule: needed for a new state; for an old one it must be the same, or None.
+        rule: required for a new state; for an existing one the same rule, or None.
         weight: of this adapter, for rules that take weights.
         again: merge an adapter although the state already holds the very same file.
 
@@ -122,10 +114,10 @@ def merge_into(
     make_folder(folder)
     try:
         with (
-            disk_full_as_error(folder, "The state is as it was; free some space, then merge again."),
+            disk_full_as_error(folder, "The state is unchanged; free some space, then merge again."),
             FileLock(folder / ".lock", timeout=0),
         ):
-            known, chosen = _state_and_rule(folder, rule, weight)  # as it is now: another process may have merged since
+            known, chosen = _state_and_rule(folder, rule, weight)  # again: another process may have merged meanwhile
             _extend(folder, known, chosen, adapter, weight, again)
     except Timeout:
         raise RunBusy(f"Another process is merging into '{folder}'; wait for it.") from None
@@ -135,31 +127,20 @@ def merge_into(
 def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
     """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
     known = State(folder) if (folder / MERGE_STATE).is_file() else None
-    if known is None and folder.exists() and not (folder.is_dir() and all(_is_own(p.name) for p in folder.iterdir())):
+    if (
+        known is None
+        and folder.exists()
+        and not (folder.is_dir() and all(OWN.fullmatch(p.name) for p in folder.iterdir()))
+    ):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
-    chosen = _chosen(known, rule)
-    if weight != 1.0 and "weights" not in type(chosen).model_fields:
-        raise ConfigError(f"'{name_of(chosen)}' takes no weights.")
-    return known, chosen
-
-
-def _is_own(name: str) -> bool:
-    """What a process killed before the first commit leaves."""
-    return name in (".lock", f".partial-{MERGE_STATE}") or (
-        name.startswith("merged-") and name.endswith(".safetensors")
-    )
-
-
-def _chosen(known: State | None, rule: Rule | None) -> Rule:
-    if known is None and rule is None:
-        raise ConfigError("A new state needs a rule (--rule).")
-    chosen = rule or (known.rule if known else None)
-    assert chosen is not None
-    if known is not None and chosen != known.rule:
+    if known is not None and rule not in (None, known.rule):
         raise ConfigError(
             f"The state is kept for '{known.about.rule}' {known.about.settings}; "
-            "other rules or settings need a state of their own."
+            "other rules or settings need a separate state."
         )
+    chosen = known.rule if known else rule
+    if chosen is None:
+        raise ConfigError("A new state needs a rule (--rule).")
     if not chosen.incremental:
         raise ConfigError(
             f"'{name_of(chosen)}' weighs every update against all others, so it cannot be merged one by one in constant memory; "
@@ -167,21 +148,23 @@ def _chosen(known: State | None, rule: Rule | None) -> Rule:
         )
     if getattr(chosen, "weights", None) is not None:
         raise ConfigError("One by one, give each adapter its own weight (--weight) instead of a list.")
-    return chosen
+    if weight != 1.0 and "weights" not in type(chosen).model_fields:
+        raise ConfigError(f"'{name_of(chosen)}' takes no weights.")
+    return known, chosen
 
 
 def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, weight: float, again: bool) -> None:
     digest = sha256(adapter.file)
-    about = known.about if known else None
-    if about and digest in about.digests and not again:
+    about = known.about if known else _empty(rule)
+    if digest in about.digests and not again:
         name = about.adapters[about.digests.index(digest)]
-        raise ConfigError(f"The state already holds this adapter (as '{name}'); say --again to merge it once more.")
+        raise ConfigError(f"The state already holds this adapter (as '{name}'); use --again to merge it once more.")
     modules = _joined(about, adapter)
-    count = about.count if about else 0
-    file = f"merged-{count + 1}.safetensors"
+    file = f"merged-{about.count + 1}.safetensors"
     keeper = keeper_for(rule)
-    with TensorReader(known.folder / known.about.file) if known else nullcontext() as reader:
-        added = keeper.prepare(adapter, count, weight)
+    with known.reader() if known else nullcontext() as reader:
+        transform = rule.transform(adapter, about.count) if isinstance(rule, FoldRule) else None
+        added = Added(adapter, about.count, weight, transform)
         layout = {
             key: part
             for module, info in modules.items()
@@ -190,66 +173,56 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         with TensorWriter(folder / file, layout) as writer:
             for module, info in modules.items():
                 keeper.extend(reader, writer, module, info.shape, added)
-    new = About(
-        rule=name_of(rule),
-        settings=rule.model_dump(mode="json"),
-        file=file,
-        adapters=(*(about.adapters if about else ()), free_name(adapter.name, about.adapters if about else ())),
-        digests=(*(about.digests if about else ()), digest),
-        weight=(about.weight if about else 0.0) + weight,
-        modules=modules,
-        base=(about.base if about else None) or adapter.config.base,
-        task_type=(about.task_type if about else None) or adapter.config.task_type,
-        revision=_agreed_by_all("revision", about, adapter),
-        auto_mapping=_agreed_by_all("auto_mapping", about, adapter),
-        notes=tuple(dict.fromkeys((*(about.notes if about else ()), *_notes(about, adapter)))),
-    )
-    _commit(folder, new)
+    named = [one for one in (about, adapter.config) if one.base]
+    new = {
+        "file": file,
+        "adapters": (*about.adapters, free_name(adapter.name, about.adapters)),
+        "digests": (*about.digests, digest),
+        "weight": about.weight + weight,
+        "modules": modules,
+        "base": about.base or adapter.config.base,
+        "task_type": about.task_type or adapter.config.task_type,
+        # None for good once two that name a base disagree
+        "revision": agreed(one.revision or "" for one in named) or None,
+        "auto_mapping": agreed(one.auto_mapping or {} for one in named) or None,
+        "notes": tuple(dict.fromkeys((*about.notes, *_notes(about, adapter)))),
+    }
+    # atomic; from here on the old file is no longer needed
+    write_text(folder / MERGE_STATE, about.model_copy(update=new).model_dump_json(indent=1) + "\n")
+    for path in folder.glob("merged-*.safetensors"):
+        if path.name != file:
+            path.unlink()
 
 
-def _joined(about: About | None, adapter: Adapter) -> dict[str, ModuleInfo]:
+def _empty(rule: Rule) -> About:
+    nothing = {"file": "", "adapters": (), "digests": (), "weight": 0.0, "modules": {}, "base": None, "task_type": None}
+    return About(rule=name_of(rule), settings=rule.model_dump(mode="json"), **nothing)
+
+
+def _joined(about: About, adapter: Adapter) -> dict[str, ModuleInfo]:
     """The modules of the state and of the adapter, which must agree."""
-    modules = dict(about.modules) if about else {}
-    if about:
+    modules, own = dict(about.modules), modules_of(adapter)
+    if about.count:
         check_related("The state", about.base, modules, str(adapter.folder), adapter)
-        known_shapes = {module: info.shape for module, info in modules.items()}
-        check_one_class({"the state": known_shapes, f"'{adapter.folder}'": shapes_of(adapter)})
-    for module, entry in adapter.modules.items():
-        info = ModuleInfo(entry.shape, entry.kind, entry.kind == "embedding" or adapter.config.fan_in_fan_out)
+        check_one_class({"the state": about.modules, f"'{adapter.folder}'": own})
+    for module, info in own.items():
         if (known := modules.setdefault(module, info)) != info:
-            raise AdapterError(
-                f"'{adapter.folder}' is of another base than the state: module '{module}' is {known.shape[0]} x {known.shape[1]} "
-                f"({known.kind}, transposed {known.transposed}) there and {info.shape[0]} x {info.shape[1]} ({info.kind}, "
-                f"{info.transposed}) here."
-            )
+            raise differs(module, "The state", known, f"'{adapter.folder}'", info)
     return {module: modules[module] for module in sorted(modules, key=natural)}
 
 
-def _notes(about: About | None, adapter: Adapter) -> Iterator[str]:
-    """That the adapter names another base than the state, although their shapes agree; and what is not kept of it."""
+def _notes(about: About, adapter: Adapter) -> Iterator[str]:
+    """Notes on what of the adapter is not kept, and on bases of different names."""
     for module, entry in adapter.modules.items():
         if entry.frozen:
             yield (
                 f"The adapters bring the base's own weight of '{module}', which a state does not keep. If the vocabulary was "
-                "resized, what is written out is right on the resized base only (saved as a model): give that as --base, or "
+                "resized, the result is right on the resized base only: save that as a model and give it with --base, or "
                 "merge all at once."
             )
-    if about:
-        yield from base_notes({"the state": about, adapter.name: adapter.config})
-
-
-def _agreed_by_all(name: str, about: About | None, adapter: Adapter) -> Any:
-    """Revision or class of the base, if the state and the adapter agree, as far as they name a base: else none, for good."""
-    naming = (about, adapter.config)
-    return agreed(getattr(one, name) or "" for one in naming if one is not None and one.base) or None
-
-
-def _commit(folder: Path, new: About) -> None:
-    """Name the new file in state.json, atomically; then the old file is of no use."""
-    write_text(folder / MERGE_STATE, new.model_dump_json(indent=1) + "\n")
-    for path in folder.glob("merged-*.safetensors"):
-        if path.name != new.file:
-            path.unlink()
+    if about.count:
+        config = adapter.config
+        yield from base_notes({"the state": (about.base, about.revision), adapter.name: (config.base, config.revision)})
 
 
 def _read_about(folder: Path) -> About:
@@ -264,5 +237,5 @@ def _read_about(folder: Path) -> About:
         raise StoreError(f"{path}: not readable as JSON ({error}).") from error
     about = validate(About, raw, str(path))
     if Path(about.file).name != about.file:
-        raise StoreError(f"{path}: {about.file!r} is no file name in this folder.")
+        raise StoreError(f"{path}: {about.file!r} is not a file name in this folder.")
     return about

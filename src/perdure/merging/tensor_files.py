@@ -1,7 +1,7 @@
-"""Safetensors files read and written a few rows at a time, so that a model of any size passes through little memory.
+"""Safetensors files read and written a few rows at a time, so that a model of any size takes little memory.
 
-Layout of the format: 8 bytes length of the header, the header in JSON (name -> dtype, shape, data_offsets), the data.
-A tensor is seen as a matrix [first dimension, all others].
+The format: 8 bytes length of the header, the header in JSON (name -> dtype, shape, data_offsets), the data.
+A tensor is treated as a matrix [first dimension, all others].
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from perdure.adapters.format import opened
+from perdure.adapters.weights import opened
 from perdure.errors import AdapterError
 from perdure.ops.tiling import Arena
 
@@ -36,23 +36,13 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Those whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
-BITS: Mapping[str, int] = {
-    **{name: 8 * dtype.itemsize for name, dtype in DTYPES.items()},
-    **dict.fromkeys(("C64", "U64"), 64),
-    "U32": 32,
-    "U16": 16,
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    "F4": 4,
-}
-"""Of one number, for every dtype of the format."""
+"""Dtypes whose rows can be read and written as numbers; tensors of all others are copied as bytes."""
 CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a file: dtype as the format writes it, shape, and where its bytes are."""
+    """One tensor of a file: the format's name of its dtype, shape, and where its bytes are."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,163 +55,128 @@ class Stored:
         return self.shape[0] if self.shape else 1
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.begin
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return (self.end - self.begin) // self.height if self.height else 0
+        return self.size // self.height if self.height else 0
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None for a dtype that is no row of DTYPES (8-bit floats, unsigned): such tensors are copied as bytes."""
+        """None for a dtype that is not in DTYPES (8-bit floats, unsigned)."""
         return DTYPES.get(self.dtype)
 
 
-class TensorReader:
-    """An open safetensors file; rows are read when they are asked for, by several threads.
-
-    Raises:
-        AdapterError: the file is missing, damaged or cut off.
-    """
+class TensorReader(AbstractContextManager["TensorReader"]):
+    """An open safetensors file; rows are read on request, by several threads. Garbage collection closes it too."""
 
     def __init__(self, path: Path) -> None:
         with opened(path):  # checks the header, every offset and the file's length
             pass
         self.path = path
         self._fd = os.open(path, os.O_RDONLY)
-        self._closing = weakref.finalize(self, os.close, self._fd)
+        self._close = weakref.finalize(self, os.close, self._fd)
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
-        start = 8 + length
-        self.tensors = {
-            name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
-            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-        }
+        self.tensors = _stored(header, 8 + length)
 
     def rows(self, name: str, start: int, stop: int, arena: Arena | None = None) -> Tensor:
-        """Rows `start:stop` as a matrix [N, others] in the stored dtype; its memory is `arena`'s, if given."""
+        """Rows `start:stop` as a matrix [N, others] in the stored dtype; in memory of `arena`, if given."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         if dtype is None:
             raise AdapterError(f"{self.path}: '{name}' is stored as {stored.dtype}, which cannot be merged into.")
         rows = (arena or Arena()).empty(stop - start, stored.row_bytes // dtype.itemsize, dtype)
-        self._read_into(_bytes_of(rows), stored.begin + start * stored.row_bytes)
+        self.read(_bytes_of(rows), stored.begin + start * stored.row_bytes)
         return rows
 
-    def bytes(self, name: str, begin: int, count: int) -> bytes:
-        """`count` raw bytes of a tensor from `begin`."""
-        data = bytearray(count)
-        self._read_into(memoryview(data), self.tensors[name].begin + begin)
-        return bytes(data)
-
-    def _read_into(self, view: memoryview, offset: int) -> None:
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill `view` with the file's bytes from `offset` on."""
         while view:
             count = os.preadv(self._fd, [view], offset)
             if count == 0:
-                raise AdapterError(f"{self.path} became shorter while it was read.")
+                raise AdapterError(f"{self.path} was truncated while it was read.")
             view, offset = view[count:], offset + count
 
-    def close(self) -> None:
-        """Close the file (it is also closed when nobody holds the reader any more)."""
-        self._closing()
-
-    def __enter__(self) -> TensorReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
 
-class TensorWriter:
+class TensorWriter(AbstractContextManager["TensorWriter"]):
     """A safetensors file of known names, dtypes and shapes, whose rows are written in any order, by several threads.
 
     Args:
-        layout: name -> (dtype as the format writes it, shape).
-
-    Raises:
-        AdapterError: a dtype whose size is not known here; nothing is written.
+        layout: name -> (the format's name of its dtype, shape).
+        source: a file with the same names, for its metadata and the tensors to copy.
     """
 
     def __init__(
-        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], source: TensorReader | None = None
     ) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-        places, offset = {}, 0
+        header: dict[str, Any] = {}
+        self._left: dict[str, int] = {}  # bytes not yet written
+        offset = 0
         for name, (dtype, shape) in layout.items():
-            size = _size(path, name, dtype, shape)
+            old = source.tensors[name] if source is not None else None
+            size = old.size if old and old.dtype == dtype else math.prod(shape) * DTYPES[dtype].itemsize
+            self._left[name] = size
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
-            places[name] = (dtype, shape, offset, offset + size)
             offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
+        metadata = {"format": "pt", **(source.metadata if source is not None else {})}
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
-        self.tensors = {n: Stored(d, s, 8 + len(text) + b, 8 + len(text) + e) for n, (d, s, b, e) in places.items()}
+        self.path, self.tensors = path, _stored(header, 8 + len(text))
         self._lock = threading.Lock()
-        self._left = {name: stored.end - stored.begin for name, stored in self.tensors.items()}
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        self.path = path
-        self._closing = weakref.finalize(self, os.close, self._fd)
+        self._close = weakref.finalize(self, os.close, self._fd)
         self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._fd, 8 + len(text) + offset)
 
     def write_rows(self, name: str, start: int, rows: Tensor, arena: Arena | None = None) -> None:
-        """Put `rows` [N, others] in the tensor's dtype at row `start`; `arena` lends memory for the conversion."""
+        """Write `rows` [N, others], converted to the tensor's dtype, from row `start` on; `arena` gives memory for that."""
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         assert dtype is not None, f"{stored.dtype} is written as bytes"
         if rows.dtype != dtype or rows.device.type != "cpu" or not rows.is_contiguous():
             rows = (arena or Arena()).empty(rows.shape[0], rows.shape[1], dtype).copy_(rows)
-        data = _bytes_of(rows)
-        self._write(data, stored.begin + start * stored.row_bytes)
-        self._done(name, len(data))
-
-    def write_bytes(self, name: str, begin: int, data: bytes) -> None:
-        """Put raw bytes into a tensor from byte `begin`."""
-        self._write(memoryview(data), self.tensors[name].begin + begin)
-        self._done(name, len(data))
+        self._put(name, start * stored.row_bytes, _bytes_of(rows))
 
     def copy(self, name: str, source: TensorReader) -> None:
-        """A tensor as it is, byte by byte."""
-        size = self.tensors[name].end - self.tensors[name].begin
-        for begin in range(0, size, CHUNK):
-            self.write_bytes(name, begin, source.bytes(name, begin, min(CHUNK, size - begin)))
+        """Copy a tensor from another file, byte by byte."""
+        old = source.tensors[name]
+        for begin in range(old.begin, old.end, CHUNK):
+            data = memoryview(bytearray(min(CHUNK, old.end - begin)))
+            source.read(data, begin)
+            self._put(name, begin - old.begin, data)
 
-    def _done(self, name: str, count: int) -> None:
+    def _put(self, name: str, begin: int, data: memoryview) -> None:
+        self._write(data, self.tensors[name].begin + begin)
         with self._lock:
-            self._left[name] -= count
+            self._left[name] -= len(data)
 
     def _write(self, view: memoryview, offset: int) -> None:
         while view:
             count = os.pwrite(self._fd, view, offset)
             view, offset = view[count:], offset + count
 
-    def close(self) -> None:
-        """Flush to the disk and close; every byte must have been written."""
-        os.fsync(self._fd)
-        self._closing()
-        missing = [name for name, left in self._left.items() if left]
-        assert not missing, f"{self.path}: rows of {missing} were not written exactly once"
-
-    def __enter__(self) -> TensorWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.close()
-        else:
-            self._closing()
+            os.fsync(self._fd)
+        self._close()
+        missing = [name for name, left in self._left.items() if left]
+        assert kind or not missing, f"{self.path}: rows of {missing} were not written exactly once"
 
 
-def _size(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor."""
-    if dtype not in BITS:
-        raise AdapterError(
-            f"'{name}' is stored as {dtype}, whose size is not known here, so '{path.name}' cannot be written. "
-            "Give a base without it, or keep the result as an adapter."
-        )
-    return (math.prod(shape) * BITS[dtype] + 7) // 8
+def _stored(header: Mapping[str, Any], start: int) -> dict[str, Stored]:
+    """The tensors of a header, in the order of their data, which begins at byte `start` of the file."""
+    return {
+        name: Stored(entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"]))
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+    }
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

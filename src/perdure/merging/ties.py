@@ -7,14 +7,14 @@ Symbols: dW_t an update, k the share of entries kept (density), lambda the scale
     3. merge    dW = lambda * mean over { t : sign(dW_t) = gamma, dW_t != 0 } of dW_t
 
 Settings: density .2 and lambda 1 as in the paper's recipe without validation data.
-Trimming goes over the whole flattened update (`scope="model"`, the paper and its code) or over each module's matrix
+Trimming ranks the whole flattened update (`scope="model"`, the paper and its code) or over each module's matrix
 (`scope="tensor"`, mergekit and PEFT): a model-wide threshold lets modules with large updates keep more.
 
-Deviations, none of which matters off exact ties: entries equal to the threshold are all kept; a sum of exactly 0 elects
-"+" (as mergekit and PEFT do; the paper's code takes the majority sign of the whole model). With weights w_t the election
-sums w_t dW_t and the mean is sum w_t dW_t / sum w_t over the agreeing, as in mergekit with `normalize`.
+Deviations, which only matter at exact ties: entries equal to the threshold are all kept; a sum of exactly 0 elects "+" (as
+in mergekit and PEFT; the paper's code takes the majority sign of the whole model). With weights w_t the election sums
+w_t dW_t, and the mean is sum w_t dW_t / sum w_t over the agreeing entries, as in mergekit with `normalize`.
 
-Election and mean need only the sum and the weight of the positive and of the negative entries: four numbers a
+Election and mean need only the sum and the weight of the positive and of the negative entries: four numbers per
 position for any number of updates, so merging one by one is exact.
 """
 
@@ -40,7 +40,7 @@ class Vote:
     slots = ("positive", "positive_weight", "negative", "negative_weight")
 
     def add(self, slots: Slots, tile: Tensor, weight: float, arena: Arena) -> None:
-        if weight < 0:  # a negative weight turns the vote; its size is what divides
+        if weight < 0:  # flips the vote; the mean is divided by its magnitude
             tile, weight = tile.neg_(), -weight
         first = not slots
         for name, part in (
@@ -63,7 +63,7 @@ class Vote:
 
 
 def thresholds(update: Update, density: float, scope: Scope) -> dict[str, float]:
-    """Module -> the magnitude an entry must reach to be kept."""
+    """Module -> the least magnitude of entries to keep."""
     if scope == "tensor":
         return {module: magnitude_threshold([delta], density) for module, delta in update.items()}
     threshold = magnitude_threshold(update.values(), density)

@@ -1,0 +1,141 @@
+"""`adapter_model.safetensors` of a PEFT adapter: which tensors it may hold, checked before any of them is used.
+
+Legend: R rank, O output features, I input features.
+
+    base_model.model.<module>.lora_A.weight [R, I], ...lora_B.weight [O, R]           a linear layer
+    base_model.model.<module>.lora_embedding_A [R, I], ...lora_embedding_B [O, R]     an embedding
+    base_model.model.<module>.base_layer.weight, ...base_layer.bias                   the base's own, see `StoredModule`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from perdure.adapters.format import CONFIG_FILE, AdapterConfig, natural
+from perdure.errors import AdapterError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+PREFIX = "base_model.model."
+VELORA = ".lora_velora_embed"
+"""Suffix of tensors by which VeLoRA approximates gradients in training; its update is B A, as for any LoRA."""
+FROZEN = ".base_layer."
+"""Stands between a module's name and 'weight' or 'bias' in the names of the base's own tensors."""
+KINDS = {
+    "lora_A.weight": ("A", "linear"),
+    "lora_B.weight": ("B", "linear"),
+    "lora_embedding_A": ("A", "embedding"),
+    "lora_embedding_B": ("B", "embedding"),
+}
+FACTOR = re.compile(rf"(?:{re.escape(PREFIX)})?([\w.-]+)\.({'|'.join(map(re.escape, KINDS))})")
+
+
+@dataclass(frozen=True)
+class StoredModule:
+    """One module's tensors in the file.
+
+    Args:
+        A, B: names of the factors.
+        shape: (O, I) of the update.
+        kind: 'linear' or 'embedding'.
+        frozen: names of the base's own weight (and bias), which PEFT saves beside the LoRA of an embedding or output head. Not
+            part of the update, but where the vocabulary was resized the only copy of the new rows.
+    """
+
+    A: str
+    B: str
+    shape: tuple[int, int]
+    rank: int
+    kind: str
+    frozen: tuple[str, ...] = ()
+
+
+def weights_file(folder: Path) -> Path:
+    """The safetensors file of the folder; an AdapterError if there is none, or only a pickle."""
+    path = folder / WEIGHTS_FILE
+    if path.is_file():
+        return path
+    if (folder / PICKLE_FILE).exists():
+        raise AdapterError(
+            f"{folder / PICKLE_FILE} is a pickle, which can run any code when it is read, and is refused. "
+            "Save the adapter again with save_pretrained(..., safe_serialization=True)."
+        )
+    if (folder / INDEX_FILE).exists():
+        raise AdapterError(
+            f"The adapter in '{folder}' is sharded ({INDEX_FILE}); save it as one file, with a larger max_shard_size."
+        )
+    raise AdapterError(f"'{folder}' has no {WEIGHTS_FILE}; the download or the copy is incomplete.")
+
+
+def opened(path: Path) -> Any:
+    """The safetensors file, its header read, as a context manager; an AdapterError if it is damaged or cut off."""
+    try:
+        return safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} is damaged or cut off ({error}); copy or download it again.") from error
+
+
+def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
+    """Module name -> its tensors, in natural order; only names and shapes are read.
+
+    Raises:
+        AdapterError: a tensor that is not a LoRA factor, a factor without its counterpart, a shape that does not fit.
+    """
+    pairs: dict[str, dict[str, str]] = {}
+    kinds: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    others: list[str] = []
+    with opened(path) as file:
+        for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
+            if match := FACTOR.fullmatch(name):
+                module, (side, kind) = match[1], KINDS[match[2]]
+                pairs.setdefault(module, {})[side] = name
+                kinds[module] = kind
+                shapes[name] = tuple(file.get_slice(name).get_shape())
+            elif not name.endswith(VELORA):
+                others.append(name)
+    frozen: dict[str, list[str]] = {}
+    for name in others:
+        owner, _, rest = name.removeprefix(PREFIX).rpartition(FROZEN)
+        if owner not in kinds or rest not in ("weight", "bias"):
+            raise AdapterError(
+                f"{path}: tensor '{name}' is not a factor of a linear or embedding LoRA (a trained bias, a DoRA magnitude, "
+                "a whole module?). Leaving it out would change the adapter, so it is refused."
+            )
+        frozen.setdefault(owner, []).append(name)
+    if not pairs:
+        raise AdapterError(f"{path}: no LoRA tensor inside.")
+    modules = {}
+    for module in sorted(pairs, key=natural):
+        pair, rank = pairs[module], config.rank_of(module)
+        if len(pair) < 2:
+            (present,) = pair.values()
+            raise AdapterError(f"{path}: '{present}' has no counterpart; the file is incomplete.")
+        A, B = shapes[pair["A"]], shapes[pair["B"]]
+        if len(A) != 2 or len(B) != 2:
+            raise AdapterError(f"{path}: '{pair['A']}' has shape {A}; LoRA on convolutions is not supported.")
+        if A[0] != rank or B[1] != rank:
+            raise AdapterError(
+                f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
+            )
+        own, shape = tuple(frozen.get(module, ())), (B[0], A[1])
+        modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
+    return modules
+
+
+def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """The tensor in fp32 (float64 if stored so); an AdapterError if it has NaN or Inf, or is not floating point."""
+    if not tensor.dtype.is_floating_point:
+        raise AdapterError(f"{path}: '{name}' is stored as {tensor.dtype}; factors must be floating point.")
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    if not wide.isfinite().all():
+        raise AdapterError(f"{path}: '{name}' contains NaN or Inf; the training that wrote it has failed.")
+    return wide

@@ -1,0 +1,28 @@
+"""Where a base model is: a folder, a known name, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perdure.adapters.folder import fetch_from_hub
+from perdure.merging.base import COPIED_SUFFIXES, LEGAL
+
+
+def base_folder(name: str, revision: str | None = None) -> str:
+    """The folder of a base model: a folder, a model perdure knows by name, or one on a hub, downloaded into its cache.
+
+    Args:
+        revision: branch, tag or commit on the hub; None: the main branch.
+
+    Raises:
+        UnknownName, ConfigError, FetchError: see `perdure.backbones.models.model_folder`.
+        AdapterError: the hub does not have it, or cannot be reached.
+    """
+    from perdure.backbones.models import model_folder
+
+    place = model_folder(name)
+    if Path(place).is_dir():
+        return place
+    layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
+    files = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(COPIED_SUFFIXES))), *LEGAL, layers]
+    return fetch_from_hub(place, files, revision)

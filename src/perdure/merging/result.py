@@ -1,0 +1,192 @@
+"""Write merged deltas, as an adapter or into a base model, with a card and a record beside them.
+
+An adapter is exact where the deltas are low rank (QR of the stacked factors), else of the rank asked for, with the energy
+it keeps; a model is always exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure.adapters.folder import FrozenTensor, write_adapter
+from perdure.adapters.weights import FROZEN
+from perdure.errors import AdapterError, ConfigError
+from perdure.files.output import check_new, new_folder
+from perdure.merging.base import Addition, Base, Target, write_with
+from perdure.merging.card import card
+from perdure.merging.fold import RowsOf
+from perdure.merging.sources import ModuleInfo, transposed
+from perdure.ops.decompose import compress, squared_norm, truncate
+from perdure.ops.lowrank import Delta, LowRank
+from perdure.ops.tiling import tile
+
+WARN_BELOW = 0.95
+"""Share of the energy below which a user is warned that the adapter is not what was merged."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge or an export wrote.
+
+    Args:
+        form: 'adapter' or 'model'.
+        rank: of the adapter; None for a model.
+        energy: share of the merged update's squared norm that was kept, in total and per module; 1 where exact.
+        dtype: of the adapter's factors; None for a model.
+        notes: warnings and facts for the user.
+    """
+
+    out: Path
+    form: str
+    rank: int | None
+    energy: float
+    energies: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    dtype: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.__dict__, "out": str(self.out), "energies": dict(self.energies), "notes": list(self.notes)}
+
+
+class Mergeable:
+    """Anything with a merged delta for every module."""
+
+    def merge(self, module: str) -> Delta:
+        """The merged delta [O, I] of a module."""
+        raise NotImplementedError
+
+    def rows(self, module: str) -> RowsOf:
+        """The same, by rows."""
+        return partial(tile, self.merge(module))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What else is known of a result, for the card, the record and the adapter's configuration; `frozen`: see `frozen_beside`."""
+
+    modules: Mapping[str, ModuleInfo]
+    base: str | None
+    task_type: str | None
+    record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    frozen: Mapping[str, FrozenTensor] = field(default_factory=dict)
+    revision: str | None = None
+    auto_mapping: Mapping[str, Any] | None = None
+
+
+def write_result(
+    merger: Mergeable,
+    facts: Facts,
+    out: Path,
+    *,
+    base: str | Path | None = None,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> MergeReport:
+    """Write merged deltas into a model (`base`) or as an adapter, with a card and a record."""
+    with new_folder(out, overwrite) as made:
+        if base is not None:
+            report = _into_model(merger, facts, Base(base), made, dtype)
+        else:
+            report = _into_adapter(merger, facts, made, rank, dtype or torch.float32)
+        report = replace(report, out=out, notes=facts.notes + report.notes)
+        record = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
+        (made / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
+        (made / "README.md").write_text(card(record, facts.base if base is None else str(base)), encoding="utf-8")
+    return report
+
+
+def check_result(
+    modules: Mapping[str, ModuleInfo], out: Path, base: str | Path | None, rank: int | None, overwrite: bool
+) -> None:
+    """Raise the errors of `write_result` for a result of these modules, before a long computation."""
+    check_new(out, overwrite)
+    if base is not None:
+        _targets(Base(base), modules)
+    elif rank is not None:
+        _check_rank(rank, modules)
+
+
+def _targets(base: Base, modules: Mapping[str, ModuleInfo]) -> dict[str, Target]:
+    """Module -> the weight it changes, no two the same."""
+    targets: dict[str, Target] = {}
+    owners: dict[str, str] = {}
+    for module, info in modules.items():
+        target = targets[module] = base.target(module, info.shape, info.kind, info.transposed)
+        if (other := owners.setdefault(target.tensor, module)) != module:
+            raise AdapterError(
+                f"Modules '{other}' and '{module}' both stand for '{target.tensor}' in '{base.folder}': the adapters were saved "
+                "under different model classes. Save them under one."
+            )
+    return targets
+
+
+def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: torch.dtype | None) -> MergeReport:
+    def columns(module: str) -> RowsOf:  # of a weight stored as [I, O]; a dense update is held in memory for that
+        return partial(tile, transposed(merger.merge(module)))
+
+    additions: dict[str, Addition] = {
+        target.tensor: partial(columns if target.transposed else merger.rows, module)
+        for module, target in _targets(base, facts.modules).items()
+    }
+    write_with(base, out, additions, dtype)
+    return MergeReport(out, "model", None, 1.0)
+
+
+def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, dtype: torch.dtype) -> MergeReport:
+    if rank is not None:
+        _check_rank(rank, facts.modules)
+    kept: dict[str, LowRank] = {}
+    parts: dict[str, tuple[float, float]] = {}  # energy kept, energy
+    for module in facts.modules:
+        merged = merger.merge(module)
+        energy = float(squared_norm(merged))
+        kept[module], share = (compress(merged), 1.0) if rank is None else truncate(merged, rank)
+        parts[module] = (share * energy, energy)
+    common = rank or max(delta.rank for delta in kept.values())
+    write_adapter(
+        out,
+        kept,
+        rank=common,
+        dtype=dtype,
+        base=facts.base,
+        revision=facts.revision,
+        task_type=facts.task_type,
+        auto_mapping=facts.auto_mapping,
+        fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
+        embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
+        frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},
+    )
+    total = sum(energy for _, energy in parts.values())
+    energy = sum(kept for kept, _ in parts.values()) / total if total > 0 else 1.0
+    energies = {module: kept / energy if energy > 0 else 1.0 for module, (kept, energy) in parts.items()}
+    notes = []
+    if energy < WARN_BELOW:
+        worst = min(energies, key=lambda module: energies[module])
+        notes.append(
+            f"WARNING: at rank {common} the adapter keeps {100 * energy:.1f} % of the energy of what was merged "
+            f"(least in '{worst}': {100 * energies[worst]:.1f} %). A higher --rank keeps more; merged weights keep "
+            "all of it (`merge --base`, `export --as model`)."
+        )
+    return MergeReport(out, "adapter", common, energy, energies, tuple(notes), str(dtype).removeprefix("torch."))
+
+
+def _check_rank(rank: int, modules: Mapping[str, ModuleInfo]) -> None:
+    if rank < 1:
+        raise ConfigError(f"The rank of an adapter is 1 or more, not {rank}.")
+    for module, info in modules.items():
+        if rank > min(info.shape):
+            raise AdapterError(
+                f"Rank {rank} is above the maximum of module '{module}' ({info.shape[0]} x {info.shape[1]}); "
+                f"ask for {min(info.shape)} at most."
+            )
