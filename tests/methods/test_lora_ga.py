@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from perdure.methods.contract.context import Need
 from torch import nn
 
 from perdure.errors import ConfigError, DataError, TrainingError
+from perdure.methods.contract.context import Need
 from perdure.methods.lora_ga import LoraGa, offset_start, singular_directions, stable_factors
 from perdure.methods.measured.full_gradients import DenseGradients, add_mean, full_batches
 from perdure.ops.factors import Factors

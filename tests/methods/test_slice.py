@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from perdure.methods.contract.context import Need
 
 from perdure.errors import ConfigError, DataError, TrainingError, UnmetNeed
+from perdure.methods.contract.context import Need
 from perdure.methods.lora_ga import LoraGa
 from perdure.methods.measured.full_gradients import DenseGradients, FullGradients, add_mean
 from perdure.methods.slice import Slice, start_directions
