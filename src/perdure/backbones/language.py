@@ -62,7 +62,7 @@ class LanguageModel(PretrainedBackbone, ABC):
     ) -> Batch:
         """The forward pass that predicts the completions, of `examples` if for training.
 
-        Its `extra` has `predicting` [N, length] bool, the positions before a target, and `answers`, the target ids.
+        Its `extra` has `predicting` [N, length] bool, where the model predicts a target, and `answers`, the target ids.
         """
 
     @abstractmethod
