@@ -181,7 +181,7 @@ SOURCE = "source: {reader: vader, asset: vader, labels: true}"
         (SOURCE, "`labels: true`, so its reader needs the task's `labels`"),
         ("source: vader", r"source: expected settings, as in \{key: value\}"),
         ("source: {asset: vader}", "source.reader: is missing"),
-        (f"{SOURCE}, labels: [yes, no]", "put labels in quotes"),
+        (f"{SOURCE}, labels: [true, false]", "put labels in quotes"),
         ("trian: x.jsonl", "'trian'.*Did you mean 'train'"),
         ("train: x.jsonl, folder: y", "'folder'"),
     ],

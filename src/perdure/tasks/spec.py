@@ -22,12 +22,12 @@ LABELLING = ("format", "label_field", "labels", "free", "template")
 
 
 def label_names(value: Any) -> Any:
-    """Label names as strings: YAML reads 0 as an integer; no, off and yes become booleans, whose spelling is lost."""
+    """Label names as strings: YAML reads 0 as an integer; true and false become booleans, whose spelling is lost."""
     words = [*value.keys(), *value.values()] if isinstance(value, dict) else value
     if not isinstance(words, (list, tuple)):
         return value
     if any(isinstance(word, bool) for word in words):
-        raise ValueError("YAML reads yes, no, on, off, true and false as booleans: put labels in quotes")
+        raise ValueError("YAML reads true and false as booleans: put labels in quotes")
     return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else tuple(map(str, value))
 
 

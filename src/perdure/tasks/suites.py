@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
+from perdure.settings.read import read_yaml
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
@@ -48,7 +47,7 @@ def suite_names() -> tuple[str, ...]:
 
 @cache
 def _description(name: str) -> dict[str, Any]:
-    return _with_tasks_of(_with_class_splits(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))))
+    return _with_tasks_of(_with_class_splits(read_yaml(FOLDER / f"{name}.yaml", "suite")))
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -382,7 +382,7 @@ BAD_SETTINGS: dict[str, tuple[str, str]] = {
         "learns the texts themselves: leave out labels, template",
     ),
     "unknown format": ("name: t\ntrain: a.jsonl\nformat: alpaca\n", "format"),
-    "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [yes, no]\n", "put labels in quotes"),
+    "labels that YAML reads otherwise": ("name: t\ntrain: a.jsonl\nlabels: [true, false]\n", "put labels in quotes"),
     "no name": ("train: a.jsonl\n", "name"),
     "a list": ("- a\n", "key: value"),
     "no yaml": ("name: [\n", "not valid YAML"),
