@@ -79,7 +79,7 @@ def test_only_learning_needs_the_file(own_file, tmp_path, small_tasks, encoder_f
     as_another_process()
     assert perdure.predict(tmp_path / "run", ["apples"], task="fruit") == before
     perdure.rollback(tmp_path / "run", "fruit")
-    with pytest.raises(ConfigError, match=r"no module 'mine_in_a_file' where Python looks.*PYTHONPATH"):
+    with pytest.raises(ConfigError, match=r"Python finds no module 'mine_in_a_file'.*PYTHONPATH"):
         perdure.add(tmp_path / "run", small_tasks[2], tasks=small_tasks[:1])
 
 

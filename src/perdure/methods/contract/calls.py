@@ -240,7 +240,7 @@ def _check_modules(part: Part, hook: str, returned: Any, expected: Mapping[str, 
 
 def _of_shape(part: Part, hook: str, what: str, value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != like.shape:
-        _reject(part, hook, f"{_described(value)} as {what}, which has shape {list(like.shape)}")
+        _reject(part, hook, f"{_described(value)} as {what} instead of shape {list(like.shape)}")
     return value
 
 
