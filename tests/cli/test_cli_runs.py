@@ -139,7 +139,7 @@ def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, caps
     code, error = fails(monkeypatch, capsys, *argv)
     assert code == 6, error
     assert (
-        f"The base that the run in 'run' learnt on is not there any more: '{gone}', as run.json says. Put it" in error
+        f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
     )
 
 

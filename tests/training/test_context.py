@@ -105,7 +105,7 @@ def test_a_note_that_is_no_number_is_left_out_and_told() -> None:
     ctx = context()
     ctx.note("part/cosine", 0.5)
     ctx.note("part/other", 1)
-    with pytest.warns(RuntimeWarning, match="'part/cosine' is nan; it is not noted"):
+    with pytest.warns(RuntimeWarning, match="'part/cosine' is nan; not noted"):
         ctx.note("part/cosine", float("nan"))
     assert ctx.notes == {"part/other": 1.0}
 

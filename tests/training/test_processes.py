@@ -59,7 +59,7 @@ def test_errors_keep_kind_and_message_between_processes():
 
 @pytest.mark.parametrize(
     "name,value,message",
-    [("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed keeps gradients in buffers of its own.*shard=true"),
+    [("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed keeps gradients in its own buffers.*shard=true"),
      ("ACCELERATE_USE_FSDP", "true", "Launch without --use_fsdp and use shard=true"),
      ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM replaces"),
      ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "tensor, context and sequence parallelism"),

@@ -1,9 +1,9 @@
-"""What does not work inside somebody else's trainer, refused before anything is trained, with the reason."""
+"""What does not work inside another trainer: refused before anything is trained, with the reason."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.adapters.format import OFFSETTING, REFUSED
@@ -12,7 +12,7 @@ from perdure.methods.contract.parts import BatchPenalty, Method
 from perdure.methods.replay import ExampleBuffer
 
 ENGINES: Mapping[str, str] = {
-    "DEEPSPEED": "DeepSpeed keeps gradients in buffers of its own, out of reach between backward and clipping",
+    "DEEPSPEED": "DeepSpeed keeps gradients in its own buffers, out of reach between backward and clipping",
     "FSDP": "FSDP through accelerate splits A and B too, so that no process holds the gradient a penalty is added to; "
     "perdure's own loop shards the base and keeps the adapter whole (docs/decisions/0005-processes.md)",
     "MEGATRON_LM": "Megatron-LM splits the layers themselves",
@@ -23,7 +23,7 @@ OWN_GRADIENTS = ("lomo", "layerwise")
 
 
 def check_method(method: Method) -> None:
-    """Every part works without perdure's own loop.
+    """Every part works outside perdure's own loop.
 
     Raises:
         ConfigError, UnmetNeed: names the part.
@@ -31,8 +31,8 @@ def check_method(method: Method) -> None:
     for name, penalty in method.penalties.items():
         if isinstance(penalty, BatchPenalty) and penalty.weight != 0:
             raise UnmetNeed(
-                f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop knows (`perdure run`); "
-                "your trainer's batches are its own. Penalties on weights work."
+                f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop has (`perdure run`). "
+                "Penalties on weights work."
             )
     if method.stream != "one-by-one":
         raise ConfigError(f"Method '{method.name}' trains all tasks at once: give your trainer all their data instead.")
@@ -44,21 +44,21 @@ def check_method(method: Method) -> None:
 
 
 def check_name(task: str, taken: Sequence[str]) -> None:
-    """The new task has a name of its own, fit for a folder (of a method that answers each task by its own adapter).
+    """The new task's name is unused and fit for a folder (of a method that answers each task with its own adapter).
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: it is not.
     """
     if not re.fullmatch(r"[\w-][\w.@-]*", task):
         raise ConfigError(f"A task cannot be called {task!r}: use letters, digits, '.', '_' and '-'.")
     if task in taken:
         raise ConfigError(
-            f"The new task cannot be called '{task}': an earlier adapter is, after its folder. Give Continual another `task`."
+            f"The new task cannot be called '{task}': an earlier adapter's folder has that name. Give Continual another `task`."
         )
 
 
 def check_trainer(trainer: Any) -> None:
-    """The trainer leaves whole, reduced, unscaled gradients on every process before it clips them.
+    """Before the trainer clips gradients, every process holds them whole, reduced and unscaled.
 
     Raises:
         ConfigError: it does not; says why.
@@ -67,7 +67,7 @@ def check_trainer(trainer: Any) -> None:
         raise ConfigError(f"Expected a transformers Trainer (or a subclass of it), got {type(trainer).__name__}.")
     if getattr(trainer, "model_init", None) is not None:
         raise ConfigError(
-            "The trainer makes its model anew when training begins (model_init); give it the model itself."
+            "The trainer recreates its model when training begins (model_init). Give it the model itself."
         )
     engine = trainer.accelerator.distributed_type.value
     if engine in ENGINES:
@@ -79,33 +79,29 @@ def check_trainer(trainer: Any) -> None:
         for kind in ("tp", "cp", "sp", "dp_shard"):
             if getattr(parallel, f"{kind}_size", 1) > 1:
                 raise ConfigError(
-                    f"The trainer splits the model or its sequences over processes ({kind}), so that a process holds a part of "
-                    "the gradient only. Use plain data parallelism."
+                    f"The trainer splits the model or its sequences over processes ({kind}), so a process holds only part of the "
+                    "gradient. Use plain data parallelism."
                 )
-    if len(places := {parameter.device for parameter in _parameters(trainer)}) > 1:
+    model = getattr(trainer, "model", None)
+    if model is not None and len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
         raise ConfigError(
-            f"The model lies on several devices ({', '.join(sorted(map(str, places)))}; device_map), while penalties and what is "
-            "measured need the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
+            f"The model is on several devices ({', '.join(sorted(devices))}; device_map), but penalties and measurements need "
+            "the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
         )
     if trainer.args.fp16:
         raise ConfigError(
-            "fp16 multiplies gradients by a changing factor until they are clipped, and a penalty would have to know it. Use "
+            "fp16 multiplies gradients by a changing factor until they are clipped, and penalties would need to follow it. Use "
             "bf16=True, or full precision."
         )
     if any(word in str(trainer.args.optim).lower() for word in OWN_GRADIENTS):
         raise ConfigError(
             f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
-            "another one, such as adamw_torch."
+            "another, such as adamw_torch."
         )
 
 
-def _parameters(trainer: Any) -> Iterator[Any]:
-    model = getattr(trainer, "model", None)
-    return iter(()) if model is None else model.parameters()
-
-
 def check_adapter(peft_model: Any) -> None:
-    """What is trained is a plain LoRA and nothing else.
+    """Only a plain LoRA is trained.
 
     Raises:
         ConfigError: names the setting or the parameter.
@@ -118,16 +114,16 @@ def check_adapter(peft_model: Any) -> None:
     if isinstance(start, str) and start.lower().startswith(OFFSETTING):
         raise ConfigError(
             f"The model's LoraConfig has init_lora_weights='{start}', which has changed the base already. Leave it out and "
-            "choose an init of perdure's in the method."
+            "choose one of perdure's inits in the method."
         )
     if isinstance(start, str) and start.lower() == "mica":
         raise ConfigError(
-            "The model's LoraConfig has init_lora_weights='mica', which keeps B as it began and trains A alone; perdure's "
-            "methods say themselves what is trained. Leave it out and choose an init of perdure's in the method."
+            "The model's LoraConfig has init_lora_weights='mica', which freezes B and trains only A; in perdure the method "
+            "decides what is trained. Leave it out and choose one of perdure's inits in the method."
         )
     others = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if others:
         raise ConfigError(
-            f"The model also trains {len(others)} parameters that are no LoRA factors, such as '{others[0]}'. The history holds "
-            "LoRA updates only: freeze them, or adapt their layer with LoRA."
+            f"The model also trains {len(others)} parameters that are not LoRA factors, such as '{others[0]}'. The history holds "
+            "only LoRA updates: freeze them, or adapt their layer with LoRA."
         )

@@ -2,8 +2,8 @@
 
 Legend: score_ST[s, t] is the score (a fraction of 1) on task t after stage s; T tasks, S stages. In the usual sequence
 stage s learns task s (S = T); joint training has one stage. b_T holds the untrained model's scores. In `FORMULAS`, which
-reports print, a stands for score_ST. Where a metric has no meaning (one stage, an unscored cell) it is None, never 0. Nothing
-is clipped: forgetting may be negative.
+reports print, a stands for score_ST. An undefined metric (one stage, an unscored cell) is None, never 0. Nothing is clipped:
+forgetting may be negative.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _difference(left: float | None, right: float | None) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None if there is nothing or something is missing."""
+    """The mean; None without values, or if one is missing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
@@ -101,11 +101,11 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run scored; fractions of 1, None where a metric has no meaning.
+    """The scores of a run; fractions of 1, None where a metric is undefined.
 
     Args:
         tasks: names in order; the columns of the matrix.
-        stages: names in order; its rows. One for joint training; adapters taken in as history have none.
+        stages: names in order; its rows. One for joint training; adapters given as `history` have none.
         score_matrix: [stages][tasks], the score on a task after a stage; None where it was not scored.
         untrained_scores: of the untouched base.
         examples: how many examples each task was scored on.
@@ -134,5 +134,5 @@ class Scores:
 
 
 def is_right(answer: Answer) -> bool:
-    """Whether the label, and among several label sets the task, was predicted."""
+    """Whether the label was predicted, and among several label sets also the task."""
     return answer["label"] == answer["predicted"] and "predicted_task" not in answer
