@@ -119,7 +119,7 @@ class Watched(Sum):
         folded = super().fold(ctx, past, update)
         for task in (*past.stages, ctx.stage.name):
             ctx.note(f"scored/{task}", ctx.evaluate(folded.deployed, task))
-        with pytest.raises(ConfigError, match="'sea' cannot be evaluated here"):
+        with pytest.raises(ConfigError, match="'sea' cannot be evaluated"):
             ctx.evaluate(folded.deployed, "sea")
         return folded
 

@@ -30,11 +30,7 @@ def absolute(config: RunConfig, store: Store) -> RunConfig:
 
 
 def check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) -> None:
-    """Exactly one source of tasks is given, and settings of suites only with a suite.
-
-    Raises:
-        ConfigError: no source, several, or settings of a suite beside tasks.
-    """
+    """Raise ConfigError unless exactly one source of tasks is given, and settings of suites only with a suite."""
     sources = [tasks is not None, config.suite is not None, bool(config.tasks)]
     if not any(sources):
         raise ConfigError("Nothing to learn: give `suite` (see `perdure suites`) or `tasks` (see `perdure init`).")
@@ -50,11 +46,7 @@ def check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) 
 
 
 def check_gate(config: RunConfig, method: Method, max_forgetting: float | None) -> None:
-    """The quality gate has what it compares.
-
-    Raises:
-        ConfigError: it has not; says why.
-    """
+    """Raise ConfigError if the quality gate would have no scores to compare."""
     if max_forgetting is None:
         return
     if method.stream == "joint":
@@ -64,11 +56,7 @@ def check_gate(config: RunConfig, method: Method, max_forgetting: float | None) 
 
 
 def check_changed(store: Store, config: RunConfig) -> None:
-    """A run to which tasks were added has finished what `config` begins.
-
-    Raises:
-        RunMismatch: it began with another configuration. StoreError: some of its tasks were rolled back.
-    """
+    """Raise RunMismatch or StoreError unless a run with added tasks began with `config` and has finished it."""
     store.must_match({"config": config.model_dump(mode="json")})
     if "begun" in store.manifest:
         last = store.stages()[-1]
@@ -79,11 +67,7 @@ def check_changed(store: Store, config: RunConfig) -> None:
 
 
 def check_shards(config: RunConfig, backbone: Backbone) -> None:
-    """The deployed model can be written while the base is split over processes.
-
-    Raises:
-        ConfigError: writing it needs the whole model.
-    """
+    """Raise ConfigError if the deployed model could not be written while the base is split over processes."""
     if config.shard and backbone.answers_from_examples:
         raise ConfigError(
             "shard=true does not work with a vision backbone: its deployed model is written with class means that the whole "
@@ -92,11 +76,7 @@ def check_shards(config: RunConfig, backbone: Backbone) -> None:
 
 
 def check_count(store: Store, processes: Processes) -> None:
-    """The run began with as many processes.
-
-    Raises:
-        RunMismatch: it did not.
-    """
+    """Raise RunMismatch if the run began with another number of processes."""
     if store.exists and (begun := store.about.get("processes", 1)) != processes.count:
         raise RunMismatch(
             f"The run in '{store.folder}' began with {begun} processes, and sums round differently in {processes.count}. Resume "

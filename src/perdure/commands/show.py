@@ -15,11 +15,7 @@ PER_TASK = "one adapter per task"
 
 
 def describe_run(folder: str | Path) -> dict[str, Any]:
-    """Method, model, stages with scores and sizes, metrics, disk bytes, warnings, and commands to run next.
-
-    Raises:
-        StoreError: no run there. CorruptFile: one of its records cannot be read.
-    """
+    """Method, model, tasks with scores and sizes, metrics, disk bytes, warnings and next commands; StoreError without a run."""
     store = Store(Path(folder))
     about = store.about
     learnt = [name for name in store.stages() if name not in about.get("history", {})]

@@ -23,11 +23,7 @@ OWN_GRADIENTS = ("lomo", "layerwise")
 
 
 def check_method(method: Method) -> None:
-    """Every part works outside perdure's own loop.
-
-    Raises:
-        ConfigError, UnmetNeed: names the part.
-    """
+    """Raise ConfigError or UnmetNeed if a part works only in perdure's own loop."""
     for name, penalty in method.penalties.items():
         if isinstance(penalty, BatchPenalty) and penalty.weight != 0:
             raise UnmetNeed(
@@ -44,11 +40,7 @@ def check_method(method: Method) -> None:
 
 
 def check_name(task: str, taken: Sequence[str]) -> None:
-    """The new task's name is unused and fit for a folder (of a method that answers each task with its own adapter).
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise ConfigError if the new task's name is taken or unfit for a folder (of a method with one adapter per task)."""
     if not re.fullmatch(r"[\w-][\w.@-]*", task):
         raise ConfigError(f"A task cannot be called {task!r}: use letters, digits, '.', '_' and '-'.")
     if task in taken:
@@ -58,11 +50,7 @@ def check_name(task: str, taken: Sequence[str]) -> None:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Before the trainer clips gradients, every process holds them whole, reduced and unscaled.
-
-    Raises:
-        ConfigError: it does not; says why.
-    """
+    """Raise ConfigError unless every process holds whole, reduced and unscaled gradients before the trainer clips them."""
     if not all(hasattr(trainer, name) for name in ("training_step", "accelerator", "callback_handler", "args")):
         raise ConfigError(f"Expected a transformers Trainer (or a subclass of it), got {type(trainer).__name__}.")
     if getattr(trainer, "model_init", None) is not None:
@@ -101,11 +89,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def check_adapter(peft_model: Any) -> None:
-    """Only a plain LoRA is trained.
-
-    Raises:
-        ConfigError: names the setting or the parameter.
-    """
+    """Raise ConfigError if anything but a plain LoRA is trained."""
     config = peft_model.peft_config[peft_model.active_adapter].to_dict()
     for setting, reason in REFUSED.items():
         if config.get(setting):

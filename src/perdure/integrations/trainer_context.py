@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.modes import not_training
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.contract.context import Gradients, ScoreSink, Sink, Streamed
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
@@ -131,13 +131,8 @@ class TrainerContext(StageContext):
         rows = examples if isinstance(examples, DatasetRows) else DatasetRows(examples)
         return rows.shuffled(self.generator(purpose), size)
 
-    def stream(self, batches: Iterable[Sequence[Any]], what: Streamed, sink: Sink) -> None:
-        with evaluating(self.backbone.model):
-            super().stream(batches, what, sink)
-
-    def stream_scores(self, batches: Iterable[Sequence[Any]], sink: ScoreSink) -> None:
-        with evaluating(self.backbone.model):
-            super().stream_scores(batches, sink)
+    def _measuring(self) -> AbstractContextManager[None]:
+        return not_training([*self.backbone.model.modules()])
 
     def _scored(self, batches: Iterable[Sequence[Any]]) -> Iterator[Tensor]:
         """Logits [positions, vocabulary or classes] at the trainer's labels; a causal model's label is one position further."""
@@ -149,10 +144,6 @@ class TrainerContext(StageContext):
                     logits, labels = logits[:, :-1], labels[:, 1:]
                 logits = logits[labels != -100]
             yield logits
-
-    def task_gradients(self, examples: Sequence[Any]) -> Gradients:
-        with evaluating(self.backbone.model):
-            return super().task_gradients(examples)
 
     def teacher(self, examples: Sequence[Any], tasks: Sequence[str]) -> list[Tensor]:
         _refuse("scores of labels")
@@ -175,23 +166,8 @@ def one_longer(inputs: Mapping[str, Any], pad: int | None) -> dict[str, Any]:
     return {n: functional.pad(t, (0, 1), value=fill[n]) if n in fill else t for n, t in inputs.items()}
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within: eval mode, so no dropout while measuring."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
-
-
 def training_rows(trainer: Any) -> tuple[DatasetRows, Any]:
-    """The rows the trainer trains on, and its collate function.
-
-    Raises:
-        UnmetNeed: it streams its data.
-    """
+    """The rows the trainer trains on, and its collate function; UnmetNeed if it streams its data."""
     loader = trainer.get_train_dataloader()
     if not hasattr(loader.dataset, "__len__") or not hasattr(loader.dataset, "__getitem__"):
         raise UnmetNeed(
@@ -202,11 +178,7 @@ def training_rows(trainer: Any) -> tuple[DatasetRows, Any]:
 
 
 def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, DatasetRows]:
-    """Task name -> its old rows.
-
-    Raises:
-        ConfigError: a task without any.
-    """
+    """Task name -> its old rows; ConfigError for a task without any."""
     if empty := [name for name, rows in old_examples.items() if len(rows) == 0]:
         raise ConfigError(f"old_examples: '{empty[0]}' has none. Leave the name out.")
     return {name: DatasetRows(rows) for name, rows in old_examples.items()}

@@ -41,11 +41,7 @@ def history_stages(places: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def check_names_apart(history: Collection[str], tasks: Sequence[Task]) -> None:
-    """No task has the name of a stage of the history, whose scores are not counted.
-
-    Raises:
-        ConfigError: one has.
-    """
+    """Raise ConfigError if a task has the name of a stage of the history, whose scores are not counted."""
     if taken := [task.name for task in tasks if task.name in history]:
         raise ConfigError(
             f"A task cannot be called '{taken[0]}': the stage of an adapter in `history` has that name, and no scores. Rename "
@@ -82,12 +78,7 @@ def history_warnings(config: RunConfig, store: Store) -> list[str]:
 
 
 def check_history(config: RunConfig, method: Method, model: AdaptedModel, store: Store) -> None:
-    """The adapters that the store does not hold yet fit the model and the method; call it before the run begins.
-
-    Raises:
-        AdapterError: see `check_fits` and `check_continues`.
-        UnmetNeed: the method cannot use a past without tasks.
-    """
+    """Raise AdapterError or UnmetNeed if the model or the method cannot use an adapter that the store does not hold yet."""
     if len(store.stages()) >= len(config.history):
         return
     if method.consolidate.keeps == "per-task":
@@ -129,11 +120,7 @@ def learn_history(
 
 
 def check_fits(adapter: Adapter, model: AdaptedModel) -> None:
-    """The model's LoRA targets every module that the adapter changes, in the same shape.
-
-    Raises:
-        AdapterError: names the module, and what to set.
-    """
+    """Raise AdapterError unless the model's LoRA targets every module that the adapter changes, in the same shape."""
     present = dict(model.model.named_modules())
     named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
     for module, entry in adapter.modules.items():
@@ -183,11 +170,7 @@ def own_factors(adapter: Adapter, model: AdaptedModel, dtype: torch.dtype | None
 
 
 def check_continues(history: Sequence[Adapter], method: Method, model: AdaptedModel) -> None:
-    """If the init continues from the last adapter, that has the model's rank in every module; to merge factors, all have.
-
-    Raises:
-        AdapterError: one does not; names the module.
-    """
+    """Raise AdapterError if the init continues from adapters (the last; to merge factors, all) of another rank."""
     if not method.init.continues:
         return
     for adapter in history if method.consolidate.keeps == "merged" else history[-1:]:

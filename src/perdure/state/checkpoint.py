@@ -30,18 +30,18 @@ def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, A
     """Write the past and the parts' memory; `more` is JSON, read back with `read_metadata`."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {"stages": past.stages, "scaling": {n: pair.scaling for n, pair in past.factors.items()}}
-    _put_update(tensors, "total", past.total)
-    _put_update(tensors, "carry", past.carry)
+    tensors |= packed("total", past.total)
+    tensors |= packed("carry", past.carry)
     if isinstance(past.deployed, PerTask):
         about["deployed"] = list(past.deployed.updates)
         for i, update in enumerate(past.deployed.updates.values()):
-            _put_update(tensors, f"deployed:{i}", update)
+            tensors |= packed(f"deployed:{i}", update)
     elif past.deployed is past.carry:
         about["deployed"] = "carry"
     else:
         about["deployed"] = "update"
-        _put_update(tensors, "deployed", past.deployed)
-    pack_factors(tensors, "factors", past.factors)
+        tensors |= packed("deployed", past.deployed)
+    tensors |= packed("factors", past.factors)
     save_groups(path, tensors | memory(method), {**about, **(more or {})})
 
 
@@ -54,11 +54,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def load_checkpoint(
     path: Path, method: Method, load_update: Callable[[int], Update], device: torch.device = CPU
 ) -> Past:
-    """The past, on a device; every part loads its memory.
-
-    Raises:
-        StoreError: the file belongs to a method with other parts.
-    """
+    """The past, on a device; every part loads its memory (see `remember`)."""
     about, groups = load_groups(path, device)
     remember(method, groups, path)
     carry = _update(groups.get("carry", {}))
@@ -103,11 +99,7 @@ def memory(method: Method) -> dict[str, Tensor]:
 
 
 def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-    """Load every part's memory.
-
-    Raises:
-        StoreError: there is memory of a part that the method does not have.
-    """
+    """Load every part's memory; StoreError if there is memory of a part that the method does not have."""
     parts = method.parts()
     if unknown := [name for group in groups if (name := group.removeprefix("part:")) != group and name not in parts]:
         raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(unknown)}.")
@@ -116,12 +108,13 @@ def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: P
             part.load(groups.get(f"part:{name}", {}))
 
 
-def pack_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:
-    """Add factors to the tensors of a file; their scaling belongs in `about`."""
-    for name, pair in factors.items():
-        for key in ("A", "B", "A0", "B0"):
-            if (tensor := getattr(pair, key)) is not None:
-                tensors[f"{group}/{name}/{key}"] = tensor
+def packed(group: str, modules: Mapping[str, Delta | Factors]) -> dict[str, Tensor]:
+    """An update's or factors' tensors under the names of a group; the scaling of factors belongs in `about`."""
+    tensors: dict[str, Tensor | None] = {}
+    for name, value in modules.items():
+        own = {"dense": value} if isinstance(value, Tensor) else vars(value)
+        tensors |= {f"{group}/{name}/{key}": own.get(key) for key in ("dense", "A", "B", "A0", "B0")}
+    return {key: tensor for key, tensor in tensors.items() if tensor is not None}
 
 
 def unpack_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
@@ -133,14 +126,6 @@ def _deployed(kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], ca
     if isinstance(kind, list):
         return PerTask({task: _update(groups.get(f"deployed:{i}", {})) for i, task in enumerate(kind)})
     return carry if kind == "carry" else _update(groups.get("deployed", {}))
-
-
-def _put_update(tensors: dict[str, Tensor], group: str, update: Update) -> None:
-    for name, delta in update.items():
-        if isinstance(delta, LowRank):
-            tensors[f"{group}/{name}/A"], tensors[f"{group}/{name}/B"] = delta.A, delta.B
-        else:
-            tensors[f"{group}/{name}/dense"] = delta
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

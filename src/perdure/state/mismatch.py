@@ -17,11 +17,7 @@ RunRecord = Mapping[str, Any]
 
 
 def check_same(folder: Path, begun: RunRecord, now: RunRecord, learnt: Collection[str]) -> None:
-    """The run in `folder`, whose stages `learnt` are finished, matches the entries that `now` has.
-
-    Raises:
-        RunMismatch: names everything that differs; the order of the tasks counts.
-    """
+    """Raise RunMismatch unless the run in `folder` (finished stages: `learnt`) has the entries and task order of `now`."""
     known = dict(begun)
     if "config" in known:  # a setting that did not exist yet has its default
         known["config"] = load_config(known["config"]).model_dump(mode="json")

@@ -56,11 +56,7 @@ def reopen(store: Store, tasks: Sequence[Task]) -> Reopened:
 
 
 def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedModel, Backbone]:
-    """The run's model without its method, as it was when the run began: enough to answer.
-
-    Raises:
-        StoreError: the base model is not where it was. RunMismatch: it changed since.
-    """
+    """The run's model without its method, as it was when the run began: enough to answer. For errors see `reopen`."""
     about = store.about
     check_base_there(store)
     torch.set_num_threads(about["threads"])
@@ -71,21 +67,13 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
 
 
 def begun_config(store: Store) -> RunConfig:
-    """The configuration the run began with.
-
-    Raises:
-        StoreError: no run there.
-    """
+    """The configuration the run began with; StoreError without a run."""
     about = store.begun
     return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def check_base_there(store: Store) -> None:
-    """The folder of the run's base still exists; `check_base` compares its weights once they are loaded.
-
-    Raises:
-        StoreError: it does not.
-    """
+    """Raise StoreError if the folder of the run's base is gone; `check_base` compares its weights once they are loaded."""
     model = str(store.begun["config"]["backbone"]["model"])
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise StoreError(
@@ -95,11 +83,7 @@ def check_base_there(store: Store) -> None:
 
 
 def check_base(store: Store, model: AdaptedModel) -> None:
-    """The model's pretrained weights are those the run began with.
-
-    Raises:
-        RunMismatch: they are not; gives both fingerprints.
-    """
+    """Raise RunMismatch, with both fingerprints, unless the pretrained weights are those the run began with."""
     begun, now = store.begun, model.fingerprint()
     if begun.get("base") not in (None, now):
         raise RunMismatch(base_changed(store.folder, begun, now))
@@ -146,11 +130,7 @@ def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]
 
 
 def load_recorded(store: Store, spec: TaskSpec) -> Task:
-    """A task of the run, loaded again from the files it recorded.
-
-    Raises:
-        DataError: one of them no longer exists, or cannot be read.
-    """
+    """A task of the run, loaded again from the files it recorded; DataError if one is gone or cannot be read."""
     files = [] if spec.dataset or spec.package else [file for s in SPLITS if (file := getattr(spec, s))]
     for file in files:
         if not Path(file).is_file():

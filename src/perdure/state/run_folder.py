@@ -43,11 +43,7 @@ class RunFolder:
 
     @property
     def begun(self) -> dict[str, Any]:
-        """run.json.
-
-        Raises:
-            StoreError: the folder holds no run.
-        """
+        """run.json; StoreError if the folder holds no run."""
         if not self.exists:
             raise StoreError(
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
@@ -71,11 +67,7 @@ class RunFolder:
 
     @property
     def about(self) -> dict[str, Any]:
-        """run.json plus what was added to the run, minus what was rolled back; `added`: added task -> its settings.
-
-        Raises:
-            StoreError: the folder holds no run.
-        """
+        """run.json plus what was added, minus what was rolled back; `added`: added task -> its settings."""
         about, manifest = self.begun, self.manifest
         added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
         for key in BY_TASK:
@@ -107,11 +99,7 @@ class RunFolder:
         return self.folder / STAGES / self.manifest["stages"][position]["folder"]
 
     def verify(self) -> None:
-        """Check every file of the finished stages against the manifest.
-
-        Raises:
-            CorruptFile: names the file, and the last stage that is intact.
-        """
+        """Raise CorruptFile, with the last intact stage, if a file of a finished stage does not match the manifest."""
         intact = "none"
         for entry in self.manifest["stages"]:
             for name, digest in entry["files"].items():

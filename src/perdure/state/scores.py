@@ -11,11 +11,7 @@ from perdure.training.metrics import Scores, summary
 
 
 def read_scores(folder: str | Path) -> Scores:
-    """The scores of the run's finished stages.
-
-    Raises:
-        StoreError: no run there, or none of its stages is finished.
-    """
+    """The scores of the run's finished stages; StoreError without a run or a finished stage."""
     store = Store(Path(folder))
     about = store.about
     history, tasks = about.get("history", {}), list(about["tasks"])

@@ -50,12 +50,7 @@ class Store(RunFolder):
         self._accept = accept
 
     def create(self, about: Mapping[str, Any]) -> None:
-        """Write run.json, or accept the run in the folder if it is the same one; other versions are noted as warnings.
-
-        Raises:
-            RunMismatch: the folder holds another run; names what differs.
-            StoreError: it holds something else.
-        """
+        """Write run.json, or accept the same run in the folder (see `must_match`), with a warning about other versions."""
         self.must_match(about)
         if not self.exists:
             write_json(self.folder / RUN, about)
@@ -65,12 +60,7 @@ class Store(RunFolder):
                 self._commit({**self.manifest, "warnings": [*self.manifest.get("warnings", []), *new]})
 
     def must_match(self, about: Mapping[str, Any]) -> None:
-        """The folder is new, or holds the run that `about` describes, in the entries `about` has.
-
-        Raises:
-            RunMismatch: names everything that differs; the order of the tasks counts.
-            StoreError: the folder holds something other than a run.
-        """
+        """Raise RunMismatch unless the run in the folder has the entries of `about`; StoreError if it holds something else."""
         own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.exists:
             check_same(self.folder, self.begun, about, self.stages())

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.methods.contract.parts import Method, Start
-from perdure.state.checkpoint import load_groups, memory, pack_factors, remember, save_groups, unpack_factors
+from perdure.state.checkpoint import load_groups, memory, packed, remember, save_groups, unpack_factors
 from perdure.state.store import UNFINISHED, Store
 from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
@@ -91,11 +91,7 @@ class Unfinished:
             self._training = None
 
     def stepped(self, training: Training) -> None:
-        """Write a checkpoint if it is time to, or a signal asked the process to end.
-
-        Raises:
-            SystemExit: by SIGTERM. KeyboardInterrupt: by Ctrl-C.
-        """
+        """Write a checkpoint if it is time to; after a signal write one and raise SystemExit (SIGTERM) or KeyboardInterrupt."""
         if self._seconds is None:
             return
         if self._signalled():
@@ -151,10 +147,10 @@ class Unfinished:
         folder.mkdir(parents=True)
         started = self._ctx.started
         tensors = {f"training/{key}": tensor for key, tensor in training.state().items()}
-        pack_factors(tensors, "started", started)
+        tensors |= packed("started", started) | memory(self._method)
         scaling = {name: pair.scaling for name, pair in started.items()}
         about = {"scaling": scaling, "trainable": self._model.trainable}
-        save_groups(folder / STATE, tensors | memory(self._method), about)
+        save_groups(folder / STATE, tensors, about)
         write_lines(folder / LOG, map(dataclasses.asdict, self._steps))
         write_json(folder / NOTES, self._ctx.notes)
         files = sync_tree(folder)

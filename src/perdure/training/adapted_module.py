@@ -47,11 +47,7 @@ class AdaptedModule:
 
     @classmethod
     def around(cls, name: str, layer: Any, adapter: str) -> AdaptedModule:
-        """The module of a PEFT LoRA layer.
-
-        Raises:
-            ConfigError: the adapter is merged, or adapts something other than the weight of a linear layer.
-        """
+        """The module of a PEFT LoRA layer; ConfigError if it is merged or is not a linear layer."""
         if layer.merged or adapter not in layer.lora_A or layer.lora_A[adapter].weight.ndim != 2:
             raise ConfigError(
                 f"The adapter '{adapter}' at '{name}' is merged into the base, or does not adapt a linear layer's weight. Give "
@@ -77,11 +73,7 @@ class AdaptedModule:
         return self.B.shape[0], self.A.shape[1]
 
     def weight(self, name: str, delta: Delta | None) -> Tensor:
-        """pretrained + `delta`, [O, I] in fp32; without `delta` the stored tensor itself. `name` is for errors.
-
-        Raises:
-            UnmetNeed: the base is quantised.
-        """
+        """pretrained + `delta`, [O, I] in fp32 (the stored tensor itself without `delta`); UnmetNeed if quantised."""
         if self.pretrained_OI is None:
             raise UnmetNeed(f"'{name}' is stored quantised and has no dense weight. Load the base in bf16 or fp32.")
         pretrained = gathered(self.pretrained_OI)
@@ -89,11 +81,7 @@ class AdaptedModule:
 
     @torch.no_grad()
     def set_update(self, name: str, delta: Delta | None, start: Factors | None) -> None:
-        """Set the base to pretrained + `delta` - s B_0 A_0, the offset being that of `start`; `name` is for errors.
-
-        Raises:
-            UnmetNeed: the base is quantised and `delta` dense.
-        """
+        """Set the base to pretrained + `delta` - s B_0 A_0 (the offset of `start`); UnmetNeed if quantised and `delta` dense."""
         A0, B0, scaling = (start.A0, start.B0, start.scaling) if start else (None, None, 1.0)
         if self.side is not None:
             terms = [] if delta is None else [_low_rank(name, delta)]

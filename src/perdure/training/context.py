@@ -7,7 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -82,8 +82,11 @@ class StageContext:
     def batches(self, examples: Sequence[Example], size: int, purpose: str) -> Iterable[Sequence[Example]]:
         return cut_batches(examples, size, self.generator(purpose), self.backbone.length)
 
+    def _measuring(self) -> AbstractContextManager[None]:
+        return without_dropout(self.backbone.model)
+
     def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
-        with without_dropout(self.backbone.model):
+        with self._measuring():
             if what == "gradients":
                 self._stream_gradients(batches, sink)
             else:
@@ -138,7 +141,7 @@ class StageContext:
 
             return hook
 
-        with ExitStack() as hooks, without_dropout(self.backbone.model):
+        with ExitStack() as hooks, self._measuring():
             for name, module in self.model.modules.items():
                 hooks.enter_context(module.layer.register_forward_hook(hook_for(name)))
             for score_NL in self._scored(batches):
@@ -157,7 +160,7 @@ class StageContext:
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         parameters = self.model.parameters()
-        with without_dropout(self.backbone.model):
+        with self._measuring():
             loss = self.backbone.forward(self.backbone.collate(examples)).loss
             grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         by_id: dict[int, Tensor | None] = {id(p): g for p, g in zip(parameters, grads, strict=True)}
@@ -167,7 +170,7 @@ class StageContext:
         return self.backbone.scores(batch, outputs, task)
 
     def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
-        with torch.no_grad(), without_dropout(self.backbone.model), self.model.holding(self.started):
+        with torch.no_grad(), self._measuring(), self.model.holding(self.started):
             batch = self.backbone.collate(examples)
             outputs = self.backbone.forward(batch)
             return [self.backbone.scores(batch, outputs, task) for task in tasks]

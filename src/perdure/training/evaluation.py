@@ -41,12 +41,7 @@ def own_task(prediction: Prediction, example: Example) -> bool:
 
 
 def check_scorable(task: Task, split: str) -> None:
-    """The task can be scored on `split`; call it before anything is learnt.
-
-    Raises:
-        UnknownName: its metric is unknown.
-        ConfigError: the package its metric needs is missing, or it has no examples in `split`.
-    """
+    """Raise UnknownName or ConfigError if the task lacks a known metric, the package for it, or examples in `split`."""
     known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
     if task.metric not in known:
         raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)

@@ -98,11 +98,7 @@ class AdaptedModel:
         self.modules = {name: AdaptedModule.around(name, layer, self._adapter) for name, layer in layers.items()}
 
     def shard(self, processes: Processes) -> None:
-        """Split the base's weights over the processes; every process keeps the whole adapter.
-
-        Raises:
-            ConfigError: the base is quantised, or there is only one process.
-        """
+        """Split the base over the processes, not the adapter; ConfigError if it is quantised or there is only one process."""
         if not self.dense_base:
             raise ConfigError("shard=true splits dense weights; a quantised base stays whole. Use one of the two.")
         processes.shard(self.model, {p for module in self.modules.values() for p in (module.A, module.B)})
@@ -162,11 +158,7 @@ class AdaptedModel:
             self.modules[name].A.grad, self.modules[name].B.grad = grad_A, grad_B
 
     def weight(self, module: str) -> Tensor:
-        """pretrained + carry of one module, [O, I] in fp32.
-
-        Raises:
-            UnmetNeed: the base is quantised.
-        """
+        """pretrained + carry of one module, [O, I] in fp32; UnmetNeed if the base is quantised."""
         carry = self._carry.get(module)
         weight = self.modules[module].weight(module, carry)
         return weight.clone() if carry is None else weight

@@ -74,11 +74,7 @@ class Processes:
         return work()
 
     def shard(self, model: nn.Module, whole: set[nn.Parameter]) -> None:
-        """Split all weights of `model` except those in `whole` over the processes.
-
-        Raises:
-            ConfigError: there is only one process.
-        """
+        """Split all weights of `model` except those in `whole` over the processes; ConfigError if there is only one."""
         raise ConfigError(
             "shard=true splits the base's weights over processes, but there is only one. Start it with `accelerate launch "
             "--num_processes 2 -m perdure run ...` (or torchrun), or leave it out."
@@ -163,11 +159,7 @@ class Group(Processes):
 
 
 def join() -> Processes:
-    """The processes this one was started with: by accelerate's launcher, by torchrun, or alone.
-
-    Raises:
-        ConfigError: they were started for an engine that perdure does not work with; says why.
-    """
+    """The processes that accelerate's launcher or torchrun started, or this one alone; ConfigError for an unsupported engine."""
     for name, reason in ENGINES.items():
         if os.environ.get(name, "false").lower() not in ("", "0", "false"):
             raise ConfigError(f"The launcher set {name}, which perdure does not work with: {reason}.")

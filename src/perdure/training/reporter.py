@@ -33,11 +33,7 @@ class Quiet(Reporter):
 
 
 def as_reporter(report: Reporter | None, main: bool = True) -> Reporter:
-    """The reporter given as `report`, or a quiet one without it and on all but the main process.
-
-    Raises:
-        ConfigError: it lacks a reporter's methods.
-    """
+    """`report`, or a quiet reporter without it and on all but the main process; ConfigError if it lacks methods."""
     if report is None:
         return Quiet()
     if isinstance(report, type) or not all(

@@ -82,13 +82,8 @@ def schedule(step: int, total: int, settings: TrainingSettings) -> float:
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
-    match settings.schedule:
-        case "linear":
-            return 1.0 - done
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * done))
-        case _:
-            return 1.0
+    decay = {"linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+    return decay.get(settings.schedule, 1.0)
 
 
 class Average:

@@ -10,11 +10,7 @@ from perdure.errors import ConfigError
 
 
 def check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
-    """Every target matches a module, none shares its weight with another module, and no layer's rank is below `rank`.
-
-    Raises:
-        ConfigError: names the target or the module.
-    """
+    """Raise ConfigError unless every target matches a module with its own weight, of which no side is below `rank`."""
     shared = _sharing_modules(model)
     linear = {n: s for n, m in model.named_modules() if not isinstance(m, nn.Embedding) and (s := _shape(m))}
     for target in targets:
@@ -31,11 +27,7 @@ def check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None
 
 
 def check_unshared(model: nn.Module, names: Iterable[str]) -> None:
-    """No module in `names` shares its weight with another module.
-
-    Raises:
-        ConfigError: names the module.
-    """
+    """Raise ConfigError if a module in `names` shares its weight with another module."""
     _refuse_shared(names, _sharing_modules(model))
 
 
