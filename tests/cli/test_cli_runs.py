@@ -165,7 +165,7 @@ def test_a_run_that_was_only_begun_is_shown(here):
     about = json.loads((here / "run/run.json").read_text())
     about["config"]["tasks"] = []  # as where they were given from Python: resume would refuse it
     (here / "run/run.json").write_text(json.dumps(about))
-    assert json.loads(said("show", "run", "--json"))["next"] == ["perdure.learn(tasks=[...], out='run') to go on"]
+    assert json.loads(said("show", "run", "--json"))["next"] == ["perdure.learn(tasks=[...], out='run') to resume"]
 
 
 def test_help_imports_nothing_heavy():

@@ -284,8 +284,8 @@ def test_methods_that_need_the_loop_are_refused(method, message):
     "settings,message",
     [({"fp16": True}, "fp16 multiplies gradients"), ({"optim": "lomo"}, "steps inside backward"),
      ({"distributed_type": "DEEPSPEED"}, "DeepSpeed keeps gradients"),
-     ({"distributed_type": "FSDP"}, "perdure's own loop shards the base"),
-     ({"distributed_type": "MEGATRON_LM"}, "Megatron-LM splits the layers"),
+     ({"distributed_type": "FSDP"}, "perdure's own loop shards only the base"),
+     ({"distributed_type": "MEGATRON_LM"}, "Megatron-LM replaces the model"),
      ({"tp_size": 2}, r"splits the model or its sequences over processes \(tp\)"),
      ({"model_init": object}, "recreates its model")],
 )  # fmt: skip

@@ -84,10 +84,7 @@ def add(
                 *(f"{new.name}: {line}" for line in other_versions(store.begun, now)),
             ],
         }
-        with (
-            reporting(report, every, opened.method, opened.config, store),
-            store.transaction() as more,
-        ):
+        with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
             more["added"] = record
             run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
     return report_end(report, store)

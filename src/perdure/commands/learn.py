@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,11 @@ def learn(
         ConfigError, DataError, StoreError, TrainingError, QualityGate: see `perdure.errors`.
     """
     as_reporter(report)
-    every = () if tasks is None else _listed(tasks)
+    if isinstance(tasks, (Task, TaskSpec, str, Path, Mapping)):
+        tasks = [cast(OneTask, tasks)]
+    if not isinstance(tasks, Iterable | None):
+        raise ConfigError(f"tasks={tasks!r:.80}: expected a list of tasks, of their YAML files or of their settings.")
+    every = list(tasks or ())
     given = [task for task in every if isinstance(task, Task)]
     specs = [task_spec(task) for task in every if not isinstance(task, Task)]
     if given and specs:
@@ -83,14 +88,6 @@ def learn(
     config = load_config({"method": method, "backbone": backbone, **settings})
     own = None if tasks is None or specs else [checked(task) for task in given]
     return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
-
-
-def _listed(tasks: OneTask | Iterable[OneTask]) -> tuple[OneTask, ...]:
-    if isinstance(tasks, (Task, TaskSpec, str, Path, Mapping)):
-        return (cast(OneTask, tasks),)
-    if not isinstance(tasks, Iterable):
-        raise ConfigError(f"tasks={tasks!r:.80}: expected a list of tasks, of their YAML files or of their settings.")
-    return tuple(tasks)
 
 
 def run_config(
@@ -124,7 +121,8 @@ def run_config(
             return report_end(report, store)
         if config.suite and suite is None:
             suite = processes.main_first(lambda: load_configured_suite(config))
-        chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: _from_files(store, config)))
+        load = partial(load_recorded, store) if store.exists else load_task  # a missing file has another reason then
+        chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: list(map(load, config.tasks))))
         for task in chosen:
             check_scorable(task, config.evaluation.split)
         # conflicting names and too many tasks are refused before a model is loaded
@@ -156,11 +154,6 @@ def run_config(
     return report_end(report, store)
 
 
-def _from_files(store: Store, config: RunConfig) -> list[Task]:
-    """The configured tasks; for an existing run, the error about a missing file says that it was recorded."""
-    return [load_recorded(store, spec) if store.exists else load_task(spec) for spec in config.tasks]
-
-
 @contextmanager
 def _writing(store: Store, processes: Processes) -> Iterator[None]:
     """The main process holds the store's lock; if another run holds it, every process gets the error."""
@@ -173,10 +166,7 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 def reporting(
     report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
 ) -> Iterator[None]:
-    """Report which stages begin, and the end if the body fails.
-
-    Adapters of `history` count as finished from the start, because nothing is trained for them.
-    """
+    """Report which stages begin (adapters of `history`, for which nothing is trained, as finished), and a body that fails."""
     try:
         names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
         report.begin(names, max(len(store.stages()), len(config.history)))

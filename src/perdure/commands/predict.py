@@ -24,9 +24,6 @@ from perdure.tasks.spec import TaskSpec
 from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, named_by_number, same_task, version
 from perdure.training.evaluation import answer
 
-Input = tuple[str, str | None]
-"""A text, and its correct label if known."""
-
 
 def predict(
     run: str | Path,
@@ -76,11 +73,7 @@ def predict(
 
 
 def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: bool = False) -> None:
-    """Write one JSON object per line; the file appears whole or not at all.
-
-    Raises:
-        StoreError: it exists and `overwrite` is not set, is part of a run or a merge state, or cannot be written.
-    """
+    """Write one JSON object per line, all or nothing; for errors see `check_file` and `write_text`."""
     check_file(path, overwrite=overwrite)
     write_text(path, "".join(f"{as_line(row)}\n" for row in rows))
 
@@ -143,7 +136,8 @@ def _task_needed(store: Store, names: Sequence[str]) -> StoreError:
     )
 
 
-def _inputs(inputs: str | Path | Sequence[str], spec: TaskSpec, encoding: str) -> list[Input]:
+def _inputs(inputs: str | Path | Sequence[str], spec: TaskSpec, encoding: str) -> list[tuple[str, str | None]]:
+    """Texts, each with its correct label if known."""
     if not isinstance(inputs, (str, Path)):
         return [(text, None) for text in _texts(inputs)]
     rows = read_rows(Path(inputs), encoding, "the current folder")

@@ -23,13 +23,10 @@ from perdure.tasks.task import Task
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import Processes
 
-PACKAGES = ("perdure", "torch", "transformers", "peft")
-"""Those that a run's numbers depend on."""
-
 
 def versions() -> dict[str, str]:
-    """Package that a run's numbers depend on -> its version here."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    """The versions here of the packages that a run's numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in ("perdure", "torch", "transformers", "peft")}
 
 
 def run_record(

@@ -11,7 +11,7 @@ from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store
 from perdure.training.metrics import FORMULAS, Scores
 
-PER_TASK = "one adapter per task"
+PER_TASK = "one adapter a task"
 
 
 def describe_run(folder: str | Path) -> dict[str, Any]:
@@ -20,22 +20,23 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
     about = store.about
     learnt = [name for name in store.stages() if name not in about.get("history", {})]
     scores = read_scores(folder) if learnt else None
+    config = about["config"]
     return {
         "folder": str(folder),
         "finished": store.finished,
-        "method": about["config"]["method"],
-        "backbone": about["config"]["backbone"],
+        **{key: config[key] for key in ("method", "backbone", "lora", "seed")},
         "base": about.get("base"),
-        "lora": about["config"]["lora"],
-        "seed": about["config"]["seed"],
         "precision": about.get("precision"),
-        "source": about["config"].get("suite") or "own tasks",
+        "source": config.get("suite") or "own tasks",
         "history": list(about.get("history", {})),
         "tasks": _tasks(about, scores),
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
-        "split": about["config"]["evaluation"]["split"],
+        "split": config["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
-        "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, QUARANTINE)},
+        "bytes": {
+            name: sum(path.stat().st_size for path in (store.folder / name).rglob("*") if path.is_file())
+            for name in (STAGES, DEPLOYED, QUARANTINE)
+        },
         "warnings": about.get("warnings", []),
         "aside": {
             path.parent.name: read_json(path)["why"] for path in sorted((store.folder / QUARANTINE).glob("*/why.json"))
@@ -68,10 +69,6 @@ def _deployed(folder: Path) -> str | None:
     if (folder / "config.json").is_file():
         return "model"
     return PER_TASK if folder.is_dir() else None
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _next(store: Store, about: dict[str, Any]) -> list[str]:

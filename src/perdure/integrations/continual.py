@@ -90,8 +90,7 @@ class Continual:
 
         Raises:
             ConfigError: the trainer, its engine or its model does not fit, or its base already carries a past; says why.
-            AdapterError: an earlier adapter changes modules that the model's LoRA does not target, or has another rank and the
-                method continues from its factors.
+            AdapterError: an earlier adapter does not fit the model's LoRA in modules, or in the rank that the method continues.
         """
         if self._trainer is not None:
             raise ConfigError("This Continual is attached already. Make a new one for every trainer.")
@@ -99,8 +98,7 @@ class Continual:
         peft_model = trainer.accelerator.unwrap_model(trainer.model)
         self.model = AdaptedModel.around(peft_model)
         check_adapter(peft_model)
-        for adapter in self.history:
-            check_fits(adapter, self.model)
+        check_fits(self.history, self.model)
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))
         if getattr(self.model.model, FOLDED, False):
@@ -114,11 +112,10 @@ class Continual:
         self._wrap(trainer)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write the new task's adapter: a plain PEFT folder, the next entry of `history`; only on the main process.
+        """Write the new task's adapter on the main process: a plain PEFT folder, the next entry of `history`.
 
         Raises:
-            StoreError: the folder exists.
-            ConfigError: not attached.
+            StoreError: the folder exists. ConfigError: not attached.
         """
         if not self._attached().is_world_process_zero():
             return
@@ -139,11 +136,7 @@ class Continual:
             save_memory(made, after, self.method, self._digests)
 
     def save_deployed(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write the model that answers queries: an adapter if that is exact, else the merged model.
-
-        Raises:
-            StoreError: the folder exists.
-        """
+        """Write the model that answers queries: an adapter if that is exact, else the merged model; for errors see `save`."""
         trainer = self._attached()
         folded = self._folded or self._consolidated(self._update())
         if trainer.is_world_process_zero():
@@ -228,18 +221,7 @@ class Continual:
         if self.method.step_rule:
             self.model.set_gradients(calls.stepping(self.method.step_rule, self.ctx, self.model.gradients()))
 
-    def stepped(self, learning_rate: float) -> None:
-        """After an optimiser step: the step rule may change the factors."""
-        if self.method.step_rule:
-            calls.stepped(self.method.step_rule, self.ctx, self.model.factors(), learning_rate)
-
-    def begin(self) -> None:
-        """When training begins, perhaps again: parts remember only the earlier tasks."""
-        for name, part in self.method.parts().items():
-            part.load(self._memory[name])
-
-    def finish(self) -> None:
-        """When training has ended: parts measure what they must remember."""
+    def _finish(self) -> None:
         update = self._update()
         calls.after_task(self.method.parts().values(), self.ctx, update)
         # a consolidation that measures needs the model as trained; any other waits for `save_deployed`
@@ -258,14 +240,26 @@ class Continual:
 
 
 class _Events(TrainerCallback):
+    """The trainer's own events."""
+
     def __init__(self, continual: Continual) -> None:
         self._continual = continual
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._continual.begin()
+        """Parts remember only the earlier tasks, also if training begins again."""
+        for name, part in self._continual.method.parts().items():
+            part.load(self._continual._memory[name])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._continual.stepped(float(kwargs["optimizer"].param_groups[0]["lr"]))
+        """The step rule may change the factors."""
+        rule, model, rate = (
+            self._continual.method.step_rule,
+            self._continual.model,
+            float(kwargs["optimizer"].param_groups[0]["lr"]),
+        )
+        if rule:
+            calls.stepped(rule, self._continual.ctx, model.factors(), rate)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._continual.finish()
+        """Parts measure what they must remember."""
+        self._continual._finish()

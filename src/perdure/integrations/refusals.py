@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.adapters.format import OFFSETTING, REFUSED
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.parts import BatchPenalty, Method
 from perdure.methods.replay import ExampleBuffer
+from perdure.training.processes import ENGINES
 
-ENGINES: Mapping[str, str] = {
-    "DEEPSPEED": "DeepSpeed keeps gradients in its own buffers, out of reach between backward and clipping",
-    "FSDP": "FSDP through accelerate splits A and B too, so that no process holds the gradient a penalty is added to; "
-    "perdure's own loop shards the base and keeps the adapter whole (docs/decisions/0005-processes.md)",
-    "MEGATRON_LM": "Megatron-LM splits the layers themselves",
-    "XLA": "XLA compiles the whole step",
-}
-OWN_GRADIENTS = ("lomo", "layerwise")
-"""Optimisers that step inside backward: no gradient is left to add a penalty to."""
+STEP_INSIDE_BACKWARD = ("lomo", "layerwise")
+"""Optimisers after whose backward no gradient is left to add a penalty to."""
 
 
 def check_method(method: Method) -> None:
@@ -63,13 +57,12 @@ def check_trainer(trainer: Any) -> None:
             f"The trainer runs on {engine}, where penalties cannot be added: {ENGINES[engine]}. Use plain data parallelism "
             "(`accelerate launch --num_processes N` or torchrun)."
         )
-    if (parallel := getattr(trainer.accelerator, "parallelism_config", None)) is not None:
-        for kind in ("tp", "cp", "sp", "dp_shard"):
-            if getattr(parallel, f"{kind}_size", 1) > 1:
-                raise ConfigError(
-                    f"The trainer splits the model or its sequences over processes ({kind}), so a process holds only part of the "
-                    "gradient. Use plain data parallelism."
-                )
+    parallel = getattr(trainer.accelerator, "parallelism_config", None)
+    if kinds := [kind for kind in ("tp", "cp", "sp", "dp_shard") if getattr(parallel, f"{kind}_size", 1) > 1]:
+        raise ConfigError(
+            f"The trainer splits the model or its sequences over processes ({kinds[0]}), so a process holds only part of the "
+            "gradient. Use plain data parallelism."
+        )
     model = getattr(trainer, "model", None)
     if model is not None and len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
         raise ConfigError(
@@ -81,7 +74,7 @@ def check_trainer(trainer: Any) -> None:
             "fp16 multiplies gradients by a changing factor until they are clipped, and penalties would need to follow it. Use "
             "bf16=True, or full precision."
         )
-    if any(word in str(trainer.args.optim).lower() for word in OWN_GRADIENTS):
+    if any(word in str(trainer.args.optim).lower() for word in STEP_INSIDE_BACKWARD):
         raise ConfigError(
             f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
             "another, such as adamw_torch."
@@ -94,16 +87,13 @@ def check_adapter(peft_model: Any) -> None:
     for setting, reason in REFUSED.items():
         if config.get(setting):
             raise ConfigError(f"The model's LoraConfig sets {setting}; {reason}. Leave it out.")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(OFFSETTING):
+    start = str(config.get("init_lora_weights")).lower()
+    changes_base = start.startswith(OFFSETTING)
+    if changes_base or start == "mica":
         raise ConfigError(
-            f"The model's LoraConfig has init_lora_weights='{start}', which has changed the base already. Leave it out and "
-            "choose one of perdure's inits in the method."
-        )
-    if isinstance(start, str) and start.lower() == "mica":
-        raise ConfigError(
-            "The model's LoraConfig has init_lora_weights='mica', which freezes B and trains only A; in perdure the method "
-            "decides what is trained. Leave it out and choose one of perdure's inits in the method."
+            f"The model's LoraConfig has init_lora_weights='{start}', which "
+            f"{'has changed the base already' if changes_base else 'freezes B and trains only A'}. Leave it out and choose one "
+            "of perdure's inits in the method."
         )
     others = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if others:

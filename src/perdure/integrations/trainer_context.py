@@ -93,25 +93,20 @@ class TrainerBackbone:
         return Batch(examples, inputs, len(examples), mask)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The trainer's own loss."""
         with self._trainer.compute_loss_context_manager():
             return Outputs(self._trainer.compute_loss(self.model, dict(batch.inputs)))
 
     def features(self, batch: Batch) -> Any:
-        """One forward pass."""
         with self._trainer.compute_loss_context_manager():
             return self.model(**batch.inputs)
 
     def length(self, example: Any) -> int:
-        """Unknown; batches are not sorted."""
-        return 0
+        return 0  # unknown; batches are not sorted
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Refused."""
         _refuse("scores of labels")
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """Refused."""
         _refuse("predictions")
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:

@@ -87,8 +87,7 @@ def check_history(config: RunConfig, method: Method, model: AdaptedModel, store:
             "answer. Choose a method that merges."
         )
     adapters = [open_adapter(place) for place in config.history]
-    for adapter in adapters:
-        check_fits(adapter, model)
+    check_fits(adapters, model)
     check_continues(adapters, method, model)
 
 
@@ -115,16 +114,17 @@ def learn_history(
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
         past = with_stage(past, ctx, method, remembering, update, factors)
         record = StageRecord(report, stage.name)
-        base = public_name(config.backbone["model"])
-        save_stage(store, stage.name, past, method, update, record, {}, {}, model, base)
+        save_stage(
+            store, stage.name, past, method, update, record, {}, {}, model, public_name(config.backbone["model"])
+        )
 
 
-def check_fits(adapter: Adapter, model: AdaptedModel) -> None:
-    """Raise AdapterError unless the model's LoRA targets every module that the adapter changes, in the same shape."""
+def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
+    """Raise AdapterError unless the model's LoRA targets every module that the adapters change, in the same shape."""
     present = dict(model.model.named_modules())
-    named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
-    for module, entry in adapter.modules.items():
+    for adapter, module, entry in ((a, module, entry) for a in history for module, entry in a.modules.items()):
         changes = f"'{adapter.folder}' changes '{module}'"
+        named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
         if module not in present:
             raise AdapterError(f"{changes}, which the model does not have. Use another base (--backbone){named}.")
         if module not in model.modules or entry.kind != "linear":

@@ -61,11 +61,7 @@ class JsonLines(Reporter):
 
 
 class Plain(Reporter):
-    """A line when a stage begins and when it is scored, with the time left; also for log files.
-
-    Args:
-        title: what is running.
-    """
+    """A line when a stage begins and when it is scored, with the time left; also for log files. `title`: what is running."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -145,11 +141,7 @@ class Live(Reporter):
 
 
 def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
-    """The reporter for `mode` ('quiet', 'json', or 'auto': a live bar on a terminal, plain lines elsewhere), after `others`.
-
-    Raises:
-        UnknownName: another mode.
-    """
+    """The reporter for `mode` ('quiet', 'json', or 'auto': a live bar on a terminal, plain lines elsewhere), after `others`."""
     if mode not in ("auto", "json", "quiet"):
         raise UnknownName("kind of progress", mode, ("auto", "json", "quiet"))
     if mode == "auto":

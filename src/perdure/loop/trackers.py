@@ -37,13 +37,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 class Trackers(Reporter):
     """Logs a run to trackers. One that fails during the run is dropped with a warning, and the run continues.
 
-    Args:
-        folder: of the run.
-        names: some of `TRACKERS`.
-
-    Raises:
-        UnknownName: no tracker of that name.
-        ConfigError: its package is not installed; says how to install it.
+    `folder`: the run's; `names`: some of `TRACKERS` (UnknownName for others, ConfigError if a package is not installed).
     """
 
     def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
@@ -113,27 +107,22 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int |
     """
     plain: dict[str, str | int | float | bool] = {}
     for key, value in settings.items():
-        match value:
-            case None:
-                pass
-            case Mapping():
-                plain |= flat(value, f"{prefix}{key}.")
-            case str() | int() | float():
-                plain[prefix + key] = value
-            case _:
-                items = (item.get("name", item) if isinstance(item, Mapping) else item for item in value)
-                plain[prefix + key] = ", ".join(map(str, items))
+        if isinstance(value, Mapping):
+            plain |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float):
+            plain[prefix + key] = value
+        elif value is not None:
+            items = (item.get("name", item) if isinstance(item, Mapping) else item for item in value)
+            plain[prefix + key] = ", ".join(map(str, items))
     return plain
 
 
 def _tracker(name: str, folder: Path) -> GeneralTracker:
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
-    match name:
-        case "tensorboard":
-            return TensorBoardTracker("tensorboard", logging_dir=folder)
-        case "mlflow":
-            return MLflowTracker("perdure", run_name=folder.name)
-        case _:
-            project = os.environ.get("WANDB_PROJECT", "perdure")
-            return WandBTracker(project, dir=str(folder), name=os.environ.get("WANDB_NAME", folder.name))
+    if name == "tensorboard":
+        return TensorBoardTracker("tensorboard", logging_dir=folder)
+    if name == "mlflow":
+        return MLflowTracker("perdure", run_name=folder.name)
+    project = os.environ.get("WANDB_PROJECT", "perdure")
+    return WandBTracker(project, dir=str(folder), name=os.environ.get("WANDB_NAME", folder.name))

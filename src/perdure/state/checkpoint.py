@@ -85,12 +85,11 @@ def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any],
     """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
     groups: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {})["perdure"])
         for key in file.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
             group, _, rest = key.partition("/")
             # a copy, because safetensors' memory is not aligned like torch's, and BLAS then rounds differently
             groups.setdefault(group, {})[rest] = file.get_tensor(key).clone().to(device)
-    return about, groups
+    return read_metadata(path), groups
 
 
 def memory(method: Method) -> dict[str, Tensor]:

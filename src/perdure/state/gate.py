@@ -13,9 +13,6 @@ def forgetting_gate(points: float | None) -> Accept | None:
     """Accepts a stage if no earlier task loses more than `points` (100 = everything); None: no gate.
 
     A task's loss is its term of the metric `forgetting`: its best score after any earlier stage, minus its score now.
-
-    Raises:
-        ConfigError: a negative limit.
     """
     if points is None:
         return None
@@ -23,33 +20,24 @@ def forgetting_gate(points: float | None) -> Accept | None:
         raise ConfigError(f"max_forgetting: give points, 0 or more, for example 2.0 (got {points:g}).")
 
     def accept(store: Store, stage: str, folder: Path) -> str | None:
-        losses = {task: (best, now, 100 * (best - now)) for task, (best, now) in _best_and_now(store, folder).items()}
-        too_high = sorted((t for t in losses if losses[t][2] > points + 1e-9), key=lambda t: -losses[t][2])
-        if not too_high:
+        now = _scores(folder)
+        earlier = [_scores(store.stage_folder(position + 1)) for position in range(len(store.stages()))]
+        falls: list[tuple[float, str]] = []
+        for task in store.stages():
+            known = [row[task] for row in earlier if row.get(task) is not None]
+            if known and now.get(task) is not None and (loss := 100 * (max(known) - now[task])) > points + 1e-9:
+                scores = f"from {100 * max(known):.1f} to {100 * now[task]:.1f}"
+                falls.append((loss, f"'{task}' fell {scores} ({loss:.1f} points)"))
+        if not falls:
             return None
-        falls = ", ".join(
-            f"'{task}' fell from {100 * best:.1f} to {100 * now:.1f} ({loss:.1f} points)"
-            for task, (best, now, loss) in ((task, losses[task]) for task in too_high)
-        )
+        worst_first = ", ".join(text for _, text in sorted(falls, key=lambda fall: -fall[0]))
         return (
-            f"Learning '{stage}' forgets more than {points:g} points: {falls}. It was not accepted: the run and its "
+            f"Learning '{stage}' forgets more than {points:g} points: {worst_first}. It was not accepted: the run and its "
             "deployed model are unchanged. Accept it with a higher --max-forgetting, or learn with settings that "
             "forget less (another method, a smaller training.later_learning_rate_factor) in a new run."
         )
 
     return accept
-
-
-def _best_and_now(store: Store, folder: Path) -> dict[str, tuple[float, float]]:
-    """Earlier task -> (best score after any earlier stage, score now), where both are known."""
-    now = _scores(folder)
-    earlier = [_scores(store.stage_folder(position + 1)) for position in range(len(store.stages()))]
-    best_and_now = {}
-    for task in store.stages():
-        known = [row[task] for row in earlier if row.get(task) is not None]
-        if known and now.get(task) is not None:
-            best_and_now[task] = (max(known), now[task])
-    return best_and_now
 
 
 def _scores(folder: Path) -> dict[str, float]:

@@ -44,10 +44,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One cell of the score matrix and the answers it was computed from.
-
-    `values`: one number per answer, whose mean is the score; empty for accuracy, which labels and predictions determine.
-    """
+    """A cell of the score matrix, and the answers behind it; `values`: one per answer, averaging to it; none for accuracy."""
 
     score: float | None
     examples: Sequence[Example] = ()

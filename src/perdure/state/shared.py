@@ -34,12 +34,7 @@ SECONDS = "shared/processor_seconds"
 
 
 class Shared:
-    """A stage's checkpoints, in addition to those of `inner`; see `perdure.training.train.Checkpoints`.
-
-    Args:
-        path: where the finished training is, or will be.
-        steps: the stage's log.
-    """
+    """The finished training of a stage, in `path`, besides the checkpoints of `inner`; `steps`: the stage's log."""
 
     def __init__(self, path: Path, inner: Checkpoints, method: Method, ctx: StageContext, steps: list[Step]) -> None:
         self._path, self._inner, self._method, self._ctx, self._steps = path, inner, method, ctx, steps

@@ -39,11 +39,7 @@ Accept = Callable[["Store", str, Path], str | None]
 
 
 class Store(RunFolder):
-    """A run's folder. Writing happens inside `with store.writing()`.
-
-    Args:
-        accept: the quality gate, called before a finished stage begins to count.
-    """
+    """A run's folder, written inside `with store.writing()`; `accept` is called before a finished stage begins to count."""
 
     def __init__(self, folder: Path, accept: Accept | None = None) -> None:
         super().__init__(folder)
@@ -69,13 +65,9 @@ class Store(RunFolder):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder's lock; turn a full disk into a clear error.
+        """Hold the folder's lock (RunBusy if another process holds it); a full disk and missing permissions are StoreErrors.
 
         If the body is refused before it wrote anything, a folder made for it is removed.
-
-        Raises:
-            RunBusy: another process holds the lock.
-            StoreError: no space, or permission denied.
         """
         made = not self.folder.exists()
         make_folder(self.folder)
@@ -100,11 +92,7 @@ class Store(RunFolder):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
-        """A folder to write a stage's files into; it becomes the next finished stage when the block ends without error.
-
-        Raises:
-            QualityGate: the stage was not accepted; says why and where it is kept.
-        """
+        """A folder for a stage's files; it becomes the next finished stage when the block ends, or QualityGate says why not."""
         manifest = self.manifest
         number = f"{len(manifest['stages']):02d}"
         partial, target = self.folder / STAGES / f".partial-{number}-{name}", self.folder / STAGES / f"{number}-{name}"

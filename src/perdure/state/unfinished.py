@@ -148,8 +148,7 @@ class Unfinished:
         started = self._ctx.started
         tensors = {f"training/{key}": tensor for key, tensor in training.state().items()}
         tensors |= packed("started", started) | memory(self._method)
-        scaling = {name: pair.scaling for name, pair in started.items()}
-        about = {"scaling": scaling, "trainable": self._model.trainable}
+        about = {"scaling": {n: pair.scaling for n, pair in started.items()}, "trainable": self._model.trainable}
         save_groups(folder / STATE, tensors, about)
         write_lines(folder / LOG, map(dataclasses.asdict, self._steps))
         write_json(folder / NOTES, self._ctx.notes)

@@ -84,7 +84,13 @@ class AdaptedModule:
         """Set the base to pretrained + `delta` - s B_0 A_0 (the offset of `start`); UnmetNeed if quantised and `delta` dense."""
         A0, B0, scaling = (start.A0, start.B0, start.scaling) if start else (None, None, 1.0)
         if self.side is not None:
-            terms = [] if delta is None else [_low_rank(name, delta)]
+            if isinstance(delta, Tensor):
+                raise UnmetNeed(
+                    f"'{name}' is stored quantised and can carry only a low-rank update, but this one is dense: merged entry by "
+                    "entry, or the sum of so many adapters that their factors are larger than the matrix. Load the base dense, "
+                    "or choose a method that sums, a lower rank or fewer tasks."
+                )
+            terms = [] if delta is None else [delta]
             if A0 is not None and B0 is not None:
                 terms.append(LowRank(A0, B0 * -scaling))
             A, B = [term.A for term in terms], [term.B for term in terms]
@@ -94,13 +100,3 @@ class AdaptedModule:
             if A0 is not None and B0 is not None:
                 weight = torch.addmm(weight, B0.to(weight), A0.to(weight), alpha=-scaling)
             write(self.base.data, weight.mT if self.transposed else weight)
-
-
-def _low_rank(name: str, delta: Delta) -> LowRank:
-    if isinstance(delta, Tensor):
-        raise UnmetNeed(
-            f"'{name}' is stored quantised and can carry only a low-rank update, but this one is dense: merged entry by "
-            "entry, or the sum of so many adapters that their factors are larger than the matrix. Load the base dense, "
-            "or choose a method that sums, a lower rank or fewer tasks."
-        )
-    return delta

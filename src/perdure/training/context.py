@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +38,12 @@ def stream_inputs(model: AdaptedModel, backbone: Backbone, batches: Iterable[Seq
     """Give `sink` every target module's inputs at real (not padded) positions, [N, I] fp32, batch by batch."""
     current: list[Batch] = []
 
-    def hook_for(name: str):
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            sink(name, current[0].real(args[0]).float())
-
-        return hook
+    def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sink(name, current[0].real(args[0]).float())
 
     with ExitStack() as hooks:
         for name, module in model.modules.items():
-            hooks.enter_context(module.layer.register_forward_pre_hook(hook_for(name)))
+            hooks.enter_context(module.layer.register_forward_pre_hook(partial(hook, name)))
         for examples in batches:
             current[:] = [backbone.collate(examples)]
             backbone.features(current[0])
@@ -97,13 +95,10 @@ class StageContext:
         if not self.model.dense_base:
             raise UnmetNeed("Gradients of full weights need a dense base. Load it in bf16 or fp32.")
 
-        def hook_for(name: str, transposed: bool):
-            def hook(parameter: nn.Parameter) -> None:
-                grad, parameter.grad = parameter.grad, None
-                if grad is not None:
-                    sink(name, (grad.mT if transposed else grad).float())
-
-            return hook
+        def hook(name: str, transposed: bool, parameter: nn.Parameter) -> None:
+            grad, parameter.grad = parameter.grad, None
+            if grad is not None:
+                sink(name, (grad.mT if transposed else grad).float())
 
         trained = self.model.parameters()
         for parameter in trained:
@@ -112,8 +107,8 @@ class StageContext:
             with ExitStack() as hooks:
                 for name, module in self.model.modules.items():
                     module.base.requires_grad_(True)
-                    hook = hook_for(name, module.transposed)
-                    hooks.enter_context(module.base.register_post_accumulate_grad_hook(hook))
+                    take = partial(hook, name, module.transposed)
+                    hooks.enter_context(module.base.register_post_accumulate_grad_hook(take))
                 for examples in batches:
                     self.backbone.forward(self.backbone.collate(examples)).loss.backward()
         finally:
@@ -126,24 +121,21 @@ class StageContext:
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
         signs, uses = self.generator("signs of scores"), Counter[str]()
 
-        def hook_for(name: str):
-            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if not output.requires_grad:
-                    return  # no score depends on this forward pass: the backbone is trying something out
-                use = uses[name]
-                uses[name] += 1
+        def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                return  # no score depends on this forward pass: the backbone is trying something out
+            use = uses[name]
+            uses[name] += 1
 
-                def pass_on(grad: Tensor) -> None:
-                    reached = (grad != 0).any(dim=-1)
-                    sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
+            def pass_on(grad: Tensor) -> None:
+                reached = (grad != 0).any(dim=-1)
+                sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
 
-                output.register_hook(pass_on)
-
-            return hook
+            output.register_hook(pass_on)
 
         with ExitStack() as hooks, self._measuring():
             for name, module in self.model.modules.items():
-                hooks.enter_context(module.layer.register_forward_hook(hook_for(name)))
+                hooks.enter_context(module.layer.register_forward_hook(partial(hook, name)))
             for score_NL in self._scored(batches):
                 sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
                 centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)

@@ -23,11 +23,7 @@ def answer(
     examples: Sequence[Example],
     labels: Sequence[str],
 ) -> list[Prediction]:
-    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`.
-
-    Raises:
-        TrainingError: memory ran out; says what helps.
-    """
+    """The deployed model's predictions for examples of one task, from the label sets of `labels`; TrainingError out of memory."""
     if not examples:
         return []
     update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed

@@ -36,15 +36,12 @@ ADAPTER = "default"
 
 
 class AdaptedModel:
-    """A frozen model with one LoRA adapter, and the base weights it stands on.
+    """A frozen model with one LoRA adapter, and the base weights it stands on. For errors see `check_targets`.
 
     Args:
         model: any module with linear layers; changed in place.
         settings: rank, alpha, dropout, targets.
         default_targets: used when `settings.targets` is empty.
-
-    Raises:
-        ConfigError: no module matches the targets (candidates are listed), one shares its weight, or the rank is above a layer's.
     """
 
     def __init__(self, model: nn.Module, settings: LoraSettings, default_targets: tuple[str, ...]) -> None:
@@ -73,8 +70,7 @@ class AdaptedModel:
             peft_model: what `peft.get_peft_model` returned, with one active plain LoRA adapter; its names are the bare model's.
 
         Raises:
-            ConfigError: it is not such a model, is merged, adapts something other than the weights of linear layers, or adapts a
-                weight that two modules share.
+            ConfigError: it is something else, is merged, or adapts other weights than those of linear layers, or shared ones.
         """
         if not isinstance(peft_model, PeftModel) or not isinstance(peft_model.active_adapter, str):
             raise ConfigError(
@@ -159,9 +155,7 @@ class AdaptedModel:
 
     def weight(self, module: str) -> Tensor:
         """pretrained + carry of one module, [O, I] in fp32; UnmetNeed if the base is quantised."""
-        carry = self._carry.get(module)
-        weight = self.modules[module].weight(module, carry)
-        return weight.clone() if carry is None else weight
+        return self.modules[module].weight(module, self._carry.get(module)).clone()
 
     def fold(self, carry: Update) -> None:
         """Begin a stage: `carry` folded into the base, adapter off, no offset."""

@@ -26,13 +26,14 @@ TIMEOUT = timedelta(days=1)
 """How long a process waits for another: scoring a large task takes long, and a dead process is noticed by its lost connection."""
 
 ENGINES: Mapping[str, str] = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed keeps gradients in its own buffers, where no penalty can be added before clipping. "
-    "To split a large base over processes use shard=true",
-    "ACCELERATE_USE_FSDP": "accelerate's FSDP splits the adapter too, so that no process holds the gradient of a penalty. Launch "
-    "without --use_fsdp and use shard=true, which splits the frozen base (FSDP2)",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM replaces the model's layers by its own",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism leave each process a part of the gradient",
+    "DEEPSPEED": "DeepSpeed keeps gradients in its own buffers, out of reach between backward and clipping",
+    "FSDP": "accelerate's FSDP splits the adapter too, so that no process holds the gradient of a penalty; perdure's own loop "
+    "shards only the base (shard=true, launched without --use_fsdp)",
+    "MEGATRON_LM": "Megatron-LM replaces the model's layers by its own",
+    "PARALLELISM_CONFIG": "tensor, context and sequence parallelism leave each process a part of the gradient",
+    "XLA": "XLA compiles the whole step",
 }
+"""Engine, as accelerate calls it -> why no penalty can be added there."""
 
 
 class Processes:
@@ -161,8 +162,8 @@ class Group(Processes):
 def join() -> Processes:
     """The processes that accelerate's launcher or torchrun started, or this one alone; ConfigError for an unsupported engine."""
     for name, reason in ENGINES.items():
-        if os.environ.get(name, "false").lower() not in ("", "0", "false"):
-            raise ConfigError(f"The launcher set {name}, which perdure does not work with: {reason}.")
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() not in ("", "0", "false"):
+            raise ConfigError(f"The launcher set ACCELERATE_USE_{name}, which perdure does not support: {reason}.")
     if (wanted := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ConfigError(
             f"The precision is a setting of the run: give precision={wanted} instead of --mixed_precision."

@@ -36,19 +36,15 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 def gathered(tensor: Tensor) -> Tensor:
     """The whole tensor. A sharded one is gathered, which every process must take part in; any other is returned as is."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.no_grad()
 def write(target: Tensor, whole: Tensor) -> None:
     """Copy `whole` into `target`; if that is sharded, every process copies its own shard."""
-    if _is_sharded(target):
+    if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
         mesh, placements = target.device_mesh, target.placements  # pyright: ignore[reportAttributeAccessIssue]
         whole = distribute_tensor(whole.to(target.dtype), mesh, placements, src_data_rank=None)
     target.copy_(whole)
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")

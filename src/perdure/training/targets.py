@@ -11,14 +11,13 @@ from perdure.errors import ConfigError
 
 def check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None:
     """Raise ConfigError unless every target matches a module with its own weight, of which no side is below `rank`."""
-    shared = _sharing_modules(model)
     linear = {n: s for n, m in model.named_modules() if not isinstance(m, nn.Embedding) and (s := _shape(m))}
     for target in targets:
         matched = {name: s for name, s in linear.items() if name == target or name.endswith(f".{target}")}
         if not matched:
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear.keys() - shared})
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear.keys() - _sharing_modules(model)})
             raise ConfigError(f"lora.targets: the model has no layer '{target}'. Candidates: {', '.join(kinds)}.")
-        _refuse_shared(matched, shared)
+        check_unshared(model, matched)
         for name, shape in matched.items():
             if rank > min(shape):
                 raise ConfigError(
@@ -28,11 +27,7 @@ def check_targets(model: nn.Module, targets: tuple[str, ...], rank: int) -> None
 
 def check_unshared(model: nn.Module, names: Iterable[str]) -> None:
     """Raise ConfigError if a module in `names` shares its weight with another module."""
-    _refuse_shared(names, _sharing_modules(model))
-
-
-def _refuse_shared(names: Iterable[str], shared: set[str]) -> None:
-    if tied := sorted(shared.intersection(names)):
+    if tied := sorted(_sharing_modules(model).intersection(names)):
         raise ConfigError(
             f"lora.targets (PEFT's target_modules): '{tied[0]}' shares its weight with another module, as tied embeddings do. An "
             "update of one would change the other too. Choose other layers, or untie the model first."

@@ -46,11 +46,7 @@ class Workbench:
         self.model = AdaptedModel(self.backbone.model, LoraSettings(rank=1, targets=names), ())
 
     def outcomes(self, update: Update, task: str, split: Split = "validation") -> list[float]:
-        """One value per example of a task's split, for the base with `update`; their mean is the task's score.
-
-        Raises:
-            ConfigError: the task has no such examples.
-        """
+        """One value per example of a task's split, whose mean is the score of the base with `update`; ConfigError without examples."""
         examples = getattr(self.tasks[task], split)
         if not examples:
             raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
