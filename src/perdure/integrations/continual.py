@@ -240,8 +240,6 @@ class Continual:
 
 
 class _Events(TrainerCallback):
-    """The trainer's own events."""
-
     def __init__(self, continual: Continual) -> None:
         self._continual = continual
 

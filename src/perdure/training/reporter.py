@@ -36,9 +36,8 @@ def as_reporter(report: Reporter | None, main: bool = True) -> Reporter:
     """`report`, or a quiet reporter without it and on all but the main process; ConfigError if it lacks methods."""
     if report is None:
         return Quiet()
-    if isinstance(report, type) or not all(
-        callable(getattr(report, name, None)) for name in ("begin", "step", "scored", "end")
-    ):
+    methods = [getattr(report, name, None) for name in ("begin", "step", "scored", "end")]
+    if isinstance(report, type) or not all(map(callable, methods)):
         raise ConfigError(
             f"report={report!r:.80}: expected an object with begin, step, scored and end, such as "
             "perdure.reporter('auto', 'my run') or perdure.Trackers(out, ['tensorboard'])."

@@ -51,9 +51,7 @@ class Training:
         if self.averaged:
             tensors |= {f"average.{i}": total for i, total in enumerate(self.averaged.sums)}
         if self._device.type == "cuda":
-            tensors["cuda.0"] = torch.cuda.get_rng_state(
-                self._device
-            )  # this device only: machines have different numbers
+            tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # not of all: machines differ in their number
         return {**tensors, "random": torch.get_rng_state(), "done": torch.tensor(self.done)}
 
     @torch.no_grad()

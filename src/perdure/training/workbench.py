@@ -46,7 +46,7 @@ class Workbench:
         self.model = AdaptedModel(self.backbone.model, LoraSettings(rank=1, targets=names), ())
 
     def outcomes(self, update: Update, task: str, split: Split = "validation") -> list[float]:
-        """One value per example of a task's split, whose mean is the score of the base with `update`; ConfigError without examples."""
+        """One value per example of a split (ConfigError without any), whose mean is the score of the base with `update`."""
         examples = getattr(self.tasks[task], split)
         if not examples:
             raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
