@@ -160,19 +160,21 @@ def _texts(inputs: Iterable[str]) -> list[str]:
     return texts
 
 
-def _row(text: str, expected: str | None, found: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _row(
+    text: str, expected: str | None, prediction: Prediction, labels: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"input": text}
     every = [(task, label) for task, own in labels.items() for label in own]
     single = len(labels) == 1
     if not every:
-        row["text"] = found.label
-    elif not (found.task or found.probabilities):
-        row |= {"label": None, "text": found.label}
+        row["text"] = prediction.label
+    elif not (prediction.task or prediction.probabilities):
+        row |= {"label": None, "text": prediction.label}
     else:
-        row["label"] = found.label
+        row["label"] = prediction.label
         if not single:
-            row["task"] = found.task
-        shares = zip(every, found.probabilities, strict=True) if found.probabilities else ()
+            row["task"] = prediction.task
+        shares = zip(every, prediction.probabilities, strict=True) if prediction.probabilities else ()
         row["probabilities"] = {
             (label if single else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
         }

@@ -75,14 +75,13 @@ def run_sequence(
         # 1. fold
         model.fold(past.carry)
         calls.before_task(method, ctx)
-        memory_marks = marks(method)
+        before_training = marks(method)
 
         # 2. start
         unfinished = Unfinished(store, method, model, ctx, record.steps, minutes, processes)
         start = unfinished.start() or calls.started(method.init, ctx)
-        processes.broadcast(
-            start.tensors()
-        )  # every process computed it, but not every kernel gives the same bits twice
+        # every process has computed it, but not every kernel gives the same bits twice
+        processes.broadcast(start.tensors())
         model.start(start)
         ctx.started = model.copied_factors()
 
@@ -98,7 +97,7 @@ def run_sequence(
         folded = calls.consolidated(method.consolidate, ctx, past, update)
         if method.replay:
             method.replay.remember(ctx, stage.train)
-        check_saved(method, memory_marks, stage.name)
+        check_saved(method, before_training, stage.name)
         past = past.after(stage.name, update, folded, factors)
 
         # 5. evaluate
