@@ -82,7 +82,7 @@ CASES: dict[str, Bad] = {
         4,
     ),
     "task twice": Bad(tasks(SKY, SKY), ("Task sky is given twice", "or name it 'sky@2'"), 4),
-    "no task": Bad(tasks(), ("Say what to learn", "`suite`", "`tasks`"), 3),
+    "no task": Bad(tasks(), ("Nothing to learn", "`suite`", "`tasks`"), 3),
     "tasks that are no list": Bad(lambda p: p.config(tasks=5), ("tasks", "5"), 3),
     "path as a name": Bad(lambda p: p.task(name="../../etc/passwd"), ("'../../etc/passwd'", "use letters, digits"), 4),
     "HTML as a name": Bad(lambda p: p.task(name="<img src=x>"), ("'<img src=x>'", "use letters, digits"), 4),

@@ -77,19 +77,19 @@ DATA_CHANGED = ("The data of task 'fruit' changed since it was learnt", "train e
 NO_RUN = ("holds no run", "Give the folder that `perdure run --out` wrote")
 CASES: dict[str, Bad] = {
     "another configuration": Bad(
-        nothing, ("config.seed was 0, now 1", "Choose another folder", "settings it was begun with"), 6, (*AGAIN, "seed=1")
+        nothing, ("config.seed was 0, now 1", "Choose another folder", "settings it began with"), 6, (*AGAIN, "seed=1")
     ),
     "data changed since": Bad(more_data, DATA_CHANGED, 6, RESUME),
     "data changed, and the same again": Bad(more_data, DATA_CHANGED, 6, AGAIN),
     "data gone since": Bad(lambda p: (p.folder / "data/sky.csv").unlink(), ("data/sky.csv does not exist",), 4, RESUME),
     "base changed since": Bad(other_base, ("The base model", "changed since the run", "restore them"), 6, RESUME),
     "run.json empty": Bad(holds("run.json", ""), ("run.json' is not valid JSON", "Restore it from a copy"), 6, RESUME),
-    "state damaged": Bad(damage(STATE), (STATE, "is damaged", "The last stage that is whole: fruit", "Restore"), 6, RESUME),
-    "state missing": Bad(gone(STATE), (STATE, "is missing", "The last stage that is whole: fruit", "Restore"), 6, RESUME),
+    "state damaged": Bad(damage(STATE), (STATE, "is damaged", "The last intact stage: fruit", "Restore"), 6, RESUME),
+    "state missing": Bad(gone(STATE), (STATE, "is missing", "The last intact stage: fruit", "Restore"), 6, RESUME),
     "adapter damaged": Bad(
-        damage("stages/01-fruit/adapter/adapter_model.safetensors"), ("adapter_model", "whole: untrained"), 6, RESUME
+        damage("stages/01-fruit/adapter/adapter_model.safetensors"), ("adapter_model", "intact stage: untrained"), 6, RESUME
     ),
-    "scores damaged": Bad(damage("stages/00-untrained/scores.json"), ("scores.json", "whole: none"), 6, RESUME),
+    "scores damaged": Bad(damage("stages/00-untrained/scores.json"), ("scores.json", "intact stage: none"), 6, RESUME),
     "run.json that is no JSON": Bad(holds("run.json", "{"), ("run.json' is not valid JSON", "Restore"), 6, RESUME),
     "run.json of another shape": Bad(holds("run.json", "[]"), ("run.json", "is not what a run writes"), 6, RESUME),
     "manifest that is no JSON": Bad(holds("manifest.json", "{"), ("manifest.json' is not valid JSON",), 6, RESUME),
@@ -100,7 +100,7 @@ CASES: dict[str, Bad] = {
     "resume of a folder of data": Bad(nothing, ("'data'", *NO_RUN), 6, ("resume", "data")),
     "resume of a run from Python": Bad(from_python, ("were given from Python", "perdure.learn again"), 6, RESUME),
     "out that holds something else": Bad(
-        nothing, ("'data' exists and holds no run", "choose an empty or a new folder"), 6, ("run", "config.yaml", "--out", "data")
+        nothing, ("'data' exists and holds no run", "Choose an empty or a new folder"), 6, ("run", "config.yaml", "--out", "data")
     ),
     "out that is a file": Bad(
         nothing, ("'config.yaml'", "cannot be made", "another"), 6, ("run", "config.yaml", "--out", "config.yaml")
@@ -133,7 +133,7 @@ def test_bad_folder(name: str, place: Place, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize("argv", [RESUME, AGAIN], ids=["resume", "run"])
 def test_a_folder_in_use_is_refused(argv: tuple[str, ...], place: Place, monkeypatch, capsys) -> None:
     with FileLock(place.run / ".lock"):
-        says = ("Another process is writing to 'run'", "wait for it or choose another folder")
+        says = ("Another process is writing to 'run'", "Wait for it, or choose another folder")
         refused(Bad(nothing, says, 6, argv), place, monkeypatch, capsys)
 
 

@@ -27,7 +27,7 @@ def test_a_rank_above_a_layers(tmp_path, small_tasks, encoder_folder):
 
 def test_targets_that_match_no_module(tmp_path, small_tasks, encoder_folder):
     lora = {"rank": 2, "targets": ["query", "q_proj"]}
-    message = r"lora\.targets: no layer .* 'q_proj'\. Candidates: dense, key, query, value\."
+    message = r"lora\.targets: the model has no layer 'q_proj'\. Candidates: dense, key, query, value\."
     refused(tmp_path / "run", ConfigError, message, small_tasks, encoder_folder, "inc-lora", lora=lora)
 
 

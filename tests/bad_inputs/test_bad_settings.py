@@ -59,7 +59,7 @@ CASES: dict[str, Bad] = {
     "negative learning rate": setting("training.learning_rate=-1", "training.learning_rate", "greater than 0"),
     "learning rate that is no number": setting("training.learning_rate=.nan", "training.learning_rate", "nan"),
     "rank 0": setting("lora.rank=0", "lora.rank", "greater than or equal to 1"),
-    "rank above the layer's": setting("lora.rank=4096", "lora.rank: 4096 is above the rank of", "choose a smaller rank"),
+    "rank above the layer's": setting("lora.rank=4096", "lora.rank: 4096 is above the rank of", "Choose a smaller rank"),
     "targets that match nothing": setting("lora.targets=[qery]", "'qery'", "Candidates:", "query", "value"),
     "negative weight": setting(f"{PENALTY}.weight=-1", "sign-magnitude.weight", "greater than or equal to 0"),
     "negative seed": setting("seed=-1", "seed", "greater than or equal to 0"),
@@ -106,7 +106,7 @@ CASES: dict[str, Bad] = {
     "lora that is no settings": setting("lora=8", "lora: expected settings, as in {key: value} (got 8)"),
     "against in a report of a run": command("report", "run", "--against", "l2", says=("--against", "sweep")),
     "suite and tasks": command(*RUN, "--suite", "quickstart", says=("`suite`", "`tasks`", "not both")),
-    "nothing to learn": command("run", says=("Say what to learn", "`perdure suites`", "`perdure init`")),
+    "nothing to learn": command("run", says=("Nothing to learn", "`perdure suites`", "`perdure init`")),
     "suite's data missing": command("run", "--suite", "standard-cl", says=("'standard-cl' needs its data", "PERDURE_CL"), code=4),
     "suite's data elsewhere": command(
         "run", "--suite", "standard-cl", "--data", "nowhere", says=("no folder nowhere", "labels.json"), code=4

@@ -39,7 +39,7 @@ BAD = [
     (["run", "--suite", "quickstart", "method.consolidate.kind=max-magnitud"], 3, "Did you mean 'max-magnitude'?"),
     (["run", "--suite", "quickstart", "backbone=no-such-model"], 3, "minilm"),
     (["run", "--suite", "quickstart", "backbone.max_lenght=3"], 3, "Did you mean 'max_length'?"),
-    (["run"], 3, "Say what to learn"),
+    (["run"], 3, "Nothing to learn"),
     (["run", "no-such-file.yaml"], 3, "There is no configuration file 'no-such-file.yaml'"),
     (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "write key=value"),
     (["scores", "no-such-run"], 6, "holds no run"),

@@ -139,7 +139,7 @@ def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, caps
     code, error = fails(monkeypatch, capsys, *argv)
     assert code == 6, error
     assert (
-        f"The base that the run in 'run' learnt on is not there any more: '{gone}', as run.json says. Put it" in error
+        f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
     )
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_was_only_begun_is_shown(here):
     about = json.loads((here / "run/run.json").read_text())
     about["config"]["tasks"] = []  # as where they were given from Python: resume would refuse it
     (here / "run/run.json").write_text(json.dumps(about))
-    assert json.loads(said("show", "run", "--json"))["next"] == ["perdure.learn(tasks=[...], out='run') to go on"]
+    assert json.loads(said("show", "run", "--json"))["next"] == ["perdure.learn(tasks=[...], out='run') to resume"]
 
 
 def test_help_imports_nothing_heavy():

@@ -119,7 +119,7 @@ def test_an_add_that_fails_after_its_training_does_not_train_again(begun, folder
 def test_adding_with_another_version_is_noticed(begun, folder, monkeypatch):
     monkeypatch.setattr(perdure.commands.grow, "versions", lambda: {"torch": "99.0"})
     perdure.add(folder / "run", begun / "sea.yaml")
-    assert any("sea: the run was begun with torch" in line for line in Store(folder / "run").about["warnings"])
+    assert any("sea: the run began with torch" in line for line in Store(folder / "run").about["warnings"])
 
 
 def test_rollback_then_add_equals_the_add(begun, folder):
@@ -266,7 +266,7 @@ def test_tasks_are_given_as_tasks_or_as_files(begun, tmp_path, small_tasks, enco
 
 def test_a_task_is_added_by_one_process(begun, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="added by one process"):
+    with pytest.raises(ConfigError, match="Only a single process can add a task"):
         perdure.add(begun / "run", begun / "sea.yaml")
 
 

@@ -12,7 +12,7 @@ import perdure
 import perdure.backbones.device
 import perdure.commands.learn
 from perdure.backbones.device import choose_precision
-from perdure.commands.learn import check_shards
+from perdure.commands.before_run import check_shards
 from perdure.config.run_config import RunConfig
 from perdure.errors import ConfigError
 from perdure.files.durable import read_lines
@@ -82,5 +82,5 @@ def test_a_split_base_that_must_answer_while_it_is_written_is_refused():
     text: Any = SimpleNamespace(answers_from_examples=False)
     check_shards(RunConfig(), vision)
     check_shards(RunConfig(shard=True), text)
-    with pytest.raises(ConfigError, match="shard=true does not go with a vision backbone"):
+    with pytest.raises(ConfigError, match="shard=true does not work with a vision backbone"):
         check_shards(RunConfig(shard=True), vision)

@@ -58,7 +58,7 @@ def test_an_edited_file_is_noticed(own_file, tmp_path, small_tasks, encoder_fold
     own_file.write_text(PART.replace("factors.B\n", "-factors.B\n"))
     as_another_process()
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, METHOD)
-    said = "the file of your own part's module 'mine_in_a_file' changed since the run began"
+    said = "the file of the custom part's module 'mine_in_a_file' changed since the run began"
     assert [said in line for line in store.about["warnings"]] == [True]
     perdure.add(tmp_path / "run", small_tasks[2], tasks=small_tasks[:2])
     assert store.about["warnings"][-1].startswith(f"sea: {said}")

@@ -123,7 +123,7 @@ def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
 
 def test_an_update_for_each_task_needs_a_task_even_where_all_labels_compete(tmp_path, small_tasks, encoder_folder):
     short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "per-task", evaluation={"labels": "seen"})
-    with pytest.raises(StoreError, match=r"whose labels to choose from with --task: fruit, sky"):
+    with pytest.raises(StoreError, match=r"Choose whose labels to use with --task: fruit, sky"):
         perdure.predict(tmp_path / "seen", TEXTS)
 
 

@@ -62,8 +62,8 @@ def test_a_report_that_cannot_be_told_is_refused_at_the_door(
 INPUTS: dict[str, tuple[Any, str]] = {
     "numbers": ([1, 2], "Input 0 is 1: give texts"),
     "records": (["a", {"text": "b"}], "Input 1 is {'text': 'b'}: give texts"),
-    "a mapping": ({"text": "a"}, r"dict is nothing to answer: give a list of texts"),
-    "a number": (3, "int is nothing to answer"),
+    "a mapping": ({"text": "a"}, r"Cannot answer a dict: give a list of texts"),
+    "a number": (3, "Cannot answer a int"),
     "nothing": ([], "at least one text"),
 }
 

@@ -65,7 +65,7 @@ def _check_add(point, number, out, two, three, small_tasks):
         assert sync_tree(out / "deployed") == bits(two)["deployed"], "the old model is in its place"
     is_whole(out, two, three)
     if happened:
-        with pytest.raises(DataError, match="learnt already"):
+        with pytest.raises(DataError, match="already learnt"):
             perdure.add(out, small_tasks[2], tasks=small_tasks[:2])
         resume(out, tasks=small_tasks)
     else:

@@ -100,7 +100,7 @@ def test_it_grows_goes_on_and_goes_back_like_any_run(tmp_path, encoder_folder, p
 def test_a_method_that_goes_on_from_the_last_adapter_says_so(tmp_path, encoder_folder, past):
     def warned(method, adapters):
         config = started(tmp_path, encoder_folder, adapters, method)
-        return [w for w in history_warnings(config, Store(tmp_path / "run")) if "goes on from the last adapter" in w]
+        return [w for w in history_warnings(config, Store(tmp_path / "run")) if "continues from the last adapter" in w]
 
     assert len(warned("seq-lora", past)) == 1
     assert not warned("seq-lora", past[:1])
@@ -186,12 +186,12 @@ def test_what_does_not_fit_names_module_and_remedy(tmp_path, encoder_folder, pas
             "inc-lora",
             [wide],
             {},
-            r"'encoder\.layer\.0\.attention\.self\.key'.*no target.*lora\.targets=\[key,query,value\]",
+            r"'encoder\.layer\.0\.attention\.self\.key'.*does not target.*lora\.targets=\[key,query,value\]",
         ),
         ("inc-lora", [tmp_path / "nowhere"], {}, r"nowhere' is not an adapter folder: it has no adapter_config\.json"),
         ("per-task", past, {}, "adapters without a task"),
         ("seq-lora", past, {}, r"seq-lora.*mail' has rank 3 at 'encoder.*rank 2\. Set lora\.rank"),
-        ("seq-lora", past, {"lora": every}, r"mail' does not change at 'encoder.*lora\.targets"),
+        ("seq-lora", past, {"lora": every}, r"mail' changes nothing at 'encoder.*lora\.targets"),
         ("slao", past, {"lora": {"rank": 3}}, r"slao.*news' has rank 2 at 'encoder.*rank 3\. Set lora\.rank"),
     ]
     for method, places, settings, message in cases:

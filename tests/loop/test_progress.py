@@ -51,7 +51,7 @@ def test_plain_lines_where_there_is_no_terminal(config, monkeypatch, capsys) -> 
     assert "\x1b" not in ended.err + ended.out, "no escape sequences in a file"
     assert "After stage" in ended.out
     again = perdure(monkeypatch, capsys, "resume", config.parent / "run")
-    assert "goes on after sky (2 of 2 stages are finished)" in again.err
+    assert "resumes after sky (2 of 2 stages are finished)" in again.err
 
 
 def test_quiet_says_only_the_result(config, monkeypatch, capsys) -> None:

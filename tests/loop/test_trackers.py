@@ -171,7 +171,7 @@ def test_a_tracker_that_fails_on_the_way_does_not_stop_the_run(tracked: Any, mon
         raise OSError("the server is gone")
 
     monkeypatch.setattr(TensorBoardTracker, "log", gone)
-    with pytest.warns(UserWarning, match="tracker 'tensorboard' is left out from here on: the server is gone"):
+    with pytest.warns(UserWarning, match="tracker 'tensorboard' dropped: the server is gone"):
         run = tracked("tensorboard")
     assert len(Store(run).stages()) == 3
 
@@ -182,10 +182,10 @@ def test_a_tracker_that_cannot_begin_says_so_before_anything_is_trained(
     from accelerate.tracking import TensorBoardTracker
 
     def refused(self: Any) -> None:
-        raise PermissionError("no leave to write")
+        raise PermissionError("permission denied")
 
     monkeypatch.setattr(TensorBoardTracker, "start", refused)
-    with pytest.raises(ConfigError, match=r"'tensorboard' cannot begin: no leave to write.*leave out --tracker"):
+    with pytest.raises(ConfigError, match=r"'tensorboard' cannot start: permission denied.*leave out --tracker"):
         tracked("tensorboard")
     assert Store(tmp_path / "run").manifest == {"stages": []}
 

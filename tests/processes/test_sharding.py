@@ -86,7 +86,7 @@ def test_the_run_is_that_of_a_whole_base(name, tmp_path, model_folder):
 
 
 def test_one_process_alone_is_refused(tmp_path, model_folder):
-    with pytest.raises(ConfigError, match="splits the base's weights over processes, but this is one alone"):
+    with pytest.raises(ConfigError, match="splits the base's weights over processes, but there is only one"):
         _learn(tmp_path / "run", model_folder, "inc-lora")
 
 

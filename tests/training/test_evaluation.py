@@ -13,7 +13,7 @@ from perdure.files.durable import read_lines
 from perdure.report.page import write_report
 from perdure.state.store import Store
 from perdure.tasks.task import Task
-from perdure.training.evaluation import check_metric, score_and_outcomes
+from perdure.training.evaluation import check_scorable, score_and_outcomes
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, bits_learnt, short_run
 
@@ -95,11 +95,11 @@ def test_among_all_labels_seen_tasks_without_labels_are_asked_alone(tmp_path):
 def test_a_package_that_a_metric_lacks_is_told_before_anything_is_learnt(metric, package, monkeypatch):
     task = Task("t", [("a", "b")], test=[("a", "b")], metric=metric)
     pytest.importorskip(package)
-    check_metric(task)
+    check_scorable(task, "test")
     for module in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"The metric '{metric}' needs the package {package.replace('_', '-')}"):
-        check_metric(task)
+        check_scorable(task, "test")
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "rouge-l", "inverse-perplexity"])

@@ -60,7 +60,7 @@ def test_a_head_tied_to_the_embedding_is_no_target() -> None:
     """What is written into its weight would change the inputs too, which training does not see."""
     with pytest.raises(ConfigError, match=r"lora\.targets .*'lm_head' shares its weight .*tied embeddings"):
         AdaptedModel(tied(), LoraSettings(rank=2, targets=("q_proj", "lm_head")), ())
-    with pytest.raises(ConfigError, match=r"called 'query'\. Candidates: down_proj, .*, k_proj, o_proj"):
+    with pytest.raises(ConfigError, match=r"no layer 'query'\. Candidates: down_proj, .*, k_proj, o_proj"):
         AdaptedModel(tied(), LoraSettings(rank=2, targets=("query",)), ())
     untied = AdaptedModel(tied(False), LoraSettings(rank=2, targets=("q_proj", "lm_head")), ())
     assert "lm_head" in untied.modules

@@ -59,8 +59,8 @@ def test_errors_keep_kind_and_message_between_processes():
 
 @pytest.mark.parametrize(
     "name,value,message",
-    [("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed keeps gradients in buffers of its own.*shard=true"),
-     ("ACCELERATE_USE_FSDP", "true", "Launch without --use_fsdp and use shard=true"),
+    [("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed keeps gradients in its own buffers"),
+     ("ACCELERATE_USE_FSDP", "true", "shard=true, launched without --use_fsdp"),
      ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM replaces"),
      ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "tensor, context and sequence parallelism"),
      ("ACCELERATE_MIXED_PRECISION", "bf16", "give precision=bf16 instead of --mixed_precision")],

@@ -25,7 +25,8 @@ from perdure.methods.contract.parts import Start
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update
 from perdure.tasks.task import Task
-from perdure.training.lora import AdaptedModel, SidePath
+from perdure.training.adapted_module import SidePath
+from perdure.training.lora import AdaptedModel
 from tests.backbones.tiny import tiny_causal
 from tests.methods import two_layers
 from tests.methods.two_layers import HIDDEN, INPUTS, UNITS, Toy, learn_toy, toy_tasks

@@ -1,7 +1,7 @@
 """One more task on a finished run, and back: `perdure add`, `perdure rollback`.
 
-What is added stands in the manifest beside its stage, so that one write of the manifest makes it happen: whatever interrupts an
-add or a rollback, the run is the old one or the new one, whole.
+An added task is recorded in the manifest beside its stage, so one write of the manifest makes it happen: whatever interrupts an
+add or a rollback, the run is either the old one or the new one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.backbones.models import public_name
-from perdure.commands.learn import reporting, told, versions
+from perdure.commands.learn import report_end, reporting
+from perdure.commands.run_record import versions
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.loop.adapter_history import check_names_apart
 from perdure.loop.sequence import run_sequence
@@ -21,14 +22,14 @@ from perdure.methods.contract.own import sources
 from perdure.state.gate import forgetting_gate
 from perdure.state.mismatch import other_versions
 from perdure.state.record import load_deployed, save_deployed
-from perdure.state.reopen import known_tasks, recorded_tasks, reopen, reopened_model, task_record
+from perdure.state.reopen import begun_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import checked, repeated_from_older
 from perdure.tasks.task import Task, given_tasks, same_task, stages, version
-from perdure.training.evaluation import check_metric, check_scored
+from perdure.training.evaluation import check_scorable
 from perdure.training.metrics import Scores
 from perdure.training.processes import started
 from perdure.training.reporter import Reporter, as_reporter
@@ -44,22 +45,22 @@ def add(
 ) -> Scores:
     """Learn one more task on the finished run in the folder `run`, with its own method and settings.
 
-    Adapters, state, deployed model and final scores are those of a run that learnt all tasks at once, to the bit. A task of
-    a name that the run knows, with new data, is learnt as its next version (`reviews@2`).
+    Adapters, state, deployed model and final scores are bit for bit those of a run that was given all tasks from the start. A
+    task with the name of a known one and new data is learnt as its next version (`reviews@2`).
 
     Args:
         task: a task's YAML file or settings, or a task.
         tasks: the run's earlier tasks that were given from Python; they are scored again.
-        max_forgetting: refuse the task if one learnt before scores so many points less than at its best.
-        report: who is told about progress.
+        max_forgetting: refuse the task if an earlier one then scores more than this many points below its best.
+        report: follows the progress.
 
     Raises:
         QualityGate: the task was refused; the run is unchanged.
-        StoreError: the run is not finished; RunMismatch: its data or its base changed since.
-        ConfigError: its method cannot grow; DataError: the task's data are wrong, or not new.
+        StoreError: the run is not finished. RunMismatch: its data or its base changed since.
+        ConfigError: its method cannot grow. DataError: the task's data are wrong, or not new.
     """
     if started() > 1:
-        raise ConfigError("A task is added by one process: run `perdure add` without a launcher.")
+        raise ConfigError("Only a single process can add a task: run `perdure add` without a launcher.")
     report, tasks = as_reporter(report), given_tasks(tasks)
     store = Store(Path(run), accept=forgetting_gate(max_forgetting))
     _check_grows(store)
@@ -67,10 +68,9 @@ def add(
         store.verify()
         spec = None if isinstance(task, Task) else task_spec(task)
         new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
-        check_metric(new)
+        check_scorable(new, begun_config(store).evaluation.split)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)
-        check_scored(new, opened.config.evaluation.split)
         check_stages(opened.method, stages(every))
         check_names_apart(store.about.get("history", {}), [new])
         now = {"versions": versions(), "own_parts": sources(opened.method)}
@@ -79,24 +79,21 @@ def add(
             **task_record([new]),
             "warnings": [
                 *(f"{new.name}: {note}" for note in new.notes),
-                *_repeated(every),
+                *(line for line in repeated_from_older(every) if line.startswith(f"{new.name}: ")),
                 *_other_labels(new, store),
                 *(f"{new.name}: {line}" for line in other_versions(store.begun, now)),
             ],
         }
-        with (
-            reporting(report, every, opened.method, opened.config, store),
-            store.transaction() as more,
-        ):
+        with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
             more["added"] = record
             run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
-    return told(report, store)
+    return report_end(report, store)
 
 
 def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
-    """Take the run in the folder `run` back to its state after the task `to`; what came later is moved to `aside/`.
+    """Return the run in the folder `run` to its state after the task `to`; later stages are moved to `aside/`.
 
-    `deployed/` has the bits it had then. Adding the same task again gives the same bits as before.
+    `deployed/` gets the bits it had then. Adding the same task again gives the same bits as before.
 
     Args:
         tasks: as in `add`; only models that answer from training examples (vision) need them.
@@ -105,7 +102,7 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
         UnknownName: no finished stage of that name. StoreError: the run learnt everything in one stage.
     """
     store, tasks = Store(Path(run)), given_tasks(tasks)
-    store.about  # noqa: B018  (no run there: said before a lock is made)
+    store.about  # noqa: B018  (raises without a run, before a lock is made)
     with store.writing():
         store.verify()
         about, learnt = store.about, store.stages()
@@ -117,62 +114,52 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
         kept = [name for name in about["tasks"] if name in learnt[:keep]]
         with store.transaction():
             store.truncate(keep + 1, kept)
-            _deploy(store, keep, kept, tasks)
+            # `deployed/` as the run of the first `keep` stages wrote it
+            model, backbone = reopened_model(store)
+            given = [task for task in tasks if task.name in kept]
+            backbone.prepare(known_tasks(store, backbone, kept, given))  # a tokenizer is saved as it was last used
+            base = public_name(store.about["config"]["backbone"]["model"])
+            save_deployed(store, load_deployed(store, keep), model, backbone, base)
     return read_scores(run)
-
-
-def _deploy(store: Store, stage: int, kept: Sequence[str], given: Sequence[Task]) -> None:
-    """Write `deployed/` as the run of the first `stage` stages wrote it."""
-    about = store.about
-    model, backbone = reopened_model(store)
-    given = [task for task in given if task.name in kept]
-    # a tokenizer is saved as it was last used
-    backbone.prepare(known_tasks(store, backbone, kept, given))
-    base = public_name(about["config"]["backbone"]["model"])
-    save_deployed(store, load_deployed(store, stage), model, backbone, base)
 
 
 def _check_grows(store: Store) -> None:
     about = store.about
     if about["config"]["method"]["stream"] == "joint":
         raise ConfigError(
-            f"The run in '{store.folder}' trains on all tasks mixed ({about['config']['method']['name']}): a further task "
-            "means training on all of them again. Run it anew with all tasks, or use a method that learns one by one."
+            f"The run in '{store.folder}' trains on all tasks together ({about['config']['method']['name']}): another task "
+            "would mean training on all of them again. Start a new run with all tasks, or use a method that learns one by one."
         )
     if not store.finished:
         learnt = len([name for name in store.stages() if name in about["tasks"]])
         ends = f", or end it with `perdure rollback {store.folder} --to {store.stages()[-1]}`" if learnt else ""
         raise StoreError(
-            f"The run in '{store.folder}' is not finished ({learnt} of {len(about['tasks'])} tasks learnt). Go on with "
+            f"The run in '{store.folder}' is not finished ({learnt} of {len(about['tasks'])} tasks learnt). Continue it with "
             f"`perdure resume {store.folder}`{ends}; then add."
         )
 
 
 def _named(task: Task, store: Store) -> Task:
-    """The task under the name of its stage: a known task with new data is its next version.
-
-    Raises:
-        DataError: the data are those that a version was learnt from, or the version is learnt already.
-    """
+    """The task under the name of its stage: new data of a known task are its next version."""
     known: dict[str, str] = store.about["tasks"]
     versions = [name for name in known if same_task(name, task.name)]
     for name in versions:
         if dataclasses.replace(task, name=name).fingerprint() == known[name]:
             raise DataError(
-                f"'{task.name}' is learnt already: '{store.folder}' learnt '{name}' from the same data. Nothing was added."
+                f"'{task.name}' is already learnt: '{store.folder}' learnt '{name}' from the same data. Nothing was added."
             )
     plain, number = version(task.name)
     if task.name not in known and (number > 1 or not versions):
         return task
     if number > 1:
         raise DataError(
-            f"'{task.name}' is learnt already, from other data. Call the task '{plain}' to add a further version."
+            f"'{task.name}' is already learnt, from other data. Call the task '{plain}' to add another version."
         )
     return dataclasses.replace(task, name=f"{plain}@{max(version(name)[1] for name in versions) + 1}")
 
 
 def _other_labels(new: Task, store: Store) -> list[str]:
-    """That a new version of a task has other labels than the one before it, by which `perdure predict` then answers."""
+    """A warning if a new version's labels, which `perdure predict` will use, differ from the previous version's."""
     asked = store.about.get("asked", {})
     before = max((name for name in asked if same_task(name, new.name)), key=lambda name: version(name)[1], default=None)
     if before is None or set(asked[before]["labels"]) == set(new.labels):
@@ -185,8 +172,3 @@ def _other_labels(new: Task, store: Store) -> list[str]:
         f"{new.name}: other labels than {before} ({'; '.join(differs)}); `--task {plain}` chooses among those of {new.name}, "
         f"`--task {plain}@{version(before)[1]}` among the old ones"
     ]
-
-
-def _repeated(every: Sequence[Task]) -> list[str]:
-    """What `repeated_from_older` says about the last task."""
-    return [line for line in repeated_from_older(every) if line.startswith(f"{every[-1].name}: ")]

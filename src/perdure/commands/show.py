@@ -1,4 +1,4 @@
-"""What a run is, at a glance: `perdure show RUN`."""
+"""A run at a glance: `perdure show RUN`."""
 
 from __future__ import annotations
 
@@ -11,94 +11,86 @@ from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store
 from perdure.training.metrics import FORMULAS, Scores
 
-ONE_EACH = "one adapter a task"
+PER_TASK = "one adapter a task"
 
 
 def describe_run(folder: str | Path) -> dict[str, Any]:
-    """Method, model, stages with scores and sizes, metrics, disk bytes, warnings, and what can be done next.
-
-    Raises:
-        StoreError: no run there; CorruptFile: a record of it cannot be read.
-    """
+    """Method, model, tasks with scores and sizes, metrics, disk bytes, warnings and next commands; StoreError without a run."""
     store = Store(Path(folder))
     about = store.about
     learnt = [name for name in store.stages() if name not in about.get("history", {})]
     scores = read_scores(folder) if learnt else None
+    config = about["config"]
     return {
         "folder": str(folder),
         "finished": store.finished,
-        "method": about["config"]["method"],
-        "backbone": about["config"]["backbone"],
+        **{key: config[key] for key in ("method", "backbone", "lora", "seed")},
         "base": about.get("base"),
-        "lora": about["config"]["lora"],
-        "seed": about["config"]["seed"],
         "precision": about.get("precision"),
-        "source": about["config"].get("suite") or "own tasks",
+        "source": config.get("suite") or "own tasks",
         "history": list(about.get("history", {})),
         "tasks": _tasks(about, scores),
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
-        "split": about["config"]["evaluation"]["split"],
+        "split": config["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
-        "bytes": {name: _bytes(store.folder / name) for name in (STAGES, DEPLOYED, QUARANTINE)},
+        "bytes": {
+            name: sum(path.stat().st_size for path in (store.folder / name).rglob("*") if path.is_file())
+            for name in (STAGES, DEPLOYED, QUARANTINE)
+        },
         "warnings": about.get("warnings", []),
-        "aside": {path.parent.name: read_json(path)["why"] for path in _reasons(store.folder)},
+        "aside": {
+            path.parent.name: read_json(path)["why"] for path in sorted((store.folder / QUARANTINE).glob("*/why.json"))
+        },
         "next": _next(store, about),
     }
 
 
-def _reasons(folder: Path) -> list[Path]:
-    return sorted((folder / QUARANTINE).glob("*/why.json"))
-
-
 def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for t, task in enumerate(about["tasks"]):
-        row = scores.stages.index(task) if scores and task in scores.stages else None
-        known = scores is not None and (row is not None or scores.stages == ["joint"])
-        found.append(
+        stage = scores.stages.index(task) if scores and task in scores.stages else None
+        learnt = scores is not None and (stage is not None or scores.stages == ["joint"])
+        rows.append(
             {
                 "task": task,
-                "learnt": known,
+                "learnt": learnt,
                 "added": task in about["added"],
                 "sizes": about["sizes"][task],
-                "when_learnt": scores.score_matrix[row][t] if scores and row is not None else None,
-                "now": scores.score_matrix[-1][t] if scores and known else None,
+                "when_learnt": scores.score_matrix[stage][t] if scores and stage is not None else None,
+                "now": scores.score_matrix[-1][t] if scores and learnt else None,
             }
         )
-    return found
+    return rows
 
 
 def _deployed(folder: Path) -> str | None:
-    """What lies in `deployed/`."""
     if (folder / "adapter_config.json").is_file():
         return "adapter"
     if (folder / "config.json").is_file():
         return "model"
-    return ONE_EACH if folder.is_dir() else None
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return PER_TASK if folder.is_dir() else None
 
 
 def _next(store: Store, about: dict[str, Any]) -> list[str]:
     folder, own_tasks = store.folder, about["config"].get("suite") or about["config"]["tasks"]
     if not store.finished:
-        return [f"perdure resume {folder}" if own_tasks else f"perdure.learn(tasks=[...], out='{folder}') to go on"]
-    last = [name for name in store.stages() if name in about["tasks"]]
-    found = [f"perdure predict {folder} FILE" + (" --task TASK" if len(about["tasks"]) > 1 else "")]
+        return [f"perdure resume {folder}" if own_tasks else f"perdure.learn(tasks=[...], out='{folder}') to resume"]
+    learnt = [name for name in store.stages() if name in about["tasks"]]
+    commands = [f"perdure predict {folder} FILE" + (" --task TASK" if len(about["tasks"]) > 1 else "")]
     if about["config"]["method"]["stream"] != "joint":
-        found.append(f"perdure add {folder} TASK.yaml" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])")
-    if len(last) > 1:
-        found.append(f"perdure rollback {folder} --to {last[-2]}")
+        commands.append(
+            f"perdure add {folder} TASK.yaml" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])"
+        )
+    if len(learnt) > 1:
+        commands.append(f"perdure rollback {folder} --to {learnt[-2]}")
     export = f"perdure export {folder} --as model --out FOLDER"
-    if _deployed(folder / DEPLOYED) == ONE_EACH:
+    if _deployed(folder / DEPLOYED) == PER_TASK:
         export += " --task TASK"
-    return [*found, f"perdure report {folder}", export]
+    return [*commands, f"perdure report {folder}", export]
 
 
 def run_lines(run: dict[str, Any]) -> Iterator[str]:
-    """The same as lines of text."""
+    """`describe_run` as lines of text."""
     method, backbone = run["method"], run["backbone"]
     state = "finished" if run["finished"] else "not finished"
     yield f"{run['folder']}: {method['name']} on {backbone['model']}, {run['source']}, seed {run['seed']}, {state}"

@@ -1,7 +1,7 @@
 """What earlier adapter folders left behind: the past a method compares with, and the memory of its parts.
 
-The consolidation is applied to the folders one after another, exactly as the loop would have. Parts with a memory of their own
-(Fisher matrices, input moments) keep it in `perdure.safetensors` beside the adapter they were trained with.
+The folders are consolidated one after another, exactly as in the loop. Parts with memory (Fisher matrices, input moments) keep
+it in `perdure.safetensors` beside the adapter they were trained with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from perdure.adapters.folder import Adapter, own_update
-from perdure.errors import AdapterError, UnmetNeed
+from perdure.errors import UnmetNeed
 from perdure.files.durable import sha256
 from perdure.loop.adapter_history import own_factors, remembers, with_stage
 from perdure.methods.contract.context import Context, Need
@@ -27,27 +27,6 @@ from perdure.training.lora import AdaptedModel
 MEMORY_FILE = "perdure.safetensors"
 
 
-def check_fits(adapter: Adapter, model: AdaptedModel) -> None:
-    """Every module the adapter changes is one the model's LoRA targets, of the same shape.
-
-    Raises:
-        AdapterError: names the module.
-    """
-    for name, entry in adapter.modules.items():
-        module = model.modules.get(name)
-        if module is None or entry.kind != "linear":
-            raise AdapterError(
-                f"'{adapter.folder}' changes '{name}', which the model's LoRA does not target. Give LoraConfig the "
-                "target_modules of the earlier adapters; it has: "
-                f"{', '.join(sorted({n.rpartition('.')[2] for n in model.modules}))}."
-            )
-        shape = (module.B.shape[0], module.A.shape[1])
-        if entry.shape != shape:
-            raise AdapterError(
-                f"'{adapter.folder}' changes '{name}' of shape {entry.shape}, but the model's has {shape}: another base."
-            )
-
-
 def earlier_past(
     history: Sequence[Adapter],
     names: Sequence[str],
@@ -55,19 +34,19 @@ def earlier_past(
     model: AdaptedModel,
     context: Callable[[str, int, Past], Context],
 ) -> Past:
-    """The past after `history`; every part of `method` has its memory.
+    """The past after `history`; every part of `method` has loaded its memory.
 
     Args:
-        names: what each task of the history is called.
-        context: name, index and past of a stage -> what its parts may look at.
+        names: of the tasks of the history.
+        context: name, index and past of a stage -> the context of its parts.
 
     Raises:
-        UnmetNeed: a part needs a memory that the last folder does not hold.
+        UnmetNeed: a part needs a memory that is not in the last folder.
     """
     updates = [{n: delta.to(model.device) for n, delta in own_update(adapter).items()} for adapter in history]
     remembered = _remembered(history, method, lambda index: updates[index], model.device)
     if remembered is not None and measures(method.consolidate):
-        return dataclasses.replace(remembered, stages=tuple(names))  # its own are those each training was given
+        return dataclasses.replace(remembered, stages=tuple(names))  # the stored names are those of each training
     rebuilt = [] if remembered else [p for p in method.parts().values() if remembers(p) and not p.needs]
     past = Past(load_update=lambda index: updates[index])
     for index, (adapter, name, update) in enumerate(zip(history, names, updates, strict=True)):
@@ -77,14 +56,14 @@ def earlier_past(
 
 
 def digests(history: Sequence[Adapter]) -> list[str]:
-    """The sha256 of each adapter's weights: by them a memory is known to belong to a history."""
+    """The sha256 of each adapter's weights, which tie a memory to its history."""
     return [sha256(adapter.file) for adapter in history]
 
 
 def save_memory(folder: Path, past: Past, method: Method, earlier: Sequence[str]) -> None:
-    """Write what the parts have measured beside the adapter in `folder`; nothing for a method that measures nothing.
+    """Write what the parts have measured beside the adapter in `folder`; nothing if the method measures nothing.
 
-    What can be computed from the adapters again is not kept.
+    What can be recomputed from the adapters is left out.
 
     Args:
         earlier: the digests of the adapters before it.
@@ -97,27 +76,27 @@ def save_memory(folder: Path, past: Past, method: Method, earlier: Sequence[str]
 def _remembered(
     history: Sequence[Adapter], method: Method, load_update: Callable[[int], dict[str, LowRank]], device: torch.device
 ) -> Past | None:
-    """The past in the last folder's memory; None where there is none of this history, and none is needed."""
+    """The past in the last folder's memory; None if it has none of this history, and none is needed."""
     owners = {name: part for name, part in method.parts().items() if measures(part)}
     if not history or not owners:
         return None
     path = history[-1].folder / MEMORY_FILE
-    if (found := _another(path, history)) is None:
+    if (mismatch := _mismatch(path, history)) is None:
         return load_checkpoint(path, method, load_update, device)
-    # all that SLICE remembers is GradVac's moving average, which may begin anew; its old examples are given
+    # SLICE remembers only GradVac's moving average, which may start anew; its old examples are given
     needing = [name for name, part in owners.items() if Need.OLD_EXAMPLES not in part.needs]
     if needing:
         raise UnmetNeed(
             f"Method '{method.name}', {needing[0]}: it measures statistics on every task and keeps them in '{path}', which "
-            f"{found}. Continual.save writes them when every earlier task was trained with this method."
+            f"{mismatch}. Continual.save writes them if every earlier task was trained with this method."
         )
     return None
 
 
-def _another(path: Path, history: Sequence[Adapter]) -> str | None:
-    """Why the memory in `path` is not of this history; None where it is."""
+def _mismatch(path: Path, history: Sequence[Adapter]) -> str | None:
+    """Why the memory in `path` is not of this history; None if it is."""
     if not path.is_file():
-        return "is not there"
+        return "does not exist"
     try:
         about = read_metadata(path)
         count = len(about["stages"])
@@ -128,11 +107,10 @@ def _another(path: Path, history: Sequence[Adapter]) -> str | None:
     if count != len(history):
         return f"is of {count} tasks, not {len(history)}"
     known = digests(history)
-    if about.get("adapters", known) != known:  # not written by the first versions
-        return "is of other adapters, or they changed since"
-    return None
+    changed = about.get("adapters", known) != known  # the first versions did not write it
+    return "is of other adapters, or they changed since" if changed else None
 
 
 def measures(part: Part) -> bool:
-    """Whether the part keeps a memory measured on training examples, which no adapter folder can give back."""
+    """Whether the part's memory is measured on training examples, so that it cannot be recomputed from adapters."""
     return remembers(part) and Need.TRAINING_DATA in part.needs

@@ -1,38 +1,28 @@
-"""What does not work inside somebody else's trainer, refused before anything is trained, with the reason."""
+"""What does not work inside another trainer: refused before anything is trained, with the reason."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.adapters.format import OFFSETTING, REFUSED
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.parts import BatchPenalty, Method
 from perdure.methods.replay import ExampleBuffer
+from perdure.training.processes import ENGINES
 
-ENGINES: Mapping[str, str] = {
-    "DEEPSPEED": "DeepSpeed keeps gradients in buffers of its own, out of reach between backward and clipping",
-    "FSDP": "FSDP through accelerate splits A and B too, so that no process holds the gradient a penalty is added to; "
-    "perdure's own loop shards the base and keeps the adapter whole (docs/decisions/0005-processes.md)",
-    "MEGATRON_LM": "Megatron-LM splits the layers themselves",
-    "XLA": "XLA compiles the whole step",
-}
-OWN_GRADIENTS = ("lomo", "layerwise")
-"""Optimisers that step inside backward: no gradient is left to add a penalty to."""
+STEP_INSIDE_BACKWARD = ("lomo", "layerwise")
+"""Optimisers after whose backward no gradient is left to add a penalty to."""
 
 
 def check_method(method: Method) -> None:
-    """Every part works without perdure's own loop.
-
-    Raises:
-        ConfigError, UnmetNeed: names the part.
-    """
+    """Raise ConfigError or UnmetNeed if a part works only in perdure's own loop."""
     for name, penalty in method.penalties.items():
         if isinstance(penalty, BatchPenalty) and penalty.weight != 0:
             raise UnmetNeed(
-                f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop knows (`perdure run`); "
-                "your trainer's batches are its own. Penalties on weights work."
+                f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop has (`perdure run`). "
+                "Penalties on weights work."
             )
     if method.stream != "one-by-one":
         raise ConfigError(f"Method '{method.name}' trains all tasks at once: give your trainer all their data instead.")
@@ -44,30 +34,22 @@ def check_method(method: Method) -> None:
 
 
 def check_name(task: str, taken: Sequence[str]) -> None:
-    """The new task has a name of its own, fit for a folder (of a method that answers each task by its own adapter).
-
-    Raises:
-        ConfigError: it has not.
-    """
+    """Raise ConfigError if the new task's name is taken or unfit for a folder (of a method with one adapter per task)."""
     if not re.fullmatch(r"[\w-][\w.@-]*", task):
         raise ConfigError(f"A task cannot be called {task!r}: use letters, digits, '.', '_' and '-'.")
     if task in taken:
         raise ConfigError(
-            f"The new task cannot be called '{task}': an earlier adapter is, after its folder. Give Continual another `task`."
+            f"The new task cannot be called '{task}': an earlier adapter's folder has that name. Give Continual another `task`."
         )
 
 
 def check_trainer(trainer: Any) -> None:
-    """The trainer leaves whole, reduced, unscaled gradients on every process before it clips them.
-
-    Raises:
-        ConfigError: it does not; says why.
-    """
+    """Raise ConfigError unless every process holds whole, reduced and unscaled gradients before the trainer clips them."""
     if not all(hasattr(trainer, name) for name in ("training_step", "accelerator", "callback_handler", "args")):
         raise ConfigError(f"Expected a transformers Trainer (or a subclass of it), got {type(trainer).__name__}.")
     if getattr(trainer, "model_init", None) is not None:
         raise ConfigError(
-            "The trainer makes its model anew when training begins (model_init); give it the model itself."
+            "The trainer recreates its model when training begins (model_init). Give it the model itself."
         )
     engine = trainer.accelerator.distributed_type.value
     if engine in ENGINES:
@@ -75,59 +57,47 @@ def check_trainer(trainer: Any) -> None:
             f"The trainer runs on {engine}, where penalties cannot be added: {ENGINES[engine]}. Use plain data parallelism "
             "(`accelerate launch --num_processes N` or torchrun)."
         )
-    if (parallel := getattr(trainer.accelerator, "parallelism_config", None)) is not None:
-        for kind in ("tp", "cp", "sp", "dp_shard"):
-            if getattr(parallel, f"{kind}_size", 1) > 1:
-                raise ConfigError(
-                    f"The trainer splits the model or its sequences over processes ({kind}), so that a process holds a part of "
-                    "the gradient only. Use plain data parallelism."
-                )
-    if len(places := {parameter.device for parameter in _parameters(trainer)}) > 1:
+    parallel = getattr(trainer.accelerator, "parallelism_config", None)
+    if kinds := [kind for kind in ("tp", "cp", "sp", "dp_shard") if getattr(parallel, f"{kind}_size", 1) > 1]:
         raise ConfigError(
-            f"The model lies on several devices ({', '.join(sorted(map(str, places)))}; device_map), while penalties and what is "
-            "measured need the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
+            f"The trainer splits the model or its sequences over processes ({kinds[0]}), so a process holds only part of the "
+            "gradient. Use plain data parallelism."
+        )
+    model = getattr(trainer, "model", None)
+    if model is not None and len(devices := {str(parameter.device) for parameter in model.parameters()}) > 1:
+        raise ConfigError(
+            f"The model is on several devices ({', '.join(sorted(devices))}; device_map), but penalties and measurements need "
+            "the adapter on one. Load it without device_map, or smaller: in bf16, or quantised."
         )
     if trainer.args.fp16:
         raise ConfigError(
-            "fp16 multiplies gradients by a changing factor until they are clipped, and a penalty would have to know it. Use "
+            "fp16 multiplies gradients by a changing factor until they are clipped, and penalties would need to follow it. Use "
             "bf16=True, or full precision."
         )
-    if any(word in str(trainer.args.optim).lower() for word in OWN_GRADIENTS):
+    if any(word in str(trainer.args.optim).lower() for word in STEP_INSIDE_BACKWARD):
         raise ConfigError(
             f"The optimiser '{trainer.args.optim}' steps inside backward, so no gradient is left to add a penalty to. Use "
-            "another one, such as adamw_torch."
+            "another, such as adamw_torch."
         )
-
-
-def _parameters(trainer: Any) -> Iterator[Any]:
-    model = getattr(trainer, "model", None)
-    return iter(()) if model is None else model.parameters()
 
 
 def check_adapter(peft_model: Any) -> None:
-    """What is trained is a plain LoRA and nothing else.
-
-    Raises:
-        ConfigError: names the setting or the parameter.
-    """
+    """Raise ConfigError if anything but a plain LoRA is trained."""
     config = peft_model.peft_config[peft_model.active_adapter].to_dict()
     for setting, reason in REFUSED.items():
         if config.get(setting):
             raise ConfigError(f"The model's LoraConfig sets {setting}; {reason}. Leave it out.")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(OFFSETTING):
+    start = str(config.get("init_lora_weights")).lower()
+    changes_base = start.startswith(OFFSETTING)
+    if changes_base or start == "mica":
         raise ConfigError(
-            f"The model's LoraConfig has init_lora_weights='{start}', which has changed the base already. Leave it out and "
-            "choose an init of perdure's in the method."
-        )
-    if isinstance(start, str) and start.lower() == "mica":
-        raise ConfigError(
-            "The model's LoraConfig has init_lora_weights='mica', which keeps B as it began and trains A alone; perdure's "
-            "methods say themselves what is trained. Leave it out and choose an init of perdure's in the method."
+            f"The model's LoraConfig has init_lora_weights='{start}', which "
+            f"{'has changed the base already' if changes_base else 'freezes B and trains only A'}. Leave it out and choose one "
+            "of perdure's inits in the method."
         )
     others = [name for name, p in peft_model.named_parameters() if p.requires_grad and ".lora_" not in name]
     if others:
         raise ConfigError(
-            f"The model also trains {len(others)} parameters that are no LoRA factors, such as '{others[0]}'. The history holds "
-            "LoRA updates only: freeze them, or adapt their layer with LoRA."
+            f"The model also trains {len(others)} parameters that are not LoRA factors, such as '{others[0]}'. The history holds "
+            "only LoRA updates: freeze them, or adapt their layer with LoRA."
         )

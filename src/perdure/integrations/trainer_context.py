@@ -1,11 +1,12 @@
-"""A trainer seen as perdure's loop sees its own: rows of its dataset are the examples, its collator and loss the backbone."""
+"""Adapts a trainer to perdure's contracts: rows of its dataset are the examples, its collator and loss the backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.modes import not_training
 from perdure.errors import ConfigError, UnmetNeed
-from perdure.methods.contract.context import Gradients, ScoreSink, Sink, Streamed
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
@@ -22,7 +23,7 @@ from perdure.training.context import StageContext
 
 
 class DatasetRows(Sequence[Any]):
-    """Some rows of a dataset, read when they are asked for."""
+    """Some rows of a dataset, read lazily."""
 
     def __init__(self, dataset: Any, chosen: Sequence[int] | None = None) -> None:
         self._dataset = dataset
@@ -32,14 +33,8 @@ class DatasetRows(Sequence[Any]):
         return len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        return (
-            DatasetRows(self._dataset, self._chosen[index])
-            if isinstance(index, slice)
-            else self._row(self._chosen[index])
-        )
-
-    def _row(self, index: int) -> Any:
-        return self._dataset[index]
+        chosen: Any = self._chosen[index]
+        return DatasetRows(self._dataset, chosen) if isinstance(index, slice) else self._dataset[chosen]
 
     def shuffled(self, generator: torch.Generator, size: int) -> Iterator[DatasetRows]:
         """All rows in a random order, in batches of `size` (the last may be smaller)."""
@@ -49,22 +44,15 @@ class DatasetRows(Sequence[Any]):
 
 
 @dataclass(frozen=True)
-class NamedTask:
-    """All that is known of a trainer's task."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class TrainerStage(Stage):
-    """The task a trainer is given: its name, and the rows it trains on."""
+    """The trainer's task, of which only the name is known, and the rows it trains on."""
 
     rows: Sequence[Any] = ()
 
     @classmethod
     def named(cls, name: str, rows: Sequence[Any]) -> TrainerStage:
         """The stage of one task."""
-        task: Any = NamedTask(name)
+        task: Any = SimpleNamespace(name=name)
         return cls(name, (task,), rows)
 
     @property
@@ -74,7 +62,7 @@ class TrainerStage(Stage):
 
 
 class TrainerBackbone:
-    """Collates and computes the loss as `trainer` does; whatever needs perdure's own tasks is refused."""
+    """Collates and computes the loss as `trainer` does; refuses what needs perdure's own tasks."""
 
     default_targets = ()
     answers_from_examples = False
@@ -89,13 +77,13 @@ class TrainerBackbone:
         """Nothing to prepare: rows are what the trainer's collator takes."""
 
     def collate(self, examples: Sequence[Any]) -> Batch:
-        """Rows as one batch, on the trainer's device; padding is told by `attention_mask`, a decoder's by its labels."""
+        """Rows as one batch, on the trainer's device; `attention_mask` marks padding, in a decoder the labels do."""
         from accelerate.utils.operations import send_to_device
 
         inputs: dict[str, Any] = dict(send_to_device(self._collate(list(examples)), self._trainer.args.device))
         mask = inputs.get("attention_mask")
         if mask is None and self.encoder_decoder and "input_ids" in inputs:
-            mask = torch.ones_like(inputs["input_ids"])  # or the decoder's would be taken for it
+            mask = torch.ones_like(inputs["input_ids"])  # otherwise the decoder's mask would be used for it
         mask = None if mask is None else mask.bool()
         if self.encoder_decoder and (decoder_mask := decoder_positions(inputs)) is not None:
             if mask is not None and mask.shape == decoder_mask.shape:
@@ -105,25 +93,20 @@ class TrainerBackbone:
         return Batch(examples, inputs, len(examples), mask)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The trainer's own loss."""
         with self._trainer.compute_loss_context_manager():
             return Outputs(self._trainer.compute_loss(self.model, dict(batch.inputs)))
 
     def features(self, batch: Batch) -> Any:
-        """One forward pass."""
         with self._trainer.compute_loss_context_manager():
             return self.model(**batch.inputs)
 
     def length(self, example: Any) -> int:
-        """Unknown; batches are not sorted."""
-        return 0
+        return 0  # unknown; batches are not sorted
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
-        """Refused."""
         _refuse("scores of labels")
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """Refused."""
         _refuse("predictions")
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
@@ -136,23 +119,18 @@ class TrainerBackbone:
 
 @dataclass
 class TrainerContext(StageContext):
-    """See `Context`; measured in eval mode on the trainer's rows."""
+    """See `Context`; measurements use eval mode and the trainer's rows."""
 
     def batches(self, examples: Sequence[Any], size: int, purpose: str) -> Iterable[Any]:
-        """Rows are read batch by batch, not all at once."""
+        """Batches that read their rows lazily."""
         rows = examples if isinstance(examples, DatasetRows) else DatasetRows(examples)
         return rows.shuffled(self.generator(purpose), size)
 
-    def stream(self, batches: Iterable[Sequence[Any]], what: Streamed, sink: Sink) -> None:
-        with evaluating(self.backbone.model):
-            super().stream(batches, what, sink)
-
-    def stream_scores(self, batches: Iterable[Sequence[Any]], sink: ScoreSink) -> None:
-        with evaluating(self.backbone.model):
-            super().stream_scores(batches, sink)
+    def _measuring(self) -> AbstractContextManager[None]:
+        return not_training([*self.backbone.model.modules()])
 
     def _scored(self, batches: Iterable[Sequence[Any]]) -> Iterator[Tensor]:
-        """Logits [positions, vocabulary or classes] where the trainer's labels are; a model's next word is one position on."""
+        """Logits [positions, vocabulary or classes] at the trainer's labels; a causal model's label is one position further."""
         for rows in batches:
             batch = self.backbone.collate(rows)
             logits, labels = self.backbone.features(batch).logits, batch.inputs.get("labels")
@@ -162,10 +140,6 @@ class TrainerContext(StageContext):
                 logits = logits[labels != -100]
             yield logits
 
-    def task_gradients(self, examples: Sequence[Any]) -> Gradients:
-        with evaluating(self.backbone.model):
-            return super().task_gradients(examples)
-
     def teacher(self, examples: Sequence[Any], tasks: Sequence[str]) -> list[Tensor]:
         _refuse("scores of labels")
 
@@ -174,7 +148,7 @@ class TrainerContext(StageContext):
 
 
 def decoder_positions(inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """[n, length] True where a decoder reads no padding: by its mask, else where a label is learnt; None without either."""
+    """[n, length] True where a decoder reads no padding: from its mask, else from the labels; None without either."""
     if (mask := inputs.get("decoder_attention_mask")) is not None:
         return mask.bool()
     labels = inputs.get("labels")
@@ -182,28 +156,13 @@ def decoder_positions(inputs: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def one_longer(inputs: Mapping[str, Any], pad: int | None) -> dict[str, Any]:
-    """The decoder's tensors with one more position of padding: an encoder's and a decoder's inputs are told apart by length."""
+    """The inputs, the decoder's padded by one position: encoder and decoder are told apart by length."""
     fill = {"labels": -100, "decoder_input_ids": pad or 0, "decoder_attention_mask": 0}
     return {n: functional.pad(t, (0, 1), value=fill[n]) if n in fill else t for n, t in inputs.items()}
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within: eval mode (no dropout while something is measured)."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
-
-
 def training_rows(trainer: Any) -> tuple[DatasetRows, Any]:
-    """The rows the trainer trains on, and its collate function.
-
-    Raises:
-        UnmetNeed: it streams its data.
-    """
+    """The rows the trainer trains on, and its collate function; UnmetNeed if it streams its data."""
     loader = trainer.get_train_dataloader()
     if not hasattr(loader.dataset, "__len__") or not hasattr(loader.dataset, "__getitem__"):
         raise UnmetNeed(
@@ -214,15 +173,11 @@ def training_rows(trainer: Any) -> tuple[DatasetRows, Any]:
 
 
 def old_rows(old_examples: Mapping[str, Sequence[Any]]) -> dict[str, DatasetRows]:
-    """Task name -> its old rows.
-
-    Raises:
-        ConfigError: a task without any.
-    """
+    """Task name -> its old rows; ConfigError for a task without any."""
     if empty := [name for name, rows in old_examples.items() if len(rows) == 0]:
-        raise ConfigError(f"old_examples: there are none of '{empty[0]}'; leave the name out.")
+        raise ConfigError(f"old_examples: '{empty[0]}' has none. Leave the name out.")
     return {name: DatasetRows(rows) for name, rows in old_examples.items()}
 
 
 def _refuse(what: str) -> NoReturn:
-    raise UnmetNeed(f"A part asks for {what}, which only perdure's own loop knows (`perdure run`, `perdure.learn`).")
+    raise UnmetNeed(f"A part requires {what}, which only perdure's own loop has (`perdure run`, `perdure.learn`).")

@@ -1,1 +1,1 @@
-"""The protocol over tasks (sequence.py), and who is told about it while it runs."""
+"""The protocol over tasks (sequence.py), and the reporters that follow it."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar, plain lines, JSON lines, or nothing."""
+"""What a person sees while a run is in progress: a live bar, plain lines, JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from perdure.training.reporter import Quiet, Reporter
 if TYPE_CHECKING:
     from perdure.training.train import Step
 
-if TYPE_CHECKING:
-    from perdure.training.metrics import Scores
 
-
-class CompositeReporter:
+class CompositeReporter(Reporter):
     """Passes everything on to several reporters, in their order."""
 
     def __init__(self, *reporters: Reporter) -> None:
@@ -42,23 +39,14 @@ class CompositeReporter:
             reporter.end(scores)
 
 
-class JsonLines:
-    """One JSON object an event, for other programs."""
+class JsonLines(Reporter):
+    """One JSON object per event, for other programs."""
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._write(event="begin", stages=list(stages), finished=finished)
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        self._write(
-            event="step",
-            stage=stage,
-            total=total,
-            step=step.step,
-            loss=step.loss,
-            learning_rate=step.learning_rate,
-            penalties=dict(step.penalties),
-            shares=dict(step.shares),
-        )
+        self._write(event="step", stage=stage, total=total, **vars(step))
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._write(event="scored", learnt=list(learnt), scores=dict(scores))
@@ -72,12 +60,8 @@ class JsonLines:
         sys.stdout.flush()
 
 
-class Plain:
-    """A line when a stage begins and when it is scored, with the time left; also what a log file gets.
-
-    Args:
-        title: what is running.
-    """
+class Plain(Reporter):
+    """A line when a stage begins and when it is scored, with the time left; also for log files. `title`: what is running."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -89,34 +73,29 @@ class Plain:
         self._stages, self._at, self._finished = list(stages), finished, finished
         self._began = time.monotonic()
         if finished:
-            self._say(f"goes on after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
+            self._print(f"resumes after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        if stage != self._trained or step.step == total:  # the first step made here: a resumed stage begins later
+        if stage != self._trained or step.step == total:  # the first step here: a resumed stage begins later
             self._trained = stage
-            self._say(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}")
+            self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
-        row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
-        if learnt:
-            self._at += 1
-        self._say(f"{'after ' + learnt[-1] if learnt else 'untrained'}: {row}{self._left()}")
+        self._at += bool(learnt)
+        done, total = self._at - self._finished, len(self._stages) - self._finished
+        left = ""
+        if 0 < done < total:
+            seconds = (time.monotonic() - self._began) / done * (total - done)
+            duration = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+            left = f"  (about {duration} left in this run)"
+        self._print(_row(learnt, scores) + left)
 
-    def end(self, scores: Scores | None) -> None:
-        pass
-
-    def _left(self) -> str:
-        done, of = self._at - self._finished, len(self._stages) - self._finished
-        if done <= 0 or done >= of:
-            return ""
-        return f"  (about {_duration((time.monotonic() - self._began) / done * (of - done))} left in this run)"
-
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         sys.stderr.write(f"[{self._title}] {text}\n")
         sys.stderr.flush()
 
 
-class Live:
+class Live(Reporter):
     """A bar over the whole sequence, redrawn in place, with the time left; and a line for every row of scores."""
 
     def __init__(self, title: str) -> None:
@@ -125,7 +104,7 @@ class Live:
 
         self._title = title
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),  # a name may hold square brackets
+            TextColumn("{task.description}", markup=False),  # a name may contain square brackets
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -152,36 +131,26 @@ class Live:
         )
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
-        row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
-        self._bar.console.print(
-            f"[{self._title}] {'after ' + learnt[-1] if learnt else 'untrained'}: {row}", markup=False
-        )
+        self._bar.console.print(f"[{self._title}] {_row(learnt, scores)}", markup=False)
         if learnt:
             self._at += 1
             self._bar.update(self._task, completed=self._at)
 
     def end(self, scores: Scores | None) -> None:
-        self._bar.stop()  # also after an error: the cursor comes back
+        self._bar.stop()  # also after an error: restores the cursor
 
 
 def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
-    """The reporter for `mode`: 'quiet', 'json', or 'auto' (a live bar on a terminal, plain lines elsewhere); and `others`.
-
-    Raises:
-        UnknownName: another mode.
-    """
-    return CompositeReporter(*others, _shown(mode, title)) if others else _shown(mode, title)
-
-
-def _shown(mode: str, title: str) -> Reporter:
-    if mode == "quiet":
-        return Quiet()
-    if mode == "json":
-        return JsonLines()
-    if mode != "auto":
+    """The reporter for `mode` ('quiet', 'json', or 'auto': a live bar on a terminal, plain lines elsewhere), after `others`."""
+    if mode not in ("auto", "json", "quiet"):
         raise UnknownName("kind of progress", mode, ("auto", "json", "quiet"))
-    return Live(title) if sys.stderr.isatty() else Plain(title)
+    if mode == "auto":
+        shown = Live(title) if sys.stderr.isatty() else Plain(title)
+    else:
+        shown = JsonLines() if mode == "json" else Quiet()
+    return CompositeReporter(*others, shown) if others else shown
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _row(learnt: Sequence[str], scores: Mapping[str, float | None]) -> str:
+    row = "  ".join(f"{task} {100 * score:.1f}" for task, score in scores.items() if score is not None)
+    return f"{'after ' + learnt[-1] if learnt else 'untrained'}: {row}"

@@ -1,6 +1,13 @@
 """The protocol: learn the stages one after another, and score every task after each.
 
-This is the whole loop. No method is named here: what a method does, its parts do (perdure.methods.contract.parts).
+    for each stage:
+        1. fold          W <- W_0 + carry
+        2. start         A, B <- init
+        3. train         A, B <- steps on the gradient of loss + penalties, through the step rule
+        4. consolidate   carry, deployed <- fold(past, update)
+        5. evaluate      the score of W_0 + deployed on every task
+
+This is the whole loop. It names no method: what a method does, its parts do (perdure.methods.contract.parts).
 """
 
 from __future__ import annotations
@@ -41,59 +48,65 @@ def run_sequence(
     processes: Processes = ALONE,
     shared: Path | None = None,
 ) -> Past:
-    """Learn `tasks` with `method`, going on where the store's last checkpoint stands; return what is left behind.
+    """Learn `tasks` with `method` from the store's last checkpoint on, and return what they leave behind.
 
-    `report` knows already that it begins (`perdure.commands.learn.reporting`: taking in a history comes before). `shared` is a
-    folder of trainings that runs have in common (perdure.state.shared); None = everything is trained here.
-    Everything random depends on the seed and the stage only, so a run that was stopped gives the bits of one that was not.
+    The caller has called `report.begin`. `shared` is a folder of trainings that runs have in common (perdure.state.shared);
+    None = everything is trained here. Everything random depends only on the seed and the stage, so a run that was stopped and
+    resumed gives the same bits as one that was not.
     """
-    past, base = load_past(store, method, device=model.device), public_name(config.backbone["model"])
+    base = public_name(config.backbone["model"])
     sequence = (*history_stages(config.history), *stages(tasks, method.stream))
+    by_name = {task.name: task for task in tasks}
+    dropout = "dropout" if processes.main else f"dropout {processes.rank}"
+    # with dropout every process has its own random state, and a checkpoint holds that of the main one only
+    minutes = None if processes.count > 1 and config.lora.dropout > 0 else config.training.checkpoint_minutes
+
+    past = load_past(store, method, device=model.device)
     if not store.manifest["stages"]:
-        scored = score_tasks(tasks, (), {}, model, backbone, config.evaluation, report, processes)
-        processes.once(save_untrained, store, scored)
+        scores = score_tasks(tasks, (), {}, model, backbone, config.evaluation, report, processes)
+        processes.once(save_untrained, store, scores)
 
     for index, stage in enumerate(sequence[len(past) :], start=len(past)):
-        purpose = "dropout" if processes.main else f"dropout {processes.rank}"
-        torch.manual_seed(derived_seed(config.seed, index, purpose))
+        torch.manual_seed(derived_seed(config.seed, index, dropout))
         buffer = method.replay.buffer() if method.replay else {}
-        ctx = StageContext(stage, index, past, buffer, model, backbone, {t.name: t for t in tasks}, config.seed)
+        ctx = StageContext(stage, index, past, buffer, model, backbone, by_name, config.seed)
         record = StageRecord(report, stage.name)
 
-        model.fold(past.carry)  # 1. the next task trains on what the past carries
+        # 1. fold
+        model.fold(past.carry)
         calls.before_task(method, ctx)
-        begun = marks(method)
-        unfinished = Unfinished(store, method, model, ctx, record.steps, _minutes(config, processes), processes)
+        before_training = marks(method)
+
+        # 2. start
+        unfinished = Unfinished(store, method, model, ctx, record.steps, minutes, processes)
         start = unfinished.start() or calls.started(method.init, ctx)
-        processes.align(start.tensors())  # measured alike everywhere, but not every kernel gives the same bits twice
-        model.start(start)  # 2. its adapter starts
-        ctx.started = {name: pair.copied() for name, pair in model.factors().items()}
+        # every process has computed it, but not every kernel gives the same bits twice
+        processes.broadcast(start.tensors())
+        model.start(start)
+        ctx.started = model.copied_factors()
+
+        # 3. train
         with memory_explained(f"training task '{stage.name}'"), unfinished.checkpoint_on_signal():
-            # 3. loss + penalties -> step
             checkpoints = sharing(shared, config, method, ctx, unfinished, record.steps)
             train(model, backbone, method, ctx, config.training, record.step, checkpoints, processes)
-
-        factors = {name: pair.copied() for name, pair in model.factors().items()}
+        factors = model.copied_factors()
         update = {name: pair.update() for name, pair in factors.items()}
         calls.after_task(method.parts().values(), ctx, update)
-        folded = calls.consolidated(method.consolidate, ctx, past, update)  # 4. carry and deployed
+
+        # 4. consolidate
+        folded = calls.consolidated(method.consolidate, ctx, past, update)
         if method.replay:
             method.replay.remember(ctx, stage.train)
-        check_saved(method, begun, stage.name)
+        check_saved(method, before_training, stage.name)
         past = past.after(stage.name, update, folded, factors)
-        learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
+
         # 5. evaluate
+        learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         last = len(past) == len(sequence)
-        scored = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
-        processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scored, model, base)
-        # go on from what was written: a resumed run then cannot differ
-        past = load_past(store, method, device=model.device)
+        scores = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
+
+        processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scores, model, base)
+        past = load_past(store, method, device=model.device)  # continue from the files, as a resumed run does
 
     save_deployed(store, past.deployed, model, backbone, base, processes)
     return past
-
-
-def _minutes(config: RunConfig, processes: Processes) -> float | None:
-    """Minutes between checkpoints; None where several processes use dropout."""
-    own_randomness = processes.count > 1 and config.lora.dropout > 0  # one process's random state is not the others'
-    return None if own_randomness else config.training.checkpoint_minutes

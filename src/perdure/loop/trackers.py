@@ -1,13 +1,13 @@
 """A run in TensorBoard, MLflow or Weights & Biases: a reporter that passes on every step, score and metric, through accelerate.
 
-Trackers only look on. They are no part of a run's configuration: a run may be resumed with others, or with none, and its
-bits are the same. Where they write is each tracker's own affair, by its own environment variables:
+Trackers only observe. They are not part of a run's configuration: a run may be resumed with others, or without any, and has the
+same bits. Each tracker's own environment variables decide where it writes:
 
     tensorboard   RUN/tensorboard; `tensorboard --logdir runs` compares runs
     mlflow        MLFLOW_TRACKING_URI, else mlflow's own default; experiment MLFLOW_EXPERIMENT_NAME, else 'perdure'
     wandb         RUN/wandb; project WANDB_PROJECT, else 'perdure'; WANDB_MODE=offline keeps everything on this machine
 
-The step of everything is the number of optimiser steps since the run began; a resumed run goes on counting.
+The step of everything is the number of optimiser steps since the run began; a resumed run continues to count.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import ConfigError, UnknownName
 from perdure.state.store import Store
 from perdure.training.metrics import FORMULAS
+from perdure.training.reporter import Reporter
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -33,21 +34,18 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 """Each is also the name of the package it needs."""
 
 
-class Trackers:
-    """Tells trackers what a run does. One that fails while the run goes on is left out with a warning; the run goes on.
+class Trackers(Reporter):
+    """Logs a run to trackers. One that fails during the run is dropped with a warning, and the run continues.
 
-    Args:
-        folder: of the run.
-        names: some of `TRACKERS`.
-
-    Raises:
-        UnknownName: no tracker of that name.
-        ConfigError: its package is not installed; says how to install it.
+    `folder`: the run's; `names`: some of `TRACKERS` (UnknownName for others, ConfigError if a package is not installed).
     """
 
     def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
         for name in names:
-            _check(name)
+            if name not in TRACKERS:
+                raise UnknownName("tracker", name, TRACKERS)
+            if importlib.util.find_spec(name) is None:
+                raise ConfigError(f"Tracker '{name}' needs a package. Install it: pip install 'perdure[trackers]'.")
         self._store, self._names = Store(Path(folder)), tuple(dict.fromkeys(names))
         self._open: dict[str, GeneralTracker] = {}
         self._before = self._now = 0
@@ -55,8 +53,10 @@ class Trackers:
     def begin(self, stages: Sequence[str], finished: int) -> None:
         from accelerate import PartialState
 
-        PartialState()  # accelerate's trackers ask it which process they are in
-        self._before = self._now = _steps_of(self._store)
+        PartialState()  # accelerate's trackers read from it which process they are in
+        # optimiser steps of the finished stages
+        folders = map(self._store.stage_folder, range(1, len(self._store.stages()) + 1))
+        self._before = self._now = sum((folder / "log.jsonl").read_bytes().count(b"\n") for folder in folders)
         settings = {"stages": ", ".join(stages), **flat(self._store.about["config"])}
         for name in self._names:
             try:
@@ -65,7 +65,7 @@ class Trackers:
                 tracker.store_init_configuration(settings)
             except Exception as error:  # whatever a tracker's package raises
                 raise ConfigError(
-                    f"Tracker '{name}' cannot begin: {error}. Mend its settings, or leave out --tracker {name}."
+                    f"Tracker '{name}' cannot start: {error}. Fix its settings, or leave out --tracker {name}."
                 ) from error
             self._open[name] = tracker
 
@@ -82,8 +82,8 @@ class Trackers:
 
     def end(self, scores: Scores | None) -> None:
         if scores is not None:
-            found = {name: getattr(scores, name) for name in FORMULAS}
-            self._log({f"metric/{name}": value for name, value in found.items() if value is not None})
+            metrics = {name: getattr(scores, name) for name in FORMULAS}
+            self._log({f"metric/{name}": value for name, value in metrics.items() if value is not None})
         self._each(lambda tracker: tracker.finish())
         self._open.clear()
 
@@ -94,56 +94,35 @@ class Trackers:
         for name, tracker in list(self._open.items()):
             try:
                 act(tracker)
-            except Exception as error:  # a server that went away must not cost the run
+            except Exception as error:  # an unreachable server must not stop the run
                 del self._open[name]
-                warnings.warn(
-                    f"tracker '{name}' is left out from here on: {error}. The run's own log has everything.",
-                    stacklevel=2,
-                )
+                warnings.warn(f"tracker '{name}' dropped: {error}. The run's own log is complete.", stacklevel=2)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as `a.b.c` -> plain value, without those that are not set; lists as text.
+    """Nested settings as `a.b.c` -> plain value, without unset ones; lists as strings.
 
     >>> flat({"lora": {"rank": 8, "targets": ["q", "v"]}, "data": None})
     {'lora.rank': 8, 'lora.targets': 'q, v'}
     """
-    found: dict[str, str | int | float | bool] = {}
+    plain: dict[str, str | int | float | bool] = {}
     for key, value in settings.items():
-        match value:
-            case None:
-                pass
-            case Mapping():
-                found |= flat(value, f"{prefix}{key}.")
-            case str() | int() | float():
-                found[prefix + key] = value
-            case _:
-                items = (item.get("name", item) if isinstance(item, Mapping) else item for item in value)
-                found[prefix + key] = ", ".join(map(str, items))
-    return found
-
-
-def _check(name: str) -> None:
-    if name not in TRACKERS:
-        raise UnknownName("tracker", name, TRACKERS)
-    if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"Tracker '{name}' needs a package. Install it: pip install 'perdure[trackers]'.")
+        if isinstance(value, Mapping):
+            plain |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float):
+            plain[prefix + key] = value
+        elif value is not None:
+            items = (item.get("name", item) if isinstance(item, Mapping) else item for item in value)
+            plain[prefix + key] = ", ".join(map(str, items))
+    return plain
 
 
 def _tracker(name: str, folder: Path) -> GeneralTracker:
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
-    match name:
-        case "tensorboard":
-            return TensorBoardTracker("tensorboard", logging_dir=folder)
-        case "mlflow":
-            return MLflowTracker("perdure", run_name=folder.name)
-        case _:
-            project = os.environ.get("WANDB_PROJECT", "perdure")
-            return WandBTracker(project, dir=str(folder), name=os.environ.get("WANDB_NAME", folder.name))
-
-
-def _steps_of(store: Store) -> int:
-    """Optimiser steps of the finished stages."""
-    logs = (store.stage_folder(position) / "log.jsonl" for position in range(1, len(store.stages()) + 1))
-    return sum(log.read_bytes().count(b"\n") for log in logs)
+    if name == "tensorboard":
+        return TensorBoardTracker("tensorboard", logging_dir=folder)
+    if name == "mlflow":
+        return MLflowTracker("perdure", run_name=folder.name)
+    project = os.environ.get("WANDB_PROJECT", "perdure")
+    return WandBTracker(project, dir=str(folder), name=os.environ.get("WANDB_NAME", folder.name))

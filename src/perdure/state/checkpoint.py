@@ -1,7 +1,7 @@
 """What the next stage needs, as one safetensors file: the past, and the memory of every part.
 
-Key layout: `<group>/<module>/<tensor>`, group one of total, carry, deployed, deployed:<i> (one a task), factors,
-part:<name>. Whatever is the same object in memory (deployed = carry in most methods) is written once.
+Key layout: `<group>/<module>/<tensor>`, where group is one of total, carry, deployed, deployed:<i> (one per task), factors,
+part:<name>. What is the same object in memory (deployed = carry in most methods) is written once.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ CPU = torch.device("cpu")
 
 
 def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, Any] | None = None) -> None:
-    """Write the past and the parts' memory; `more` can be read back with `read_metadata`."""
+    """Write the past and the parts' memory; `more` is JSON, read back with `read_metadata`."""
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {"stages": past.stages, "scaling": {n: pair.scaling for n, pair in past.factors.items()}}
-    _put_update(tensors, "total", past.total)
-    _put_update(tensors, "carry", past.carry)
+    tensors |= packed("total", past.total)
+    tensors |= packed("carry", past.carry)
     if isinstance(past.deployed, PerTask):
         about["deployed"] = list(past.deployed.updates)
         for i, update in enumerate(past.deployed.updates.values()):
-            _put_update(tensors, f"deployed:{i}", update)
+            tensors |= packed(f"deployed:{i}", update)
     elif past.deployed is past.carry:
         about["deployed"] = "carry"
     else:
         about["deployed"] = "update"
-        _put_update(tensors, "deployed", past.deployed)
-    pack_factors(tensors, "factors", past.factors)
+        tensors |= packed("deployed", past.deployed)
+    tensors |= packed("factors", past.factors)
     save_groups(path, tensors | memory(method), {**about, **(more or {})})
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What JSON says about the tensors of a file, without reading them."""
+    """The JSON in a file, without reading its tensors."""
     with safe_open(path, framework="pt") as file:
         return json.loads((file.metadata() or {})["perdure"])
 
@@ -54,11 +54,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def load_checkpoint(
     path: Path, method: Method, load_update: Callable[[int], Update], device: torch.device = CPU
 ) -> Past:
-    """Read the past back to a device; every part takes its memory.
-
-    Raises:
-        StoreError: the file belongs to a method with other parts.
-    """
+    """The past, on a device; every part loads its memory (see `remember`)."""
     about, groups = load_groups(path, device)
     remember(method, groups, path)
     carry = _update(groups.get("carry", {}))
@@ -73,14 +69,14 @@ def load_checkpoint(
 
 
 def checkpoint_deployed(path: Path) -> Update | PerTask:
-    """What answers queries, alone."""
+    """Only the update that answers queries."""
     about, groups = load_groups(path)
     return _deployed(about["deployed"], groups, _update(groups.get("carry", {})))
 
 
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors under `<group>/<rest>`, and what JSON can say about them."""
-    # A copy each: safetensors refuses tensors that share memory.
+    """Write tensors called `<group>/<rest>`, and `about` as JSON."""
+    # copies, because safetensors refuses tensors that share memory
     own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
     save_file(own, path, {"perdure": json.dumps(about)})
 
@@ -89,39 +85,35 @@ def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any],
     """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
     groups: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {})["perdure"])
-        for key in file.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+        for key in file.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
             group, _, rest = key.partition("/")
-            # a copy, because safetensors' memory is not aligned as torch's is, and BLAS then rounds otherwise
+            # a copy, because safetensors' memory is not aligned like torch's, and BLAS then rounds differently
             groups.setdefault(group, {})[rest] = file.get_tensor(key).clone().to(device)
-    return about, groups
+    return read_metadata(path), groups
 
 
 def memory(method: Method) -> dict[str, Tensor]:
-    """What every part remembers, as tensors for `save_groups`."""
+    """Every part's memory, as tensors for `save_groups`."""
     return {f"part:{name}/{key}": t for name, part in method.parts().items() for key, t in state_of(part).items()}
 
 
 def remember(method: Method, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-    """Every part takes its memory.
-
-    Raises:
-        StoreError: there is memory of a part the method does not have.
-    """
+    """Load every part's memory; StoreError if there is memory of a part that the method does not have."""
     parts = method.parts()
-    if left := [name for group in groups if (name := group.removeprefix("part:")) != group and name not in parts]:
-        raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(left)}.")
+    if unknown := [name for group in groups if (name := group.removeprefix("part:")) != group and name not in parts]:
+        raise StoreError(f"'{path}' holds the memory of parts this method does not have: {', '.join(unknown)}.")
     for name, part in parts.items():
         with calling(part, "load"):
             part.load(groups.get(f"part:{name}", {}))
 
 
-def pack_factors(tensors: dict[str, Tensor], group: str, factors: Mapping[str, Factors]) -> None:
-    """Add factors to the tensors of a file; their scaling goes into `about`."""
-    for name, pair in factors.items():
-        for key in ("A", "B", "A0", "B0"):
-            if (tensor := getattr(pair, key)) is not None:
-                tensors[f"{group}/{name}/{key}"] = tensor
+def packed(group: str, modules: Mapping[str, Delta | Factors]) -> dict[str, Tensor]:
+    """An update's or factors' tensors under the names of a group; the scaling of factors belongs in `about`."""
+    tensors: dict[str, Tensor | None] = {}
+    for name, value in modules.items():
+        own = {"dense": value} if isinstance(value, Tensor) else vars(value)
+        tensors |= {f"{group}/{name}/{key}": own.get(key) for key in ("dense", "A", "B", "A0", "B0")}
+    return {key: tensor for key, tensor in tensors.items() if tensor is not None}
 
 
 def unpack_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) -> dict[str, Factors]:
@@ -133,14 +125,6 @@ def _deployed(kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], ca
     if isinstance(kind, list):
         return PerTask({task: _update(groups.get(f"deployed:{i}", {})) for i, task in enumerate(kind)})
     return carry if kind == "carry" else _update(groups.get("deployed", {}))
-
-
-def _put_update(tensors: dict[str, Tensor], group: str, update: Update) -> None:
-    for name, delta in update.items():
-        if isinstance(delta, LowRank):
-            tensors[f"{group}/{name}/A"], tensors[f"{group}/{name}/B"] = delta.A, delta.B
-        else:
-            tensors[f"{group}/{name}/dense"] = delta
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

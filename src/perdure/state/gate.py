@@ -1,4 +1,4 @@
-"""The quality gate: a stage that makes the model forget more than is allowed does not become a part of the run."""
+"""The quality gate: a stage that makes the model forget more than is allowed does not become part of the run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from perdure.state.store import Accept, Store
 
 
 def forgetting_gate(points: float | None) -> Accept | None:
-    """Accepts a stage if no task learnt before loses more than `points` (100 = everything); None: no gate.
+    """Accepts a stage if no earlier task loses more than `points` (100 = everything); None: no gate.
 
-    What a task loses is its term of the metric `forgetting`: its best score after any earlier stage, minus its score now.
-
-    Raises:
-        ConfigError: a negative limit.
+    A task's loss is its term of the metric `forgetting`: its best score after any earlier stage, minus its score now.
     """
     if points is None:
         return None
@@ -23,37 +20,24 @@ def forgetting_gate(points: float | None) -> Accept | None:
         raise ConfigError(f"max_forgetting: give points, 0 or more, for example 2.0 (got {points:g}).")
 
     def accept(store: Store, stage: str, folder: Path) -> str | None:
-        lost = _losses(store, folder)
-        worst = sorted((t for t in lost if _points(*lost[t]) > points + 1e-9), key=lambda t: -_points(*lost[t]))
-        if not worst:
+        now = _scores(folder)
+        earlier = [_scores(store.stage_folder(position + 1)) for position in range(len(store.stages()))]
+        falls: list[tuple[float, str]] = []
+        for task in store.stages():
+            known = [row[task] for row in earlier if row.get(task) is not None]
+            if known and now.get(task) is not None and (loss := 100 * (max(known) - now[task])) > points + 1e-9:
+                scores = f"from {100 * max(known):.1f} to {100 * now[task]:.1f}"
+                falls.append((loss, f"'{task}' fell {scores} ({loss:.1f} points)"))
+        if not falls:
             return None
-        told = ", ".join(
-            f"'{task}' fell from {100 * lost[task][0]:.1f} to {100 * lost[task][1]:.1f} ({_points(*lost[task]):.1f} points)"
-            for task in worst
-        )
+        worst_first = ", ".join(text for _, text in sorted(falls, key=lambda fall: -fall[0]))
         return (
-            f"Learning '{stage}' forgets more than {points:g} points: {told}. It was not accepted: the run and its "
-            "deployed model stay as they were. Accept it with a higher --max-forgetting, or learn with settings that "
+            f"Learning '{stage}' forgets more than {points:g} points: {worst_first}. It was not accepted: the run and its "
+            "deployed model are unchanged. Accept it with a higher --max-forgetting, or learn with settings that "
             "forget less (another method, a smaller training.later_learning_rate_factor) in a new run."
         )
 
     return accept
-
-
-def _losses(store: Store, folder: Path) -> dict[str, tuple[float, float]]:
-    """Task learnt before -> (best score after any earlier stage, score now), where both are known."""
-    now = _scores(folder)
-    earlier = [_scores(store.stage_folder(position + 1)) for position in range(len(store.stages()))]
-    found = {}
-    for task in store.stages():
-        before = [row[task] for row in earlier if row.get(task) is not None]
-        if before and now.get(task) is not None:
-            found[task] = (max(before), now[task])
-    return found
-
-
-def _points(before: float, after: float) -> float:
-    return 100 * (before - after)
 
 
 def _scores(folder: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What is written about a stage: scores, predictions, log, adapter, state; and the deployed model at the end."""
+"""What a run saves: of each stage the scores, predictions, log, adapter and state; at the end the deployed model."""
 
 from __future__ import annotations
 
@@ -37,17 +37,14 @@ class StageRecord:
     steps: list[Step] = field(default_factory=list)
 
     def step(self, step: Step, total: int) -> None:
-        """Keep a step and tell whoever watches."""
+        """Keep a step and report it."""
         self.steps.append(step)
         self.report.step(self.stage, step, total)
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One cell of the score matrix and the answers it was computed from.
-
-    `values`: what each answer counts, whose mean is the score; none where right and wrong are all there is to say.
-    """
+    """A cell of the score matrix, and the answers behind it; `values`: one per answer, averaging to it; none for accuracy."""
 
     score: float | None
     examples: Sequence[Example] = ()
@@ -66,7 +63,7 @@ def score_tasks(
     processes: Processes = ALONE,
     last: bool = False,
 ) -> dict[str, TaskScore]:
-    """One row of the score matrix: the deployed model on the chosen split of every task; `last` of the sequence or not."""
+    """One row of the score matrix: the deployed model on the chosen split of every task; `last`: the row of the last stage."""
 
     def scored(task: Task) -> TaskScore:
         due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
@@ -74,8 +71,8 @@ def score_tasks(
             return TaskScore(None)
         examples: Sequence[Example] = getattr(task, settings.split)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
-        found, values = score_and_outcomes(task, examples, predictions)
-        return TaskScore(found, examples, predictions, () if task.metric == "accuracy" else values)
+        score, values = score_and_outcomes(task, examples, predictions)
+        return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values)
 
     row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
@@ -83,7 +80,7 @@ def score_tasks(
 
 
 def save_untrained(store: Store, scored: Mapping[str, TaskScore]) -> None:
-    """Write stage 00: what the untouched base answers."""
+    """Write stage 00, the untouched base."""
     with store.stage("untrained") as folder:
         _write_scores(folder, scored)
 
@@ -100,7 +97,7 @@ def save_stage(
     model: AdaptedModel,
     base: str,
 ) -> None:
-    """Write everything about a finished stage; it counts as finished when this returns."""
+    """Save a finished stage; it counts as finished when this returns."""
     with store.stage(name) as folder:
         _write_adapter(folder / "adapter", update, model, base)
         save_checkpoint(folder / STATE, past, method)
@@ -128,7 +125,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
 
 
 def load_past(store: Store, method: Method, stages: int | None = None, device: torch.device = CPU) -> Past:
-    """What the first `stages` finished stages left behind (default: all of them); the parts of `method` remember it too."""
+    """What the first `stages` finished stages left behind (default: all); the parts of `method` load their memory of it."""
 
     def load(index: int) -> dict[str, LowRank]:
         return {name: delta.to(device) for name, delta in load_stage_update(store, index).items()}
@@ -140,7 +137,7 @@ def load_past(store: Store, method: Method, stages: int | None = None, device: t
 
 
 def load_deployed(store: Store, stages: int | None = None) -> Update | PerTask:
-    """What answers after the first `stages` finished stages (default: all of them); the method's parts are not asked."""
+    """The update that answers queries after the first `stages` finished stages (default: all)."""
     return checkpoint_deployed(store.stage_folder(len(store.stages()) if stages is None else stages) / STATE)
 
 
@@ -157,7 +154,7 @@ def save_deployed(
     base: str,
     processes: Processes = ALONE,
 ) -> None:
-    """Write `deployed/`: a plain adapter where that is exact, one adapter a task, else the merged model."""
+    """Write `deployed/`: a plain adapter if that is exact, or one adapter per task, else the merged model."""
 
     def write(weights: dict[str, Tensor]) -> None:
         with store.deploying() as folder:
@@ -175,21 +172,18 @@ def write_deployed(
     base: str | None,
     weights: dict[str, Tensor],
 ) -> None:
-    """The same into any existing folder; `weights` are the merged model's where an adapter does not do."""
+    """The same into any existing folder; `weights` are the merged model's, empty if an adapter is exact."""
     if isinstance(deployed, PerTask):
         for task, update in deployed.updates.items():
-            _write_adapter(folder / task, _low_rank(update), model, base)
+            _write_adapter(folder / task, update, model, base)
     elif weights:
         backbone.save(folder, weights)
     else:
-        _write_adapter(folder, _low_rank(deployed), model, base)
+        _write_adapter(folder, deployed, model, base)
 
 
-def _low_rank(update: Update) -> dict[str, LowRank]:
-    return {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
-
-
-def _write_adapter(folder: Path, update: Mapping[str, LowRank], model: AdaptedModel, base: str | None) -> None:
+def _write_adapter(folder: Path, update: Update, model: AdaptedModel, base: str | None) -> None:
     folder.mkdir(exist_ok=True)
-    rank = max((delta.rank for delta in update.values()), default=1)
-    write_adapter(folder, update, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)
+    low_rank = {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
+    rank = max((delta.rank for delta in low_rank.values()), default=1)
+    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)

@@ -1,16 +1,16 @@
-"""Resume inside a stage: its training, written down every few minutes and read back after a stop.
+"""Resume inside a stage: its training is checkpointed every few minutes and restored after a stop.
 
     RUN/unfinished/
-      manifest.json              which stage of which data, and the sha256 of each file: what is not in it did not happen
+      manifest.json              which stage of which data, and the sha256 of each file; files not listed do not count
       000120/                    after 120 optimiser steps
           training.safetensors   the adapter as it started, what the steps changed, the memory of the parts
           log.jsonl  notes.json  the steps made, what the parts noted
 
-A part that starts in the middle of a stage gets `before_task`, then `load` with what it remembered at that step; the init is
-not asked again. Removed when the stage is finished; ignored when it belongs to another stage or is damaged: then the stage is
-learnt from its beginning, which gives the same bits. SIGTERM (a scheduler takes the machine back) or Ctrl-C writes once more
-after the step it meets, and ends the process; where several share the run, all of them, whichever was told. A second Ctrl-C ends
-it at once.
+A part that resumes in the middle of a stage gets `before_task`, then `load` with its memory at that step; the init is not called
+again. The folder is removed when the stage is finished. It is ignored if it belongs to another stage or is damaged: the stage is
+then learnt from its beginning, which gives the same bits. SIGTERM (a scheduler reclaims the machine) or Ctrl-C ends the process
+after the current step and one more checkpoint; if several processes share the run, all end, whichever got the signal. A second
+Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.methods.contract.parts import Method, Start
-from perdure.state.checkpoint import load_groups, memory, pack_factors, remember, save_groups, unpack_factors
+from perdure.state.checkpoint import load_groups, memory, packed, remember, save_groups, unpack_factors
 from perdure.state.store import UNFINISHED, Store
 from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
@@ -41,16 +41,16 @@ from perdure.training.train import Step
 
 MANIFEST, STATE, LOG, NOTES = "manifest.json", "training.safetensors", "log.jsonl", "notes.json"
 
-INTERRUPTED = b"\nperdure: stopping after this step, which is written down; Ctrl-C again stops at once\n"
+INTERRUPTED = b"\nperdure: stopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
 class Unfinished:
     """The unfinished stage of a run; see `perdure.training.train.Checkpoints`.
 
     Args:
-        steps: the stage's log, shared with whoever writes it.
-        minutes: time between checkpoints; None = none is written.
-        processes: those that learn the stage together; the main one writes, and all read what it finds.
+        steps: the stage's log, shared with its writer.
+        minutes: time between checkpoints; None = no checkpoints.
+        processes: those that learn the stage together; the main one writes, and all read what it wrote.
     """
 
     def __init__(
@@ -70,35 +70,31 @@ class Unfinished:
         self._seconds = None if minutes is None else 60 * minutes
         self._written = time.monotonic()
         self._terminated = self._interrupted = False
-        self._found: dict[str, Tensor] | None = None
+        self._training: dict[str, Tensor] | None = None
 
     def start(self) -> Start | None:
-        """How the adapter started, with the parts' memory, the log and the notes read back; None where the stage begins."""
-        folder = self._processes.once(self._kept)
+        """How the adapter started, after restoring the parts' memory, the log and the notes; None if there is no checkpoint."""
+        folder = self._processes.once(self._checkpoint)
         if folder is None:
             return None
         about, groups = load_groups(folder / STATE, self._model.device)
         remember(self._method, groups, folder / STATE)
         self._steps[:] = [Step(**row) for row in read_lines(folder / LOG)]
         self._ctx.notes.update(json.loads((folder / NOTES).read_text(encoding="utf-8")))
-        self._found = groups["training"]
+        self._training = groups["training"]
         return Start(unpack_factors(groups["started"], about["scaling"]), about["trainable"])
 
     def restore(self, training: Training) -> None:
         """See `Checkpoints`."""
-        if self._found is not None:
-            training.load(self._found)
-            self._found = None
+        if self._training is not None:
+            training.load(self._training)
+            self._training = None
 
     def stepped(self, training: Training) -> None:
-        """Write if it is time to.
-
-        Raises:
-            SystemExit: the process was told to end. KeyboardInterrupt: by Ctrl-C.
-        """
+        """Write a checkpoint if it is time to; after a signal write one and raise SystemExit (SIGTERM) or KeyboardInterrupt."""
         if self._seconds is None:
             return
-        if self._told():
+        if self._signalled():
             self._processes.once(self._write, training)  # the others wait: a launcher ends all as soon as one has ended
             if self._interrupted:
                 raise KeyboardInterrupt
@@ -109,23 +105,10 @@ class Unfinished:
 
     @contextmanager
     def checkpoint_on_signal(self) -> Iterator[None]:
-        """Within: SIGTERM and Ctrl-C end the process after the step they meet, once that is written; not where no checkpoint is.
+        """Within: SIGTERM and Ctrl-C end the process after the current step, with a checkpoint; no effect without checkpoints.
 
-        One that meets no further step does what it would have done without this, when this is over.
+        A signal after the last step has its usual effect when the block ends.
         """
-        if self._seconds is None:
-            yield
-            return
-        with self._noting_signals():
-            yield
-        if self._told():
-            signal.raise_signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
-
-    @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
-            yield
-            return
 
         def terminate(*_: object) -> None:
             self._terminated = True
@@ -135,34 +118,38 @@ class Unfinished:
                 raise KeyboardInterrupt
             self._interrupted = True
             if self._processes.main:
-                os.write(2, INTERRUPTED)  # a signal may come while standard error is written to
+                os.write(2, INTERRUPTED)  # not sys.stderr: the signal may interrupt a write to it
 
-        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
-        if (
-            signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):  # a sweep's processes leave Ctrl-C to the sweep
-            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        handlers = {}
+        if self._seconds is not None and threading.current_thread() is threading.main_thread():  # only it gets signals
+            handlers[signal.SIGTERM] = terminate
+            if (
+                signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            ):  # a sweep handles Ctrl-C for its processes
+                handlers[signal.SIGINT] = interrupt
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if self._seconds is not None and self._signalled():
+            signal.raise_signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
 
-    def _told(self) -> bool:
-        """Whether any of the processes was told to end: the same answer in all."""
+    def _signalled(self) -> bool:
+        """Whether any of the processes got a signal to end: the same answer in all."""
         return self._processes.total(float(self._terminated or self._interrupted)) != [0.0]
 
     def _write(self, training: Training) -> None:
-        """A folder of its own, then the manifest that names it, then away with the last one."""
+        """Write a new folder, then the manifest that names it, then remove the previous folder."""
         folder = self._folder / f"{training.done:06d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         started = self._ctx.started
         tensors = {f"training/{key}": tensor for key, tensor in training.state().items()}
-        pack_factors(tensors, "started", started)
-        scaling = {name: pair.scaling for name, pair in started.items()}
-        about = {"scaling": scaling, "trainable": self._model.trainable}
-        save_groups(folder / STATE, tensors | memory(self._method), about)
+        tensors |= packed("started", started) | memory(self._method)
+        about = {"scaling": {n: pair.scaling for n, pair in started.items()}, "trainable": self._model.trainable}
+        save_groups(folder / STATE, tensors, about)
         write_lines(folder / LOG, map(dataclasses.asdict, self._steps))
         write_json(folder / NOTES, self._ctx.notes)
         files = sync_tree(folder)
@@ -172,21 +159,15 @@ class Unfinished:
             if old.is_dir() and old != folder:
                 shutil.rmtree(old)
 
-    def _kept(self) -> Path | None:
-        """The folder to go on from; without one, whatever lies there is removed."""
-        folder = self._whole()
-        if folder is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        return folder
-
-    def _whole(self) -> Path | None:
-        """The folder of a checkpoint that belongs to this stage and is undamaged."""
+    def _checkpoint(self) -> Path | None:
+        """The folder of an intact checkpoint of this stage; anything else that lies there is removed."""
         try:
             about: dict[str, Any] = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        if {key: about.get(key) for key in self._stage} != self._stage:
-            return None
-        folder = self._folder / about["folder"]
-        whole = all((folder / n).is_file() and sha256(folder / n) == digest for n, digest in about["files"].items())
-        return folder if whole else None
+            about = {}
+        if {key: about.get(key) for key in self._stage} == self._stage:
+            folder = self._folder / about["folder"]
+            if all((folder / n).is_file() and sha256(folder / n) == digest for n, digest in about["files"].items()):
+                return folder
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return None

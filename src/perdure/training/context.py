@@ -1,4 +1,4 @@
-"""What a part may look at while a stage is learnt: the loop's implementation of `methods.parts.Context`."""
+"""What a part can read while a stage is learnt: the loop's implementation of `methods.contract.context.Context`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,37 +28,32 @@ from perdure.training.train import cut_batches
 
 
 def derived_seed(seed: int, stage: int, purpose: str) -> int:
-    """A seed that depends on these three only: what a resumed run draws never depends on what ran before."""
+    """A seed that depends on these three only, so that a resumed run draws the same numbers."""
     digest = hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 @torch.no_grad()
 def stream_inputs(model: AdaptedModel, backbone: Backbone, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
-    """Give `sink` every target module's inputs at real positions, [N, I] fp32, batch by batch; nothing is kept."""
-    running: list[Batch] = []
+    """Give `sink` every target module's inputs at real (not padded) positions, [N, I] fp32, batch by batch."""
+    current: list[Batch] = []
 
-    def hand_over(name: str):
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            sink(name, running[0].real(args[0]).float())
+    def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sink(name, current[0].real(args[0]).float())
 
-        return hook
-
-    hooks = [module.layer.register_forward_pre_hook(hand_over(name)) for name, module in model.modules.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.modules.items():
+            hooks.enter_context(module.layer.register_forward_pre_hook(partial(hook, name)))
         for examples in batches:
-            running[:] = [backbone.collate(examples)]
-            backbone.features(running[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+            current[:] = [backbone.collate(examples)]
+            backbone.features(current[0])
 
 
 @dataclass
 class StageContext:
-    """See `Context` for what each member means; `tasks` are all tasks of the sequence by name.
+    """See `Context` for its members; `tasks` are all tasks of the sequence by name.
 
-    What is measured is measured without dropout; `scores` alone belongs to a training step and keeps it.
+    Measurements are made without dropout. Only `scores` keeps it, because it is part of a training step.
     """
 
     stage: Stage
@@ -83,39 +80,38 @@ class StageContext:
     def batches(self, examples: Sequence[Example], size: int, purpose: str) -> Iterable[Sequence[Example]]:
         return cut_batches(examples, size, self.generator(purpose), self.backbone.length)
 
+    def _measuring(self) -> AbstractContextManager[None]:
+        return without_dropout(self.backbone.model)
+
     def stream(self, batches: Iterable[Sequence[Example]], what: Streamed, sink: Sink) -> None:
-        with without_dropout(self.backbone.model):
+        with self._measuring():
             if what == "gradients":
                 self._stream_gradients(batches, sink)
             else:
                 stream_inputs(self.model, self.backbone, batches, sink)
 
     def _stream_gradients(self, batches: Iterable[Sequence[Example]], sink: Sink) -> None:
-        """Each weight's gradient goes to the sink as soon as backward has it, and is dropped."""
+        """Hand each weight's gradient to the sink as soon as backward has it, then drop it."""
         if not self.model.dense_base:
-            raise UnmetNeed("Gradients of full weights need a dense base; load it in bf16 or fp32.")
+            raise UnmetNeed("Gradients of full weights need a dense base. Load it in bf16 or fp32.")
 
-        def hand_over(name: str, transposed: bool):
-            def hook(parameter: nn.Parameter) -> None:
-                grad, parameter.grad = parameter.grad, None
-                if grad is not None:
-                    sink(name, (grad.mT if transposed else grad).float())
-
-            return hook
+        def hook(name: str, transposed: bool, parameter: nn.Parameter) -> None:
+            grad, parameter.grad = parameter.grad, None
+            if grad is not None:
+                sink(name, (grad.mT if transposed else grad).float())
 
         trained = self.model.parameters()
-        hooks = []
-        for name, module in self.model.modules.items():
-            module.base.requires_grad_(True)
-            hooks.append(module.base.register_post_accumulate_grad_hook(hand_over(name, module.transposed)))
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
-            for examples in batches:
-                self.backbone.forward(self.backbone.collate(examples)).loss.backward()
+            with ExitStack() as hooks:
+                for name, module in self.model.modules.items():
+                    module.base.requires_grad_(True)
+                    take = partial(hook, name, module.transposed)
+                    hooks.enter_context(module.base.register_post_accumulate_grad_hook(take))
+                for examples in batches:
+                    self.backbone.forward(self.backbone.collate(examples)).loss.backward()
         finally:
-            for hook in hooks:
-                hook.remove()
             for module in self.model.modules.values():
                 module.base.requires_grad_(False)
                 module.base.grad = None
@@ -125,36 +121,30 @@ class StageContext:
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
         signs, uses = self.generator("signs of scores"), Counter[str]()
 
-        def hand_over(name: str):
-            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if not output.requires_grad:
-                    return  # no score depends on this run: the backbone tries something out
-                use = uses[name]
-                uses[name] += 1
+        def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                return  # no score depends on this forward pass: the backbone is trying something out
+            use = uses[name]
+            uses[name] += 1
 
-                def take(grad: Tensor) -> None:
-                    reached = (grad != 0).any(dim=-1)
-                    sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
+            def pass_on(grad: Tensor) -> None:
+                reached = (grad != 0).any(dim=-1)
+                sink(name, use, args[0].detach()[reached].float(), grad[reached].float())
 
-                output.register_hook(take)
+            output.register_hook(pass_on)
 
-            return hook
-
-        hooks = [module.layer.register_forward_hook(hand_over(name)) for name, module in self.model.modules.items()]
-        try:
-            with without_dropout(self.backbone.model):
-                for score_NL in self._scored(batches):
-                    sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
-                    centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
-                    combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
-                    torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
-                    uses.clear()
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks, self._measuring():
+            for name, module in self.model.modules.items():
+                hooks.enter_context(module.layer.register_forward_hook(partial(hook, name)))
+            for score_NL in self._scored(batches):
+                sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
+                centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
+                combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+                torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
+                uses.clear()
 
     def _scored(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor]:
-        """Differentiable scores [n, labels] of examples under their own task's labels, a forward pass each."""
+        """Differentiable scores [n, labels] of examples under their own task's labels; one forward pass per task."""
         for examples in batches:
             for task in dict.fromkeys(example.task for example in examples):
                 own = [example for example in examples if example.task == task]
@@ -162,17 +152,17 @@ class StageContext:
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         parameters = self.model.parameters()
-        with without_dropout(self.backbone.model):
+        with self._measuring():
             loss = self.backbone.forward(self.backbone.collate(examples)).loss
             grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        found: dict[int, Tensor | None] = {id(p): g for p, g in zip(parameters, grads, strict=True)}
-        return {name: (found.get(id(m.A)), found.get(id(m.B))) for name, m in self.model.modules.items()}
+        by_id: dict[int, Tensor | None] = {id(p): g for p, g in zip(parameters, grads, strict=True)}
+        return {name: (by_id.get(id(m.A)), by_id.get(id(m.B))) for name, m in self.model.modules.items()}
 
     def scores(self, batch: Batch, outputs: Outputs, task: str) -> Tensor:
         return self.backbone.scores(batch, outputs, task)
 
     def teacher(self, examples: Sequence[Example], tasks: Sequence[str]) -> list[Tensor]:
-        with torch.no_grad(), without_dropout(self.backbone.model), self.model.holding(self.started):
+        with torch.no_grad(), self._measuring(), self.model.holding(self.started):
             batch = self.backbone.collate(examples)
             outputs = self.backbone.forward(batch)
             return [self.backbone.scores(batch, outputs, task) for task in tasks]
@@ -182,15 +172,13 @@ class StageContext:
         if math.isfinite(number):
             self.notes[name] = number
             return
-        self.notes.pop(name, None)  # JSON has no such number, and a stage that is learnt is not lost for one
-        warnings.warn(f"Task '{self.stage.name}': '{name}' is {number}; it is not noted.", RuntimeWarning, stacklevel=2)
+        self.notes.pop(name, None)  # JSON has no such number, and a finished stage is worth more than one note
+        warnings.warn(f"Task '{self.stage.name}': '{name}' is {number}; not noted.", RuntimeWarning, stacklevel=2)
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:
         learnt = {*self.past.stages, *(t.name for t in self.stage.tasks)}
         examples = self.tasks[task].validation if task in self.tasks else ()
         if task not in learnt or not examples:
-            raise ConfigError(
-                f"Task '{task}' cannot be evaluated here: it is not learnt yet or has no validation examples."
-            )
+            raise ConfigError(f"Task '{task}' cannot be evaluated: it is not learnt yet or has no validation examples.")
         predictions = answer(self.model, self.backbone, deployed, examples, [task])
         return score(self.tasks[task], examples, predictions) or 0.0

@@ -23,11 +23,7 @@ def answer(
     examples: Sequence[Example],
     labels: Sequence[str],
 ) -> list[Prediction]:
-    """Predictions of the deployed model for examples of one task, chosen among the label sets of the tasks in `labels`.
-
-    Raises:
-        TrainingError: memory ran out; says what helps.
-    """
+    """The deployed model's predictions for examples of one task, from the label sets of `labels`; TrainingError out of memory."""
     if not examples:
         return []
     update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed
@@ -40,29 +36,17 @@ def own_task(prediction: Prediction, example: Example) -> bool:
     return not prediction.task or same_task(prediction.task, example.task)
 
 
-def check_metric(task: Task) -> None:
-    """The task's metric is known, and the package it needs is installed: asked before anything is learnt.
-
-    Raises:
-        UnknownName: it is not; ConfigError: the package is missing.
-    """
+def check_scorable(task: Task, split: str) -> None:
+    """Raise UnknownName or ConfigError if the task lacks a known metric, the package for it, or examples in `split`."""
     known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
     if task.metric not in known:
         raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
     if task.metric in TEXT_METRICS:
         TEXT_METRICS[task.metric]("", "", [""])  # imports what it needs
-
-
-def check_scored(task: Task, split: str) -> None:
-    """There is something to score.
-
-    Raises:
-        ConfigError: the task has no validation examples, and scores on them are asked for.
-    """
     if not getattr(task, split):
         raise ConfigError(
             f"Task '{task.name}' has no {split} examples, and evaluation.split asks for scores on them. Give it some "
-            "(validation_size, or budget.validation), or take evaluation.split=test."
+            "(validation_size, or budget.validation), or set evaluation.split=test."
         )
 
 
@@ -82,16 +66,16 @@ def score_and_outcomes(
 
 
 def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[float]:
-    """One value an example, whose mean is the task's score: what two states of a model are compared by, pair by pair.
+    """One value per example, whose mean is the task's score: two states of a model are compared pair by pair on them.
 
-    Of texts that are learnt, the inverse perplexity is no mean; it is linearised about itself (its influence function), so that
-    the values' mean is the score and their spread its uncertainty.
+    For tasks that learn texts, the inverse perplexity is not a mean. It is linearised about itself (its influence function), so
+    that the values' mean is the score and their spread its uncertainty.
     """
     if task.metric == "accuracy":
         return [float(p.label == e.label and own_task(p, e)) for e, p in zip(examples, predictions, strict=True)]
     if task.learns_text:
-        found, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
-        return [found * (1 - ((p.nats or 0.0) + math.log(found) * p.tokens) / length) for p in predictions]
+        inverse, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
+        return [inverse * (1 - ((p.nats or 0.0) + math.log(inverse) * p.tokens) / length) for p in predictions]
     measure = TEXT_METRICS[task.metric]
     return [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
 
@@ -102,10 +86,10 @@ def perplexity(predictions: Sequence[Prediction]) -> float:
 
 
 def label_sets(task: Task, learnt: Sequence[str], settings: EvaluationSettings) -> list[str]:
-    """The tasks whose labels compete for an example of `task`: its own, or those of every task learnt so far and its own.
+    """The tasks whose labels compete for an example of `task`: only its own, or those of every task learnt so far and its own.
 
-    Of a task with several versions the newest has a say: its labels stand for the older ones' too. A task without labels has
-    nothing that could compete: it is asked alone, and a backbone passes over it where labels are asked for.
+    Of a task with several versions only the newest competes: its labels stand for the older ones' too. A task without labels is
+    answered alone, and a backbone skips it where labels compete.
     """
     if settings.labels == "task" or not task.labels:
         return [task.name]

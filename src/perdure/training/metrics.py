@@ -2,8 +2,8 @@
 
 Legend: score_ST[s, t] is the score (a fraction of 1) on task t after stage s; T tasks, S stages. In the usual sequence
 stage s learns task s (S = T); joint training has one stage. b_T holds the untrained model's scores. In `FORMULAS`, which
-reports print, a stands for score_ST. Where a metric has no meaning (one stage, an unscored cell) it is None, never 0. Nothing
-is clipped: forgetting may be negative.
+reports print, a stands for score_ST. An undefined metric (one stage, an unscored cell) is None, never 0. Nothing is clipped:
+forgetting may be negative.
 """
 
 from __future__ import annotations
@@ -44,27 +44,20 @@ def learning_accuracy(score_ST: Matrix) -> float | None:
 
 def forgetting(score_ST: Matrix) -> float | None:
     """Mean over all but the last task of (best score before the last stage) - (final score)."""
-    if not _is_square(score_ST) or len(score_ST) < 2:
-        return None
-    drops: list[float | None] = []
-    for t in range(len(score_ST) - 1):
-        known = [score for row in score_ST[:-1] if (score := row[t]) is not None]
-        drops.append(_difference(max(known), score_ST[-1][t]) if known else None)
-    return _mean(drops)
+    known = [[score for row in score_ST[:-1] if (score := row[t]) is not None] for t in range(len(score_ST) - 1)]
+    best = [max(scores, default=None) for scores in known]
+    return _mean_difference(score_ST, best, score_ST[-1])
 
 
 def backward_transfer(score_ST: Matrix) -> float | None:
     """Mean over all but the last task of final score - score right after learning it."""
-    if not _is_square(score_ST) or len(score_ST) < 2:
-        return None
-    return _mean([_difference(score_ST[-1][t], score_ST[t][t]) for t in range(len(score_ST) - 1)])
+    return _mean_difference(score_ST, score_ST[-1], [row[t] for t, row in enumerate(score_ST[:-1])])
 
 
 def forward_transfer(score_ST: Matrix, untrained_T: Sequence[float | None] | None) -> float | None:
     """Mean over all but the first task of (score just before learning it) - (untrained score)."""
-    if untrained_T is None or not _is_square(score_ST) or len(score_ST) < 2:
-        return None
-    return _mean([_difference(score_ST[t - 1][t], untrained_T[t]) for t in range(1, len(score_ST))])
+    before = [row[t + 1] for t, row in enumerate(score_ST[:-1])]
+    return None if untrained_T is None else _mean_difference(score_ST, before, untrained_T[1:])
 
 
 def summary(
@@ -85,12 +78,15 @@ def _is_square(score_ST: Matrix) -> bool:
     return all(len(row) == len(score_ST) for row in score_ST)
 
 
-def _difference(left: float | None, right: float | None) -> float | None:
-    return None if left is None or right is None else left - right
+def _mean_difference(score_ST: Matrix, left: Sequence[float | None], right: Sequence[float | None]) -> float | None:
+    """The mean of left - right over all but one task; None unless stages are tasks."""
+    if not _is_square(score_ST) or len(score_ST) < 2:
+        return None
+    return _mean([None if a is None or b is None else a - b for a, b in zip(left, right, strict=False)])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None if there is nothing or something is missing."""
+    """The mean; None without values, or if one is missing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
@@ -101,11 +97,11 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run scored; fractions of 1, None where a metric has no meaning.
+    """The scores of a run; fractions of 1, None where a metric is undefined.
 
     Args:
         tasks: names in order; the columns of the matrix.
-        stages: names in order; its rows. One for joint training; adapters taken in as history have none.
+        stages: names in order; its rows. One for joint training; adapters given as `history` have none.
         score_matrix: [stages][tasks], the score on a task after a stage; None where it was not scored.
         untrained_scores: of the untouched base.
         examples: how many examples each task was scored on.
@@ -134,5 +130,5 @@ class Scores:
 
 
 def is_right(answer: Answer) -> bool:
-    """Whether the label, and among several label sets the task, was predicted."""
+    """Whether the label was predicted, and among several label sets also the task."""
     return answer["label"] == answer["predicted"] and "predicted_task" not in answer

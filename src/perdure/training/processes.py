@@ -1,8 +1,8 @@
 """The processes that share one run (docs/decisions/0005-processes.md).
 
-Every process holds the same adapter and walks through the same loop; what differs is only which micro-batches of an optimiser
-step it computes (`share`, `reduce`), which tasks it scores (`spread`), and that one of them writes (`once`). `Processes` is
-the single process: it does nothing, so that nothing changes for it. `Group` is torch.distributed: gloo on CPUs, NCCL on GPUs.
+Every process holds the same adapter and runs the same loop. They differ only in which micro-batches of an optimiser step they
+compute (`share`, `reduce`), which tasks they score (`spread`), and in that only the main one writes (`once`). `Processes` is
+the single process, for which all of this does nothing. `Group` is torch.distributed: gloo on CPUs, NCCL on GPUs.
 
     accelerate launch --multi_gpu --num_processes 2 -m perdure run ...        or: torchrun --nproc-per-node 2 -m perdure run ...
 """
@@ -22,21 +22,22 @@ from perdure.errors import ConfigError, PerdureError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PATIENCE = timedelta(days=1)
-"""How long a process waits for another: scoring a large task takes long, and one that died is noticed by its connection."""
+TIMEOUT = timedelta(days=1)
+"""How long a process waits for another: scoring a large task takes long, and a dead process is noticed by its lost connection."""
 
 ENGINES: Mapping[str, str] = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed keeps gradients in buffers of its own, where no penalty can be added before clipping. "
-    "To split a large base over processes use shard=true",
-    "ACCELERATE_USE_FSDP": "accelerate's FSDP splits the adapter too, so that no process holds the gradient of a penalty. Launch "
-    "without --use_fsdp and use shard=true, which splits the frozen base (FSDP2)",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM replaces the model's layers by its own",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism leave each process a part of the gradient",
+    "DEEPSPEED": "DeepSpeed keeps gradients in its own buffers, out of reach between backward and clipping",
+    "FSDP": "accelerate's FSDP splits the adapter too, so that no process holds the gradient of a penalty; perdure's own loop "
+    "shards only the base (shard=true, launched without --use_fsdp)",
+    "MEGATRON_LM": "Megatron-LM replaces the model's layers by its own",
+    "PARALLELISM_CONFIG": "tensor, context and sequence parallelism leave each process a part of the gradient",
+    "XLA": "XLA compiles the whole step",
 }
+"""Engine, as accelerate calls it -> why no penalty can be added there."""
 
 
 class Processes:
-    """One process alone. What is documented here holds for several too."""
+    """A single process. The methods' summaries hold for several processes too."""
 
     rank = 0
     count = 1
@@ -48,7 +49,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> list[tuple[Item, int]]:
-        """This process's items, each with 1; with 0 those it computes only to keep step with the others' sharded base."""
+        """This process's items, each with 1; with 0 an item computed only to keep step with the others' sharded base."""
         return [(item, 1) for item in items]
 
     def total(self, *numbers: float) -> list[float]:
@@ -58,29 +59,25 @@ class Processes:
     def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every `.grad` by its sum over the processes, the same bits on each; None where no process has one."""
 
-    def align(self, tensors: Sequence[Tensor]) -> None:
-        """Give the tensors, on every process, the main process's numbers, in place."""
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Set the tensors on every process to the main process's numbers, in place."""
 
     def spread(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """`work` of every item in order, on every process, each computed by one of them (by all while the base is sharded)."""
+        """`work` of every item in order, on every process; each is computed by one process (by all while the base is sharded)."""
         return [work(item) for item in items]
 
-    def once(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Have the main process do something, while the others wait for its result (or its error)."""
-        return work(*given)
+    def once(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Run `work` on the main process only; the others wait for its result (or its error)."""
+        return work(*args)
 
     def main_first(self, work: Callable[[], Result]) -> Result:
-        """Have every process do something, the main one before the others: it fetches what they then find in the cache."""
+        """Run `work` on every process, on the main one first: it downloads what the others then find in the cache."""
         return work()
 
     def shard(self, model: nn.Module, whole: set[nn.Parameter]) -> None:
-        """Split all weights of `model` but those in `whole` over the processes.
-
-        Raises:
-            ConfigError: there is only one process.
-        """
+        """Split all weights of `model` except those in `whole` over the processes; ConfigError if there is only one."""
         raise ConfigError(
-            "shard=true splits the base's weights over processes, but this is one alone. Start it with `accelerate launch "
+            "shard=true splits the base's weights over processes, but there is only one. Start it with `accelerate launch "
             "--num_processes 2 -m perdure run ...` (or torchrun), or leave it out."
         )
 
@@ -95,11 +92,11 @@ class Group(Processes):
         import torch.distributed as dist
 
         if torch.cuda.is_available():
-            # first: what is made without a device named (FSDP2's streams) goes to the current one
+            # first: whatever names no device (FSDP2's streams) goes to the current one
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         if not dist.is_initialized():
             engines = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(engines, timeout=PATIENCE)
+            dist.init_process_group(engines, timeout=TIMEOUT)
         self._dist = dist
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
 
@@ -117,19 +114,17 @@ class Group(Processes):
 
     def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
         for dtype in sorted({p.dtype for p in parameters}, key=str):  # in the same order everywhere
-            self._reduce([p for p in parameters if p.dtype == dtype])
+            group = [p for p in parameters if p.dtype == dtype]
+            # one message: all gradients, followed by which parameters have one
+            present = group[0].new_tensor([p.grad is not None for p in group])
+            grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in group]
+            message = torch.cat([*grads, present]).detach()
+            self._dist.all_reduce(message)
+            *sums, present = message.split([*(p.numel() for p in group), len(group)])
+            for parameter, total, has_grad in zip(group, sums, present.tolist(), strict=True):
+                parameter.grad = total.view_as(parameter).clone() if has_grad else None
 
-    def _reduce(self, parameters: Sequence[nn.Parameter]) -> None:
-        """One message: all gradients, and behind them which parameters have one."""
-        there = parameters[0].new_tensor([p.grad is not None for p in parameters])
-        grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-        message = torch.cat([*grads, there]).detach()
-        self._dist.all_reduce(message)
-        *sums, there = message.split([*(p.numel() for p in parameters), len(parameters)])
-        for parameter, total, present in zip(parameters, sums, there.tolist(), strict=True):
-            parameter.grad = total.view_as(parameter).clone() if present else None
-
-    def align(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             numbers = tensor.detach().cpu().contiguous()
             self._dist.broadcast(numbers, src=0)
@@ -139,13 +134,13 @@ class Group(Processes):
         if self.sharded:
             return [work(item) for item in items]
         own = _result_or_error(lambda: [work(item) for item in items[self.rank :: self.count]])
-        found: list[Any] = [None] * self.count
-        self._dist.all_gather_object(found, own)
-        results = [_result(one) for one in found]
+        gathered: list[Any] = [None] * self.count
+        self._dist.all_gather_object(gathered, own)
+        results = [_result(each) for each in gathered]
         return [results[i % self.count][i // self.count] for i in range(len(items))]
 
-    def once(self, work: Callable[..., Result], *given: Any) -> Result:
-        return _result(self._from_main(_result_or_error(lambda: work(*given)) if self.main else None))
+    def once(self, work: Callable[..., Result], *args: Any) -> Result:
+        return _result(self._from_main(_result_or_error(lambda: work(*args)) if self.main else None))
 
     def main_first(self, work: Callable[[], Result]) -> Result:
         own = _result_or_error(work) if self.main else None
@@ -165,14 +160,10 @@ class Group(Processes):
 
 
 def join() -> Processes:
-    """The processes this one was started with: by accelerate's launcher, by torchrun, or alone.
-
-    Raises:
-        ConfigError: they were started for an engine that perdure does not work with; says why.
-    """
+    """The processes that accelerate's launcher or torchrun started, or this one alone; ConfigError for an unsupported engine."""
     for name, reason in ENGINES.items():
-        if os.environ.get(name, "false").lower() not in ("", "0", "false"):
-            raise ConfigError(f"The launcher set {name}, which perdure does not work with: {reason}.")
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() not in ("", "0", "false"):
+            raise ConfigError(f"The launcher set ACCELERATE_USE_{name}, which perdure does not support: {reason}.")
     if (wanted := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ConfigError(
             f"The precision is a setting of the run: give precision={wanted} instead of --mixed_precision."
@@ -181,7 +172,7 @@ def join() -> Processes:
 
 
 def started() -> int:
-    """How many processes a launcher started together with this one, itself included."""
+    """How many processes the launcher started, including this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -189,18 +180,18 @@ ResultOrError = tuple[Any, tuple[type[PerdureError], str] | None]
 
 
 def _result_or_error(work: Callable[[], Any]) -> ResultOrError:
-    """The result, or the error a user can cause; any other ends this process, and its launcher ends the others."""
+    """The result, or the error if a user can cause it; any other error ends this process, and the launcher ends the others."""
     try:
         return work(), None
     except PerdureError as error:
         return None, (type(error), str(error))
 
 
-def _result(found: ResultOrError) -> Any:
-    value, failed = found
-    if failed is None:
+def _result(result: ResultOrError) -> Any:
+    value, failure = result
+    if failure is None:
         return value
-    kind, message = failed
-    error = kind.__new__(kind)  # not by its own arguments, which are not the message
+    kind, message = failure
+    error = kind.__new__(kind)  # bypasses __init__, whose arguments may not be the message
     error.args = (message,)
     raise error

@@ -1,4 +1,4 @@
-"""Who is told what happens while a run goes on."""
+"""Reporters: objects that follow a run and show or record its progress."""
 
 from __future__ import annotations
 
@@ -13,54 +13,33 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Told by the loop what happens."""
+    """What the loop calls as a run progresses."""
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
-        """The sequence begins (or goes on after `finished` stages)."""
-        ...
+        """The sequence begins, or resumes after `finished` stages."""
 
     def step(self, stage: str, step: Step, total: int) -> None:
         """An optimiser step was made, one of `total` in this stage."""
-        ...
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         """Every task was scored after the tasks in `learnt` (none: the untrained model)."""
-        ...
 
     def end(self, scores: Scores | None) -> None:
-        """The run is finished and has these scores, or was stopped (None); nothing comes after."""
-        ...
+        """The run finished with these scores, or was stopped (None). The last call."""
 
 
-class Quiet:
-    """Says nothing."""
-
-    def begin(self, stages: Sequence[str], finished: int) -> None:
-        pass
-
-    def step(self, stage: str, step: Step, total: int) -> None:
-        pass
-
-    def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
-        pass
-
-    def end(self, scores: Scores | None) -> None:
-        pass
+class Quiet(Reporter):
+    """Reports nothing."""
 
 
 def as_reporter(report: Reporter | None, main: bool = True) -> Reporter:
-    """What was given as `report`, or one that says nothing; only the main process is told.
-
-    Raises:
-        ConfigError: it cannot be told anything.
-    """
+    """`report`, or a quiet reporter without it and on all but the main process; ConfigError if it lacks methods."""
     if report is None:
         return Quiet()
-    if isinstance(report, type) or not all(
-        callable(getattr(report, name, None)) for name in ("begin", "step", "scored", "end")
-    ):
+    methods = [getattr(report, name, None) for name in ("begin", "step", "scored", "end")]
+    if isinstance(report, type) or not all(map(callable, methods)):
         raise ConfigError(
-            f"report={report!r:.80}: expected something with begin, step, scored and end, such as "
+            f"report={report!r:.80}: expected an object with begin, step, scored and end, such as "
             "perdure.reporter('auto', 'my run') or perdure.Trackers(out, ['tensorboard'])."
         )
     return report if main else Quiet()

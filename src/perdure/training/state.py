@@ -1,6 +1,6 @@
 """What must be saved to resume within a stage: parameters, optimiser, running average, random state, number of steps done.
 
-The learning rate follows from the step and the batches from the seed: neither needs to be saved.
+The learning rate follows from the step and the batches from the seed, so neither needs to be saved.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from perdure.training.lora import AdaptedModel
 
 
 class Training:
-    """See the file's head.
-
-    Args:
-        done: steps made.
-        total: steps to make.
-    """
+    """The state of one stage's training. `done`: steps made; `total`: steps to make."""
 
     def __init__(self, model: AdaptedModel, ctx: Context, settings: TrainingSettings) -> None:
         self._settings = settings
@@ -35,7 +30,7 @@ class Training:
         self.averaged = Average(self.parameters, self.total // 2) if settings.average == "last-half" else None
 
     def begin_step(self) -> float:
-        """No gradients, and the learning rate of this step, which is returned."""
+        """Clear the gradients, set this step's learning rate and return it."""
         self.optimiser.zero_grad(set_to_none=True)
         rate = self._rate * schedule(self.done, self.total, self._settings)
         for group in self.optimiser.param_groups:
@@ -43,42 +38,40 @@ class Training:
         return rate
 
     def end_step(self) -> None:
-        """The step counts as done."""
+        """Count the step as done."""
         if self.averaged:
             self.averaged.take(self.done)
         self.done += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that another `Training` of the same stage needs to go on to the bit, dropout included."""
+        """Everything another `Training` of the same stage needs to continue with the same bits, dropout included."""
         tensors: dict[str, Tensor] = {f"parameter.{i}": parameter for i, parameter in enumerate(self.parameters)}
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": tensor for name, tensor in moments.items()}
         if self.averaged:
             tensors |= {f"average.{i}": total for i, total in enumerate(self.averaged.sums)}
         if self._device.type == "cuda":
-            tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # its own: machines differ in how many there are
+            tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # not of all: machines differ in their number
         return {**tensors, "random": torch.get_rng_state(), "done": torch.tensor(self.done)}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        groups: dict[str, dict[str, Tensor]] = {}
+        """Restore what `state` returned."""
+        for i, parameter in enumerate(self.parameters):
+            parameter.copy_(state[f"parameter.{i}"])
+        moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             group, _, rest = key.partition(".")
-            groups.setdefault(group, {})[rest] = tensor
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(groups["parameter"][str(i)])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in groups.get("optimiser", {}).items():
-            i, _, name = key.partition(".")
-            moments.setdefault(int(i), {})[name] = tensor
+            if group == "optimiser":
+                i, _, name = rest.partition(".")
+                moments.setdefault(int(i), {})[name] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.done = int(state["done"])
         if self.averaged:
-            self.averaged.load([groups["average"][str(i)] for i in range(len(self.parameters))], self.done)
+            self.averaged.load([state[f"average.{i}"] for i in range(len(self.parameters))], self.done)
         torch.set_rng_state(state["random"].cpu())
-        if "cuda" in groups and self._device.type == "cuda":
-            torch.cuda.set_rng_state(groups["cuda"]["0"].cpu(), self._device)
+        if "cuda.0" in state and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda.0"].cpu(), self._device)
 
 
 def schedule(step: int, total: int, settings: TrainingSettings) -> float:
@@ -87,13 +80,8 @@ def schedule(step: int, total: int, settings: TrainingSettings) -> float:
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
-    match settings.schedule:
-        case "linear":
-            return 1.0 - done
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * done))
-        case _:
-            return 1.0
+    decay = {"linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+    return decay.get(settings.schedule, 1.0)
 
 
 class Average:
@@ -104,13 +92,13 @@ class Average:
         self.sums = [torch.zeros_like(p) for p in parameters]
 
     def load(self, sums: Sequence[Tensor], done: int) -> None:
-        """Go on from sums over the first `done` steps."""
+        """Continue from sums over the first `done` steps."""
         self.sums = [own.to(p.device) for own, p in zip(sums, self._parameters, strict=True)]
         self._taken = max(0, done - self._first)
 
     @torch.no_grad()
     def take(self, step: int) -> None:
-        """Add the parameters as they are after `step` (from 0), if it counts."""
+        """Add the parameters after `step` (from 0), if it counts."""
         if step >= self._first:
             self._taken += 1
             for total, parameter in zip(self.sums, self._parameters, strict=True):

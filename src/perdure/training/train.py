@@ -7,15 +7,15 @@ The gradient of one optimiser step is
     g = sum_i [ (n_i / sum n) grad(loss_i) + (N_i / sum N) weight grad(batch penalty_i) ]      then, once:
     g <- g + sum over weight penalties of weight * grad(penalty);   g <- step rule(g);   g <- clip(g)
 
-so neither accumulation nor the size of the last batch changes what lambda means. The micro-batches of a step may be computed by
-several processes (perdure.training.processes): the sum is then over all of theirs, and everything after it is done by each alike.
+so neither accumulation nor the size of the last batch changes what lambda means. Several processes may compute the micro-batches
+of a step (perdure.training.processes): the sum is then over all of them, and every process does the rest alike.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,16 +35,16 @@ from perdure.training.processes import ALONE, Processes
 from perdure.training.state import Training
 
 POOL = 8
-"""Batches are cut from pools of this many, sorted by length, so that little is padded and order stays random."""
+"""Batches are cut from pools of this many, sorted by length, so that there is little padding and the order stays random."""
 
 RATE_ADVICE = "Lower training.learning_rate or the penalty's weight, in a new folder."
-PART_ADVICE = "That part is where it began: mend it if it is your own, or lower its weight, in a new folder."
+PART_ADVICE = "It began in that part: fix it if it is your own, or lower its weight, in a new folder."
 """What to do about numbers that are not finite."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happened in one optimiser step; a line of the stage's log.
+    """One optimiser step; a line of the stage's log.
 
     Args:
         loss: mean task loss.
@@ -61,15 +61,13 @@ class Step:
 
 
 class Checkpoints(Protocol):
-    """Who writes a stage's training down while it goes on, and gives it back after a stop."""
+    """Saves a stage's training while it runs, and restores it after a stop."""
 
     def restore(self, training: Training) -> None:
-        """Bring a training that begins to where it was written down, if it was."""
-        ...
+        """Restore a training about to begin from the checkpoint, if there is one."""
 
     def stepped(self, training: Training) -> None:
-        """A step is done and logged; a good moment to write."""
-        ...
+        """A step is done and logged: a checkpoint may be written now."""
 
 
 def cut_batches(
@@ -94,62 +92,44 @@ def train(
     checkpoints: Checkpoints,
     processes: Processes = ALONE,
 ) -> None:
-    """Train the adapter `model` holds on `ctx.stage`; `report(step, total)` after every step.
+    """Train the adapter of `model` on `ctx.stage`; calls `report(step, total)` after every step.
 
     Raises:
-        Diverged: the loss, a penalty, the gradient or a factor is not finite; names task and step, and the part to blame.
-        PartError: a part of the method failed, or gave what it must not.
+        Diverged: the loss, a penalty, the gradient or a factor is not finite; names task, step and the part where it began.
+        PartError: a part of the method failed, or returned something invalid.
     """
     training = Training(model, ctx, settings)
-    parameters, total = training.parameters, training.total
+    parameters, total, rule = training.parameters, training.total, method.step_rule
     checkpoints.restore(training)
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
         learning_rate = training.begin_step()
         where = f"Task '{ctx.stage.name}', step {training.done + 1} of {total}"
-        batch = method_batch(method, ctx, examples)
-        loss, values = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
-        _check_finite(where, {"the loss": loss})
-        _check_finite(where, {f"penalty '{name}'": value for name, value in values.items()}, PART_ADVICE)
+        batch = calls.mixed(method.replay, ctx, examples) if method.replay else examples
+        loss, penalties = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
+        # each number is checked as soon as it exists, so that the error names where it began
+        _check_finite(where, {"the loss": loss}, RATE_ADVICE)
+        _check_finite(where, {f"penalty '{name}'": value for name, value in penalties.items()}, PART_ADVICE)
         processes.reduce(parameters)
-        shares = add_weight_penalties(model, method, ctx, values, where)
-        norm = _gradient_norm(parameters)
-        _check_finite(where, {"the gradient's norm": float(norm)})
-        if method.step_rule and type(method.step_rule).gradients is not StepRule.gradients:
-            model.set_gradients(calls.stepping(method.step_rule, ctx, model.gradients()))
-            norm = _gradient_norm(parameters)
-            _check_finite(
-                where, {f"the gradient's norm after {kind_of(method.step_rule)}.gradients": float(norm)}, PART_ADVICE
-            )
+        shares = add_weight_penalties(model, method, ctx, penalties, where)
+        norm = _norm(p.grad for p in parameters)
+        _check_finite(where, {"the gradient's norm": norm}, RATE_ADVICE)
+        if rule and type(rule).gradients is not StepRule.gradients:
+            model.set_gradients(calls.stepping(rule, ctx, model.gradients()))
+            norm = _norm(p.grad for p in parameters)
+            _check_finite(where, {f"the gradient's norm after {kind_of(rule)}.gradients": norm}, PART_ADVICE)
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
         training.optimiser.step()
-        if method.step_rule and type(method.step_rule).stepped is not StepRule.stepped:
-            calls.stepped(method.step_rule, ctx, model.factors(), learning_rate)
-            _check_finite(
-                where, {f"the factors' norm after {kind_of(method.step_rule)}.stepped": _norm(parameters)}, PART_ADVICE
-            )
+        if rule and type(rule).stepped is not StepRule.stepped:
+            calls.stepped(rule, ctx, model.factors(), learning_rate)
+            norm = _norm(parameters)
+            _check_finite(where, {f"the factors' norm after {kind_of(rule)}.stepped": norm}, PART_ADVICE)
         training.end_step()
-        report(Step(training.done, loss, learning_rate, values, shares), total)
+        report(Step(training.done, loss, learning_rate, penalties, shares), total)
         checkpoints.stepped(training)
     if training.averaged:
         training.averaged.give()
-
-
-def method_batch(method: Method, ctx: Context, examples: Sequence[Example]) -> Sequence[Example]:
-    """The batch the method trains on: with a replay part, old examples may be mixed in."""
-    return calls.mixed(method.replay, ctx, examples) if method.replay else examples
-
-
-def _check_finite(where: str, numbers: Mapping[str, float], advice: str = RATE_ADVICE) -> None:
-    """Asked from the first number of a step to the last, so that what is named is where it began.
-
-    Raises:
-        Diverged: one is not finite; names it.
-    """
-    for what, number in numbers.items():
-        if not math.isfinite(number):
-            raise Diverged(f"{where}: {what} is {number}. Finished tasks are kept. {advice}")
 
 
 def add_weight_penalties(
@@ -161,12 +141,12 @@ def add_weight_penalties(
         where: task and step, for errors.
 
     Raises:
-        Diverged: a penalty or its gradient is not finite. PartError: it gave what it must not.
+        Diverged: a penalty or its gradient is not finite. PartError: it returned something invalid.
     """
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, WeightPenalty) and p.weight != 0}
     if not penalties:
         return {}
-    before = _norm([p.grad for p in model.parameters()])
+    before = float(_norm(p.grad for p in model.parameters()))
     factors = model.factors()
     shares: dict[str, float | None] = {}
     for name, penalty in penalties.items():
@@ -177,10 +157,12 @@ def add_weight_penalties(
             for p, grad in zip((model.modules[module].A, model.modules[module].B), pair, strict=True)
             if p.requires_grad
         ]
-        norm = _norm([grad for _, grad in trained])
-        found = {f"penalty '{name}'": value, f"the gradient's norm of penalty '{name}'": norm}
-        _check_finite(where or f"Task '{ctx.stage.name}'", found, PART_ADVICE)
-        weight = penalty.weight if penalty.weight is not None else _share(penalty.gradient_share, before, norm)
+        norm = float(_norm(grad for _, grad in trained))
+        numbers = {f"penalty '{name}'": value, f"the gradient's norm of penalty '{name}'": norm}
+        _check_finite(where or f"Task '{ctx.stage.name}'", numbers, PART_ADVICE)
+        weight = penalty.weight
+        if weight is None:  # makes this gradient `gradient_share` times as long as that before weight penalties
+            weight = (penalty.gradient_share or 0.0) * before / norm if norm else 0.0
         for parameter, grad in trained:
             grad = grad.to(parameter.dtype)
             parameter.grad = grad * weight if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
@@ -188,6 +170,12 @@ def add_weight_penalties(
         length = weight * norm
         shares[name] = length / before if before else None if length else 0.0
     return shares
+
+
+def _check_finite(where: str, numbers: Mapping[str, float | Tensor], advice: str) -> None:
+    for what, number in numbers.items():
+        if not math.isfinite(number):
+            raise Diverged(f"{where}: {what} is {float(number)}. Finished tasks are kept. {advice}")
 
 
 def _epochs(backbone: Backbone, ctx: Context, settings: TrainingSettings) -> Iterator[list[Example]]:
@@ -225,14 +213,5 @@ def _backward(
     return mean_loss, dict(zip(values, weighted, strict=True))
 
 
-def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def _norm(grads: Sequence[Tensor | None]) -> float:
-    return float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
-
-
-def _share(share: float | None, before: float, norm: float) -> float:
-    """The weight that makes a penalty's gradient `share` times as long as that before weight penalties; 0 where it has none."""
-    return (share or 0.0) * before / norm if norm else 0.0
+def _norm(tensors: Iterable[Tensor | None]) -> Tensor:
+    return torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor is not None])

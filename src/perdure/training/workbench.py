@@ -1,6 +1,6 @@
-"""A base model with tasks, on which any update can be scored and any module's inputs measured; nothing is trained.
+"""A base model with tasks, to score any update and measure any module's inputs without training anything.
 
-What `guarded` and `covariance-gain` need to merge adapters that people already have.
+`guarded` and `covariance-gain` use it to merge adapters that people already have.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from perdure.backbones import load_backbone
-from perdure.backbones.base import Backbone
 from perdure.config.run_config import LoraSettings
 from perdure.errors import AdapterError, ConfigError
 from perdure.methods.measured.input_moments import moments_of
 from perdure.ops.lowrank import Update
-from perdure.tasks.task import Example, Split, Task
+from perdure.tasks.task import Split, Task
 from perdure.training.context import stream_inputs
 from perdure.training.evaluation import answer, outcomes
 from perdure.training.lora import AdaptedModel
@@ -35,8 +34,7 @@ class Workbench:
     """
 
     def __init__(self, backbone: str | Mapping[str, Any], tasks: Sequence[Task], modules: Iterable[str]) -> None:
-        settings = {"model": backbone} if isinstance(backbone, str) else backbone
-        self.backbone: Backbone = load_backbone(settings)
+        self.backbone = load_backbone({"model": backbone} if isinstance(backbone, str) else backbone)
         self.backbone.prepare(tasks)
         self.tasks = {task.name: task for task in tasks}
         names = tuple(modules)
@@ -48,12 +46,8 @@ class Workbench:
         self.model = AdaptedModel(self.backbone.model, LoraSettings(rank=1, targets=names), ())
 
     def outcomes(self, update: Update, task: str, split: Split = "validation") -> list[float]:
-        """One value an example of a split of a task, for the base with `update`; their mean is the task's score.
-
-        Raises:
-            ConfigError: the task has no such examples.
-        """
-        examples: Sequence[Example] = getattr(self.tasks[task], split)
+        """One value per example of a split (ConfigError without any), whose mean is the score of the base with `update`."""
+        examples = getattr(self.tasks[task], split)
         if not examples:
             raise ConfigError(f"Task '{task}' has no {split} examples; a guarded merge needs them for every task.")
         return outcomes(self.tasks[task], examples, answer(self.model, self.backbone, update, examples, [task]))
@@ -61,13 +55,13 @@ class Workbench:
     def moments(self, task: str, update: Update, examples: int = 256) -> dict[str, Tensor]:
         """Module -> E[x x^T] [I, I] of its inputs on training texts of `task`, with `update` applied.
 
-        For covariance-gain that is what was there when the task was trained: its own update and those it stands on. Padding
+        For covariance-gain, `update` is what was in place when the task was trained: its own update and those below it. Padding
         does not count; at most `examples` texts are read.
         """
         chosen = self.tasks[task].train[:examples]
         batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
         with self.model.deployed(update):
-            found = moments_of(
+            moments = moments_of(
                 self.model.factors(), lambda sink: stream_inputs(self.model, self.backbone, batches, sink)
             )
-        return {module: moment.float().cpu() for module, moment in found.items()}  # where the updates are
+        return {module: moment.float().cpu() for module, moment in moments.items()}  # on the updates' device

@@ -214,7 +214,7 @@ class NanStep(StepRule):
     ids=lambda value: type(value).__name__ if isinstance(value, Part) else "",
 )
 def test_the_first_that_is_not_finite_is_named(part, message, tmp_path):
-    with pytest.raises(Diverged, match=rf"Task 'task0', .*{message}.*That part is where it began"):
+    with pytest.raises(Diverged, match=rf"Task 'task0', .*{message}.*It began in that part"):
         learn_toy(method_with(part), tmp_path / "run", toy_tasks(1))
 
 

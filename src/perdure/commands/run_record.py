@@ -1,0 +1,66 @@
+"""The content of run.json: what a run began as."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+
+from perdure.backbones.base import Backbone
+from perdure.backbones.device import choose_precision
+from perdure.config.run_config import RunConfig
+from perdure.loop.adapter_history import history_record, history_warnings
+from perdure.methods.contract.own import sources
+from perdure.methods.contract.parts import Method
+from perdure.state.reopen import UNRECORDED, task_record
+from perdure.state.store import Store
+from perdure.tasks.splits import repeated_from_older
+from perdure.tasks.task import Task
+from perdure.training.lora import AdaptedModel
+from perdure.training.processes import Processes
+
+
+def versions() -> dict[str, str]:
+    """The versions here of the packages that a run's numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in ("perdure", "torch", "transformers", "peft")}
+
+
+def run_record(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    method: Method,
+    model: AdaptedModel,
+    suite_warnings: Sequence[str],
+    store: Store,
+    backbone: Backbone,
+    processes: Processes,
+) -> dict[str, Any]:
+    """run.json; precision and threads are chosen when the run begins and kept when it resumes."""
+    known = store.about if store.exists else None
+    warnings = [
+        *(suite_warnings or [f"{task.name}: {note}" for task in tasks for note in task.notes]),
+        *repeated_from_older(tasks),
+        *history_warnings(config, store),
+    ]
+    if cut := backbone.truncated:
+        length = getattr(getattr(backbone, "settings", None), "max_length", None)
+        limit = f" ({length})" if length else ""
+        warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
+    return {
+        "config": config.model_dump(mode="json"),
+        **task_record(tasks),
+        "base": model.fingerprint(),
+        "history": history_record(config, store),
+        "warnings": warnings,
+        "precision": known["precision"] if known else choose_precision(config.precision, model.device),
+        "threads": known["threads"] if known else torch.get_num_threads(),
+        "processes": processes.count,
+        **{name: reduce(getattr, key.split("."), config) for name, key in UNRECORDED.items()},
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": versions(),
+        **({"own_parts": own} if (own := sources(method)) else {}),
+    }

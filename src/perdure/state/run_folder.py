@@ -1,0 +1,120 @@
+"""A run's folder, read: run.json, the manifest, the finished stages. perdure.state.store writes it.
+
+RUN/
+  run.json                   what the run began as: configuration, precision, threads, versions, data fingerprints
+  manifest.json              the finished stages and the sha256 of each of their files; files not listed do not count.
+                             The entry of a stage that was added later holds its task
+  stages/00-untrained/       scores and predictions of the untouched base
+  stages/01-<name>/
+      adapter/               the stage's effective update as a plain PEFT adapter, right on the untouched base
+      state.safetensors      what the next stage needs: carry, deployed, total, factors, memory of the parts
+      log.jsonl  notes.json  every optimiser step; numbers the parts noted
+      scores.json  predictions/<task>.jsonl
+  unfinished/                only inside a stage: a checkpoint of its training (perdure.state.unfinished)
+  deployed/                  the finished run's model, for transformers or PEFT alone
+  aside/                     stages that a quality gate refused or a rollback removed: not part of the run
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import CorruptFile, StoreError
+from perdure.files.durable import read_json, sha256
+from perdure.files.output import RUN, STAGES
+
+MANIFEST = "manifest.json"
+BY_TASK = ("tasks", "sizes", "asked")
+"""What run.json and an added stage record for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
+
+
+class RunFolder:
+    """A run's folder; reading it needs no lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._pending: dict[str, Any] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.folder / RUN).is_file()
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """run.json; StoreError if the folder holds no run."""
+        if not self.exists:
+            raise StoreError(
+                f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
+            )
+        return _object(self.folder / RUN, "config", "tasks")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json, or the pending one inside a transaction.
+
+        stages: [{"name", "folder", "files": {path: sha256}, "added" if the stage was added later}, ...]
+        deployed: {path: sha256}; absent until the run is finished.
+        begun: names of the tasks in run.json that still count; absent while all do.
+        warnings: those since the run began; absent without any.
+        aside: {folder of a stage: why}, what a rollback removed and is yet to be moved; absent once it is.
+        """
+        if self._pending is not None:
+            return self._pending
+        path = self.folder / MANIFEST
+        return _object(path, "stages") if path.is_file() else {"stages": []}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """run.json plus what was added, minus what was rolled back; `added`: added task -> its settings."""
+        about, manifest = self.begun, self.manifest
+        added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
+        for key in BY_TASK:
+            if "begun" in manifest:
+                about[key] = {name: value for name, value in about.get(key, {}).items() if name in manifest["begun"]}
+            for record in added:
+                about[key] = {**about.get(key, {}), **record[key]}
+        later = (*manifest.get("warnings", ()), *(line for record in added for line in record["warnings"]))
+        about["warnings"] = [*about.get("warnings", []), *later]
+        return {**about, "added": {name: record["task"] for record in added for name in record["tasks"]}}
+
+    @property
+    def changed(self) -> bool:
+        """Whether a task was added to the run, or one it began with was rolled back."""
+        return "begun" in self.manifest or bool(self.about["added"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task was learnt and the model deployed."""
+        learnt = self.stages()
+        return "deployed" in self.manifest and (learnt[-1:] == ["joint"] or set(self.about["tasks"]) <= set(learnt))
+
+    def stages(self) -> list[str]:
+        """Names of the finished stages in order, without 'untrained'."""
+        return [entry["name"] for entry in self.manifest["stages"][1:]]
+
+    def stage_folder(self, position: int) -> Path:
+        """Folder of a finished stage; 0 is the untrained one."""
+        return self.folder / STAGES / self.manifest["stages"][position]["folder"]
+
+    def verify(self) -> None:
+        """Raise CorruptFile, with the last intact stage, if a file of a finished stage does not match the manifest."""
+        intact = "none"
+        for entry in self.manifest["stages"]:
+            for name, digest in entry["files"].items():
+                path = self.folder / STAGES / entry["folder"] / name
+                if not path.is_file() or sha256(path) != digest:
+                    raise CorruptFile(
+                        f"'{path}' is {'damaged' if path.is_file() else 'missing'}: its checksum does not match {MANIFEST}. "
+                        f"The last intact stage: {intact}. Restore the file from a copy, or run again in a new folder."
+                    )
+            intact = entry["name"]
+
+
+def _object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in a file; it must have these keys."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not value.keys() >= set(keys):
+        raise CorruptFile(f"'{path}' is not what a run writes there. Restore it from a copy, or run again.")
+    return value
