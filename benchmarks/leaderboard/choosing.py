@@ -9,10 +9,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.methods.contract.context import Need
-
 from perdure.config.composition import resolve_method
 from perdure.methods.contract.build import build_method
+from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.report.sweeps import interval, mean
 from perdure.report.text import markdown_table

@@ -1,4 +1,4 @@
-"""Everything a report says about a run, read from its folder: scores, settings, log, notes, changed answers."""
+"""Everything a report shows about a run, read from its folder: scores, settings, log, notes, changed answers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Run:
     """One run of a report.
 
     Args:
-        name: tells it apart from the other runs of the report.
+        name: unique among the runs of the report.
         about: run.json.
-        logs: one a stage.
-        notes: numbers the parts noted, one mapping a stage.
+        logs: one for each stage.
+        notes: numbers the parts noted, one mapping for each stage.
         finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
     """
@@ -40,6 +40,11 @@ class Run:
     finished: bool
     changes: Sequence[TaskChange]
     without_changes: Mapping[str, str]
+
+    @property
+    def data_warnings(self) -> list[str]:
+        """What was odd about the data: rows removed, splits cut, texts too long."""
+        return list(self.about.get("warnings", []))
 
     def over_stages(self) -> list[tuple[float | None, float | None]]:
         """After each stage: average accuracy and forgetting over the tasks learnt so far. Empty for joint training."""
@@ -54,7 +59,7 @@ class Run:
         return curve
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; numbers that are not finite become None."""
+        """Plain values for JSON, with None for numbers that are not finite."""
         curve = [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()]
         return finite_or_none(
             {
@@ -65,21 +70,21 @@ class Run:
                 "changes": [asdict(change) for change in self.changes],
                 "without_changes": dict(self.without_changes),
                 "notes": [dict(notes) for notes in self.notes],
-                "noticed": list(self.about.get("warnings", [])),
+                "noticed": self.data_warnings,
                 "about": dict(self.about),
             }
         )
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Every run, in the given order, with names that tell them apart.
+    """Every run, in the given order, with unique names.
 
     Raises:
-        ConfigError: no folder, or one twice.
-        StoreError: a folder holds no run, no finished stage, or a damaged file.
+        ConfigError: no folder, or one given twice.
+        StoreError: a folder without a run or a finished stage, or a damaged file.
     """
     if not folders:
-        raise ConfigError("There is no run to report; give at least one run folder.")
+        raise ConfigError("No run to report; give at least one run folder.")
     resolved = [Path(folder).resolve() for folder in folders]
     if twice := sorted({str(folders[i]) for i, path in enumerate(resolved) if path in resolved[:i]}):
         raise ConfigError(f"Run {', '.join(twice)} is given twice; give each run once.")
@@ -96,7 +101,7 @@ def _checked(read: Any, folder: str | Path, *rest: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFile(
             f"The run in '{folder}' cannot be read: {type(error).__name__}: {error}. "
-            "A file of it is missing or damaged; restore the folder from a copy, or run again."
+            "A file is missing or damaged; restore the folder from a copy, or run again."
         ) from error
 
 
@@ -119,5 +124,5 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a task that did not exist yet in that stage has none."""
+    """Rows of a JSON lines file; a task that did not exist yet in that stage has no predictions."""
     return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)
