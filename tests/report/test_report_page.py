@@ -270,9 +270,7 @@ def test_a_run_whose_model_is_not_written_is_not_finished(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert only(run).finished
     write_json(run / "manifest.json", {key: value for key, value in manifest.items() if key != "deployed"})
-    assert settings.warnings([only(run)]) == [
-        "ps-lora is not finished (3 of 3 tasks learnt): its model is not written yet."
-    ]
+    assert settings.warnings([only(run)]) == ["ps-lora is not finished (3 of 3 tasks learnt): it is not deployed yet."]
 
 
 def test_runs_that_do_not_compare_say_so(run: Path, tmp_path: Path) -> None:

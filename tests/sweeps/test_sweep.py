@@ -324,7 +324,7 @@ WRONG = {
     "{methods: {l2: {trails: [{}]}}}": r"'trails'. Did you mean 'trials'",
     "{methods: {mine: {metod: l2}}}": r"'metod'. Did you mean 'method'",
     "{methods: {l2: {epochs: 3}}}": r"'epochs'. Did you mean 'training\.epochs'",
-    "{suite: quickstart, methods: {l2: {}}}": r"yaml: run settings outside `settings`: `suite`. Write them as `settings: {suite: ",
+    "{suite: quickstart, methods: {l2: {}}}": r"run settings outside `settings`: `suite`. Write them as `settings: {suite: ",
     "{training.epochs: 1, lora: {}, methods: {l2: {}}}": r"outside `settings`: `lora`, `training.epochs`. Write them",
     "{method: l2, methods: {l2: {}}}": "'method'. Did you mean 'methods'",
     "{suite: quickstart, method: l2, seed: 3}": r"^'\S*sweep.yaml' is the configuration of a run.*perdure run [^\n]*$",

@@ -90,22 +90,19 @@ def _is_accuracy(answers: Sequence[Answer], score: float | None) -> bool:
 
 
 def _change(task: str, before: Sequence[Answer], after: Sequence[Answer]) -> TaskChange:
-    pairs = [(is_right(first), is_right(last)) for first, last in zip(before, after, strict=True)]
-    count = Counter(pairs)
-    lost = Counter(
-        (last["label"], _predicted(last)) for last, pair in zip(after, pairs, strict=True) if pair == (True, False)
-    )
+    count = Counter[tuple[bool, bool]]()
+    lost = Counter[tuple[str, str]]()
+    for first, last in zip(before, after, strict=True):
+        count[is_right(first), is_right(last)] += 1
+        if is_right(first) and not is_right(last):
+            other = f" (a label of {last['predicted_task']})" if last.get("predicted_task") else ""
+            lost[last["label"], last["predicted"] + other] += 1
     return TaskChange(
         task=task,
-        examples=len(pairs),
+        examples=count.total(),
         still_right=count[True, True],
         became_wrong=count[True, False],
         became_right=count[False, True],
         still_wrong=count[False, False],
         confusions=tuple(Confusion(*pair, n) for pair, n in sorted(lost.items(), key=lambda item: (-item[1], item[0]))),
     )
-
-
-def _predicted(answer: Answer) -> str:
-    other = answer.get("predicted_task")
-    return f"{answer['predicted']} (a label of {other})" if other else answer["predicted"]

@@ -46,7 +46,10 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
 
 def page(runs: Sequence[Run], plotly: str) -> str:
     """The whole page; `plotly` is plotly.js."""
-    figures = sections.Figures()
+    figures, scores, lead = sections.Figures(), runs[0].scores, f"{len(runs)} runs compared."
+    if len(runs) == 1:
+        lead = f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: "
+        lead += f"{', '.join(scores.tasks)}."
     # the line ends that a browser sees, which is what it hashes
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in (plotly, source("page.js"))]
     policy = (
@@ -56,7 +59,7 @@ def page(runs: Sequence[Run], plotly: str) -> str:
     return render(
         "report.html",
         title="perdure: " + (", ".join(run.name for run in runs) if len(runs) <= 3 else f"{len(runs)} runs"),
-        lead=_lead(runs),
+        lead=lead,
         policy=policy,
         style=Markup(source("page.css")),
         **sections.comparison(runs, figures),
@@ -67,15 +70,6 @@ def page(runs: Sequence[Run], plotly: str) -> str:
         version=version("perdure"),
         charts=Markup(embedded(figures.by_id())),
         scripts=[Markup(script) for script in scripts],
-    )
-
-
-def _lead(runs: Sequence[Run]) -> str:
-    if len(runs) > 1:
-        return f"{len(runs)} runs compared."
-    scores = runs[0].scores
-    return (
-        f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: {', '.join(scores.tasks)}."
     )
 
 

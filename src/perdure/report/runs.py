@@ -52,28 +52,25 @@ class Run:
         if not set(scores.stages) <= set(scores.tasks):
             return []
         columns = [scores.tasks.index(stage) for stage in scores.stages]
-        curve = []
-        for s in range(len(columns)):
-            square = [[row[t] for t in columns[: s + 1]] for row in scores.score_matrix[: s + 1]]
-            curve.append((average_accuracy(square), forgetting(square)))
-        return curve
+        squares = [
+            [[row[t] for t in columns[:s]] for row in scores.score_matrix[:s]] for s in range(1, len(columns) + 1)
+        ]
+        return [(average_accuracy(square), forgetting(square)) for square in squares]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with None for numbers that are not finite."""
-        curve = [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()]
-        return finite_or_none(
-            {
-                "name": self.name,
-                "finished": self.finished,
-                **self.scores.as_dict(),
-                "over_stages": curve,
-                "changes": [asdict(change) for change in self.changes],
-                "without_changes": dict(self.without_changes),
-                "notes": [dict(notes) for notes in self.notes],
-                "noticed": self.data_warnings,
-                "about": dict(self.about),
-            }
-        )
+        values = {
+            "name": self.name,
+            "finished": self.finished,
+            **self.scores.as_dict(),
+            "over_stages": [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()],
+            "changes": [asdict(change) for change in self.changes],
+            "without_changes": self.without_changes,
+            "notes": self.notes,
+            "noticed": self.data_warnings,
+            "about": self.about,
+        }
+        return finite_or_none(values)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:

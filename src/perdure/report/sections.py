@@ -86,6 +86,9 @@ def one_run(run: Run, score_range: tuple[float, float], figures: Figures) -> dic
     head, lost = confusion_table(run.changes)
     confusions = f"{name}: answers that were right when learnt and are wrong at the end"
     unlisted = lost[CONFUSIONS:]
+    tasks_of = {
+        why: [t for t, reason in run.without_changes.items() if reason == why] for why in run.without_changes.values()
+    }
     return {
         "name": name,
         "matrix": figures.add(charts.score_heat_map(run, *score_range), matrix),
@@ -99,7 +102,7 @@ def one_run(run: Run, score_range: tuple[float, float], figures: Figures) -> dic
         "all are in report.json."
         if unlisted
         else None,
-        "not_compared": "; ".join(f"{', '.join(tasks)} ({why})" for why, tasks in _by_reason(run).items()),
+        "not_compared": "; ".join(f"{', '.join(tasks)} ({why})" for why, tasks in tasks_of.items()),
         "notes": notes.table_of(run),
     }
 
@@ -122,11 +125,3 @@ def what_was_run(runs: Sequence[Run]) -> dict[str, Any]:
         if table or odd:
             data.append((run.name, table, odd))
     return {"settings": tables, "data": data}
-
-
-def _by_reason(run: Run) -> dict[str, list[str]]:
-    """Why tasks are not compared -> those tasks."""
-    found: dict[str, list[str]] = {}
-    for task, reason in run.without_changes.items():
-        found.setdefault(reason, []).append(task)
-    return found

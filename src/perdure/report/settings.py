@@ -48,9 +48,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     for run in (run for run in runs if not run.finished):
         tasks = len(run.scores.tasks)
         learnt = tasks if run.scores.stages == ["joint"] else len(run.scores.stages)
-        why = "its model is not written yet"
-        if learnt < tasks:
-            why = "its average accuracy counts tasks it has not learnt"
+        why = "its average accuracy counts tasks it has not learnt" if learnt < tasks else "it is not deployed yet"
         lines.append(f"{run.name} is not finished ({learnt} of {tasks} tasks learnt): {why}.")
     for difference, value in COMPARABLE.items():
         if others := [run.name for run in runs[1:] if value(run) != value(runs[0])]:

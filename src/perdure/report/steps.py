@@ -62,6 +62,8 @@ def _chart(run: Run, title: str, lines: Mapping[str, Value], unit: str) -> Chart
     ends = list(accumulate(map(len, run.logs)))
     total = ends[-1] if ends else 0
     middles = [(end + begin) / 2 + 0.5 for begin, end in zip([0, *ends], ends, strict=False)]
+    style = {"color": "var(--line)", "width": 1, "dash": "dot"}
+    boundary = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": style}
     layout = {
         "xaxis": {
             **names_axis(run.scores.stages, middles),
@@ -70,7 +72,7 @@ def _chart(run: Run, title: str, lines: Mapping[str, Value], unit: str) -> Chart
             "range": [0.5, total + 0.5],
         },
         "yaxis": axis(unit, rangemode="tozero"),
-        "shapes": [_boundary(end + 0.5) for end in ends[:-1]],
+        "shapes": [{**boundary, "x0": end + 0.5, "x1": end + 0.5} for end in ends[:-1]],
         **legend(len(lines)),
     }
     summary = f"Line chart over {total} steps in {len(ends)} stages: {'; '.join(ranges)}."
@@ -108,8 +110,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "-" if finite_or_none(value) is None else f"{value:.3g}"
-
-
-def _boundary(x: float) -> dict[str, Any]:
-    style = {"color": "var(--line)", "width": 1, "dash": "dot"}
-    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style}

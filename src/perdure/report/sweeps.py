@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from perdure.errors import StoreError
 from perdure.files.durable import read_json, write_json, write_text
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
-from perdure.sweeps.comparison import Compared, Comparison, Interval, OrderAndSeed, Outcome, compare
+from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
 from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]
@@ -84,14 +85,12 @@ def cell_of(record: Record) -> OrderAndSeed:
 
 
 def row_name(record: Record) -> str:
-    """The method and what the sweep varied for it."""
-    varied = ", ".join(f"{_short(key)} {value}" for key, value in record["varied"].items())
+    """The method and what the sweep varied for it: settings without their group, but with the penalty they belong to."""
+    varied = ", ".join(
+        f"{re.sub(r'^(method[.])?(penalties[.])?(training[.])?', '', key)} {value}"
+        for key, value in record["varied"].items()
+    )
     return f"{record['method']} ({varied})" if varied else record["method"]
-
-
-def _short(key: str) -> str:
-    """A setting's name without its group, unless it is ambiguous: `weight` alone could be any penalty's."""
-    return key.removeprefix("method.").removeprefix("penalties.").removeprefix("training.")
 
 
 def as_markdown(records: Sequence[Record], failed: Mapping[str, str], compared: Compared) -> str:
@@ -118,7 +117,11 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], compared: 
             "",
         ]
         lines += markdown_table(
-            ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"], map(comparison_cells, compared.comparisons)
+            ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"],
+            (
+                [f"{c.first} - {c.second}", interval(c.difference), p_value(c.p), p_value(c.p_corrected)]
+                for c in compared.comparisons
+            ),
         )
     lines += ["", "## Cost and interference", ""]
     lines += markdown_table(
@@ -147,12 +150,6 @@ def over_orders(records: Sequence[Record], value: Callable[[Record], float | Non
         if (known := value(record)) is not None:
             by_order.setdefault(cell_of(record)[0], []).append(known)
     return statistics.mean(map(statistics.mean, by_order.values())) if by_order else None
-
-
-def comparison_cells(comparison: Comparison) -> list[str]:
-    """A row of the table of differences."""
-    names = f"{comparison.first} - {comparison.second}"
-    return [names, interval(comparison.difference), p_value(comparison.p), p_value(comparison.p_corrected)]
 
 
 def p_value(p: float) -> str:

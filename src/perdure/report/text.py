@@ -31,8 +31,8 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The widest line of the heading, within bounds."""
-        return max(5, min(NAME_WIDTH, max(map(len, self.heading.split("\n")))))
+        """The widest line of the heading, within bounds, and the gap beside it."""
+        return GAP + max(5, min(NAME_WIDTH, max(map(len, self.heading.split("\n")))))
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,23 @@ class WideTable:
     bold_last: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [GAP + column.width for column in self.columns]
         inside = options.max_width - 2  # a margin of one on each side
-        names = max(4, min(max(map(len, (self.corner, *self.names))), inside - max(widths, default=0)))
-        for number, block in enumerate(_blocks(widths, inside - names)):
-            yield self._block(names, [self.columns[c] for c in block], first=number == 0)
+        widest = max((column.width for column in self.columns), default=0)
+        names = max(4, min(max(map(len, (self.corner, *self.names))), inside - widest))
+        blocks: list[list[Column]] = [[]]
+        for column in self.columns:
+            if blocks[-1] and sum(c.width for c in (*blocks[-1], column)) > inside - names:
+                blocks.append([])
+            blocks[-1].append(column)
+        for block in blocks:
+            yield self._block(names, block, first=block is blocks[0])
 
     def _block(self, names: int, columns: Sequence[Column], first: bool) -> Table:
         title = Text(self.title) if first else None
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column(Text(self.corner), overflow="fold", vertical="bottom", max_width=names)
         for column in columns:
-            heading, width = Text(column.heading, justify="right"), column.width
+            heading, width = Text(column.heading, justify="right"), column.width - GAP
             table.add_column(heading, justify="right", min_width=width, max_width=width, overflow="fold")
         for row, name in enumerate(self.names):
             last = self.bold_last and row == len(self.names) - 1
@@ -107,8 +112,9 @@ def markdown(runs: Sequence[Scores]) -> str:
     lines += ["", "a[s,t] is the score on task t after stage s; T is the last task and stage.", ""]
     lines += [f"- **{title}**: {FORMULAS[metric]}" for metric, title in METRICS.items()]
     for name, run in zip(names, runs, strict=True):
+        sizes = ", ".join(f"{escaped(task)} {size}" for task, size in zip(run.tasks, run.examples, strict=True))
         lines += ["", f"## {escaped(name)}", ""]
-        lines += [f"Seed {run.seed}; {run.split} score of each task after each stage; examples: {_sizes(run)}.", ""]
+        lines += [f"Seed {run.seed}; {run.split} score of each task after each stage; examples: {sizes}.", ""]
         lines += markdown_table(
             ["", *run.tasks], ([row, *map(points, scores)] for row, scores in rows(run)), bold_last=True
         )
@@ -127,17 +133,3 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]], bold_la
 def escaped(text: str) -> str:
     """Text that Markdown shows verbatim, on one line: no markup, no HTML, no table bars."""
     return "".join(MARKS.get(c, c) for c in plain(text))
-
-
-def _sizes(run: Scores) -> str:
-    return ", ".join(f"{escaped(task)} {size}" for task, size in zip(run.tasks, run.examples, strict=True))
-
-
-def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Column numbers in blocks that fit in `room`, at least one in each."""
-    blocks: list[list[int]] = [[]]
-    for column, width in enumerate(widths):
-        if blocks[-1] and sum(widths[c] for c in blocks[-1]) + width > room:
-            blocks.append([])
-        blocks[-1].append(column)
-    return blocks

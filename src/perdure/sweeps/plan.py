@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,15 +71,15 @@ class SweepConfig(Settings):
     @model_validator(mode="after")
     def _check_conflicts(self) -> SweepConfig:
         """The method and the seed of a run are given in one place; an order is not given twice."""
-        common = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
-        varied = [("grid", self.grid)]
-        for name, row in self.methods.items():
-            varied += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
-            varied += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
-        for place, settings in common:
+        places = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
+        for place, settings in places:
             if "method" in settings:
                 raise ValueError(f"{place}.method would be every row's method; set it in the rows, under `methods`")
-        for place, settings in [*common, *varied]:
+        places.append(("grid", self.grid))
+        for name, row in self.methods.items():
+            places += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
+            places += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
+        for place, settings in places:
             if "seed" in settings:
                 raise ValueError(f"{place}.seed: set the seeds of a sweep once, under `seeds`")
         if self.orders != (None,) and any("order" in sequence for sequence in self.sequences):
@@ -93,12 +94,8 @@ class SweepConfig(Settings):
             return methods
         rows = {str(name): {} if row is None else row for name, row in methods.items()}
         for name, row in rows.items():
-            if (
-                not name.isprintable()
-                or name[:1] in ("", ".")
-                or {*"/\\"} & {*name}
-                or len(name.encode()) > LONGEST_NAME
-            ):
+            valid = name.isprintable() and re.fullmatch(r"[^./\\][^/\\]*", name)
+            if not valid or len(name.encode()) > LONGEST_NAME:
                 raise ConfigError(
                     f"A method's row cannot be called {name!r:.120}, because files are named after it. Use at most "
                     f"{LONGEST_NAME} letters, no '/' or '\\', and no '.' first; choose the method with `method` in the row."
