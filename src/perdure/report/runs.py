@@ -15,9 +15,6 @@ from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.training.metrics import Scores, average_accuracy, forgetting
 
-Log = Sequence[Mapping[str, Any]]
-"""A stage's optimiser steps: step, loss, learning_rate, penalties, shares."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -26,7 +23,7 @@ class Run:
     Args:
         name: unique among the runs of the report.
         about: run.json.
-        logs: one for each stage.
+        logs: the optimiser steps of each stage: step, loss, learning_rate, penalties, shares.
         notes: numbers the parts noted, one mapping for each stage.
         finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
@@ -35,7 +32,7 @@ class Run:
     name: str
     scores: Scores
     about: Mapping[str, Any]
-    logs: Sequence[Log]
+    logs: Sequence[Sequence[Mapping[str, Any]]]
     notes: Sequence[Mapping[str, float]]
     finished: bool
     changes: Sequence[TaskChange]

@@ -86,10 +86,8 @@ def cell_of(record: Record) -> OrderAndSeed:
 
 def row_name(record: Record) -> str:
     """The method and what the sweep varied for it: settings without their group, but with the penalty they belong to."""
-    varied = ", ".join(
-        f"{re.sub(r'^(method[.])?(penalties[.])?(training[.])?', '', key)} {value}"
-        for key, value in record["varied"].items()
-    )
+    group = re.compile(r"^(method[.])?(penalties[.])?(training[.])?")
+    varied = ", ".join(f"{group.sub('', key)} {value}" for key, value in record["varied"].items())
     return f"{record['method']} ({varied})" if varied else record["method"]
 
 
@@ -100,22 +98,15 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], compared: 
         if cell_of(record) in compared.cells:
             rows.setdefault(row_name(record), []).append(record)
     ranked = sorted(compared.intervals, key=lambda name: -compared.intervals[name].mean)
-    lines = [
-        "# Sweep",
-        "",
-        f"{len(records)} runs; {len(compared.cells)} cells (order and seed) that every method has.",
-        "",
-    ]
+    count = f"{len(records)} runs; {len(compared.cells)} cells (order and seed) that every method has."
+    lines = ["# Sweep", "", count, ""]
     lines += markdown_table(
         ["Method", "Average accuracy [95 %]", "Learning accuracy", "Forgetting", "Backward transfer"],
         ([n, interval(compared.intervals[n]), *(mean(rows[n], m) for m in METRICS)] for n in ranked),
     )
     if compared.comparisons:
-        lines += ["", "## Paired differences", ""]
-        lines += [
-            "In points; bootstrap over orders, seeds and test examples, with the same draws for both methods.",
-            "",
-        ]
+        how = "In points; bootstrap over orders, seeds and test examples, with the same draws for both methods."
+        lines += ["", "## Paired differences", "", how, ""]
         lines += markdown_table(
             ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"],
             (

@@ -40,8 +40,6 @@ LENGTH = 768
 A model with fewer positions keeps the run's.
 """
 
-LANGUAGE_KINDS = ("causal", "seq2seq")
-
 
 @dataclass(frozen=True)
 class AskedTask:
@@ -139,7 +137,7 @@ def open_finished(
         raise StoreError(f"The run in '{folder}' has no finished stage; continue it with `perdure resume {folder}`.")
     store.verify()
     config = load_config(about["config"])
-    if (kind := backbone_kind(config.backbone)) not in LANGUAGE_KINDS:
+    if (kind := backbone_kind(config.backbone)) not in ("causal", "seq2seq"):
         raise ConfigError(f"'{folder}' has a model of kind {kind}; general ability needs a language model.")
     deployed = _chosen_update(load_past(store, build_method(config.method)).deployed, task)
     longer = {**config.backbone, "max_length": max(LENGTH, int(config.backbone.get("max_length", 0)))}

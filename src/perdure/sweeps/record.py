@@ -18,12 +18,11 @@ from perdure.state.store import Store
 from perdure.sweeps.comparison import Values
 from perdure.training.metrics import Scores, is_right
 
-FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
-
 
 def run_record(store: Store, scores: Scores) -> dict[str, Any]:
     """Scores, final answers, diagnostics, bytes kept, notes, and how the run was made."""
     stages = list(enumerate(store.stages(), start=1))
+    about = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
     return {
         "code": code_hash(),
         "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
@@ -34,7 +33,7 @@ def run_record(store: Store, scores: Scores) -> dict[str, Any]:
             "deployed": sum(path.stat().st_size for path in (store.folder / "deployed").rglob("*") if path.is_file()),
         },
         "notes": {name: read_json(store.stage_folder(i) / "notes.json") for i, name in stages},
-        **{key: store.about[key] for key in FROM_RUN},
+        **{key: store.about[key] for key in about},
     }
 
 
