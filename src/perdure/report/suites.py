@@ -35,15 +35,15 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
     yield from (f"note: {warning}" for warning in suite.warnings) if suite else _missing(missing(name, data), about)
 
 
-def _missing(found: Missing, about: Mapping[str, Any]) -> Iterator[str]:
+def _missing(data: Missing, about: Mapping[str, Any]) -> Iterator[str]:
     """Which data is missing, and what to do about it."""
-    if found.assets:
-        size = sum(ASSETS[asset].size for asset in found.assets) / 1e6
-        names = ", ".join(found.assets)
+    if data.assets:
+        size = sum(ASSETS[asset].size for asset in data.assets) / 1e6
+        names = ", ".join(data.assets)
         yield f"Not in the cache yet: {names} ({size:.0f} MB). A run fetches them; then their sizes are shown here."
-    if found.hub:
-        yield f"Read from the hub by a run, which shows their sizes: {', '.join(found.hub)}."
-    if found.folder:
+    if data.hub:
+        yield f"Read from the hub by a run, which shows their sizes: {', '.join(data.hub)}."
+    if data.folder:
         variable, layout = about["data"]["variable"], about["data"]["layout"]
         yield f"Give a folder as --data (or ${variable}) for sizes and warnings. Layout: {layout}"
 

@@ -84,7 +84,7 @@ class Harness:
             batch_size=backbone.settings.predict_batch_size,
         )
         try:
-            found: Any = lm_eval.simple_evaluate(
+            evaluated: Any = lm_eval.simple_evaluate(
                 model=wrapped, tasks=list(self.tasks), num_fewshot=shots, limit=examples, bootstrap_iters=0,
                 task_manager=self._manager,
             )  # fmt: skip
@@ -93,25 +93,25 @@ class Harness:
             raise ConfigError(
                 f"lm-evaluation-harness could not evaluate {', '.join(self.tasks)}; most often their data is missing: {error}"
             ) from error
-        return counted_once(found, self.tasks, shots)
+        return counted_once(evaluated, self.tasks, shots)
 
 
-def counted_once(found: Mapping[str, Any], asked: Sequence[str], shots: int) -> dict[str, HarnessScore]:
+def counted_once(evaluated: Mapping[str, Any], asked: Sequence[str], shots: int) -> dict[str, HarnessScore]:
     """Name -> score from the harness's results, which list a group and its subtasks; every task counts once.
 
     A group is one row if it has a score of its own and its tasks had the same number of examples in the prompt; otherwise its
     subtasks are rows.
 
     Args:
-        found: what `simple_evaluate` returns.
+        evaluated: the result of `simple_evaluate`.
         asked: the names given: tasks, groups or tags. A task asked by name is a row besides its group.
         shots: examples in the prompt, for tasks of which the harness does not report it.
 
     Raises:
         ConfigError: a task without a score.
     """
-    results, given, counts = found["results"], found.get("n-shot", {}), found.get("n-samples", {})
-    subtasks = {name: below for name, below in found.get("group_subtasks", {}).items() if below}
+    results, given, counts = evaluated["results"], evaluated.get("n-shot", {}), evaluated.get("n-samples", {})
+    subtasks = {name: below for name, below in evaluated.get("group_subtasks", {}).items() if below}
     rows: dict[str, HarnessScore] = {}
 
     def tasks_of(name: str) -> set[str]:
