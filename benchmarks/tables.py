@@ -19,16 +19,16 @@ OTHERS = re.compile(r"<!-- from the code: \w+ -->\n.*?<!-- end -->", re.DOTALL)
 """What docs/reference.py fills."""
 ANY_MARK = re.compile(r"<!--\s*(?:table|end)\b")
 LEAST = {"README.md": 1, "docs/results.md": 8, "docs/choosing.md": 1, "docs/protocol.md": 2}
-"""Pages, and how many tables each must have: a mark that is lost would leave numbers nobody checks."""
+"""Pages, and how many tables each must have: a lost mark would leave numbers that nobody checks."""
 
 
 def pages() -> list[Path]:
-    """Every page that may hold a table."""
+    """Every page that may have a table."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("benchmarks/*/README.md"))]
 
 
 def filled(text: str) -> str:
-    """A page with every marked table replaced by what the records say."""
+    """A page with every marked table made from the records."""
 
     def table(match: re.Match[str]) -> str:
         module = importlib.import_module(f"benchmarks.{match[1]}.table")
@@ -39,14 +39,14 @@ def filled(text: str) -> str:
 
 
 def marks_are_whole(name: str, text: str) -> bool:
-    """Whether every mark of a page is one that is filled, and those that must be there are."""
+    """Whether every mark of a page is complete, and the required ones are present."""
     return not ANY_MARK.search(OTHERS.sub("", MARK.sub("", text))) and len(MARK.findall(text)) >= LEAST.get(name, 0)
 
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
     if broken := [page for page in pages() if not marks_are_whole(_name(page), page.read_text(encoding="utf-8"))]:
-        sys.exit(f"a table's mark is broken or missing: {', '.join(map(_name, broken))}")
+        sys.exit(f"a mark of a table is broken or missing: {', '.join(map(_name, broken))}")
     check, stale = "--check" in sys.argv, []
     for path in pages():
         old = path.read_text(encoding="utf-8")

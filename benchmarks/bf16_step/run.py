@@ -4,7 +4,7 @@
     make tables
 
 Forward and backward of 16 x 48 tokens, r 8 on query and value, the three in turn in every round, on one thread. Times are
-processor seconds. Both bf16 gradients are compared with fp32's: how far they are off is bf16's doing, and should be the same.
+CPU seconds. Both bf16 gradients are compared with fp32's: how far they are off is bf16's doing, and should be the same.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def learner() -> tuple[AdaptedModel, Encoder, Batch]:
 
 
 def step(way: str, model: AdaptedModel, backbone: Encoder, batch: Batch) -> tuple[float, Tensor]:
-    """Processor seconds of a forward and a backward pass, and the gradient, flat.
+    """CPU seconds of a forward and a backward pass, and the gradient, flat.
 
     The loss is linear in the last hidden states: what the encoder's own adds to the time is the same for all.
     """

@@ -12,7 +12,7 @@ def table() -> str:
     found = record("bf16_step/record.json")
     shape = " x ".join(map(str, found["shape"]))
     lines = [
-        f"| a step of {shape} tokens | processor s | of fp32's (least, largest) | gradient off fp32's by |",
+        f"| a step of {shape} tokens | CPU s | of fp32's (least, largest) | gradient off fp32's by |",
         "|---|---|---|---|",
     ]
     base = found["seconds"]["fp32"]

@@ -1,4 +1,4 @@
-"""Outcomes of the claims, and the rows they are about, from the records."""
+"""Outcomes of the claims, and the rows that they compare, from the records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def claims() -> dict[str, Any]:
 
 
 def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
-    """Each claim, what came out, and whether it holds here; `rows`: the records of each sweep."""
+    """Each claim, the result, and whether it holds here; `rows`: the records of each sweep."""
     rows = rows or {name: records(f"claims/{name}/records") for name in ("compare", "many")}
     stated = claims()["claims"]
     if not any(rows.values()):
@@ -37,7 +37,7 @@ def table(rows: Mapping[str, Sequence[Record]] | None = None) -> str:
     missing = [planned(claim) - {cell_of(row) for row in own[i]} for i, claim in enumerate(stated)]
     better = [i for i, claim in enumerate(stated) if "better" in claim]
     compared = {i: difference(own[i], stated[i]["better"]) for i in better if not missing[i]}
-    # the family is all that was claimed, run or not: what comes later can then only be harder to show, never easier
+    # corrected over every claim, run or not: a later run can then only make a claim harder to show
     corrected = dict(zip(better, holm([compared[i].p if i in compared else 1.0 for i in better]), strict=True))
     lines = ["| paper | says | here | outcome |", "|---|---|---|---|"]
     for i, claim in enumerate(stated):
@@ -58,7 +58,7 @@ def about(claim: Mapping[str, Any], rows: Mapping[str, Sequence[Record]]) -> lis
 
 
 def planned(claim: Mapping[str, Any]) -> set[OrderAndSeed]:
-    """The orders and seeds in which the claim's two rows are to meet."""
+    """The orders and seeds in which the claim's two rows are compared."""
     cells = claims()["many" if claim.get("sweep") == "many" else "cells"]
     return {(f"{s['suite']} {s['order']}", seed) for s in cells["sequences"] for seed in cells["seeds"]}
 
@@ -115,10 +115,10 @@ def grids(found: Sequence[Record] | None = None) -> str:
 
 
 def still_to_come(sweep: str, done: int) -> str:
-    """How many runs of a sweep that has begun are missing, as a paragraph; nothing before the first and after the last."""
+    """How many runs of a started sweep are missing, as a paragraph; nothing before the first and after the last."""
     about = yaml.safe_load((HERE / "claims" / f"{sweep}.yaml").read_text(encoding="utf-8"))
     planned = len(about["methods"]) * len(about["seeds"]) * len(about["sequences"])
-    return f"\n\nNot complete: {planned - done} of the {planned} runs are still to come." if 0 < done < planned else ""
+    return f"\n\nIncomplete: {planned - done} of the {planned} runs are missing." if 0 < done < planned else ""
 
 
 def _listing(found: Sequence[Record], names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ Step: 8 examples of 64 tokens, r 8 on q,v, AdamW, clipping; `perdure.training.tr
 `transformers.Trainer` with PEFT in fp32, from the same factors on the same batches. The loss curves are compared over the
 last ten steps. Ranking: 8 prompts of 128 tokens under the 14 dbpedia labels against one forward pass over the prompts.
 
-Times are processor seconds of this process on one thread, so that other work on the machine hardly counts.
+Times are CPU seconds of this process on one thread, so that other work on the machine hardly counts.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/leaderboard/calibration.py
     make tables
 
-Two made-up methods answer the same five tasks of 500 examples. Every run of either has an accuracy of its own: a common one, plus
-training noise drawn anew for every order and seed. Their answers agree on most examples, as methods that share a base do:
-`examples` is the standard error, in points, that is left of a paired difference of average accuracies in one cell. Both figures
-below are what the records show: training noise of some .4 points (the claims' three seeds), examples of .45 to .8.
+Two simulated methods answer the same five tasks of 500 examples. Every run has its own accuracy: a common one, plus training
+noise drawn for every order and seed. Their answers agree on most examples, like those of methods that share a base: `examples` is
+the standard error, in points, of a paired difference of average accuracies in one cell. Both values below are those of the
+records: training noise of about .4 points (the claims' three seeds), examples of .45 to .8.
 """
 
 from __future__ import annotations

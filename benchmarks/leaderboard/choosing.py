@@ -1,6 +1,6 @@
-"""Which method when: for each thing that may be ruled out, the best of what is left, from the screening's records.
+"""Which method when: the best of the methods that each case allows, from the screening's records.
 
-A case rules methods out by what their parts need and do, not by name; who is left is ranked by average accuracy.
+A case rules methods out by what their parts need and do, not by name; the others are ranked by average accuracy.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.methods.contract.context import Need
-
 from perdure.config.composition import resolve_method
 from perdure.methods.contract.build import build_method
+from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.report.sweeps import interval, mean
 from perdure.report.text import markdown_table
@@ -26,24 +25,24 @@ def keeps_examples(method: Method) -> bool:
 
 
 def needs_past_data(method: Method) -> bool:
-    """A part remembers something of every task's examples, which an adapter alone does not tell."""
+    """A part stores something computed from every task's examples, which an adapter alone does not contain."""
     return any(Need.PAST_DATA in part.requires() for part in method.parts().values())
 
 
 def is_incremental(method: Method) -> bool:
-    """Tasks come one after another, and a query does not say which one it belongs to."""
+    """Tasks come one after another, and a query does not name its task."""
     return method.stream == "one-by-one" and method.consolidate.keeps != "per-task"
 
 
 CASES: Mapping[str, Callable[[Method], bool]] = {
-    "all data at once can be had": lambda m: m.stream == "joint",
-    "every query says its task": lambda m: m.consolidate.keeps == "per-task",
+    "all data is available at once": lambda m: m.stream == "joint",
+    "every query names its task": lambda m: m.consolidate.keeps == "per-task",
     "tasks come one by one, anything may be kept": is_incremental,
     "no old example may be kept": lambda m: is_incremental(m) and not keeps_examples(m),
-    "old tasks are there as adapters only, without data": lambda m: (
+    "old tasks exist only as adapters, without data": lambda m: (
         is_incremental(m) and not keeps_examples(m) and not needs_past_data(m) and not m.init.continues
     ),
-    "adapters are trained apart, and merged": lambda m: (
+    "adapters are trained separately and merged": lambda m: (
         is_incremental(m) and m.consolidate.keeps == "merged" and not m.init.continues
     ),
     "one adapter, trained on and on": lambda m: m.init.continues and not keeps_examples(m),
@@ -51,15 +50,15 @@ CASES: Mapping[str, Callable[[Method], bool]] = {
 
 
 def fitting(case: str, names: Sequence[str]) -> list[str]:
-    """The presets among `names` that a case leaves."""
+    """The presets among `names` that a case allows."""
     return [name for name in names if CASES[case](build_method(resolve_method(name)))]
 
 
 def rows(records: Sequence[Record], intervals: Mapping[str, Any], confirmed: Mapping[str, float]) -> list[list[str]]:
-    """A row a case: the best, who comes close (half a point) in the least time, what the best costs.
+    """One row for each case: the best method, its cost, and the fastest within half a point.
 
     Args:
-        confirmed: method -> average accuracy on held-back sequences, of the few that met there.
+        confirmed: method -> average accuracy on held-back sequences, for the few compared there.
     """
     own = {name: [row for row in records if row["method"] == name] for name in intervals}
     seconds = {
@@ -92,7 +91,7 @@ def rows(records: Sequence[Record], intervals: Mapping[str, Any], confirmed: Map
 
 
 def ranked_in(confirmed: Mapping[str, float], left: Sequence[str]) -> list[str]:
-    """Of a case's methods the three best on held-back sequences, best first."""
+    """The three best of a case's methods on held-back sequences, best first."""
     return sorted((name for name in left if name in confirmed), key=lambda name: -confirmed[name])[:3]
 
 
@@ -101,13 +100,13 @@ COLUMNS = (
     "take",
     "average accuracy",
     "forgetting",
-    "processor s",
+    "CPU s",
     "kept, MB",
-    "as good within half a point, quicker",
-    "of these on held-back sequences",
+    "within half a point, faster",
+    "the best of these on held-back sequences",
 )
 
 
 def as_table(records: Sequence[Record], intervals: Mapping[str, Any], confirmed: Mapping[str, float]) -> str:
-    """The rows as markdown."""
+    """The rows as Markdown."""
     return "\n".join(markdown_table(list(COLUMNS), rows(records, intervals, confirmed)))

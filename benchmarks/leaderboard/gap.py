@@ -1,4 +1,4 @@
-"""Where a method's points go: tasks learnt less well than by one adapter a task, or lost after they were learnt."""
+"""Where a method loses points: tasks learnt less well than by one adapter per task, or forgotten afterwards."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Matrix = Sequence[Sequence[float]]
 BOUND = "per-task"
 HEAD = ["method", "learnt: first task", "second", "later ones", "all", "lost afterwards", "in the end"]
 ABOUT = (
-    "Points against what `per-task` reaches on the same task, means over a sequence's tasks, then over sequences; the last "
-    "task, which nothing comes after, counts as lost by 0."
+    "Points relative to `per-task` on the same task, means over a sequence's tasks, then over sequences; the last task, which "
+    "nothing follows, counts as lost by 0."
 )
 
 
 def as_table(rows: Sequence[Record]) -> str:
-    """Of every method with a stage a task, the one that ends highest first."""
+    """Every method with one stage per task, the highest in the end first."""
     bound = {cell_of(row): row["scores"]["score_matrix"] for row in rows if row["method"] == BOUND}
     if not bound:
-        return f"Not to be told: there is no comparable run of {BOUND}."
+        return f"Not available: no comparable run of {BOUND}."
     own = [
         row for row in rows if row["method"] != BOUND and len(row["scores"]["stages"]) == len(row["scores"]["tasks"])
     ]
@@ -35,7 +35,7 @@ def as_table(rows: Sequence[Record]) -> str:
 
 
 def _means(rows: Sequence[Record], bound: Mapping[OrderAndSeed, Matrix]) -> list[float]:
-    """The columns of a method, means over its runs, every order counted alike."""
+    """The columns of a method, means over its runs, every order with the same weight."""
 
     def column(index: int) -> float:
         value = over_orders(rows, lambda row: columns(row["scores"]["score_matrix"], bound[cell_of(row)])[index])

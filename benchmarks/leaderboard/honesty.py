@@ -1,4 +1,4 @@
-"""What the protocol says against itself: test examples that tuning has read, and how often a test errs."""
+"""The limits stated in the protocol: test examples that tuning has read, and how often a test errs."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def _average(row: Record, without: Mapping[str, Mapping[str, Any]]) -> float:
 
 
 def calibration_table(found: Mapping[str, Any]) -> str:
-    """A design a row, a pair of noises a column."""
+    """One row for each design, one column for each pair of noises."""
     noises = list(dict.fromkeys((row["training"], row["examples"]) for row in found["rows"]))
     lines: dict[tuple[int, int], list[str]] = {}
     for row in found["rows"]:
         lines.setdefault((row["orders"], row["seeds"]), []).append(f"{row['false_positives']:.1%}")
     head = ["orders x seeds", *(f"training {training:g}, examples {examples:g}" for training, examples in noises)]
     table = markdown_table(head, ([f"{orders} x {seeds}", *own] for (orders, seeds), own in lines.items()))
-    about = f"{found['studies']} made-up studies each. Noises in points: of a run's training, of a cell's paired difference."
+    about = f"{found['studies']} simulated studies each. Noise in points: of a run's training, of a cell's paired difference."
     return "\n".join([*table, "", about])

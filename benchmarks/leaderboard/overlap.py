@@ -1,10 +1,10 @@
-"""Which test examples of the finals stand in the data that tuning, or the search for the preset perdure, has read.
+"""Which test examples of the finals are in the data that tuning, or the search for the preset perdure, has read.
 
     PERDURE_CL_BENCHMARK=PATH/CL_Benchmark python benchmarks/leaderboard/overlap.py
     make tables
 
-Within a suite none can: its test examples are the same for every `data_seed`, and are cut off first. Two suites with a task in
-common may cut it otherwise. Only positions are written down, no text.
+Within a suite there are none: its test examples are the same for every `data_seed`, and are split off first. Two suites that
+share a task may split it differently. Only positions are recorded, no text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perdure.tasks.task import Example
 
 HERE = Path(__file__).parent
 RECIPE_VALIDATION = 500
-"""Examples a task on which the form of the preset perdure was looked for (benchmarks/recipe)."""
+"""Validation examples per task in the search for the preset perdure (benchmarks/recipe)."""
 
 
 def texts(examples: tuple[Example, ...]) -> set[str]:

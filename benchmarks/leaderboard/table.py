@@ -1,4 +1,4 @@
-"""The leaderboard from its records: how far it is, what tuning chose, the screening, the results on the held-back sequences."""
+"""The leaderboard from its records: progress, what tuning chose, the screening, the results on the held-back sequences."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from perdure.sweeps.plan import cells, load_sweep
 Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")
 SCORES = ("average accuracy", "learning accuracy", "forgetting", "backward transfer")
-COST = ("processor s", "kept, MB", "deployed, MB", "opposite signs", "collisions")
+COST = ("CPU s", "kept, MB", "deployed, MB", "opposite signs", "collisions")
 BEST = "perdure"
-"""Whom the others are compared with, where it is among them; else the one with the best mean."""
-ONE_SEED = "One seed: intervals and p do not contain the noise of training."
-SOME_ONE_SEED = "Of some sequences there is one seed, and intervals and p do not contain its noise of training"
+"""The method that others are compared with, if it is among them; otherwise the one with the best mean."""
+ONE_SEED = "One seed: intervals and p do not include training noise."
+SOME_ONE_SEED = "Some sequences have one seed; there intervals and p do not include training noise"
 ABOUT_SUMMARY = (
     "Points on test examples. Average accuracy and forgetting are those of the finals, without `long`. The 95 % interval is "
-    "wide because the suites are not equally hard, which is so for every method: paired differences tell methods apart."
+    "wide because the suites are not equally hard, for every method alike: paired differences tell methods apart."
 )
 
 
 def progress() -> str:
-    """Runs with a record, and failed ones, a step a row."""
+    """Runs with a record, and failed ones, one row for each step."""
     lines = ["| step | runs recorded | failed |", "|---|---|---|"]
     for step in STEPS:
         runs = runs_of(step)
@@ -65,7 +65,7 @@ def screening() -> str:
 
 
 def choosing() -> str:
-    """Which method when, from the screening, and what the finals say of those that fit."""
+    """Which method when, from the screening, with the finals' results for those that fit."""
     rows, left_out = comparable("screen")
     if not rows:
         return "The screening has no record yet."
@@ -106,13 +106,13 @@ def summary() -> str:
 
 
 def target() -> str:
-    """What the preset perdure was to reach, and what it reached."""
+    """The target of the preset perdure, and what it reached."""
     rows, left_out = comparable("finals")
     return "\n\n".join([target_table(rows), *left_out, *so_far("finals")]) if rows else "The finals have no record yet."
 
 
 def gap() -> str:
-    """How much of what one adapter a task reaches each method does not learn, and how much it loses again."""
+    """What each method does not learn of what one adapter per task reaches, and what it loses again."""
     rows, left_out = comparable("finals")
     return "\n\n".join([gap_table(rows), *left_out]) if rows else "The finals have no record yet."
 
@@ -134,7 +134,7 @@ def calibration() -> str:
 
 
 def so_far(step: str) -> list[str]:
-    """What is still to come of a step, in a sentence; nothing where every run has a record or failed."""
+    """What is missing of a step, in a sentence; nothing if every run has a record or failed."""
     runs = runs_of(step)
     missing = len(runs) - sum(map(len, ended(step, runs)))
     if not missing:
@@ -143,31 +143,31 @@ def so_far(step: str) -> list[str]:
     orders = {seed: len({cell_of(row)[0] for row in rows if cell_of(row)[1] == seed}) for _, seed in map(cell_of, rows)}
     counted = "; ".join(f"seed {seed}: {count} sequences" for seed, count in sorted(orders.items()))
     told = f" Counted so far: {counted}." if counted else ""
-    return [f"Not complete: {missing} of the {len(runs)} runs of `{step}` are still to come.{told}"]
+    return [f"Incomplete: {missing} of the {len(runs)} runs of `{step}` are missing.{told}"]
 
 
 def comparable(step: str) -> tuple[list[Record], list[str]]:
-    """The records of a step in the cells that every method has, without methods of which a run failed, and who these are.
+    """The records of a step in the cells that every method has, without methods with a failed run; and a note on these.
 
-    Nothing before every method of the sweep has a cell.
+    Empty until every method of the sweep has a cell.
     """
     runs = runs_of(step)
     rows, without = ended(step, runs)
     failed = Counter(runs[row["id"]] for row in without)
     told = ", ".join(f"{method} ({count})" for method, count in sorted(failed.items()))
-    note = [f"Left out, because runs failed: {told}."] if failed else []
+    note = [f"Left out because runs failed: {told}."] if failed else []
     return in_common(rows, {*runs.values()} - failed.keys()), note
 
 
 def ended(step: str, runs: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
-    """The records of the runs that a step is to have, and what the failed ones left; others, of an earlier plan, do not count."""
+    """The records of a step's planned runs, and the failures; those of an earlier plan do not count."""
     done = {row["id"]: row for row in records(f"leaderboard/{step}/records") if row["id"] in runs}
     failed = [row for row in records(f"leaderboard/{step}/failed") if row["id"] in runs.keys() - done.keys()]
     return [*done.values()], failed
 
 
 def runs_of(step: str) -> dict[str, str]:
-    """Id -> method of every run a step is to have."""
+    """Id -> method of every planned run of a step."""
     path = HERE / "leaderboard" / f"{step}.yaml"
     return {cell.id: cell.method for cell in cells(load_sweep(path))} if path.is_file() else {}
 
@@ -183,7 +183,7 @@ def listing(rows: Sequence[Record]) -> str:
     )
     states = len({row["code"] for row in rows})
     about = f"{len(found.cells)} cells (order and seed) that every method has, {len(rows)} runs"
-    note = f"{about}, by {states} state{'s' * (states > 1)} of the source; points, 95 % intervals."
+    note = f"{about}, by {states} version{'s' * (states > 1)} of the source; points, 95 % intervals."
     return "\n".join([*markdown_table(["method", *SCORES, *COST], lines), "", note])
 
 
@@ -204,7 +204,7 @@ def compared(rows: Sequence[Record]) -> str:
 
 
 def average_accuracy(row: Record) -> float:
-    """Of a run, from its answers as the comparison takes them, so that both round alike."""
+    """A run's average accuracy, from the answers that the comparison uses, so that both round alike."""
     return statistics.mean(float(right.mean()) for right in outcome(row).right.values())
 
 

@@ -1,4 +1,4 @@
-"""The target of the preset perdure, part by part, held to the finals' records; written before them."""
+"""The target of the preset perdure, part by part, against the finals' records; written before them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from perdure.sweeps.comparison import compare
 Record = Mapping[str, Any]
 OURS, BOUNDS = "perdure", ("joint", "per-task", "seq-lora")
 ABOUT = (
-    "Forgetting is from right after learning. A sequence is one order with {seeds}: how often such a comparison finds a "
-    "difference where there is none stands in [the protocol](protocol.md#numbers)."
+    "Forgetting is from right after learning. A sequence is one order with {seeds}; [the protocol](protocol.md#numbers) says "
+    "how often such a comparison finds a difference where there is none."
 )
 LOST, LEARNT, SURE = 0.02, 0.97, 0.05
 
@@ -22,7 +22,7 @@ def as_table(rows: Sequence[Record]) -> str:
     """Each part of the target, what was reached, and whether it is met; then sequence by sequence."""
     without = [name for name in (OURS, *BOUNDS[:2]) if not any(row["method"] == name for row in rows)]
     if without:
-        return f"Not to be told: there is no comparable run of {', '.join(without)}."
+        return f"Not available: no comparable run of {', '.join(without)}."
     average, lost = _mean(rows, OURS, "average_accuracy"), _mean(rows, OURS, "forgetting")
     reached = average / _mean(rows, "joint", "average_accuracy")
     learnt = _mean(rows, OURS, "learning_accuracy") / _mean(rows, "per-task", "learning_accuracy")
@@ -31,7 +31,7 @@ def as_table(rows: Sequence[Record]) -> str:
     parts = [
         ("average accuracy of joint training, at least 100 %", f"{reached:.1%}", reached >= 1),
         ("forgetting, at most 2 points", f"{100 * lost:.1f}", lost <= LOST),
-        ("learning accuracy of one adapter a task, at least 97 %", f"{learnt:.1%}", learnt >= LEARNT),
+        ("learning accuracy of one adapter per task, at least 97 %", f"{learnt:.1%}", learnt >= LEARNT),
         (
             "significantly above every other finalist on most sequences",
             f"{ahead} of {len(by_sequence)}",

@@ -5,7 +5,7 @@
 A base in bf16 of LLaMA-3.2-1B's shapes (layers as many as `--parameters` needs) and two random rank-8 adapters on all its
 linear layers. Every round, in turn and on the same files: the copy (every byte of the base read and a file of the same
 size written, 16 MB at a time, synced), then each rule through `merge_folders(..., base=...)`. A ratio is the median over rounds
-of a rule's time over the copy's in the same round. Processor time is stated too: on a busy machine it lengthens a rule's wall
+of a rule's time over the copy's in the same round. CPU time is stated too: on a busy machine it lengthens a rule's wall
 time, but hardly the copy's. Memory is the rise of the resident peak in a fresh process.
 """
 

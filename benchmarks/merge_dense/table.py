@@ -11,7 +11,7 @@ def table() -> str:
     """The record as a Markdown table."""
     found = record("merge_dense/record.json")
     lines = [
-        "| | wall seconds | of the copy's (median; least to most) | target | processor seconds | extra memory |",
+        "| | wall seconds | of the copy's (median; least to most) | target | CPU seconds | extra memory |",
         "|---|---|---|---|---|---|",
     ]
     for name, case in found["results"].items():

@@ -13,7 +13,7 @@ def table() -> str:
     """The record as a Markdown table."""
     found = record("merge_diagnose/record.json")
     lines = [
-        f"| | wall seconds | processor seconds | extra memory | {' | '.join(SHARES.values())} |",
+        f"| | wall seconds | CPU seconds | extra memory | {' | '.join(SHARES.values())} |",
         "|---|---|---|---|" + "---|" * len(SHARES),
     ]
     titles = {"exact": "exact", "sampled": f"{100 * found['sampled_rows']:g} % of the rows"}

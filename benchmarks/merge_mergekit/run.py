@@ -96,7 +96,7 @@ def command(folder: Path, what: str, mergekit: Path) -> list[str]:
 
 
 def run(folder: Path, what: str, mergekit: Path) -> tuple[float, float, int]:
-    """Wall seconds, processor seconds and resident peak in bytes."""
+    """Wall seconds, CPU seconds and resident peak in bytes."""
     for leftover in (folder / f"out-{what}", folder / "cache"):
         shutil.rmtree(leftover, ignore_errors=True)
     started, peak = time.perf_counter(), 0

@@ -15,7 +15,7 @@ def table() -> str:
     """The record as a Markdown table."""
     found = record("merge_mergekit/record.json")
     lines = [
-        "| | wall seconds | of perdure's | processor seconds | of perdure's | peak memory | weights that differ by 1e-5 |",
+        "| | wall seconds | of perdure's | CPU seconds | of perdure's | peak memory | weights that differ by 1e-5 |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, case in found["results"].items():

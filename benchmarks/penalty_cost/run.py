@@ -11,7 +11,7 @@ Variants, each giving value and gradients of A and B for every module:
     compiled        perdure's tiles, each fused by torch.compile
 
 Times are taken in rounds, every variant in every round on the same tensors; a ratio is the median over rounds of a
-variant's time over naive's in the same round. Times are processor seconds of this process (all threads together), so that
+variant's time over naive's in the same round. Times are CPU seconds of this process (all threads together), so that
 other work on the machine hardly counts; wall seconds are recorded too. Memory is the rise of the process's resident peak
 above what it held before, in a fresh process for every variant, after a warm-up whose memory is given back.
 """
@@ -62,7 +62,7 @@ class Inputs:
     signs: list[Tensor]
 
     def run(self, variant: Variant) -> tuple[float, float]:
-        """Processor and wall seconds for value and gradients of all modules."""
+        """CPU and wall seconds for value and gradients of all modules."""
         started = time.process_time(), time.perf_counter()
         for number, factors in enumerate(self.factors):
             slot = number % len(self.histories)

@@ -5,7 +5,7 @@
 
 16 texts of 48 tokens, r 8, AdamW, clipping. A penalised step is the library's own: forward, backward,
 `training.add_weight_penalties`, clip, step. Steps take turns: in every round one without and one with each penalty, in each of
-their two pasts. Times are processor seconds of this process on one thread, so that other work on the machine hardly counts.
+their two pasts. Times are CPU seconds of this process on one thread, so that other work on the machine hardly counts.
 A ratio is the median over rounds of (step + penalty) / step, where the step is the mean of the round's steps without their
 penalty's part: a penalty takes milliseconds, and two steps alone differ by more than that. Memory: memory.py.
 """
@@ -107,7 +107,7 @@ def make_case(model: AdaptedModel, penalties: dict[str, Any], task: int, total: 
 
 
 def step(backbone: Any, model: AdaptedModel, optimiser: Any, batch: Any, case: Case | None) -> tuple[float, float]:
-    """Processor seconds of one step without its penalty's part, and of that part."""
+    """CPU seconds of one step without its penalty's part, and of that part."""
     started, spent = time.process_time(), 0.0
     optimiser.zero_grad(set_to_none=True)
     backbone.forward(batch).loss.backward()

@@ -17,7 +17,7 @@ def table() -> str:
         key=lambda name: -found[name, suites[0]]["scores"]["average_accuracy"] if (name, suites[0]) in found else 0
     )
     lines = [
-        "| candidate | " + " | ".join(f"{s}: average | learning | forgetting" for s in suites) + " | processor s |",
+        "| candidate | " + " | ".join(f"{s}: average | learning | forgetting" for s in suites) + " | CPU s |",
         "|---" * (2 + 3 * len(suites)) + "|",
     ]
     for name in names:

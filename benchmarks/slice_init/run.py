@@ -8,7 +8,7 @@ Time: the whole of `Slice.start` for the second task (8 batches of the new task,
 each; surgery, randomised SVD, rescale) in both storages, against plain forward and backward over the same 16 batches with the
 full gradients of the same target weights accumulated in `.grad`. Models are randomly initialised at the named model's sizes.
 Every variant runs in every round; a ratio is the median over rounds of a variant's time over the plain one's in that round. Times
-are processor seconds of this process on one thread, so that other work on the machine hardly counts.
+are CPU seconds of this process on one thread, so that other work on the machine hardly counts.
 
 Memory: gradients of LLaMA-2-7B's layer shapes handed over one at a time, two accumulators (new and old task), rank 8; the rise of
 the process's resident peak above what one gradient takes, in a fresh process for each storage, and the same from the formula

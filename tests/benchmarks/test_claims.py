@@ -137,7 +137,7 @@ def test_larger_by_far_is_the_opposite():
 def test_a_grid_stands_below_the_row_as_tuned(monkeypatch):
     monkeypatch.setattr(table, "records", lambda _: [recorded("ps-lora", seed, 0.9, 0.5) for seed in (0, 1)])
     told = table.grids([recorded("ps-lora, alpha x 0.1", 0, 0.6, 0.5)])
-    assert told.endswith("Not complete: 17 of the 18 runs are still to come.")
+    assert told.endswith("Incomplete: 17 of the 18 runs are missing.")
     lines = told.splitlines()[2:4]
     assert [line.split(" | ")[0] for line in lines] == ["| ps-lora", "| ps-lora, alpha x 0.1"]
     assert "±" not in lines[0], "of the tuned row only the grid's seed"

@@ -65,7 +65,7 @@ def test_everything_at_a_glance(rows, monkeypatch):
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| perdure", "| joint", "| inc-lora"]
     assert "Not complete" not in lines[-1]
     del long[0]
-    told = " Not complete: 1 of the 6 runs of `long` are still to come. Counted so far: seed 11: 1 sequences."
+    told = " Incomplete: 1 of the 6 runs of `long` are missing. Counted so far: seed 11: 1 sequences."
     assert lines[-1] + told == table.summary().splitlines()[-1]
 
 
@@ -96,7 +96,7 @@ def test_a_method_with_a_failed_run_is_left_out_and_named(rows):
     failed.append({"id": "inc-lora-11"})
     del rows[-1]
     for told in (table.finals, table.summary, table.target, table.gap):
-        assert "Left out, because runs failed: inc-lora (1)." in told()
+        assert "Left out because runs failed: inc-lora (1)." in told()
     assert "| inc-lora |" not in table.finals()
 
 
@@ -123,7 +123,7 @@ def test_the_target_is_held_to_the_records(rows, monkeypatch):
     assert above.endswith("| 1 of 1 | yes |"), "the variant and the bounds are no finalists"
     missing = {"perdure-12": "perdure", **{row["id"]: row["method"] for row in rows}}
     monkeypatch.setattr(table, "runs_of", lambda step: missing)
-    assert "Not complete: 1 of the 11 runs of `finals` are still to come." in table.target()
+    assert "Incomplete: 1 of the 11 runs of `finals` are missing." in table.target()
 
 
 def test_points_are_not_learnt_or_lost_afterwards():
@@ -168,9 +168,9 @@ def test_nothing_yet(monkeypatch):
 
 def test_a_case_leaves_the_methods_whose_parts_allow_it():
     assert fitting("no old example may be kept", ["replay", "a-gem", "slice", "ewc", "joint", "per-task"]) == ["ewc"]
-    assert fitting("old tasks are there as adapters only, without data", ["ewc", "perdure", "ps-lora"]) == ["ps-lora"]
-    assert fitting("adapters are trained apart, and merged", ["ties", "magmax", "inc-lora"]) == ["ties"]
-    assert fitting("every query says its task", list(PRESETS)) == ["per-task"]
+    assert fitting("old tasks exist only as adapters, without data", ["ewc", "perdure", "ps-lora"]) == ["ps-lora"]
+    assert fitting("adapters are trained separately and merged", ["ties", "magmax", "inc-lora"]) == ["ties"]
+    assert fitting("every query names its task", list(PRESETS)) == ["per-task"]
     assert fitting("one adapter, trained on and on", list(PRESETS)) == ["seq-lora", "slao"]
     assert all(fitting(case, list(PRESETS)) for case in CASES)
 
@@ -179,10 +179,10 @@ def test_which_method_when(rows):
     lines = table.choosing().splitlines()
     assert lines[2].endswith("| joint 87.2 |"), "of the finals, which the fixture gives the same runs"
     assert [line.split(" | ")[:2] for line in lines[2:]] == [
-        ["| all data at once can be had", "joint"],
+        ["| all data is available at once", "joint"],
         ["| tasks come one by one, anything may be kept", "perdure"],
         ["| no old example may be kept", "perdure"],
-        ["| old tasks are there as adapters only, without data", "inc-lora"],
+        ["| old tasks exist only as adapters, without data", "inc-lora"],
     ]
 
 

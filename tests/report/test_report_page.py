@@ -17,7 +17,7 @@ from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.files.durable import write_json, write_lines
 from perdure.report import charts, notes, settings, steps
 from perdure.report import page as report_page
-from perdure.report.html import tag
+from perdure.report.html import Table, render
 from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
 from perdure.report.words import METRICS, points
@@ -179,7 +179,7 @@ def test_nothing_points_outside(pair: Written) -> None:
     assert [link for link in page.links if not link.startswith("#")] == []
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     assert policy
-    assert "default-src &#x27;none&#x27;" in policy[1]
+    assert "default-src &#39;none&#39;" in policy[1]
     assert not {"link", "iframe", "img", "object", "base"} & set(page.tags)
 
 
@@ -216,10 +216,16 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert json.loads(paths["json"].read_text(encoding="utf-8"))["runs"][0]["tasks"][0] == HOSTILE_TASK
 
 
-def test_tags_escape_text_and_attributes_and_show_what_acts_unseen() -> None:
-    assert tag("p", "a<b>\x1b\u202e", tag("i", "&"), title='"><') == (
-        '<p title="&quot;&gt;&lt;">a&lt;b&gt;\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}<i>&amp;</i></p>'
-    )
+def test_templates_escape_values_and_show_control_characters() -> None:
+    hostile = '"><b>&\x1b\u202e'
+    table = Table(hostile, [hostile], [[hostile]])
+    html = render("diagnosis.html", sentences=[hostile], totals=table, updates=table, pairs=[])
+    written = "&#34;&gt;&lt;b&gt;&amp;\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+    assert f"<p>{written}</p>" in html
+    assert f'aria-label="{written}"' in html
+    assert html.count(written) == 9
+    assert "<b>" not in html
+    assert not {"\x1b", "\u202e"} & {*html}
 
 
 def test_embedded_json_cannot_end_its_script_element() -> None:
@@ -264,9 +270,7 @@ def test_a_run_whose_model_is_not_written_is_not_finished(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert only(run).finished
     write_json(run / "manifest.json", {key: value for key, value in manifest.items() if key != "deployed"})
-    assert settings.warnings([only(run)]) == [
-        "ps-lora is not finished (3 of 3 tasks learnt): its model is not written yet."
-    ]
+    assert settings.warnings([only(run)]) == ["ps-lora is not finished (3 of 3 tasks learnt): it is not deployed yet."]
 
 
 def test_runs_that_do_not_compare_say_so(run: Path, tmp_path: Path) -> None:
@@ -290,7 +294,7 @@ def test_a_score_that_is_no_accuracy_is_not_called_right_or_wrong(run: Path) -> 
     write_json(scores, {**cells, "mood": {"score": 0.61, "examples": 4}})
     found = only(run)
     assert [change.task for change in found.changes] == ["topic"]
-    assert found.without_changes["mood"].startswith("scored by something else")
+    assert found.without_changes["mood"].startswith("scored by something other")
 
 
 def test_a_task_that_was_not_scored_when_learnt_has_that_for_its_reason(run: Path) -> None:

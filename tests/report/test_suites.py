@@ -76,7 +76,7 @@ def test_nothing_is_read_from_the_hub(data: list[str], tmp_path: Path, monkeypat
     monkeypatch.delenv("PERDURE_GLUE", raising=False)
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
     lines = shown("standard-cl", *data) if data else shown("glue")
-    assert re.fullmatch(r"Read from the hub by a run, which tells their sizes: (\w+, )+\w+\.", lines[-2])
+    assert re.fullmatch(r"Read from the hub by a run, which shows their sizes: (\w+, )+\w+\.", lines[-2])
     assert lines[-1].startswith("Give a folder as --data (or $PERDURE_")
 
 
@@ -93,5 +93,5 @@ def test_of_a_suite_of_ones_own_nothing_is_fetched_either(tmp_path: Path, monkey
     suite.write_text(suite.read_text().replace("vaderSentiment", "vader"))
     lines = shown(str(suite))
     assert lines[-2].startswith("Not in the cache yet: vader (")
-    assert lines[-1] == "Read from the hub by a run, which tells their sizes: one."
+    assert lines[-1] == "Read from the hub by a run, which shows their sizes: one."
     assert not (tmp_path / "cache").exists()

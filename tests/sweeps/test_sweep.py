@@ -89,7 +89,7 @@ def test_a_failing_cell_stops_nothing_and_what_is_done_is_not_done_again(sweep_f
     assert "lora.rank" in failures[0]["error"]
     told.clear()
     assert run_sweep(load_sweep(sweep_file), tmp_path / "out", 1, told.append) == records
-    assert told[0] == "small: 6 runs, 4 of them done before"
+    assert told[0] == "small: 6 runs, 4 of them already done"
 
 
 def test_a_sweep_with_a_misspelt_key(tmp_path):
@@ -254,7 +254,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(sweep_file, tmp_path):
     sweep = load_sweep(sweep_file)
     cell = next(iter(cells(sweep)))
     with Store(tmp_path / "runs" / cell.id).writing():
-        assert _run_cell(cell, tmp_path, False, None).startswith("left alone")
+        assert _run_cell(cell, tmp_path, False, None).startswith("skipped")
     assert not (tmp_path / "failed").exists()
 
 
@@ -271,8 +271,8 @@ def test_what_another_sweep_did_meanwhile_is_not_done_again(sweep_file, tmp_path
     )
     monkeypatch.setattr(perdure.sweeps.sweep, "run_record", another)
     assert _run_cell(cell, tmp_path, False, None) == "average 50.0"
-    assert _run_cell(cell, tmp_path, False, None) == "left alone: another sweep has done it"
-    assert told == ["left alone: another sweep is at it"]
+    assert _run_cell(cell, tmp_path, False, None) == "skipped: another sweep has done it"
+    assert told == ["skipped: another sweep is running it"]
     assert not [*(tmp_path / "runs").iterdir()]
 
 
@@ -297,7 +297,7 @@ def test_a_sweep_of_which_runs_failed_ends_with_an_error(sweep_file, tmp_path, m
     out = tmp_path / "out"
     ended = CliRunner().invoke(app, ["sweep", str(sweep_file), "--out", str(out)])
     assert ended.exit_code == 1
-    assert "FAILED, its process died or was told to end, perhaps out of memory; run the sweep again" in ended.output
+    assert "FAILED, its process died or was stopped, perhaps out of memory; run the sweep again" in ended.output
     assert ended.output.splitlines()[-1] == f"1 failed, see {out / 'failed'}"
     (failure,) = (out / "failed").iterdir()
     assert "died" in json.loads(failure.read_text())["error"]
@@ -314,9 +314,9 @@ WRONG = {
     "methods: {inc/lora: {method: inc-lora}}": r"cannot be called 'inc/lora'.*`method` in the row",
     "{seeds: [], methods: {inc-lora: {}}}": r"seeds: .* at least 1",
     "{grid: {training.epochs: []}, methods: {inc-lora: {}}}": r"grid\.training\.epochs: .* at least 1",
-    "{settings: {method: ewc}, methods: {l2: {}}}": r"settings\.method would be every row's method; say it in the rows",
+    "{settings: {method: ewc}, methods: {l2: {}}}": r"settings\.method would be every row's method; set it in the rows",
     "{sequences: [{method: ewc}], methods: {l2: {}}}": r"sequences\.method would be every row's",
-    "{settings: {seed: 5}, methods: {l2: {}}}": r"settings\.seed: a sweep's seeds are said once, under `seeds`",
+    "{settings: {seed: 5}, methods: {l2: {}}}": r"settings\.seed: set the seeds of a sweep once, under `seeds`",
     "{methods: {l2: {seed: 5}}}": r"methods\.l2\.seed: ",
     "{methods: {l2: {trials: [{training.epochs: 1}, {seed: 5}]}}}": r"methods\.l2\.trials\.seed: ",
     "{grid: {seed: [1]}, methods: {l2: {}}}": r"grid\.seed: ",
@@ -324,10 +324,10 @@ WRONG = {
     "{methods: {l2: {trails: [{}]}}}": r"'trails'. Did you mean 'trials'",
     "{methods: {mine: {metod: l2}}}": r"'metod'. Did you mean 'method'",
     "{methods: {l2: {epochs: 3}}}": r"'epochs'. Did you mean 'training\.epochs'",
-    "{suite: quickstart, methods: {l2: {}}}": r"yaml: `suite`: of a run. Put it under `settings`, as in `settings: {suite: ",
-    "{training.epochs: 1, lora: {}, methods: {l2: {}}}": r"`lora`, `training.epochs`: of a run. Put it under `settings`",
+    "{suite: quickstart, methods: {l2: {}}}": r"run settings outside `settings`: `suite`. Write them as `settings: {suite: ",
+    "{training.epochs: 1, lora: {}, methods: {l2: {}}}": r"outside `settings`: `lora`, `training.epochs`. Write them",
     "{method: l2, methods: {l2: {}}}": "'method'. Did you mean 'methods'",
-    "{suite: quickstart, method: l2, seed: 3}": r"^'\S*sweep.yaml' is a run's configuration.*perdure run [^\n]*$",
+    "{suite: quickstart, method: l2, seed: 3}": r"^'\S*sweep.yaml' is the configuration of a run.*perdure run [^\n]*$",
     "{orders: [a], sequences: [{order: b}], methods: {l2: {}}}": r"orders and the `order` of a sequence",
 }
 
@@ -410,12 +410,12 @@ CANNOT_RUN = [
     ({"methods": {"l2": {"training.epochs": 0, "lora.rank": 0}}}, r"^methods\.l2: .*\nmethods\.l2: "),
     (
         {"methods": {"wide": {"lora.rank": 3}}},
-        r"^methods\.wide: No method is called 'wide'.* says with `method:` which method it is",
+        r"^methods\.wide: No method is called 'wide'.* A row with another name needs `method:`",
     ),
     ({"settings": {"suite": "quickstar"}}, "Did you mean 'quickstart'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["default", "revrsed"]}, "Did you mean 'reversed'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["no,such"]}, "No task of suite 'quickstart' is called 'no'"),
-    ({"settings": {}}, r"methods\.good: say what to learn"),
+    ({"settings": {}}, r"methods\.good: nothing to learn"),
     (
         {"methods": {"bad": {"method": {"init": "nowhere:Init"}}}},
         r"methods\.bad: 'nowhere:Init' is neither",
@@ -494,7 +494,7 @@ def test_ctrl_c_ends_a_sweep_that_can_be_gone_on_with(sweep_file, tmp_path):
     os.killpg(sweep.pid, signal.SIGINT)
     told, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
-    assert "stopped; run the sweep again to go on" in told
+    assert "stopped; run the sweep again to continue" in told
     assert "[6/6]" not in told
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert not (out / "failed").exists()

@@ -11,7 +11,7 @@ from perdure.training.metrics import Answer, Scores, is_right
 
 @dataclass(frozen=True)
 class Confusion:
-    """Examples of `label`, right when learnt, that are answered with `predicted` at the end."""
+    """Examples of `label` that were right when learnt and are answered with `predicted` at the end."""
 
     label: str
     predicted: str
@@ -41,31 +41,31 @@ class TaskChange:
 def task_changes(
     run: Scores, answers: Sequence[Mapping[str, Sequence[Answer]]]
 ) -> tuple[list[TaskChange], dict[str, str]]:
-    """A `TaskChange` for every task learnt before the last stage; and for every other task why there is none.
+    """A `TaskChange` for every task learnt before the last stage; for every other task the reason why there is none.
 
     Args:
-        run: the scores, to check that right and wrong mean what the score means.
+        run: the scores, to check that they are shares of right answers.
         answers: task -> its rows, one mapping a stage (without the untrained one).
     """
     changes: list[TaskChange] = []
-    without: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for t, task in enumerate(run.tasks):
-        learnt = run.stages.index(task) if task in run.stages else None
-        if reason := _reason(run, learnt):
-            without[task] = reason
+        if task not in run.stages:
+            reasons[task] = "learnt together with others, or not yet"
             continue
-        assert learnt is not None
-        if run.score_matrix[learnt][t] is None:
-            without[task] = "not scored right after it was learnt"
-            continue
+        learnt = run.stages.index(task)
         before, after = answers[learnt].get(task, ()), answers[-1].get(task, ())
-        if not _is_accuracy(before, run.score_matrix[learnt][t]) or not _is_accuracy(after, run.score_matrix[-1][t]):
-            without[task] = "scored by something else than the share of answers equal to the label"
+        if learnt == len(run.stages) - 1:
+            reasons[task] = "learnt last"
+        elif run.score_matrix[learnt][t] is None:
+            reasons[task] = "not scored right after it was learnt"
+        elif not _is_accuracy(before, run.score_matrix[learnt][t]) or not _is_accuracy(after, run.score_matrix[-1][t]):
+            reasons[task] = "scored by something other than the share of answers equal to the label"
         elif [row["label"] for row in before] != [row["label"] for row in after]:
-            without[task] = "scored on other examples in between"
+            reasons[task] = "scored on other examples in between"
         else:
             changes.append(_change(task, before, after))
-    return changes, without
+    return changes, reasons
 
 
 def change_table(changes: Iterable[TaskChange]) -> tuple[list[str], list[list[str]]]:
@@ -83,12 +83,6 @@ def confusion_table(changes: Iterable[TaskChange]) -> tuple[list[str], list[list
     return head, [[task, c.label, c.predicted, str(c.count)] for task, c in lost]
 
 
-def _reason(run: Scores, learnt: int | None) -> str | None:
-    if learnt is None:
-        return "learnt together with others, or not yet"
-    return "learnt last" if learnt == len(run.stages) - 1 else None
-
-
 def _is_accuracy(answers: Sequence[Answer], score: float | None) -> bool:
     if not answers or score is None:
         return False
@@ -96,22 +90,19 @@ def _is_accuracy(answers: Sequence[Answer], score: float | None) -> bool:
 
 
 def _change(task: str, before: Sequence[Answer], after: Sequence[Answer]) -> TaskChange:
-    pairs = [(is_right(first), is_right(last)) for first, last in zip(before, after, strict=True)]
-    count = Counter(pairs)
-    lost = Counter(
-        (last["label"], _predicted(last)) for last, pair in zip(after, pairs, strict=True) if pair == (True, False)
-    )
+    count = Counter[tuple[bool, bool]]()
+    lost = Counter[tuple[str, str]]()
+    for first, last in zip(before, after, strict=True):
+        count[is_right(first), is_right(last)] += 1
+        if is_right(first) and not is_right(last):
+            other = f" (a label of {last['predicted_task']})" if last.get("predicted_task") else ""
+            lost[last["label"], last["predicted"] + other] += 1
     return TaskChange(
         task=task,
-        examples=len(pairs),
+        examples=count.total(),
         still_right=count[True, True],
         became_wrong=count[True, False],
         became_right=count[False, True],
         still_wrong=count[False, False],
         confusions=tuple(Confusion(*pair, n) for pair, n in sorted(lost.items(), key=lambda item: (-item[1], item[0]))),
     )
-
-
-def _predicted(answer: Answer) -> str:
-    other = answer.get("predicted_task")
-    return f"{answer['predicted']} (a label of {other})" if other else answer["predicted"]

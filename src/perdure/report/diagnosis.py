@@ -2,117 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from perdure.diagnostics.report import Both, Diagnosis, Pair
 from perdure.diagnostics.words import number, percent, places, sentences
-from perdure.report.html import Html, framed, join, table, tag
+from perdure.report.html import Table, render
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-body { color: #1b1b1b; background: #fff }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .5rem; text-align: right; border: 1px solid #ddd } th { font-weight: 600; background: #f6f6f6 }
-td { white-space: nowrap } th:first-child, caption { text-align: left } .scroll { overflow-x: auto } caption { color: #555 }
-summary { cursor: pointer } :focus-visible { outline: 2px solid #0b5cad }
-"""
-TOTALS = (
-    ("opposite signs", "opposite"),
-    ("among the largest", "opposite_top"),
-    ("weighted by size", "opposite_weighted"),
-    ("sign flips", "flip"),
-    ("collisions", "collision"),
-)
+TOTALS = {
+    "opposite signs": "opposite",
+    "among the largest": "opposite_top",
+    "weighted by size": "opposite_weighted",
+    "sign flips": "flip",
+    "collisions": "collision",
+}
 
 
 def page(diagnosis: Diagnosis) -> str:
     """The HTML text; needs no network and no script."""
-    title, style = tag("title", "perdure diagnose"), Html(f"<style>{STYLE}</style>")
-    body = [
-        tag("h1", "What these updates do to each other"),
-        *(tag("p", line) for line in sentences(diagnosis)),
-        tag("h2", "In all"),
-        _totals(diagnosis),
-        _singles(diagnosis),
-        *(_by_module(pair) for pair in diagnosis.pairs if pair.modules),
-    ]
-    viewport = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    head = tag("head", tag("meta", charset="utf-8"), viewport, title, style)
-    return "<!doctype html>\n" + tag("html", head, tag("body", join(body, "\n")), lang="en") + "\n"
+    return render(
+        "diagnosis.html",
+        sentences=sentences(diagnosis),
+        totals=_totals(diagnosis),
+        updates=_updates(diagnosis),
+        pairs=[_by_module(pair) for pair in diagnosis.pairs if pair.modules],
+    )
 
 
-def _totals(diagnosis: Diagnosis) -> Html:
-    head = ["pair", *(title for title, _ in TOTALS), "cosine", "AWOM, normalised", "OO", "smallest input angle"]
+def _totals(diagnosis: Diagnosis) -> Table:
+    head = ["pair", *TOTALS, "cosine", "AWOM, normalised", "OO", "smallest input angle"]
     rows = []
     for pair in diagnosis.pairs:
         both = pair.overall
-        numbers = [number(value) for value in (both.cosine, both.awom_normalised, both.oo, both.smallest_input_angle)]
+        numbers = map(number, (both.cosine, both.awom_normalised, both.oo, both.smallest_input_angle))
         rows.append([f"{pair.first} / {pair.second}", *_shares(both), *numbers])
-    return table("Every pair, over all modules.", head, rows)
+    return Table("Every pair, over all modules.", head, rows)
 
 
 def _shares(both: Both) -> list[str]:
-    return [percent(getattr(both, name)) for _, name in TOTALS]
+    return [percent(getattr(both, name)) for name in TOTALS.values()]
 
 
-def _singles(diagnosis: Diagnosis) -> Html:
-    head = [
-        "update",
-        "norm",
-        "nuclear norm",
-        "rank",
-        "effective rank",
-        "mean |entry|",
-        "largest",
-        "generalised sparsity",
-    ]
+def _updates(diagnosis: Diagnosis) -> Table:
+    columns = {
+        "norm": "frobenius",
+        "nuclear norm": "nuclear_norm",
+        "rank": "rank",
+        "effective rank": "effective_rank",
+        "mean |entry|": "mean_magnitude",
+        "largest": "largest",
+        "generalised sparsity": "generalised_sparsity",
+    }
     rows = []
-    for single in diagnosis.updates:
-        own = single.overall
-        values = (own.frobenius, own.nuclear_norm, own.rank, own.effective_rank, own.mean_magnitude.value, own.largest)
-        rows.append([single.name, *map(number, values), number(own.generalised_sparsity)])
-    return table("Every update, over all modules.", head, rows)
+    for update in diagnosis.updates:
+        values = (getattr(update.overall, name) for name in columns.values())
+        rows.append([update.name, *(number(getattr(value, "value", value)) for value in values)])
+    return Table("Every update, over all modules.", ["update", *columns], rows)
 
 
-def _by_module(pair: Pair) -> Html:
-    """The heat map, and behind a fold every module's numbers under its whole name, for who has no pointer to hover with."""
+def _by_module(pair: Pair) -> dict[str, Any]:
+    """The heat map, and as a table every module's numbers under its full name, which needs no pointer to read."""
     names = f"{pair.first} and {pair.second}"
-    rows = ([module, *_shares(both)] for module, both in pair.modules.items())
-    numbers = table(f"{names}, every module.", ["module", *(title for title, _ in TOTALS)], rows)
-    parts = [
-        tag("h2", f"{names}, by layer and module"),
-        _heat_map(pair, names),
-        tag("details", tag("summary", "Every module by name"), numbers),
-    ]
-    return join(parts, "\n")
-
-
-def _heat_map(pair: Pair, names: str) -> Html:
     placed = places(pair.modules)
-    kinds = list(dict.fromkeys(kind for kind, _ in placed.values()))
+    kinds = dict.fromkeys(kind for kind, _ in placed.values())
     layers = sorted({layer for _, layer in placed.values()}, key=lambda layer: -1 if layer is None else layer)
-    cells = {placed[module]: (module, both) for module, both in pair.modules.items()}
-    columns = ("module", *("no layer" if layer is None else str(layer) for layer in layers))
-    lines = [
-        tag("tr", tag("th", kind, scope="row"), *(_cell(cells.get((kind, layer))) for layer in layers))
-        for kind in kinds
-    ]
-    caption = (
-        f"{names}: opposite signs in percent, weighted by size. Red they fight, blue they agree, white unrelated (50)."
-    )
-    return framed(caption, tag("tr", *(tag("th", name, scope="col") for name in columns)), lines)
+    cells = {placed[module]: _cell(module, both) for module, both in pair.modules.items()}
+    rows = [[module, *_shares(both)] for module, both in pair.modules.items()]
+    return {
+        "names": names,
+        "columns": ["module", *("no layer" if layer is None else layer for layer in layers)],
+        "heat_map": [(kind, [cells.get((kind, layer)) for layer in layers]) for kind in kinds],
+        "modules": Table(f"{names}, every module.", ["module", *TOTALS], rows),
+    }
 
 
-def _cell(found: tuple[str, Both] | None) -> Html:
-    if found is None or found[1].opposite_weighted.value is None:
-        return tag("td")
-    module, both = found
+def _cell(module: str, both: Both) -> dict[str, str] | None:
     value = both.opposite_weighted.value
-    assert value is not None
+    if value is None:
+        return None
     tooltip = f"{module}: {percent(both.opposite_weighted)} opposite by size, {percent(both.opposite)} plain"
-    return tag("td", f"{100 * value:.0f}", style=f"background:{colour(value)}", title=tooltip)
+    return {"text": f"{100 * value:.0f}", "colour": colour(value), "tooltip": tooltip}
 
 
 def colour(value: float) -> str:
-    """White at one half, red towards 1, blue towards 0; full colour a quarter away from the middle."""
+    """White at one half, red towards 1, blue towards 0; saturated a quarter away from the middle."""
     strength = min(1.0, abs(value - 0.5) * 4)
     faded = round(255 * (1 - 0.7 * strength))
     return f"rgb(255,{faded},{faded})" if value > 0.5 else f"rgb({faded},{faded},255)"

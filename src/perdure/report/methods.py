@@ -14,7 +14,7 @@ from perdure.settings.words import in_yaml, keys
 
 
 def method_lines(name: str) -> Iterator[str]:
-    """Lines about the preset of that name; where there is none, about every part of that name, or `module:Class` of your own.
+    """Lines about the preset called `name`; else about every part called so, or the custom part `module:Class`.
 
     Raises:
         UnknownName: neither a preset nor a part.
@@ -33,26 +33,24 @@ def method_lines(name: str) -> Iterator[str]:
 
 
 def _preset(name: str, preset: Preset) -> Iterator[str]:
-    row = preset.composition()
+    composition = preset.composition()
     yield f"{name}: {preset.promise}  [{preset.source}]"
-    yield f"Learnt: {row['stream']}. Explained in docs/methods/{name}.md."
+    yield f"Stream: {composition['stream']}. Explained in docs/methods/{name}.md."
     for setting, value in wanted_settings(name).items():
-        yield f"{setting}={in_yaml(value)} where nothing else is given."
+        yield f"{setting}={in_yaml(value)} by default."
     for role in PARTS:
-        if role != "penalty" and row[role]:
-            yield from _part(role, row[role], f"method.{role}")
-    for own, settings in row["penalties"].items():
-        yield from _part("penalty", settings, f"method.penalties.{own}")
+        if role != "penalty" and composition[role]:
+            yield from _part(role, composition[role], f"method.{role}")
+    for penalty, settings in composition["penalties"].items():
+        yield from _part("penalty", settings, f"method.penalties.{penalty}")
 
 
 def _part(role: Role, given: Mapping[str, Any], key: str) -> Iterator[str]:
-    """A part as its class tells of it; a setting stands as it is given on the command line."""
-    found = part_class(role, given["kind"])
-    promise = (inspect.getdoc(found) or "").partition("\n")[0]
-    yield ""
-    yield f"{key}.kind={given['kind']}"
-    yield f"    {promise}"
-    for setting in keys(found):
+    """A part's summary and settings, each as it would be given on the command line."""
+    cls = part_class(role, given["kind"])
+    summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    yield from ("", f"{key}.kind={given['kind']}", f"    {summary}")
+    for setting in keys(cls):
         value = in_yaml(given[setting.name]) if setting.name in given else setting.default
         yield f"  {key}.{setting.name}={'' if value is None else value}    {setting.values}"
         if setting.meaning:

@@ -1,7 +1,7 @@
 """The report of one or several runs: a self-contained HTML page, the same as Markdown, and as JSON.
 
-The page holds everything it needs, plotly too, and asks nothing of a network: its content security policy forbids that,
-and lets only the scripts of this file run (by their hash), whatever a task or a label is called.
+The page embeds everything it needs, plotly included. Its content security policy forbids every request, and every script but
+its own two (by their hash), whatever a task or a label is called.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from perdure.errors import ConfigError
 from perdure.files.durable import finite_or_none, write_json, write_text
 from perdure.report import sections
-from perdure.report.html import Html, join, tag
+from perdure.report.html import render, source
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
+from perdure.report.words import METRICS
 from perdure.training.metrics import FORMULAS
 
 
@@ -28,8 +30,8 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
     """Write report.html, report.md and report.json into the folder `out`; returns their paths by 'html', 'md', 'json'.
 
     Raises:
-        ConfigError: no run, a run twice, or plotly is not installed.
-        StoreError: a folder holds no run, no finished stage, or a damaged file.
+        ConfigError: no run, a run given twice, or plotly is not installed.
+        StoreError: a folder without a run or a finished stage, or a damaged file.
     """
     plotly = _plotly()
     runs = read_runs(run_folders)
@@ -44,72 +46,35 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
 
 def page(runs: Sequence[Run], plotly: str) -> str:
     """The whole page; `plotly` is plotly.js."""
-    figures = sections.Figures()
-    scale = _scale(runs)
-    parts = [
-        sections.comparison(runs, figures),
-        sections.over_the_sequence(runs, figures),
-        *(sections.one_run(run, number, scale, figures) for number, run in enumerate(runs, start=1)),
-        sections.what_was_run(runs),
-        sections.legend(),
-    ]
-    names = ", ".join(run.name for run in runs)
-    title = f"perdure: {names}" if len(runs) <= 3 else f"perdure: {len(runs)} runs"
-    scripts = [_lines(plotly), _lines(_resource("page.js"))]
-    return "<!doctype html>\n" + tag(
-        "html",
-        _head(title, scripts),
-        tag(
-            "body",
-            tag(
-                "header", tag("h1", title), tag("p", _lead(runs), class_="lead"), _contents(runs, parts[1] is not None)
-            ),
-            tag("main", join(parts, "\n")),
-            tag(
-                "footer", tag("p", f"Written by perdure {version('perdure')}. This page is one file and works offline.")
-            ),
-            tag("noscript", tag("p", "Charts need JavaScript; every number is also in a table.", class_="warning")),
-            Html(f'<script type="application/json" id="charts">{embedded(figures.drawn)}</script>'),
-            *(Html(f"<script>{script}</script>") for script in scripts),
-        ),
-        lang="en",
-    )
-
-
-def _head(title: str, scripts: Sequence[str]) -> Html:
+    figures, scores, lead = sections.Figures(), runs[0].scores, f"{len(runs)} runs compared."
+    if len(runs) == 1:
+        lead = f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: "
+        lead += f"{', '.join(scores.tasks)}."
+    # the line ends that a browser sees, which is what it hashes
+    scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in (plotly, source("page.js"))]
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {' '.join(map(_hash, scripts))}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        Html(f"<style>{_resource('page.css')}</style>"),
+    return render(
+        "report.html",
+        title="perdure: " + (", ".join(run.name for run in runs) if len(runs) <= 3 else f"{len(runs)} runs"),
+        lead=lead,
+        policy=policy,
+        style=Markup(source("page.css")),
+        **sections.comparison(runs, figures),
+        sequence=sections.over_the_sequence(runs, figures),
+        runs=[sections.one_run(run, _score_range(runs), figures) for run in runs],
+        **sections.what_was_run(runs),
+        formulas=[(title, FORMULAS[metric]) for metric, title in METRICS.items()],
+        version=version("perdure"),
+        charts=Markup(embedded(figures.by_id())),
+        scripts=[Markup(script) for script in scripts],
     )
 
 
-def _contents(runs: Sequence[Run], has_sequence: bool) -> Html:
-    links = {"scores": "Scores"} | ({"sequence": "Over the sequence"} if has_sequence else {})
-    links |= {f"run-{number}": run.name for number, run in enumerate(runs, start=1)}
-    links |= {"what": "What was run", "legend": "Legend"}
-    items = (tag("li", tag("a", text, href=f"#{name}")) for name, text in links.items())
-    return tag("nav", tag("ul", join(items)), aria_label="Contents")
-
-
-def _lead(runs: Sequence[Run]) -> str:
-    if len(runs) > 1:
-        return f"{len(runs)} runs compared."
-    scores = runs[0].scores
-    return (
-        f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: {', '.join(scores.tasks)}."
-    )
-
-
-def _scale(runs: Sequence[Run]) -> tuple[float, float]:
-    """The lowest and highest score of all runs, so that the heat maps' colours compare."""
+def _score_range(runs: Sequence[Run]) -> tuple[float, float]:
+    """The lowest and highest score of all runs, so that the colours of their heat maps compare."""
     cells = [
         v for r in runs for row in (r.scores.untrained_scores, *r.scores.score_matrix) for v in row if v is not None
     ]
@@ -117,7 +82,7 @@ def _scale(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def embedded(value: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element it is in."""
     text = json.dumps(finite_or_none(value), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -128,15 +93,6 @@ def _plotly() -> str:
     except ImportError as error:
         raise ConfigError("The report's charts need plotly. Install it: pip install 'perdure[report]'.") from error
     return get_plotlyjs()
-
-
-def _resource(name: str) -> str:
-    return resources.files("perdure.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _lines(script: str) -> str:
-    """With the line ends a browser sees, so that the hash is that of what it runs."""
-    return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _hash(script: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures that stand alone, as SVG by matplotlib: a matrix of cosines, and lines over a share. For pages there is plotly."""
+"""Standalone pictures as SVG by matplotlib: a matrix of cosines, and lines over a share. Pages use plotly."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Points = Sequence[tuple[float, float]]
 MARKERS, DASHES = "osD^vP", ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 3)))
 SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "perdure",  # the same picture is the same file
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "svg.hashsalt": "perdure",  # makes the file reproducible
+    "text.parse_math": False,  # a name may contain a dollar sign
     "font.family": "sans-serif",
 }
 
 
 def heat_map_svg(names: Sequence[str], values: Sequence[Sequence[float]], title: str) -> str:
-    """A coloured, numbered cell for each pair of a symmetric matrix in [-1, 1]; row and column names whole."""
+    """A coloured, numbered cell for each pair of a symmetric matrix in [-1, 1]; row and column names in full."""
     side = 1.5 + 0.45 * len(names)
     with _figure(side + 1, side) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1)  # told apart also without seeing red from green
+        image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1)  # safe for red-green colour blindness
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
         for i, row in enumerate(values):
@@ -40,7 +40,7 @@ def heat_map_svg(names: Sequence[str], values: Sequence[Sequence[float]], title:
 
 
 def line_chart_svg(title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> str:
-    """Points (x, y) of every series joined in their order; lines differ in colour, dash and marker."""
+    """One line for each series of points (x, y), joined in their order; lines differ in colour, dash and marker."""
     with _figure(8, 4.5) as figure:
         axes = figure.add_subplot()
         for i, (name, points) in enumerate(series.items()):
@@ -53,7 +53,7 @@ def line_chart_svg(title: str, x_label: str, y_label: str, series: Mapping[str, 
 
 
 def number(value: float) -> str:
-    """Two decimals, and never a negative zero.
+    """Two decimals, never a negative zero.
 
     >>> number(-0.001), number(0.125)
     ('0.00', '0.12')
@@ -62,11 +62,7 @@ def number(value: float) -> str:
 
 
 def check_pictures() -> None:
-    """Pictures can be drawn.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
+    """Raise `ConfigError` if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -75,7 +71,7 @@ def check_pictures() -> None:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches; see `check_pictures`."""
+    """A figure of that size in inches."""
     check_pictures()
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Everything a report says about a run, read from its folder: scores, settings, log, notes, changed answers."""
+"""Everything a report shows about a run, read from its folder: scores, settings, log, notes, changed answers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.training.metrics import Scores, average_accuracy, forgetting
 
-Log = Sequence[Mapping[str, Any]]
-"""A stage's optimiser steps: step, loss, learning_rate, penalties, shares."""
-
 
 @dataclass(frozen=True)
 class Run:
     """One run of a report.
 
     Args:
-        name: tells it apart from the other runs of the report.
+        name: unique among the runs of the report.
         about: run.json.
-        logs: one a stage.
-        notes: numbers the parts noted, one mapping a stage.
+        logs: the optimiser steps of each stage: step, loss, learning_rate, penalties, shares.
+        notes: numbers the parts noted, one mapping for each stage.
         finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
     """
@@ -35,11 +32,16 @@ class Run:
     name: str
     scores: Scores
     about: Mapping[str, Any]
-    logs: Sequence[Log]
+    logs: Sequence[Sequence[Mapping[str, Any]]]
     notes: Sequence[Mapping[str, float]]
     finished: bool
     changes: Sequence[TaskChange]
     without_changes: Mapping[str, str]
+
+    @property
+    def data_warnings(self) -> list[str]:
+        """What was odd about the data: rows removed, splits cut, texts too long."""
+        return list(self.about.get("warnings", []))
 
     def over_stages(self) -> list[tuple[float | None, float | None]]:
         """After each stage: average accuracy and forgetting over the tasks learnt so far. Empty for joint training."""
@@ -47,39 +49,36 @@ class Run:
         if not set(scores.stages) <= set(scores.tasks):
             return []
         columns = [scores.tasks.index(stage) for stage in scores.stages]
-        curve = []
-        for s in range(len(columns)):
-            square = [[row[t] for t in columns[: s + 1]] for row in scores.score_matrix[: s + 1]]
-            curve.append((average_accuracy(square), forgetting(square)))
-        return curve
+        squares = [
+            [[row[t] for t in columns[:s]] for row in scores.score_matrix[:s]] for s in range(1, len(columns) + 1)
+        ]
+        return [(average_accuracy(square), forgetting(square)) for square in squares]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; numbers that are not finite become None."""
-        curve = [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()]
-        return finite_or_none(
-            {
-                "name": self.name,
-                "finished": self.finished,
-                **self.scores.as_dict(),
-                "over_stages": curve,
-                "changes": [asdict(change) for change in self.changes],
-                "without_changes": dict(self.without_changes),
-                "notes": [dict(notes) for notes in self.notes],
-                "noticed": list(self.about.get("warnings", [])),
-                "about": dict(self.about),
-            }
-        )
+        """Plain values for JSON, with None for numbers that are not finite."""
+        values = {
+            "name": self.name,
+            "finished": self.finished,
+            **self.scores.as_dict(),
+            "over_stages": [{"average_accuracy": a, "forgetting": f} for a, f in self.over_stages()],
+            "changes": [asdict(change) for change in self.changes],
+            "without_changes": self.without_changes,
+            "notes": self.notes,
+            "noticed": self.data_warnings,
+            "about": self.about,
+        }
+        return finite_or_none(values)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Every run, in the given order, with names that tell them apart.
+    """Every run, in the given order, with unique names.
 
     Raises:
-        ConfigError: no folder, or one twice.
-        StoreError: a folder holds no run, no finished stage, or a damaged file.
+        ConfigError: no folder, or one given twice.
+        StoreError: a folder without a run or a finished stage, or a damaged file.
     """
     if not folders:
-        raise ConfigError("There is no run to report; give at least one run folder.")
+        raise ConfigError("No run to report; give at least one run folder.")
     resolved = [Path(folder).resolve() for folder in folders]
     if twice := sorted({str(folders[i]) for i, path in enumerate(resolved) if path in resolved[:i]}):
         raise ConfigError(f"Run {', '.join(twice)} is given twice; give each run once.")
@@ -96,7 +95,7 @@ def _checked(read: Any, folder: str | Path, *rest: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFile(
             f"The run in '{folder}' cannot be read: {type(error).__name__}: {error}. "
-            "A file of it is missing or damaged; restore the folder from a copy, or run again."
+            "A file is missing or damaged; restore the folder from a copy, or run again."
         ) from error
 
 
@@ -119,5 +118,5 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a task that did not exist yet in that stage has none."""
+    """Rows of a JSON lines file; a task that did not exist yet in that stage has no predictions."""
     return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)

@@ -1,8 +1,8 @@
-"""What was run, as named lines of text: the rows that are compared over runs, and warnings where runs do not compare."""
+"""What was run, as lines of text that are compared over runs; and warnings where runs do not compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perdure.report.runs import Run
@@ -35,42 +35,33 @@ def described(run: Run) -> dict[str, str]:
 
 
 def compared(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The settings in which the runs differ (one value a run), and those they share."""
+    """The settings in which the runs differ (one value for each run), and those they share."""
     each = [described(run) for run in runs]
-    differ, same = {}, {}
-    for key in each[0]:
-        values = [lines[key] for lines in each]
-        if len(set(values)) > 1:
-            differ[key] = values
-        else:
-            same[key] = values[0]
-    return differ, same
+    values = {key: [lines[key] for lines in each] for key in each[0]}
+    differ = {key: given for key, given in values.items() if len({*given}) > 1}
+    return differ, {key: given[0] for key, given in values.items() if key not in differ}
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """Why numbers of these runs may not be compared, or are not final."""
-    found = []
-    for run in runs:
-        if not run.finished:
-            of = len(run.scores.tasks)
-            learnt = of if run.scores.stages == ["joint"] else len(run.scores.stages)
-            why = (
-                "its average accuracy counts tasks it has not learnt" if learnt < of else "its model is not written yet"
-            )
-            found.append(f"{run.name} is not finished ({learnt} of {of} tasks learnt): {why}.")
-    for key, what in {
-        "tasks": "learnt from or scored on other data",
-        "split": "scored on another split",
-        "labels": "scored with another set of labels to choose from",
-    }.items():
-        first = _comparable(runs[0], key)
-        if others := [run.name for run in runs[1:] if _comparable(run, key) != first]:
-            found.append(f"{', '.join(others)}: {what} than {runs[0].name}; these numbers may not compare.")
-    return found
+    """Why the numbers of these runs may not compare, or are not final."""
+    lines = []
+    for run in (run for run in runs if not run.finished):
+        tasks = len(run.scores.tasks)
+        learnt = tasks if run.scores.stages == ["joint"] else len(run.scores.stages)
+        why = "its average accuracy counts tasks it has not learnt" if learnt < tasks else "it is not deployed yet"
+        lines.append(f"{run.name} is not finished ({learnt} of {tasks} tasks learnt): {why}.")
+    for difference, value in COMPARABLE.items():
+        if others := [run.name for run in runs[1:] if value(run) != value(runs[0])]:
+            lines.append(f"{', '.join(others)}: {difference} than {runs[0].name}; these numbers may not compare.")
+    return lines
 
 
-def _comparable(run: Run, key: str) -> Any:
-    return run.about["tasks"] if key == "tasks" else run.about["config"]["evaluation"].get(key)
+COMPARABLE: Mapping[str, Callable[[Run], Any]] = {
+    "learnt from or scored on other data": lambda run: run.about["tasks"],
+    "scored on another split": lambda run: run.about["config"]["evaluation"].get("split"),
+    "scored with another set of labels to choose from": lambda run: run.about["config"]["evaluation"].get("labels"),
+}
+"""What two runs must have in common for their numbers to compare, by the warning if they do not."""
 
 
 def size_rows(run: Run) -> list[list[str]]:
@@ -80,20 +71,14 @@ def size_rows(run: Run) -> list[list[str]]:
     return [[task, *(str(sizes.get(task, {}).get(split, "-")) for split in splits)] for task in run.scores.tasks]
 
 
-def noticed(run: Run) -> list[str]:
-    """What was odd about the data: rows removed, splits cut, texts too long."""
-    return list(run.about.get("warnings", []))
-
-
 def _parts(method: Mapping[str, Any]) -> str:
     """A composition in one line: 'init kaiming; penalty sign-magnitude (weight 0.01, alpha 100); ...'."""
-    found = [_part("init", method["init"])]
-    found += [_part("penalty", part) for part in method["penalties"].values()]
-    roles = {"step_rule": "step rule", "consolidate": "consolidate", "replay": "replay"}
-    found += [_part(word, method[role]) for role, word in roles.items() if method.get(role)]
+    parts = [("init", method["init"]), *(("penalty", part) for part in method["penalties"].values())]
+    parts += [(role, method[role]) for role in ("step_rule", "consolidate", "replay") if method.get(role)]
+    lines = [_part(role.replace("_", " "), part) for role, part in parts]
     if method["stream"] != "one-by-one":
-        found.append(f"stream {method['stream']}")
-    return "; ".join(found)
+        lines.append(f"stream {method['stream']}")
+    return "; ".join(lines)
 
 
 def _part(role: str, part: Mapping[str, Any]) -> str:
@@ -106,7 +91,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _first(values: Mapping[str, Any]) -> str:
-    """As `_pairs`, the first value without its key, which the heading says."""
+    """Like `_pairs`, but the first value without its key, which is in the heading."""
     first, *rest = values.items() or [("", "")]
     return ", ".join([_value(first[1]), *([_pairs(dict(rest))] if rest else [])])
 

@@ -1,4 +1,4 @@
-"""What `perdure suites show` prints: a suite's tasks, labels, sizes and licences, and what is odd about its data."""
+"""What `perdure suites show` prints: a suite's tasks, labels, sizes and licences, and warnings about its data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perdure.tasks.suites import Missing, describe, has_data, load_suite, missin
 
 
 def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
-    """Lines about the suite; with its data at hand also the real sizes and every warning. Nothing is fetched.
+    """Lines about the suite; if its data is available, also the real sizes and every warning. Fetches nothing.
 
     Args:
         data: the folder of a suite that needs one.
@@ -23,27 +23,27 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
     for order, tasks in about.get("orders", {}).items():
         yield f"  order {order}: {' '.join(map(str, tasks))}"
     suite = load_suite(name, data=data) if has_data(name, data) else None
-    sizes = {task.name: task for task in suite.tasks} if suite else {}
+    loaded = {task.name: task for task in suite.tasks} if suite else {}
     for task, entry in about["tasks"].items():
         yield f"{task}: {entry.get('about', '')}"
         yield f"  licence: {entry.get('licence', 'unknown')}"
         if labels := entry.get("labels"):
             yield f"  labels ({len(labels)}): {_labels(labels)}"
-        if task in sizes:
-            found = sizes[task]
-            yield f"  examples: {len(found.train)} train, {len(found.validation)} validation, {len(found.test)} test"
-    yield from (f"note: {warning}" for warning in suite.warnings) if suite else _lacking(missing(name, data), about)
+        if task in loaded:
+            splits = (f"{len(getattr(loaded[task], split))} {split}" for split in ("train", "validation", "test"))
+            yield f"  examples: {', '.join(splits)}"
+    yield from (f"note: {warning}" for warning in suite.warnings) if suite else _missing(missing(name, data), about)
 
 
-def _lacking(found: Missing, about: Mapping[str, Any]) -> Iterator[str]:
-    """What is not at hand, and what to do for it."""
-    if found.assets:
-        size = sum(ASSETS[asset].size for asset in found.assets) / 1e6
-        names = ", ".join(found.assets)
-        yield f"Not in the cache yet: {names} ({size:.0f} MB). Once a run has fetched them, sizes are told here."
-    if found.hub:
-        yield f"Read from the hub by a run, which tells their sizes: {', '.join(found.hub)}."
-    if found.folder:
+def _missing(data: Missing, about: Mapping[str, Any]) -> Iterator[str]:
+    """Which data is missing, and what to do about it."""
+    if data.assets:
+        size = sum(ASSETS[asset].size for asset in data.assets) / 1e6
+        names = ", ".join(data.assets)
+        yield f"Not in the cache yet: {names} ({size:.0f} MB). A run fetches them; then their sizes are shown here."
+    if data.hub:
+        yield f"Read from the hub by a run, which shows their sizes: {', '.join(data.hub)}."
+    if data.folder:
         variable, layout = about["data"]["variable"], about["data"]["layout"]
         yield f"Give a folder as --data (or ${variable}) for sizes and warnings. Layout: {layout}"
 

@@ -1,4 +1,4 @@
-"""The report as Markdown: what the page says, without charts."""
+"""The report as Markdown: the content of the page without its charts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from perdure.report.text import escaped, markdown, markdown_table
 
 
 def summary(runs: Sequence[Run]) -> str:
-    """What does not compare, scores with the legend, changed answers, and what was run."""
+    """Warnings, scores with the legend, changed answers, and what was run."""
     title, scores = markdown([run.scores for run in runs]).split("\n", 1)
-    notices = [line for text in settings.warnings(runs) for line in ("", f"> {escaped(text)}")]
+    warnings = [line for text in settings.warnings(runs) for line in ("", f"> {escaped(text)}")]
     changed = [line for run in runs for line in _changed(run)]
-    return "\n".join([title, *notices, scores.rstrip("\n"), *changed, *_what(runs)]) + "\n"
+    return "\n".join([title, *warnings, scores.rstrip("\n"), *changed, *_what_was_run(runs)]) + "\n"
 
 
 def _changed(run: Run) -> list[str]:
@@ -26,13 +26,12 @@ def _changed(run: Run) -> list[str]:
     return [*lines, "", *markdown_table(head, lost)] if lost else lines
 
 
-def _what(runs: Sequence[Run]) -> list[str]:
+def _what_was_run(runs: Sequence[Run]) -> list[str]:
     differ, same = settings.compared(runs)
     lines = ["", "## What was run", ""]
     if differ:
-        lines += [*markdown_table(["Setting", *(run.name for run in runs)], ([k, *v] for k, v in differ.items())), ""]
+        lines += [*markdown_table(["Setting", *(run.name for run in runs)], [[k, *v] for k, v in differ.items()]), ""]
     lines += (f"- **{key}**: {escaped(value)}" for key, value in same.items())
-    noticed = [(run.name, text) for run in runs for text in settings.noticed(run)]
-    if not noticed:
-        return lines
-    return [*lines, "", "## Noticed about the data", "", *(f"- {escaped(f'{name}: {text}')}" for name, text in noticed)]
+    if warnings := [f"- {escaped(f'{run.name}: {text}')}" for run in runs for text in run.data_warnings]:
+        lines += ["", "## Warnings about the data", "", *warnings]
+    return lines

@@ -1,7 +1,8 @@
-"""The report of a sweep, from its records: means, intervals, paired comparisons, cost, and what failed."""
+"""The report of a sweep, from its records: means, intervals, paired comparisons, cost, and failures."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,12 +13,11 @@ from perdure.errors import StoreError
 from perdure.files.durable import read_json, write_json, write_text
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
-from perdure.sweeps.comparison import Compared, Comparison, Interval, OrderAndSeed, Outcome, compare
+from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
 from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]
 METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
-ABOUT_PAIRED = "In points; bootstrap over orders, seeds and test examples, the same draws for both."
 
 
 def is_sweep(folder: Path) -> bool:
@@ -26,23 +26,23 @@ def is_sweep(folder: Path) -> bool:
 
 
 def write_sweep_report(folder: Path, out: Path, reference: str | None = None) -> dict[str, Path]:
-    """Write report.md and report.json about the sweep in `folder`; returns their paths by kind.
+    """Write report.md and report.json about the sweep in `folder`; returns their paths by 'md', 'json'.
 
     Raises:
-        StoreError: it has no record yet.
-        DataError: nothing to compare: no order and seed that every method has.
+        StoreError: the sweep has no record yet.
+        DataError: no order and seed that every method has.
     """
     records, failed = read_records(folder), read_failures(folder)
-    found = compare([outcome(record) for record in records], reference)
-    paths = {"md": out / "report.md", "json": out / "report.json"}
-    write_text(paths["md"], as_markdown(records, failed, found))
-    (out / "report.html").unlink(missing_ok=True)  # a page about runs, beside numbers it is not about
+    compared = compare([outcome(record) for record in records], reference)
+    paths = {kind: out / f"report.{kind}" for kind in ("md", "json")}
+    write_text(paths["md"], as_markdown(records, failed, compared))
+    (out / "report.html").unlink(missing_ok=True)  # left by a report of runs
     write_json(
         paths["json"],
         {
-            "cells": [list(cell) for cell in found.cells],
-            "methods": {name: asdict(interval) for name, interval in found.intervals.items()},
-            "comparisons": [asdict(comparison) for comparison in found.comparisons],
+            "cells": [list(cell) for cell in compared.cells],
+            "methods": {name: asdict(interval) for name, interval in compared.intervals.items()},
+            "comparisons": [asdict(comparison) for comparison in compared.comparisons],
             "failed": failed,
         },
     )
@@ -54,7 +54,9 @@ def read_records(folder: Path) -> list[Record]:
     records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
     if not records:
         failed = "".join(f"\n{name} failed: {error}" for name, error in read_failures(folder).items())
-        raise StoreError(f"'{folder}' has no finished run yet; go on with `perdure sweep FILE --out {folder}`.{failed}")
+        raise StoreError(
+            f"'{folder}' has no finished run yet; continue with `perdure sweep FILE --out {folder}`.{failed}"
+        )
     return records
 
 
@@ -65,7 +67,7 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 
 def outcome(record: Record) -> Outcome:
-    """A record as the comparison wants it. A task's examples are those of its suite: two suites may draw others of one name."""
+    """A record for the comparison. Tasks are named with their suite: another suite may draw other examples for a name."""
     suite = record["config"].get("suite") or "own"
     values = {f"{suite} {task}": right for task, right in outcome_values(record).items()}
     return Outcome(row_name(record), cell_of(record), values)
@@ -83,41 +85,38 @@ def cell_of(record: Record) -> OrderAndSeed:
 
 
 def row_name(record: Record) -> str:
-    """The method and what the sweep varied for it."""
-    varied = ", ".join(f"{_short(key)} {value}" for key, value in record["varied"].items())
+    """The method and what the sweep varied for it: settings without their group, but with the penalty they belong to."""
+    group = re.compile(r"^(method[.])?(penalties[.])?(training[.])?")
+    varied = ", ".join(f"{group.sub('', key)} {value}" for key, value in record["varied"].items())
     return f"{record['method']} ({varied})" if varied else record["method"]
 
 
-def _short(key: str) -> str:
-    """A setting's name without the groups that need no telling apart; `weight` alone could be any penalty's."""
-    return key.removeprefix("method.").removeprefix("penalties.").removeprefix("training.")
-
-
-def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Compared) -> str:
-    """Scores with intervals, paired differences, cost, failures; every column is of the cells that every method has."""
-    cells, rows = {*found.cells}, dict[str, list[Record]]()
+def as_markdown(records: Sequence[Record], failed: Mapping[str, str], compared: Compared) -> str:
+    """Scores with intervals, paired differences, cost, failures; every column is over the cells that every method has."""
+    rows = dict[str, list[Record]]()
     for record in records:
-        if cell_of(record) in cells:
+        if cell_of(record) in compared.cells:
             rows.setdefault(row_name(record), []).append(record)
-    ranked = sorted(found.intervals, key=lambda name: -found.intervals[name].mean)
-    lines = [
-        "# Sweep",
-        "",
-        f"{len(records)} runs; {len(found.cells)} cells (order and seed) that every method has.",
-        "",
-    ]
+    ranked = sorted(compared.intervals, key=lambda name: -compared.intervals[name].mean)
+    count = f"{len(records)} runs; {len(compared.cells)} cells (order and seed) that every method has."
+    lines = ["# Sweep", "", count, ""]
     lines += markdown_table(
         ["Method", "Average accuracy [95 %]", "Learning accuracy", "Forgetting", "Backward transfer"],
-        ([n, interval(found.intervals[n]), *(mean(rows[n], m) for m in METRICS)] for n in ranked),
+        ([n, interval(compared.intervals[n]), *(mean(rows[n], m) for m in METRICS)] for n in ranked),
     )
-    if found.comparisons:
-        lines += ["", "## Paired differences", "", ABOUT_PAIRED, ""]
+    if compared.comparisons:
+        how = "In points; bootstrap over orders, seeds and test examples, with the same draws for both methods."
+        lines += ["", "## Paired differences", "", how, ""]
         lines += markdown_table(
-            ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"], map(comparison_cells, found.comparisons)
+            ["Comparison", "Difference [95 %]", "p", "p, corrected (Holm)"],
+            (
+                [f"{c.first} - {c.second}", interval(c.difference), p_value(c.p), p_value(c.p_corrected)]
+                for c in compared.comparisons
+            ),
         )
     lines += ["", "## Cost and interference", ""]
     lines += markdown_table(
-        ["Method", "Processor seconds", "Kept for the next task, MB", "Deployed, MB", "Opposite signs", "Collisions"],
+        ["Method", "CPU seconds", "Kept for the next task, MB", "Deployed, MB", "Opposite signs", "Collisions"],
         ([n, *cost_cells(rows[n])] for n in ranked),
     )
     if failed:
@@ -126,32 +125,22 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], found: Com
 
 
 def interval(value: Interval) -> str:
-    """Points, with the interval."""
+    """A mean with its interval, in points."""
     return f"{points(value.mean)} [{points(value.low)}, {points(value.high)}]"
 
 
 def mean(records: Sequence[Record], metric: str) -> str:
-    """A metric's mean, every order counted alike, in points; '-' where it has no meaning."""
+    """A metric's mean in points, every order with the same weight; '-' where it is not defined."""
     return points(over_orders(records, lambda record: record["scores"][metric]))
 
 
 def over_orders(records: Sequence[Record], value: Callable[[Record], float | None]) -> float | None:
-    """The mean over orders of the mean over an order's runs: one with more seeds counts like the others; None without values."""
+    """The mean over orders of the mean over an order's runs, however many seeds it has; None without values."""
     by_order: dict[str, list[float]] = {}
     for record in records:
-        if (found := value(record)) is not None:
-            by_order.setdefault(cell_of(record)[0], []).append(found)
+        if (known := value(record)) is not None:
+            by_order.setdefault(cell_of(record)[0], []).append(known)
     return statistics.mean(map(statistics.mean, by_order.values())) if by_order else None
-
-
-def comparison_cells(comparison: Comparison) -> list[str]:
-    """A row of the table of differences."""
-    return [
-        f"{comparison.first} - {comparison.second}",
-        interval(comparison.difference),
-        p_value(comparison.p),
-        p_value(comparison.p_corrected),
-    ]
 
 
 def p_value(p: float) -> str:
@@ -160,17 +149,17 @@ def p_value(p: float) -> str:
 
 
 def cost_cells(records: Sequence[Record]) -> list[str]:
-    """Means over runs of seconds, bytes and interference; '-' in records that lack them."""
+    """Means over runs of CPU seconds, megabytes and interference; '-' if no record has them."""
 
-    def cell(group: str, name: str, shape: str, factor: float = 1.0) -> str:
-        known = [r[group][name] for r in records if r.get(group, {}).get(name) is not None]
+    def cell(name: str, shape: str, group: str | None = None, factor: float = 1.0) -> str:
+        values = (record.get(group, {}).get(name) if group else record.get(name) for record in records)
+        known = [value for value in values if value is not None]
         return format(factor * statistics.mean(known), shape) if known else "-"
 
-    seconds = [record["processor_seconds"] for record in records if "processor_seconds" in record]
     return [
-        f"{statistics.mean(seconds):.0f}" if seconds else "-",
-        cell("bytes", "state", ".2f", 1e-6),
-        cell("bytes", "deployed", ".2f", 1e-6),
-        cell("diagnostics", "opposite_signs", ".1%"),
-        cell("diagnostics", "collision_rate", ".1%"),
+        cell("processor_seconds", ".0f"),
+        cell("state", ".2f", "bytes", 1e-6),
+        cell("deployed", ".2f", "bytes", 1e-6),
+        cell("opposite_signs", ".1%", "diagnostics"),
+        cell("collision_rate", ".1%", "diagnostics"),
     ]

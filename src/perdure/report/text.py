@@ -11,19 +11,19 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from perdure.report.words import AFTER, METRICS, learnt, plain, points, rows, run_names
+from perdure.report.words import AFTER, METRICS, plain, points, rows, run_names
 from perdure.state.store import DEPLOYED
 from perdure.training.metrics import FORMULAS, Scores
 
 NAME_WIDTH = 16
-"""A column is at most this wide; longer names are folded."""
+"""Widest column; longer names are folded."""
 GAP = 3
 MARKS = {mark: f"\\{mark}" for mark in "\\`*_[]|#~$!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: its heading, one cell a row, and which of the cells step back (dim)."""
+    """A column of numbers: its heading, one cell for each row, and which cells are dim."""
 
     heading: str
     cells: Sequence[str]
@@ -31,13 +31,13 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Widest line of the heading, within bounds."""
-        return max(5, min(NAME_WIDTH, max(map(len, self.heading.split("\n")))))
+        """The widest line of the heading, within bounds, and the gap beside it."""
+        return GAP + max(5, min(NAME_WIDTH, max(map(len, self.heading.split("\n")))))
 
 
 @dataclass(frozen=True)
-class Wide:
-    """A table for a console of any width: as many columns as fit, the rest in blocks below; no number is ever cut."""
+class WideTable:
+    """A table for a console of any width: as many columns as fit, the others in blocks below; no number is ever cut."""
 
     title: str
     corner: str
@@ -46,21 +46,24 @@ class Wide:
     bold_last: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [GAP + column.width for column in self.columns]
         inside = options.max_width - 2  # a margin of one on each side
-        names = max(4, min(max(map(len, (self.corner, *self.names))), inside - max(widths, default=0)))
-        for number, block in enumerate(_blocks(widths, inside - names)):
-            yield self._block(names, [self.columns[c] for c in block], first=number == 0)
+        widest = max((column.width for column in self.columns), default=0)
+        names = max(4, min(max(map(len, (self.corner, *self.names))), inside - widest))
+        blocks: list[list[Column]] = [[]]
+        for column in self.columns:
+            if blocks[-1] and sum(c.width for c in (*blocks[-1], column)) > inside - names:
+                blocks.append([])
+            blocks[-1].append(column)
+        for block in blocks:
+            yield self._block(names, block, first=block is blocks[0])
 
     def _block(self, names: int, columns: Sequence[Column], first: bool) -> Table:
         title = Text(self.title) if first else None
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column(Text(self.corner), overflow="fold", vertical="bottom", max_width=names)
         for column in columns:
-            table.add_column(
-                Text(column.heading, justify="right"), justify="right", min_width=column.width, overflow="fold"
-            )
-            table.columns[-1].max_width = column.width
+            heading, width = Text(column.heading, justify="right"), column.width - GAP
+            table.add_column(heading, justify="right", min_width=width, max_width=width, overflow="fold")
         for row, name in enumerate(self.names):
             last = self.bold_last and row == len(self.names) - 1
             cells = [Text(c.cells[row], style="dim" if c.dim[row] and not last else "") for c in columns]
@@ -68,31 +71,30 @@ class Wide:
         return table
 
 
-def score_table(run: Scores) -> Wide:
+def score_table(run: Scores) -> WideTable:
     """The score matrix of one run: the untrained row on top, the final row bold, tasks not learnt yet dim."""
     matrix = rows(run)
-    columns = [
-        Column(plain(task), [points(row[t]) for _, row in matrix], [not learnt(run, s, t) for s in range(len(matrix))])
-        for t, task in enumerate(run.tasks)
-    ]
+    columns = []
+    for t, task in enumerate(run.tasks):
+        learnt = run.stages.index(task) + 1 if task in run.stages else 1  # the joint stage learns every task
+        cells, dim = [points(row[t]) for _, row in matrix], [s < learnt for s in range(len(matrix))]
+        columns.append(Column(plain(task), cells, dim))
     title = f"{plain(run.method)}, seed {run.seed}: {run.split} score of each task after each stage, in points"
-    return Wide(title, AFTER, [plain(name) for name, _ in matrix], columns, bold_last=True)
+    return WideTable(title, AFTER, [plain(name) for name, _ in matrix], columns, bold_last=True)
 
 
-def metric_table(runs: Sequence[Scores]) -> Wide:
-    """Every metric, one run a row; '-' where a metric has no meaning (forgetting of joint training)."""
-    columns = [
-        Column(
-            "\n".join(title.replace("-", "- ").split()), [points(getattr(run, m)) for run in runs], [False] * len(runs)
-        )
-        for m, title in METRICS.items()
-    ]
+def metric_table(runs: Sequence[Scores]) -> WideTable:
+    """Every metric, one row for each run; '-' where a metric is not defined (forgetting of joint training)."""
+    columns = []
+    for metric, title in METRICS.items():
+        cells = [points(getattr(run, metric)) for run in runs]
+        columns.append(Column("\n".join(title.replace("-", "- ").split()), cells, [False] * len(runs)))
     names = [plain(name) for name in run_names(runs)]
-    return Wide("Metrics in points (forgetting: lower is better)", "Method", names, columns)
+    return WideTable("Metrics in points (forgetting: lower is better)", "Method", names, columns)
 
 
 def print_scores(run: Scores) -> None:
-    """The score matrix and the metrics on the terminal, and where the run lies."""
+    """The score matrix, the metrics and the run's folder on the terminal."""
     console = Console()
     console.print(score_table(run))
     console.print(metric_table([run]))
@@ -102,16 +104,17 @@ def print_scores(run: Scores) -> None:
 
 
 def markdown(runs: Sequence[Scores]) -> str:
-    """Metrics compared, the legend with each formula, and the score matrix of each run, as Markdown."""
+    """The metrics of all runs, the legend with each formula, and the score matrix of each run, as Markdown."""
     names = run_names(runs)
-    lines = ["# Scores", "", "Numbers are points: 100 x the fraction. Of forgetting, less is better.", ""]
+    lines = ["# Scores", "", "Numbers are points: 100 x the fraction. Less forgetting is better.", ""]
     metric_rows = ([name, *(points(getattr(run, m)) for m in METRICS)] for name, run in zip(names, runs, strict=True))
     lines += markdown_table(["Method", *METRICS.values()], metric_rows)
-    lines += ["", "a[s,t] is the score on task t after stage s, T the last of each.", ""]
+    lines += ["", "a[s,t] is the score on task t after stage s; T is the last task and stage.", ""]
     lines += [f"- **{title}**: {FORMULAS[metric]}" for metric, title in METRICS.items()]
     for name, run in zip(names, runs, strict=True):
+        sizes = ", ".join(f"{escaped(task)} {size}" for task, size in zip(run.tasks, run.examples, strict=True))
         lines += ["", f"## {escaped(name)}", ""]
-        lines += [f"Seed {run.seed}; {run.split} score of each task after each stage; examples: {_sizes(run)}.", ""]
+        lines += [f"Seed {run.seed}; {run.split} score of each task after each stage; examples: {sizes}.", ""]
         lines += markdown_table(
             ["", *run.tasks], ([row, *map(points, scores)] for row, scores in rows(run)), bold_last=True
         )
@@ -119,7 +122,7 @@ def markdown(runs: Sequence[Scores]) -> str:
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]], bold_last: bool = False) -> list[str]:
-    """Lines of a table: first column left, the others right; every cell escaped."""
+    """Lines of a table: first column left-aligned, the others right-aligned; every cell escaped."""
     cells = [[escaped(cell) for cell in row] for row in (header, *body)]
     if bold_last:
         cells[-1] = [f"**{cell}**" for cell in cells[-1]]
@@ -128,19 +131,5 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]], bold_la
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: no markup, no HTML, no table bars."""
+    """Text that Markdown shows verbatim, on one line: no markup, no HTML, no table bars."""
     return "".join(MARKS.get(c, c) for c in plain(text))
-
-
-def _sizes(run: Scores) -> str:
-    return ", ".join(f"{escaped(task)} {size}" for task, size in zip(run.tasks, run.examples, strict=True))
-
-
-def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Column numbers in blocks that fit in `room`; at least one a block."""
-    blocks: list[list[int]] = [[]]
-    for column, width in enumerate(widths):
-        if blocks[-1] and sum(widths[c] for c in blocks[-1]) + width > room:
-            blocks.append([])
-        blocks[-1].append(column)
-    return blocks

@@ -1,4 +1,4 @@
-"""How numbers, metrics and runs are written, the same in every report: points with one decimal, short unique names."""
+"""How every report shows numbers, metrics and runs: points with one decimal, short unique names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def points(fraction: float | None) -> str:
 
 
 def run_names(runs: Sequence[Scores]) -> list[str]:
-    """One name a run, as short as tells them apart: the method; else with the seed; else with the folder."""
+    """The shortest unique name of each run: the method; else with the seed; else with the folder."""
     names = [run.method for run in runs]
     for longer in (lambda run: f"{run.method}, seed {run.seed}", lambda run: f"{run.method}, {run.folder}"):
         count = Counter(names)
@@ -47,14 +47,8 @@ def rows(run: Scores) -> list[tuple[str, list[float | None]]]:
     return [(UNTRAINED, run.untrained_scores), *zip(run.stages, run.score_matrix, strict=True)]
 
 
-def learnt(run: Scores, row: int, task: int) -> bool:
-    """Whether row `row` of `rows(run)` comes after learning the task; a stage that is no task (joint) learns all."""
-    name = run.tasks[task]
-    return row > 0 and (name not in run.stages or run.stages.index(name) < row)
-
-
 def plain(text: str) -> str:
-    """Text on one line without anything invisible that acts: control characters, escapes, direction marks become '\ufffd'.
+    """Text on one line; control characters, escapes and direction marks become '\ufffd'.
 
     >>> plain("a\\x1b[31mb\\nc")
     'a\ufffd[31mb c'

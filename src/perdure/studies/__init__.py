@@ -1,1 +1,1 @@
-"""What is asked about tasks or a finished run: conflict, signs, general ability."""
+"""Studies of tasks or of a finished run: conflict, signs, general ability."""

@@ -7,7 +7,7 @@
 
 Source: SLICE's construction of adversarial sequences (arXiv 2605.12752: 4 batches of 4, 200,000 buckets, subsets of 5).
 Deviations: the paper scores sets and leaves the order open; here each next task is the one that conflicts most (or least) with
-those before it. Sets are searched exhaustively where that is feasible, else greedily with exchange; the result says which.
+those before it. The search over sets is exhaustive where that is feasible, otherwise greedy with exchange; the result says which.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
 
 EXHAUSTIVE = 2_000_000
-"""At most so many subsets are tried one by one."""
+"""Most subsets that are tried one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +57,20 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class FoundSequence:
-    """A sequence of tasks and how it was found.
+    """A sequence of tasks and how it was searched.
 
     Args:
         tasks: in the order to learn them.
         mean_cosine: over all pairs.
-        exhaustive: True: no other set of this length scores better; False: found greedily with exchange.
+        exhaustive: whether no other set of this length scores better; else the search was greedy with exchange.
     """
 
     tasks: tuple[str, ...]
     mean_cosine: float
     exhaustive: bool
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.tasks)} (mean cosine {self.mean_cosine:+.3f}, {self.as_dict()['search']})"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -77,7 +80,7 @@ class FoundSequence:
 
 @dataclass(frozen=True)
 class Mined:
-    """What `mine` finds: the cosines, and the sequences that conflict most and least."""
+    """The result of `mine`: the cosines, and the sequences that conflict most and least."""
 
     conflicts: Conflicts
     most: FoundSequence
@@ -91,22 +94,21 @@ class Mined:
         """The cosine matrix as a table, the sequences and how they were found."""
         tasks, cosines = self.conflicts.tasks, self.conflicts.cosines.tolist()
         body = ([task, *map(number, row)] for task, row in zip(tasks, cosines, strict=True))
-        matrix = "\n".join(markdown_table(["", *tasks], body))
         lines = [
-            f"{name} conflicting: {', '.join(found.tasks)} (mean cosine {found.mean_cosine:+.3f}, "
-            f"{found.as_dict()['search']})"
-            for name, found in (("Most", self.most), ("Least", self.least))
+            "\n".join(markdown_table(["", *tasks], body)),
+            f"Standard error of a cosine near 0: {self.conflicts.standard_error:.4f}.",
+            f"Most conflicting: {self.most}",
+            f"Least conflicting: {self.least}",
         ]
-        error = f"Standard error of a cosine near 0: {self.conflicts.standard_error:.4f}."
-        return "\n\n".join([matrix, error, *lines]) + "\n"
+        return "\n\n".join(lines) + "\n"
 
     def as_svg(self) -> str:
-        """The cosine matrix as a picture that stands alone."""
+        """The cosine matrix as a standalone picture."""
         return heat_map_svg(self.conflicts.tasks, self.conflicts.cosines.tolist(), "Cosine of the tasks' gradients")
 
 
 def mine(tasks: Sequence[Task], model: AdaptedModel, backbone: Backbone, length: int = 5, **settings: Any) -> Mined:
-    """Cosines of `gradient_conflicts` (which takes the further settings), and the most and least conflicting sequences.
+    """The cosines of `gradient_conflicts` (which takes `settings`), and the most and least conflicting sequences.
 
     Raises:
         ConfigError, DataError: see `gradient_conflicts` and `find_sequence`.
@@ -126,10 +128,10 @@ def gradient_conflicts(
     buckets: int = 200_000,
     seed: int = 0,
 ) -> Conflicts:
-    """Cosines between the tasks' gradients on the untrained base. Only sketches are kept: `buckets` numbers a task.
+    """Cosines between the tasks' gradients on the untrained base. Only sketches are kept: `buckets` numbers for each task.
 
     Args:
-        model: freshly attached; its adapter stays off and nothing is changed.
+        model: freshly attached; its adapter stays off and it is not changed.
         backbone: already prepared for the tasks.
         batches, batch_size: training examples each gradient is a mean over.
 
@@ -140,25 +142,24 @@ def gradient_conflicts(
     _check_length(2, len(tasks))
     hashing = CountSketch(buckets, seed)
     model.fold({})
-    sketches = [_sketch(task, model, backbone, hashing, batches, batch_size, seed) for task in tasks]
-    stacked = torch.stack(sketches).double()
+
+    def sketch_of(task: Task) -> Tensor:
+        ctx = StageContext(Stage(task.name, (task,)), 0, Past(), {}, model, backbone, {task.name: task}, seed)
+        chosen = full_batches(ctx, task.train, batch_size, batches, f"mining.{task.name}", f"Task '{task.name}'")
+        sketch = hashing.empty()
+        ctx.stream(chosen, "gradients", lambda module, grad_OI: hashing.add(sketch, module, grad_OI, 1 / len(chosen)))
+        return sketch
+
+    stacked = torch.stack([sketch_of(task) for task in tasks]).double()
     norms = stacked.norm(dim=1)
-    if (norms == 0).any():
-        name = tasks[int((norms == 0).nonzero()[0])].name
-        raise ConfigError(f"The gradient of task '{name}' is zero at every target layer; choose other lora.targets.")
+    for task, norm in zip(tasks, norms, strict=True):
+        if norm == 0:
+            raise ConfigError(
+                f"The gradient of task '{task.name}' is zero at every target layer; choose other lora.targets."
+            )
     stacked /= norms[:, None]
     cosines = (stacked @ stacked.mT).clamp(-1, 1).fill_diagonal_(1.0)
     return Conflicts(tuple(task.name for task in tasks), cosines, hashing.standard_error())
-
-
-def _sketch(
-    task: Task, model: AdaptedModel, backbone: Backbone, hashing: CountSketch, batches: int, batch_size: int, seed: int
-) -> Tensor:
-    ctx = StageContext(Stage(task.name, (task,)), 0, Past(), {}, model, backbone, {task.name: task}, seed)
-    chosen = full_batches(ctx, task.train, batch_size, batches, f"mining.{task.name}", f"Task '{task.name}'")
-    sketch = hashing.empty()
-    ctx.stream(chosen, "gradients", lambda module, grad_OI: hashing.add(sketch, module, grad_OI, 1 / len(chosen)))
-    return sketch
 
 
 def find_sequence(conflicts: Conflicts, length: int, *, most: bool = True, limit: int = EXHAUSTIVE) -> FoundSequence:
@@ -179,11 +180,7 @@ def find_sequence(conflicts: Conflicts, length: int, *, most: bool = True, limit
 
 
 def _check_length(length: int, count: int) -> None:
-    """A sequence of `length` tasks can be chosen from `count`.
-
-    Raises:
-        ConfigError: it cannot.
-    """
+    """Raise `ConfigError` if no sequence of `length` tasks can be chosen from `count`."""
     if count < 2:
         raise ConfigError("Conflict is between tasks; give at least two.")
     if not 2 <= length <= count:

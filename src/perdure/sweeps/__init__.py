@@ -1,1 +1,1 @@
-"""Many runs from one file: what they are, their processes, their records, and how methods are compared."""
+"""Sweeps: many runs from one file, their processes and records, and the comparison of methods."""

@@ -1,4 +1,4 @@
-"""What a sweep is, as one file: methods x orders x seeds x settings -> every run with its whole configuration.
+"""A sweep in one file: methods x orders x seeds x settings -> every run with its whole configuration.
 
     name: first-table
     settings: {suite: quickstart, precision: bf16, threads: 1}       # of every run
@@ -12,7 +12,7 @@
 
 A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
 
-What cannot run at all is told before the first run starts.
+What cannot run is reported before the first run starts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,27 +35,28 @@ from perdure.methods.table import PRESETS
 from perdure.settings.read import WHICH, Settings, read_yaml, unknown_key, validate, with_override
 from perdure.tasks.suites import chosen_order, describe
 
-LONGEST = 100  # bytes of a row's name, and of an order's in a file name that would else be too long for a disk (255)
+LONGEST_NAME = 100
+"""Bytes of a row's name, and of an order in a file name that would otherwise be too long for a disk (255)."""
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 GROUPS = ("lora", "training", "budget", "evaluation")
 """Settings that are groups of settings."""
 
 
 class MethodRow(BaseModel):
-    """What a method's row may say beside any setting of a run, like `training.learning_rate`."""
+    """Keys of a method's row besides any setting of a run, like `training.learning_rate`."""
 
     model_config = ConfigDict(extra="allow")
 
     method: str | dict[str, Any] | None = None
-    """a preset or a composition of parts; None = the preset that the row is called."""
+    """a preset or a composition of parts; None = the preset of the row's name."""
     grid: Grid = Field(default_factory=dict)
-    """see the file's head."""
+    """settings with lists of values, one run for each combination."""
     trials: list[dict[str, Any]] = Field(default=[{}], min_length=1)
-    """see the file's head."""
+    """settings of one run each."""
 
 
 class SweepConfig(Settings):
-    """See the file's head."""
+    """A sweep; see the docstring of this module."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -67,19 +69,19 @@ class SweepConfig(Settings):
     share: bool = True
 
     @model_validator(mode="after")
-    def _unique_lines(self) -> SweepConfig:
-        """What decides the row or the seed is said in one place; what an order would replace is refused."""
-        common = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
-        own = [("grid", self.grid)]
-        for name, row in self.methods.items():
-            own += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
-            own += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
-        for place, settings in common:
+    def _check_conflicts(self) -> SweepConfig:
+        """The method and the seed of a run are given in one place; an order is not given twice."""
+        places = [("settings", self.settings), *(("sequences", sequence) for sequence in self.sequences)]
+        for place, settings in places:
             if "method" in settings:
-                raise ValueError(f"{place}.method would be every row's method; say it in the rows, under `methods`")
-        for place, settings in [*common, *own]:
+                raise ValueError(f"{place}.method would be every row's method; set it in the rows, under `methods`")
+        places.append(("grid", self.grid))
+        for name, row in self.methods.items():
+            places += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
+            places += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
+        for place, settings in places:
             if "seed" in settings:
-                raise ValueError(f"{place}.seed: a sweep's seeds are said once, under `seeds`")
+                raise ValueError(f"{place}.seed: set the seeds of a sweep once, under `seeds`")
         if self.orders != (None,) and any("order" in sequence for sequence in self.sequences):
             raise ValueError("orders and the `order` of a sequence exclude each other; leave one out")
         return self
@@ -87,23 +89,22 @@ class SweepConfig(Settings):
     @field_validator("methods", mode="before")
     @classmethod
     def _rows(cls, methods: Any) -> Any:
-        """Every row is one, and can be a part of file names; a row without settings may stay empty."""
+        """Every row is valid, and its name can be part of a file name; a row without settings may be empty."""
         if not isinstance(methods, Mapping):
             return methods
         rows = {str(name): {} if row is None else row for name, row in methods.items()}
         for name, row in rows.items():
-            if not name.isprintable() or name[:1] in ("", ".") or {*"/\\"} & {*name} or len(name.encode()) > LONGEST:
+            valid = name.isprintable() and re.fullmatch(r"[^./\\][^/\\]*", name)
+            if not valid or len(name.encode()) > LONGEST_NAME:
                 raise ConfigError(
-                    f"A method's row cannot be called {name!r:.120}, because files are named after it. Use at most {LONGEST} "
-                    "letters, without '/' and '\\' and no '.' first; `method` in the row says which method it is."
+                    f"A method's row cannot be called {name!r:.120}, because files are named after it. Use at most "
+                    f"{LONGEST_NAME} letters, no '/' or '\\', and no '.' first; choose the method with `method` in the row."
                 )
-            place = f"methods.{name}"
+            place, own = f"methods.{name}", MethodRow.model_fields
             validate(MethodRow, row, place)
             for key in row:
-                if key.partition(".")[0] not in {*RunConfig.model_fields, *MethodRow.model_fields}:
-                    raise ConfigError(
-                        unknown_key(RunConfig, key, row[key], RunConfig, place, beside=MethodRow.model_fields)
-                    )
+                if key.partition(".")[0] not in {*RunConfig.model_fields, *own}:
+                    raise ConfigError(unknown_key(RunConfig, key, row[key], RunConfig, place, beside=own))
         return rows
 
 
@@ -111,7 +112,7 @@ class SweepConfig(Settings):
 class Cell:
     """One run of a sweep: the row it belongs to, what varies, and its whole configuration.
 
-    `sequence`: what the run's sequence sets beside its suite or tasks and their order; it tells runs of a row apart.
+    `sequence`: what the run's sequence sets besides its suite or tasks and their order; it tells runs of a row apart.
     """
 
     method: str
@@ -121,14 +122,14 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Readable and unique: method, order, seed, and a hash of what the configuration says beside defaults.
+        """Readable and unique: method, order, seed, and a hash of the settings that are not defaults.
 
-        A setting that perdure learns later, at its default, therefore does not orphan the records made before.
+        So a setting that is added to perdure later does not orphan the records made before.
         """
         text = json.dumps(self.config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         order = (self.config.order or "default").replace("/", "_")
-        if len(f"{self.method}{order}".encode()) > 2 * LONGEST:  # many tasks by name; the hash is of all of them
-            order = f"{order.encode()[:LONGEST].decode(errors='ignore')}..."
+        if len(f"{self.method}{order}".encode()) > 2 * LONGEST_NAME:  # many tasks by name; the hash covers all of them
+            order = f"{order.encode()[:LONGEST_NAME].decode(errors='ignore')}..."
         return f"{self.method}-{order}-{self.config.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -141,24 +142,21 @@ def load_sweep(path: Path) -> SweepConfig:
     data = read_yaml(path, "sweep")
     if "methods" not in data and data.keys() & {"suite", "tasks", "method"}:
         raise ConfigError(
-            f"'{path}' is a run's configuration, not a sweep: learn it with `perdure run {path}`. A sweep has `methods`, and "
-            "what a run is told stands under `settings`."
+            f"'{path}' is the configuration of a run, not a sweep: use `perdure run {path}`. A sweep has `methods`, and the "
+            "settings of its runs are under `settings`."
         )
-    # `method`, `seed` and `order` are said otherwise in a sweep
-    outside = [
-        key for key in data if key.partition(".")[0] in RunConfig.model_fields.keys() - {"method", "seed", "order"}
-    ]
-    if outside:
+    # a sweep has other keys for `method`, `seed` and `order`
+    of_a_run = RunConfig.model_fields.keys() - {"method", "seed", "order"}
+    if misplaced := [key for key in data if key.partition(".")[0] in of_a_run]:
         raise ConfigError(
-            f"{path}: {', '.join(f'`{key}`' for key in outside)}: of a run. Put it under `settings`, as in "
-            f"`settings: {{{outside[0]}: ...}}`."
+            f"{path}: run settings outside `settings`: {', '.join(f'`{key}`' for key in misplaced)}. Write them as "
+            f"`settings: {{{misplaced[0]}: ...}}`."
         )
 
     def located(settings: Any) -> Any:
         return located_settings(settings, path) if isinstance(settings, dict) else settings
 
-    if "settings" in data:
-        data["settings"] = located(data["settings"])
+    data |= {"settings": located(data["settings"])} if "settings" in data else {}
     if isinstance(sequences := data.get("sequences"), list):
         data["sequences"] = [located(settings) for settings in sequences]
     if isinstance(methods := data.get("methods"), dict):
@@ -167,7 +165,7 @@ def load_sweep(path: Path) -> SweepConfig:
 
 
 def cells(sweep: SweepConfig) -> Iterator[Cell]:
-    """Every run of the sweep, validated, seeds outermost so that a sweep cut short has whole comparisons.
+    """Every run of the sweep, validated; seeds outermost, so that an interrupted sweep has whole comparisons.
 
     Raises:
         ConfigError: a run's settings are wrong; names the row.
@@ -175,76 +173,71 @@ def cells(sweep: SweepConfig) -> Iterator[Cell]:
     for seed, sequence, order in itertools.product(sweep.seeds, sweep.sequences, sweep.orders):
         others = {key: value for key, value in sequence.items() if key not in ("suite", "order", "tasks")}
         ordered = {} if order is None else {"order": order}
-        common = {**_one_by_one(sweep.settings), **ordered, **_one_by_one(sequence), "seed": seed}
+        common = {**_flat(sweep.settings), **ordered, **_flat(sequence), "seed": seed}
         of_method = {key: value for key, value in common.items() if key.startswith("method.")}
-        data = _nested({key: value for key, value in common.items() if key not in of_method})
-        for name, own in sweep.methods.items():
-            row = {key: value for key, value in own.items() if key not in ("method", "grid", "trials")}
-            for varied in _variants(sweep, own):
-                overrides = _one_by_one({**of_method, **row, **varied})
+        data: dict[str, Any] = {}
+        for key, value in common.items():
+            if key not in of_method:
+                data = with_override(data, key, value)
+        for name, row in sweep.methods.items():
+            own = {key: value for key, value in row.items() if key not in MethodRow.model_fields}
+            for varied in _variants(sweep, row):
+                overrides = _flat({**of_method, **own, **varied})
                 try:
-                    config = load_config({"method": own.get("method", name), **data}, overrides)
+                    config = load_config({"method": row.get("method", name), **data}, overrides)
                 except ConfigError as error:
                     lines = [f"methods.{name}: {line}" for line in str(error).splitlines()]
-                    if "method" not in own and name not in PRESETS:
-                        lines[-1] += " A row of another name says with `method:` which method it is."
+                    if "method" not in row and name not in PRESETS:
+                        lines[-1] += " A row with another name needs `method:`."
                     raise ConfigError("\n".join(lines)) from error
                 yield Cell(name, varied, config, others)
 
 
-def _variants(sweep: SweepConfig, own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What varies for a method: every combination of the grid, or its trials, or both."""
-    grid = {**sweep.grid, **own.get("grid", {})}
+def _variants(sweep: SweepConfig, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What varies in a row: every combination of the grid, its trials, or both."""
+    grid = {**sweep.grid, **row.get("grid", {})}
     for values in itertools.product(*grid.values()):
-        for trial in own.get("trials", [{}]):
+        for trial in row.get("trials", [{}]):
             yield {**dict(zip(grid, values, strict=True)), **trial}
 
 
-def _one_by_one(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of a group (`training: {epochs: 2}`) named one by one, so that they leave the group's others alone.
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with groups (`training: {epochs: 2}`) as dotted keys, so that they keep the group's other settings.
 
-    So are a backbone's that do not say which model: they are of the one that is named elsewhere.
+    So are a backbone's settings without a model: they apply to the model that is named elsewhere.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and (key in GROUPS or (key == "backbone" and not value.keys() & WHICH)):
-            found |= {f"{key}.{inner}": own for inner, own in value.items()}
+            flat |= {f"{key}.{inner}": own for inner, own in value.items()}
         else:
-            found[key] = value
-    return found
-
-
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    for key, value in settings.items():
-        data = with_override(data, key, value)
-    return data
+            flat[key] = value
+    return flat
 
 
 def check_cells(every: Iterable[Cell]) -> None:
-    """Every run's method can be built, and its suite has the order: what is told without reading data or a model.
+    """Every run has a record of its own, a method that can be built, and a suite with its order; reads no data or model.
 
     Raises:
         ConfigError, DataError: names the row, or the suite.
     """
-    known, ids = set[str](), set[str]()
+    checked, ids = set[str](), set[str]()
     for cell in every:
+        place, config = f"methods.{cell.method}", cell.config
         if cell.id in ids:
             raise ConfigError(
-                f"methods.{cell.method}: two of its runs ({cell.id}) have the same settings, and one record. Leave one out."
+                f"{place}: two of its runs ({cell.id}) have the same settings, and so the same record. Leave one out."
             )
         ids.add(cell.id)
-        config, what = cell.config, json.dumps([cell.config.method, cell.config.suite, cell.config.order])
         if (config.suite is None) == (not config.tasks):
-            raise ConfigError(
-                f"methods.{cell.method}: say what to learn, either `suite` (see `perdure suites`) or `tasks`."
-            )
-        if what in known:
+            raise ConfigError(f"{place}: nothing to learn: give either `suite` (see `perdure suites`) or `tasks`.")
+        key = json.dumps([config.method, config.suite, config.order])
+        if key in checked:
             continue
-        known.add(what)
+        checked.add(key)
         try:
             build_method(config.method)
         except ConfigError as error:
-            raise ConfigError(f"methods.{cell.method}: {error}") from error
+            raise ConfigError(f"{place}: {error}") from error
         if config.suite is not None:
             chosen_order(config.suite, describe(config.suite), config.order)

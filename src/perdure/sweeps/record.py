@@ -1,10 +1,10 @@
-"""What is kept of a run of a sweep: everything a table needs, in one JSON file, when the run's folder is gone."""
+"""The record of a run of a sweep: one JSON file with everything a table needs after the run's folder is removed."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from perdure.state.store import Store
 from perdure.sweeps.comparison import Values
 from perdure.training.metrics import Scores, is_right
 
-FROM_RUN = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
-
 
 def run_record(store: Store, scores: Scores) -> dict[str, Any]:
-    """Scores, final answers, diagnostics, bytes kept, notes, and with what they were made."""
+    """Scores, final answers, diagnostics, bytes kept, notes, and how the run was made."""
     stages = list(enumerate(store.stages(), start=1))
+    about = ("config", "tasks", "sizes", "precision", "threads", "machine", "versions")
     return {
         "code": code_hash(),
         "scores": {key: value for key, value in scores.as_dict().items() if key != "folder"},
@@ -34,12 +33,12 @@ def run_record(store: Store, scores: Scores) -> dict[str, Any]:
             "deployed": sum(path.stat().st_size for path in (store.folder / "deployed").rglob("*") if path.is_file()),
         },
         "notes": {name: read_json(store.stage_folder(i) / "notes.json") for i, name in stages},
-        **{key: store.about[key] for key in FROM_RUN},
+        **{key: store.about[key] for key in about},
     }
 
 
 def code_hash() -> str:
-    """sha256 over every source file of perdure: which code made a record."""
+    """sha256 over every source file of perdure: the code that made a record."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -48,9 +47,9 @@ def code_hash() -> str:
 
 
 def final_answers(store: Store, scores: Scores) -> dict[str, dict[str, Any]]:
-    """What each test example's final answer counts: the mean over a task's examples is its score.
+    """The value of each test example's final answer; its mean over a task's examples is the task's score.
 
-    `right`: task -> packed bits (see `unpacked`); `values`: task -> numbers, of a task not scored by right and wrong.
+    `right`: task -> packed bits (see `unpacked`); `values`: task -> numbers, for a task with another metric than accuracy.
     """
     folder = store.stage_folder(len(store.stages())) / "predictions"
     packed: dict[str, Any] = {}
@@ -73,7 +72,7 @@ def unpacked(bits: str) -> Values:
 
 
 def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
-    """Task -> what the final model's answers count [E], or the task's score alone [1] where answers were not kept."""
+    """Task -> the values of the final model's answers [E], or the task's score alone [1] if answers were not kept."""
     scores = record["scores"]
     final = dict(zip(scores["tasks"], scores["score_matrix"][-1], strict=True))
     kept = {task: unpacked(bits) for task, bits in record.get("right", {}).items()}
@@ -82,33 +81,34 @@ def outcome_values(record: Mapping[str, Any]) -> dict[str, Values]:
 
 
 def interference(store: Store) -> dict[str, float | None]:
-    """How much the stages' updates fight, by the definitions of `perdure diagnose`, means over stages or pairs of stages.
+    """How much the stages' updates conflict, by the definitions of `perdure diagnose`; means over stages or pairs of stages.
 
-    Empty for one stage, and for one adapter that is trained on and on. Against the sum of the past: `opposite_signs` plain,
-    among the largest, weighted by |product|, and sign `flips` of the sum.
-    Between two updates: `collision_rate` (N-LoRA's ACR), O-LoRA's `overlap` of A, N-LoRA's `awom`. Of one: its sparsity and size.
+    Against the sum of the past: `opposite_signs` plain, among the largest, weighted by |product|, and sign `flips` of the
+    sum. Between two updates: `collision_rate` (N-LoRA's ACR), O-LoRA's `overlap` of A, N-LoRA's `awom`. Of one update: its
+    sparsity and size. Empty for a single stage, and for one adapter that is trained on and on: each of its updates contains
+    the one before.
     """
     count = len(store.stages())
     if count < 2 or build_method(store.about["config"]["method"]).init.continues:
-        return {}  # one adapter trained on: its updates are the whole change so far, each contains the last
+        return {}
     updates = {f"{i}": load_stage_update(store, i) for i in range(count)}
     past, pairs = diagnose(updates, history=True), diagnose(updates)
     against, between = [pair.overall for pair in past.pairs], [pair.overall for pair in pairs.pairs]
-    own = [update.overall for update in pairs.updates]
+    each = [update.overall for update in pairs.updates]
     return {
-        "opposite_signs": _mean([pair.opposite.value for pair in against]),
-        "opposite_signs_top": _mean([pair.opposite_top.value for pair in against]),
-        "opposite_signs_weighted": _mean([pair.opposite_weighted.value for pair in against]),
-        "flips": _mean([pair.flip.value for pair in against]),
+        "opposite_signs": _mean(both.opposite.value for both in against),
+        "opposite_signs_top": _mean(both.opposite_top.value for both in against),
+        "opposite_signs_weighted": _mean(both.opposite_weighted.value for both in against),
+        "flips": _mean(both.flip.value for both in against),
         "collision_rate": pairs.average_collision_rate,
-        "overlap": _mean([pair.oo for pair in between]),
-        "awom": _mean([pair.awom for pair in between]),
-        "awom_normalised": _mean([pair.awom_normalised for pair in between]),
-        "generalised_sparsity": _mean([update.generalised_sparsity for update in own]),
-        "root_mean_square": _mean([update.root_mean_square for update in own]),
+        "overlap": _mean(both.oo for both in between),
+        "awom": _mean(both.awom for both in between),
+        "awom_normalised": _mean(both.awom_normalised for both in between),
+        "generalised_sparsity": _mean(one.generalised_sparsity for one in each),
+        "root_mean_square": _mean(one.root_mean_square for one in each),
     }
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -1,8 +1,8 @@
 """Many runs from one file (perdure.sweeps.plan), on local processes, resumable.
 
-Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. What has a record is
-not run again. A run that fails, or whose process dies, leaves `OUT/failed/<id>.json` and does not stop the rest; one that another
-sweep is at is left to it. What several runs train alike, often their first task, is trained once (perdure.state.shared;
+Every finished run leaves one record, a JSON file under `OUT/records/`; tables are made from records. A run with a record is not
+repeated. A run that fails, or whose process dies, leaves `OUT/failed/<id>.json` and does not stop the others; a run that another
+sweep is working on is skipped. What several runs train alike, often their first task, is trained once (perdure.state.shared;
 `share: false` trains it every time, with the same results).
 """
 
@@ -32,6 +32,8 @@ from perdure.tasks.suites import load_suite
 from perdure.training.metrics import Scores
 from perdure.training.processes import started
 
+DIED = "its process died or was stopped, perhaps out of memory; run the sweep again to continue it"
+
 
 def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str], None]) -> list[Path]:
     """Run what has no record yet; return the records' paths.
@@ -42,12 +44,12 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
         tell: given a line of text whenever a run ends.
 
     Raises:
-        ConfigError, DataError: a run of the sweep cannot be; none was started. StoreError: `out` holds a run.
+        ConfigError, DataError: a run of the sweep is not possible; none was started. StoreError: `out` holds a run.
     """
     if started() > 1:
         raise ConfigError(
-            "A sweep makes processes of its own, one run in each: start it without a launcher. To share one run among several "
-            "processes, launch `perdure run`."
+            "A sweep makes its own processes, with one run in each; start it without a launcher. To share one run among "
+            "several processes, launch `perdure run`."
         )
     if processes < 1:
         raise ConfigError(f"A sweep needs at least one process, not {processes}.")
@@ -56,67 +58,66 @@ def run_sweep(sweep: SweepConfig, out: Path, processes: int, tell: Callable[[str
     every = list(cells(sweep))
     check_cells(every)
     todo = [cell for cell in every if not _record_path(out, cell).is_file()]
-    tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them done before")
+    tell(f"{sweep.name}: {len(every)} runs, {len(every) - len(todo)} of them already done")
     began, numbers = time.monotonic(), itertools.count(1)
 
-    def ended(cell: Cell, how: str | None) -> None:
-        done, how = next(numbers), how or _failed(out, cell, DIED)
+    def ended(cell: Cell, result: str | None) -> None:
+        done, result = next(numbers), result or _failed(out, cell, DIED)
         left = (time.monotonic() - began) / done * (len(todo) - done)
-        tell(f"[{done}/{len(todo)}] {cell.id}: {how} (about {left / 60:.0f} min left)")
+        tell(f"[{done}/{len(todo)}] {cell.id}: {result} (about {left / 60:.0f} min left)")
 
     shared = out / "shared" / code_hash() if sweep.share else None
     try:
         run_all(todo, processes, partial(_run_cell, out=out, keep=sweep.keep_runs, shared=shared), ended)
     except (KeyboardInterrupt, SystemExit):
-        tell("stopped; run the sweep again to go on")
+        tell("stopped; run the sweep again to continue")
         raise
-    found = [path for cell in every if (path := _record_path(out, cell)).is_file()]
-    if len(found) == len(every):  # else another sweep may be at the rest, and need it
+    records = [path for cell in every if (path := _record_path(out, cell)).is_file()]
+    if len(records) == len(every):  # otherwise another sweep may still need it
         shutil.rmtree(out / "shared", ignore_errors=True)
-    return found
+    return records
 
 
 def failures(sweep: SweepConfig, out: Path) -> list[Path]:
     """The files about the sweep's runs that failed and have no record."""
-    return [
-        path
-        for cell in cells(sweep)
-        if (path := _failure_path(out, cell)).is_file() and not _record_path(out, cell).is_file()
-    ]
+    failed = [_failure_path(out, cell) for cell in cells(sweep) if not _record_path(out, cell).is_file()]
+    return [path for path in failed if path.is_file()]
 
 
 def _record_path(out: Path, cell: Cell) -> Path:
     return out / "records" / f"{cell.id}.json"
 
 
-DIED = "its process died or was told to end, perhaps out of memory; run the sweep again to go on with it"
+def _failure_path(out: Path, cell: Cell) -> Path:
+    return out / "failed" / f"{cell.id}.json"
+
 
 _read_suite = functools.lru_cache(maxsize=1)(load_suite)
-"""Neighbouring cells learn the same tasks; a process reads them once."""
+"""Neighbouring cells learn the same tasks: a process reads them once."""
 
 
 @functools.cache
 def _own_threads() -> int:
-    """How many threads torch uses in this process before any run changes it."""
+    """How many threads torch uses in this process before a run changes it."""
     return torch.get_num_threads()
 
 
 def _run_cell(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
-    """Run one cell in this process, unless another sweep is at it or has done it; say how it ended.
+    """Run one cell in this process, unless another sweep is running it or has done it; return its result in words.
 
-    The lock beside the run's folder is held until the record is written and the folder gone: nobody begins the run anew.
+    The lock beside the run's folder is held until the record is written and the folder removed, so that nobody restarts the run.
     """
     lock = out / "runs" / f".{cell.id}.lock"
     make_folder(lock.parent)
     try:
         with FileLock(lock, timeout=0):
             done = _record_path(out, cell).is_file()
-            how = "left alone: another sweep has done it" if done else _run_locked(cell, out, keep, shared)
+            result = "skipped: another sweep has done it" if done else _run_locked(cell, out, keep, shared)
     except Timeout:
-        return "left alone: another sweep is at it"
+        return "skipped: another sweep is running it"
     if _record_path(out, cell).is_file():
-        lock.unlink(missing_ok=True)  # whoever still holds it finds the record
-    return how
+        lock.unlink(missing_ok=True)  # whoever still waits for it finds the record
+    return result
 
 
 def _run_locked(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
@@ -126,8 +127,8 @@ def _run_locked(cell: Cell, out: Path, keep: bool, shared: Path | None) -> str:
     try:
         scores, record = _run_and_record(cell, folder, shared)
     except RunBusy as error:
-        return f"left alone: {error}"
-    except Exception as error:  # one failed run must not stop the others; what happened is kept
+        return f"skipped: {error}"
+    except Exception as error:  # must not stop the other runs
         return _failed(out, cell, f"{type(error).__name__}: {error}", traceback.format_exc())
     write_json(_record_path(out, cell), record)
     if not keep:
@@ -144,26 +145,22 @@ def _run_and_record(cell: Cell, folder: Path, shared: Path | None) -> tuple[Scor
     from perdure.state.reopen import load_configured_suite
 
     resumed = (folder / "manifest.json").is_file()
-    began, worked = time.monotonic(), time.process_time()
+    began, cpu_began = time.monotonic(), time.process_time()
     own = _own_threads()
     torch.set_num_threads(cell.config.threads or own)  # not the number of the run before
     suite = load_configured_suite(cell.config, _read_suite) if cell.config.suite else None
     scores = run_config(cell.config, folder, shared=shared, suite=suite)
-    worked, kept = time.process_time() - worked, run_record(Store(folder), scores)
+    cpu, kept = time.process_time() - cpu_began, run_record(Store(folder), scores)
     about = {"id": cell.id, "method": cell.method, "varied": dict(cell.varied), "sequence": dict(cell.sequence)}
     record: dict[str, Any] = {**about, **kept}
-    if not resumed:  # else a part of the time was spent elsewhere, and nobody counted it
+    if not resumed:  # otherwise the time before the interruption is unknown
         elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
         record["seconds"] = round(time.monotonic() - began, 1)
-        record["processor_seconds"] = round(worked + elsewhere, 1)  # what the run would have taken alone
+        record["processor_seconds"] = round(cpu + elsewhere, 1)  # what the run would have taken alone
     return scores, record
 
 
 def _failed(out: Path, cell: Cell, error: str, trace: str = "") -> str:
-    """Write why a cell has no record; say it."""
+    """Write why a cell has no record, and return it in words."""
     write_json(_failure_path(out, cell), {"id": cell.id, "error": error, "traceback": trace})
     return f"FAILED, {error}"
-
-
-def _failure_path(out: Path, cell: Cell) -> Path:
-    return out / "failed" / f"{cell.id}.json"

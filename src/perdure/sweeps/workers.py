@@ -16,59 +16,49 @@ from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 GRACE = 60.0
-"""Seconds a process has to write its training down, once the sweep is gone."""
+"""Seconds a process has to save its training once the sweep is gone."""
 
 
 def run_all(
     jobs: Iterable[Job], processes: int, run: Callable[[Job], str], ended: Callable[[Job, str | None], None]
 ) -> None:
-    """Do `run(job)` for every job, `processes` at once; `ended(job, what it returned)` here whenever one is done.
+    """Do `run(job)` for every job, `processes` at once; call `ended(job, result)` here whenever one is done.
 
-    A process that dies, or is told to end, takes its own job with it only (`ended(job, None)`), and another takes its place.
-    Whatever ends the sweep, Ctrl-C or SIGTERM, ends the processes too: each gets SIGTERM, upon which a training is written
-    down where it stands.
+    A process that dies or exits loses only its own job (`ended(job, None)`), and another takes its place. Whatever ends the
+    sweep, Ctrl-C or SIGTERM, ends the processes too: each gets SIGTERM, on which a training saves its state.
 
     Raises:
-        SystemExit: the sweep was told to end.
+        SystemExit: the sweep got SIGTERM.
     """
-    with _ending_on_sigterm():
-        _run_all(jobs, processes, run, ended)
-
-
-def _run_all(
-    jobs: Iterable[Job], processes: int, run: Callable[[Job], str], ended: Callable[[Job, str | None], None]
-) -> None:
     others = {*multiprocessing.active_children()}
     waiting, running = deque(jobs), dict[Future[str], tuple[Job, ProcessPoolExecutor]]()
-    workers = [_worker() for _ in range(min(processes, len(waiting)))]
-    free = [*workers]
-    try:
-        while waiting or running:
-            while waiting and free:
-                job, worker = waiting.popleft(), free.pop()
-                running[worker.submit(_done, run, job)] = job, worker
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, worker = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    workers.append(worker := _worker())
-                    ended(job, None)
-                elif isinstance(future.exception(), SystemExit):  # told to end, it wrote its training down
-                    ended(job, None)
-                else:
-                    ended(job, future.result())
-                free.append(worker)
-    except BaseException:
-        for process in {*multiprocessing.active_children()} - others:
-            process.terminate()
-        raise
-    finally:
-        for worker in workers:
-            worker.shutdown()
+    with _exit_on_sigterm():
+        workers = [_worker() for _ in range(min(processes, len(waiting)))]
+        idle = [*workers]
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    job, worker = waiting.popleft(), idle.pop()
+                    running[worker.submit(_run_job, run, job)] = job, worker
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, worker = running.pop(future)
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        workers.append(worker := _worker())
+                    ended(job, None if isinstance(error, BrokenProcessPool | SystemExit) else future.result())
+                    idle.append(worker)
+        except BaseException:
+            for process in {*multiprocessing.active_children()} - others:
+                process.terminate()
+            raise
+        finally:
+            for worker in workers:
+                worker.shutdown()
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Within: SIGTERM raises, so that the processes are told too."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Within: SIGTERM raises `SystemExit`, so that the processes can be ended too. In a thread: nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -84,12 +74,17 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 def _worker() -> ProcessPoolExecutor:
-    """One process, in a pool of its own: when it dies it is known whose run it was."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    """One process in a pool of its own: if it dies, its job is known."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
 
 
-def _done(run: Callable[[Job], str], job: Job) -> str:
-    """What a process does with a job; one that was told to end, by a sweep that is gone, ends."""
+def _start() -> None:
+    """Set up a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches it too; the sweep ends it by SIGTERM
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _run_job(run: Callable[[Job], str], job: Job) -> str:
     try:
         return run(job)
     except SystemExit:
@@ -98,24 +93,13 @@ def _done(run: Callable[[Job], str], job: Job) -> str:
         raise
 
 
-def _parent() -> Any:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    return parent
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches them too; the sweep tells them to end
-    _end_with_parent()
-
-
 def _end_with_parent() -> None:
-    """A sweep that is killed leaves no process behind that goes on with its runs."""
+    """A sweep that is killed leaves no process behind that continues its runs."""
+    _parent().join()
+    os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state first
+    time.sleep(GRACE)
+    os._exit(1)
 
-    def mind() -> None:
-        _parent().join()
-        os.kill(os.getpid(), signal.SIGTERM)  # a training is written down first
-        time.sleep(GRACE)
-        os._exit(1)
 
-    threading.Thread(target=mind, daemon=True).start()
+def _parent() -> Any:
+    return multiprocessing.parent_process()
