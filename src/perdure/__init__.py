@@ -1,10 +1,10 @@
-"""perdure: teach a transformer one task after another with LoRA, without forgetting.
+"""Continual learning with LoRA: teach a transformer one task after another without forgetting.
 
     import perdure
     scores = perdure.learn(tasks=[perdure.Task(...), ...], method="ps-lora", backbone="minilm", out="runs/first")
 
-`__all__`, perdure.parts, perdure.integrations and perdure.testing are the public face; everything else may move.
-Names are imported when first used, so that `import perdure` and the command line's help stay instant.
+The public API is `__all__`, perdure.parts, perdure.integrations and perdure.testing; everything else may change.
+Names are imported on first use, which keeps `import perdure` and `perdure --help` fast.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _SOURCES = {
 }
 _HOME = {name: module for module, names in _SOURCES.items() for name in names.split()}
 
-sys.meta_path.append(MovedFinder())  # asked only about modules that Python did not find
+sys.meta_path.append(MovedFinder())  # last, so it is asked only about modules that Python cannot find
 
 
 def __getattr__(name: str) -> Any:
