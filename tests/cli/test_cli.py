@@ -41,7 +41,7 @@ BAD = [
     (["run", "--suite", "quickstart", "backbone.max_lenght=3"], 3, "Did you mean 'max_length'?"),
     (["run"], 3, "Say what to learn"),
     (["run", "no-such-file.yaml"], 3, "There is no configuration file 'no-such-file.yaml'"),
-    (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "write key=value"),
+    (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "Write key=value"),
     (["scores", "no-such-run"], 6, "holds no run"),
     (["resume", "no-such-run"], 6, "holds no run"),
     (["suites", "show", "quickstar"], 3, "Did you mean 'quickstart'?"),
