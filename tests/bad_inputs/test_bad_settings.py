@@ -128,7 +128,7 @@ CASES: dict[str, Bad] = {
     ),
     "init into a file": command("init", "config.yaml/perdure.yaml", says=("'config.yaml'", "Cannot create"), code=6),
     "init into a device": command("init", "/dev/full/x.yaml", says=("'/dev/full'", "Cannot create"), code=6),
-    "init over a file": command("init", "config.yaml", says=("'config.yaml' exists", "choose another name")),
+    "init over a file": command("init", "config.yaml", says=("'config.yaml' already exists", "Choose another name")),
     "unknown merge rule": command("merge", "run/stages/01-fruit/adapter", "--rule", "sums", "--out", "m", says=("'sums'",)),
 }  # fmt: skip
 

@@ -58,7 +58,9 @@ def test_diagnose_against_the_sum_of_the_earlier(places, tmp_path):
 
 def test_diagnose_says_where_it_cannot_write(places, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Cannot create folder"):  # before the adapters, which are not there, are looked at
+    with pytest.raises(
+        StoreError, match="Cannot create folder"
+    ):  # before the adapters, which are not there, are looked at
         perdure("diagnose", "none", "nor", "--html", tmp_path / "file" / "page.html")
     (tmp_path / "folder").mkdir()
     with pytest.raises(StoreError, match="is a folder"):

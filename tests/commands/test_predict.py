@@ -236,8 +236,8 @@ def test_the_command_writes_whole_files(run, tmp_path, monkeypatch):
     assert printed.exit_code == 0, printed.output
     assert [json.loads(line) for line in printed.stdout.splitlines()] == perdure.predict(run, file, task="sky")
     told = CliRunner().invoke(app, [*asked, "--out", str(out)])
-    assert told.stdout.startswith(f"2 answers in {out}; ")
-    assert told.stdout.strip().endswith("% of 1 as labelled")
+    assert told.stdout.startswith(f"Wrote 2 predictions to {out}; ")
+    assert told.stdout.strip().endswith("% of 1 labelled inputs correct")
     assert read_lines(out) == perdure.predict(run, file, task="sky")
     out.write_text("mine")
     monkeypatch.setattr("perdure.commands.predict.answer", None)  # said before anything is answered

@@ -118,7 +118,7 @@ def test_a_file_is_written_apart_from_what_is_read(tmp_path):
             check_file(tmp_path / out, read, overwrite=True)
     with pytest.raises(StoreError, match="already exists"):
         check_file(tmp_path / "in.csv")
-    with pytest.raises(StoreError, match="is a folder. Name a file"):
+    with pytest.raises(StoreError, match=r"is a folder\. Name a file"):
         check_file(tmp_path, overwrite=True)
     check_file(tmp_path / "out.csv", read)
 

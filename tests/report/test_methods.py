@@ -52,9 +52,7 @@ def test_a_part_is_shown_without_its_preset():
 
 
 def test_an_unknown_name_is_told_of():
-    with pytest.raises(
-        UnknownName, match=r"Unknown method or part: 'sign-magnitud'. Did you mean 'sign-magnitude'\?"
-    ):
+    with pytest.raises(UnknownName, match=r"Unknown method or part: 'sign-magnitud'. Did you mean 'sign-magnitude'\?"):
         list(method_lines("sign-magnitud"))
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from perdure.cli.studies import _give
+from perdure.cli.studies import _write
 from perdure.config.run_config import RunConfig
 from perdure.errors import ConfigError, StoreError
 from perdure.methods.contract.build import build_method
@@ -189,7 +189,7 @@ def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: py
     study = Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
     monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _give(study, tmp_path, "signs")
+        _write(study, tmp_path, "signs")
     assert json.loads((tmp_path / "signs.json").read_text())["study"] == "signs"
     assert (tmp_path / "signs.md").read_text() == study.as_markdown()
 
@@ -197,7 +197,7 @@ def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: py
 def test_results_that_cannot_be_written_say_where(tmp_path: Path) -> None:
     (tmp_path / "signs.md").mkdir()
     with pytest.raises(StoreError, match=r"Cannot write '.*signs\.md'"):
-        _give(Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
+        _write(Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
 
 
 def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:

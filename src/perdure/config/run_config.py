@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
@@ -19,7 +19,6 @@ from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 SUITE_FILES = (".yaml", ".yml")
 SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
 """Settings that apply to suites only: your own tasks set this themselves."""
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class LoraSettings(Settings):
@@ -93,10 +92,18 @@ class EvaluationSettings(Settings):
     enough for choosing settings by average accuracy."""
 
 
+def _backbone(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
+    return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
+
+
 class RunConfig(Settings):
     """Everything that decides the result of a run. Relative paths in a file are relative to that file."""
 
-    method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
+    method: Annotated[dict[str, Any], BeforeValidator(resolve_method)] = Field(
+        default_factory=lambda: resolve_method("ps-lora")
+    )
     """a preset's name, or a composition of parts (docs/composition.md)."""
     suite: str | None = None
     """a suite's name (`perdure suites`) or YAML file, instead of `tasks`."""
@@ -104,13 +111,13 @@ class RunConfig(Settings):
     """your own tasks in the order they are learnt, each a mapping as below or the name of a YAML file with one."""
     history: tuple[str, ...] = ()
     """folders or hub ids of PEFT adapters trained earlier, oldest first."""
-    order: str | None = None
+    order: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
     """order of a suite's tasks: the name of one of its orders, or comma-separated task names; None = its first order."""
     data: str | None = None
     """folder with a suite's files, if it needs one; 'hub' = read them from the hub, if the suite supports that."""
     budget: BudgetSettings = BudgetSettings()
     """maximum number of examples per task of a suite."""
-    backbone: dict[str, Any] = Field(default_factory=lambda: {"model": "minilm"})
+    backbone: Annotated[dict[str, Any], BeforeValidator(_backbone)] = Field(default_factory=lambda: {"model": "minilm"})
     """a model's name, or settings as below."""
     lora: LoraSettings = LoraSettings()
     """settings of the adapter."""
@@ -122,29 +129,12 @@ class RunConfig(Settings):
     """seed of all randomness in training."""
     data_seed: int = Field(default=0, ge=0)
     """seed for drawing a suite's training and validation examples; the test examples are always the same."""
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
     """split the base's weights over a launcher's processes. Does not affect the result."""
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _resolve(cls, value: Any) -> dict[str, Any]:
-        return resolve_method(value)
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> dict[str, Any]:
-        if not isinstance(value, str | Mapping):
-            raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
-        return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _order_name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value  # order: 1
 
     @property
     def method_name(self) -> str:

@@ -160,8 +160,14 @@ def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str,
     head, *rest = keys
     current = data.get(head)
     if not rest:
-        adjusted = head == "backbone" and isinstance(current, Mapping) and not current.keys() & WHICH
-        return {**data, head: {**current, "model": value} if adjusted and isinstance(value, str) else value}
+        if (
+            head == "backbone"
+            and isinstance(value, str)
+            and isinstance(current, Mapping)
+            and not current.keys() & WHICH
+        ):
+            value = {**current, "model": value}
+        return {**data, head: value}
     if isinstance(current, str) and head in SHORT:
         current = {SHORT[head]: current}
     if not isinstance(current, Mapping | None):

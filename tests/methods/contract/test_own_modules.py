@@ -103,7 +103,10 @@ class Class:
             {"penalties": {"mine": {"kind": Class, "weight": 1}}},
             r"Did you mean 'tests\.methods\.contract\.test_own_modules:Class'",
         ),
-        ({"penalties": {"a/b": {"kind": "l2", "weight": 1}}}, r"'a/b' is not a penalty's name. Give a string without '/'"),
+        (
+            {"penalties": {"a/b": {"kind": "l2", "weight": 1}}},
+            r"'a/b' is not a penalty's name. Give a string without '/'",
+        ),
     ],
 )
 def test_how_a_part_of_your_own_is_named_is_said(method, message):
