@@ -1,23 +1,7 @@
-"""Every exception perdure raises on purpose.
+"""The exceptions perdure raises on purpose. A message says what is wrong, where, and what to do about it.
 
-    PerdureError
-    ├── ConfigError              a setting, a name or a combination is wrong        exit 3
-    │   ├── UnknownName          no method, suite, key ... of that name (nearest one given)
-    │   └── UnmetNeed            a part requires what this run does not offer
-    ├── DataError                a file or an example is wrong                      exit 4
-    │   ├── FetchError           a download failed or is not what was asked for
-    │   └── MissingTask          a benchmark's folder does not have this task
-    ├── AdapterError             an adapter cannot be read, or does not fit         exit 5
-    ├── StoreError               a run folder cannot be used                        exit 6
-    │   ├── CorruptFile          a checksum does not match
-    │   ├── RunMismatch          the folder belongs to another configuration
-    │   └── RunBusy              another process is writing to the folder
-    ├── TrainingError            training itself failed; finished tasks are kept     exit 7
-    │   ├── Diverged             the loss is not a finite number
-    │   └── PartError            a part of the method raised, or gave what it must not
-    └── QualityGate              a stage forgot more than was allowed                exit 2
-
-A message says what is wrong, where, and what to do about it.
+Exit codes of the command line: 2 `QualityGate`, 3 `ConfigError`, 4 `DataError`, 5 `AdapterError`, 6 `StoreError`,
+7 `TrainingError`.
 """
 
 from __future__ import annotations
@@ -27,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 
 class PerdureError(Exception):
-    """Root of every error a user can cause; `exit_code` is what the command line returns."""
+    """Base class of every error a user can cause; `exit_code` is the command line's exit status."""
 
     exit_code = 1
 
@@ -39,29 +23,29 @@ class ConfigError(PerdureError):
 
 
 class UnknownName(ConfigError):
-    """Nothing of this kind has that name.
+    """Nothing of this kind has that name; the message suggests the nearest one.
 
     Args:
-        meant: what was meant, where the caller knows better than by the spelling.
+        meant: the name to suggest, where the caller knows better than the spelling.
 
     >>> str(UnknownName("method", "PSLora", ["ps-lora", "l2"]))
-    "No method is called 'PSLora'. Did you mean 'ps-lora'? Known: l2, ps-lora."
+    "Unknown method: 'PSLora'. Did you mean 'ps-lora'? Known: l2, ps-lora."
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], meant: str | None = None) -> None:
         names = sorted(known)
         meant = meant or nearest(name, {one: one for one in names})
         hint = f" Did you mean '{meant}'?" if meant else ""
-        super().__init__(f"No {kind} is called '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+        super().__init__(f"Unknown {kind}: '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str | None:
-    """The value of the key that is spelt most like `name`, in upper or lower case; None where none is near.
+    """The value of the key spelt most like `name`, ignoring case; None if nothing is close.
 
     >>> nearest("EPOCH", {"rank": "lora.rank", "epochs": "training.epochs"})
     'training.epochs'
     """
-    folded = {key.casefold(): value for key, value in reversed([*known.items()])}  # of two that are the same the first
+    folded = {key.casefold(): value for key, value in reversed([*known.items()])}  # the first of equal keys wins
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     return folded[close[0]] if close else None
 
@@ -71,17 +55,17 @@ class UnmetNeed(ConfigError):
 
 
 class DataError(PerdureError):
-    """A data file or an example is wrong; names the file and, where there is one, the line."""
+    """A data file or an example is wrong; the message names the file and, if possible, the line."""
 
     exit_code = 4
 
 
 class FetchError(DataError):
-    """A file could not be downloaded, or is not the file that was asked for."""
+    """A file could not be downloaded, or is not the requested file."""
 
 
 class MissingTask(DataError):
-    """A benchmark's folder does not have this task; a suite goes on without it and says so."""
+    """A benchmark's folder lacks this task; the suite continues without it and reports that."""
 
 
 class AdapterError(PerdureError):
@@ -97,7 +81,7 @@ class StoreError(PerdureError):
 
 
 class CorruptFile(StoreError):
-    """A stored file's checksum does not match the manifest."""
+    """A stored file's checksum does not match the manifest, or the file cannot be parsed."""
 
 
 class RunMismatch(StoreError):
@@ -115,14 +99,14 @@ class TrainingError(PerdureError):
 
 
 class Diverged(TrainingError):
-    """The loss or the gradient stopped being a finite number."""
+    """The loss or the gradient stopped being finite."""
 
 
 class PartError(TrainingError):
-    """A part of the method raised, or gave something else than its contract says (perdure.parts)."""
+    """A part of the method raised, or returned something its contract does not allow (perdure.parts)."""
 
 
 class QualityGate(PerdureError):
-    """A stage was learnt but not accepted: it forgot more than was allowed. The run stays as it was."""
+    """A stage forgot more than the limit and was rejected; the run is unchanged."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""Modules of perdure 0.1 that moved: importing an old path is one error that names the new one."""
+"""Modules that moved since perdure 0.1: importing an old path fails with an error that names the new one."""
 
 from __future__ import annotations
 
@@ -36,25 +36,22 @@ MOVED = {
     "perdure.settings_words": "perdure.settings.words",
     "perdure.training_state": "perdure.training.state",
 }
-"""Old module -> the one that has its names now."""
+"""Old module -> new module."""
 
 
 class MovedFinder(MetaPathFinder):
-    """Asked last about a module; finds nothing, and says where a moved one is."""
+    """The last finder Python asks; raises ImportError for a module that moved."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
-        """Raises:
-        ImportError: `fullname` is a module that moved.
-        """
         if fullname in MOVED:
             raise ImportError(f"{fullname} moved: import from {MOVED[fullname]} (perdure 0.2).", name=fullname)
 
 
 def moved_names(package: str, module: str) -> Callable[[str], NoReturn]:
-    """`__getattr__` of a package that was a module in 0.1: names say that they are in `module` now."""
+    """A `__getattr__` for a package that was a module in 0.1: it raises an ImportError that names `module`."""
 
     def missing(name: str) -> NoReturn:
-        if name.startswith("_") or find_spec(f"{package}.{name}"):  # Python asks before it imports a submodule
+        if name.startswith("_") or find_spec(f"{package}.{name}"):  # called before a submodule is imported
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         raise ImportError(f"'{name}' is no longer in {package}: import from {module} (perdure 0.2).", name=package)
 

@@ -103,7 +103,7 @@ CASES: dict[str, Bad] = {
         nothing, ("'data' exists and holds no run", "Choose an empty or a new folder"), 6, ("run", "config.yaml", "--out", "data")
     ),
     "out that is a file": Bad(
-        nothing, ("'config.yaml'", "cannot be made", "another"), 6, ("run", "config.yaml", "--out", "config.yaml")
+        nothing, ("'config.yaml'", "Cannot create", "another"), 6, ("run", "config.yaml", "--out", "config.yaml")
     ),
     "scores of no run": Bad(nothing, ("'data'", *NO_RUN), 6, ("scores", "data")),
     "scores of an unfinished run": Bad(unfinished, ("No stage", "perdure resume run"), 6, READERS["scores"]),
@@ -112,13 +112,13 @@ CASES: dict[str, Bad] = {
     "report of an unfinished run": Bad(unfinished, ("No stage", "perdure resume run"), 6, READERS["report"]),
     "report of a run twice": Bad(nothing, ("run", "twice"), 3, ("report", "run", "run", "--out", "page")),
     "report of a damaged log": Bad(holds("stages/02-sky/log.jsonl", "{"), ("log.jsonl", "Restore"), 6, READERS["report"]),
-    "report into a file": Bad(nothing, ("config.yaml", "cannot be made"), 6, ("report", "run", "--out", "config.yaml")),
+    "report into a file": Bad(nothing, ("config.yaml", "Cannot create"), 6, ("report", "run", "--out", "config.yaml")),
     "report where a folder is": Bad(
-        lambda p: (p.folder / "page/report.json").mkdir(parents=True), ("report.json' cannot be written",), 6, READERS["report"]
+        lambda p: (p.folder / "page/report.json").mkdir(parents=True), ("Cannot write 'page/report.json'",), 6, READERS["report"]
     ),
     "reason that is no JSON": Bad(holds("aside/x/why.json", "{"), ("why.json' is not valid JSON",), 6, ("show", "run")),
     "export of no run": Bad(nothing, ("'data'",), 6, ("export", "data", "--out", "x")),
-    "export over a folder": Bad(nothing, ("exists and nothing", "--overwrite"), 6, ("export", "run", "--out", "data", *MODEL)),
+    "export over a folder": Bad(nothing, ("already exists", "--overwrite"), 6, ("export", "run", "--out", "data", *MODEL)),
     "study of no run": Bad(nothing, ("'data'", *NO_RUN), 6, ("study", "signs", "data")),
     "diagnosis of no adapter": Bad(nothing, ("data",), 5, ("diagnose", "data", "run/stages/01-fruit/adapter")),
     "merge of no adapter": Bad(nothing, ("data",), 5, ("merge", "data", "--rule", "sum", "--out", "m")),

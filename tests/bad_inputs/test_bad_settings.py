@@ -29,7 +29,7 @@ CASES: dict[str, Bad] = {
         3,
     ),
     "empty backbone": Bad(text("suite: quickstart\nbackbone:\n"), ("backbone: expected a model's name", "None"), 3),
-    "preset that is a list": setting("method={preset: [l2]}", "No method is called '['l2']'"),
+    "preset that is a list": setting("method={preset: [l2]}", "Unknown method: '['l2']'"),
     "infinite clipping": setting("training.max_grad_norm=.inf", "training.max_grad_norm", "finite"),
     "empty configuration": Bad(text(""), ("'config.yaml' must hold settings", "`key: value`"), 3),
     "configuration that is a list": Bad(text("- a\n"), ("'config.yaml' must hold settings",), 3),
@@ -46,11 +46,11 @@ CASES: dict[str, Bad] = {
     "unknown key of the method": setting("method.penalty.x=1", "'penalty'", "Did you mean 'penalties'?"),
     "unknown key of a penalty": setting(f"{PENALTY}.alpa=1", "'alpa'", "Did you mean 'alpha'?"),
     "setting inside a number": setting("seed.x=1", "seed", "{'x': 1}"),
-    "no override": command(*RUN, "oops", says=("'oops' is not a setting", "write key=value")),
+    "no override": command(*RUN, "oops", says=("'oops' is not a setting", "Write key=value")),
     "malformed override": setting("training.epochs=[2", "The value of 'training.epochs' is not valid YAML"),
     "no epochs": setting("training.epochs=0", "training.epochs", "greater than or equal to 1"),
     "words where a number or a word may stand": Bad(
-        lambda p: p.task(validation_size="many"), ("tasks.0.validation_size: should be a whole number or 'all' (got",), 3
+        lambda p: p.task(validation_size="many"), ("tasks.0.validation_size: should be an integer or 'all' (got",), 3
     ),
     "words where nothing or a number may stand": setting(
         "evaluation.every_stage=some", "evaluation.every_stage: should be true or false or 'own' (got 'some')\n"
@@ -126,9 +126,9 @@ CASES: dict[str, Bad] = {
     "sweep of an unknown method": Bad(
         text("name: x\nmethods: {pslora: {}}\n", "s.yaml"), ("'pslora'", "Did you mean 'ps-lora'?"), 3, ("sweep", "s.yaml")
     ),
-    "init into a file": command("init", "config.yaml/perdure.yaml", says=("'config.yaml'", "cannot be made"), code=6),
-    "init into a device": command("init", "/dev/full/x.yaml", says=("'/dev/full'", "cannot be made"), code=6),
-    "init over a file": command("init", "config.yaml", says=("'config.yaml' exists", "choose another name")),
+    "init into a file": command("init", "config.yaml/perdure.yaml", says=("'config.yaml'", "Cannot create"), code=6),
+    "init into a device": command("init", "/dev/full/x.yaml", says=("'/dev/full'", "Cannot create"), code=6),
+    "init over a file": command("init", "config.yaml", says=("'config.yaml' already exists", "Choose another name")),
     "unknown merge rule": command("merge", "run/stages/01-fruit/adapter", "--rule", "sums", "--out", "m", says=("'sums'",)),
 }  # fmt: skip
 

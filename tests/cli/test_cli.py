@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ BAD = [
     (["run", "--suite", "quickstart", "backbone.max_lenght=3"], 3, "Did you mean 'max_length'?"),
     (["run"], 3, "Nothing to learn"),
     (["run", "no-such-file.yaml"], 3, "There is no configuration file 'no-such-file.yaml'"),
-    (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "write key=value"),
+    (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "Write key=value"),
     (["scores", "no-such-run"], 6, "holds no run"),
     (["resume", "no-such-run"], 6, "holds no run"),
     (["suites", "show", "quickstar"], 3, "Did you mean 'quickstart'?"),
@@ -62,9 +63,9 @@ def test_bad_input(argv, code, message, monkeypatch, capsys, tmp_path):
     "command,says",
     [
         ("run", "perdure resume RUN"),
-        ("sweep", "the same command goes on"),
-        ("add", "what it held before"),
-        ("merge", "start it again"),
+        ("sweep", "repeat the command to continue"),
+        ("add", "The run is unchanged"),
+        ("merge", "run the command again"),
     ],
 )
 def test_an_interrupted_command_says_how_to_go_on(command, says, monkeypatch, capsys):
@@ -84,10 +85,10 @@ def test_a_stopped_run_says_in_which_folder_it_goes_on(number, tmp_path, monkeyp
     monkeypatch.setattr("perdure.commands.learn.run_config", stopped)
     code, error = fails(monkeypatch, capsys, "run", "--suite", "quickstart", "--out", tmp_path / "mine")
     assert code == 128 + number
-    assert f"go on with `perdure resume {tmp_path / 'mine'}`" in error
+    assert f"continue with `perdure resume {tmp_path / 'mine'}`" in error
     monkeypatch.setattr("perdure.commands.learn.run_config", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     error = fails(monkeypatch, capsys, "run", "--suite", "quickstart", "--out", tmp_path / "not-begun")[1]
-    assert "start it again" in error
+    assert "run the command again" in error
 
 
 def test_a_part_of_your_own_may_lie_in_the_current_folder(tmp_path, monkeypatch, capsys):
@@ -102,6 +103,11 @@ def test_a_part_of_your_own_may_lie_in_the_current_folder(tmp_path, monkeypatch,
     from perdure.methods.contract.build import part_class
 
     assert part_class("penalty", "own_part_here:Mine").__name__ == "SquaredNorm"
+
+
+def test_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"perdure {version('perdure')}\n")
 
 
 def test_methods_are_listed_one_a_line():
@@ -124,7 +130,7 @@ def test_help_and_methods_import_nothing_heavy():
     """What makes them instant, as a fact that does not depend on how busy the machine is."""
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom perdure.cli import app\n"
-        "CliRunner().invoke(app, ['--help']); CliRunner().invoke(app, ['methods'])\n"
+        "CliRunner().invoke(app, ['--help']); CliRunner().invoke(app, ['--version']); CliRunner().invoke(app, ['methods'])\n"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if m in sys.modules])"
     )
     assert (

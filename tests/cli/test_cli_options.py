@@ -43,7 +43,7 @@ def perdure(*argv: object) -> str:
 
 def test_run(stand_in: Stand, tmp_path: Path) -> None:
     learnt = stand_in("perdure.commands.learn.run_config")
-    stand_in("perdure.cli.show_scores")
+    stand_in("perdure.cli.options.show_scores")
     named = ("--suite", "quickstart", "--order", "reversed", "--data", tmp_path, "--method", "ties", "--seed", 7)
     perdure("run", *named, "--backbone", "some/model", "--out", tmp_path / "run", "--max-forgetting", 3, "lora.rank=2")
     [((config, out), given)] = learnt

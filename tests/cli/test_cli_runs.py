@@ -84,7 +84,7 @@ def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
         (["add", "run", "sky.yaml"], 4, "'sky' is learnt already"),
         (["add", "run", "bad.yaml"], 3, "Did you mean 'train'?"),
         (["add", "run", "lost.yaml"], 4, "gone.jsonl does not exist"),
-        (["add", "run", "sea.yaml", "training.epochs=2"], 3, "keeps the settings it was begun with"),
+        (["add", "run", "sea.yaml", "training.epochs=2"], 3, "An existing run keeps its settings"),
         (["add", "run", "sea.yaml", "--max-forgetting", "-1"], 3, "0 or more"),
         (["add", "new", "sea.yaml", "--history", "adapter"], 3, "--backbone"),
         (["add", "new", "sea.yaml", "--history", "nothing", "--backbone", "minilm-none"], 3, "minilm"),

@@ -34,7 +34,7 @@ def test_json_lines_are_all_of_standard_output(
 ) -> None:
     ended = perdure(monkeypatch, capsys, "demo", "--out", tmp_path, "--progress", "json")
     assert [json.loads(line)["event"] for line in ended.out.splitlines()] == ["end"]
-    assert "perdure learns" in ended.err
+    assert "Learning amazon" in ended.err
     assert "Report:" in ended.err
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from perdure.cli.template import write_template
+from perdure.cli import init
 from perdure.commands.learn import resume, run_config
 from perdure.commands.predict import predict
 from perdure.config.run_config import load_config
@@ -99,10 +99,10 @@ def test_a_wrong_task_is_named_before_anything_is_written(folder, task, message)
 
 
 def test_what_init_writes_is_a_valid_configuration(tmp_path):
-    write_template(tmp_path / "perdure.yaml")
+    init(tmp_path / "perdure.yaml")
     config = load_config(tmp_path / "perdure.yaml", parse_overrides(["training.learning_rate=1e-3"]))
     assert [task.name for task in config.tasks] == ["tickets"]
     assert config.method_name == "ps-lora"
     assert config.training.learning_rate == 1e-3
-    with pytest.raises(ConfigError, match="exists; choose another name"):
-        write_template(tmp_path / "perdure.yaml")
+    with pytest.raises(ConfigError, match=r"already exists\. Choose another name"):
+        init(tmp_path / "perdure.yaml")

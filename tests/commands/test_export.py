@@ -173,7 +173,7 @@ def test_a_run_or_a_state_is_not_written_over(runs, tmp_path):
     run = shutil.copytree(runs / "inc-lora", tmp_path / "run")
     state = merge_into(tmp_path / "state", random_folder(tmp_path / "t", 1), rule_named("sum")).folder
     for folder, out in ((run, run), (run, tmp_path), (run, run / "deployed"), (state, state), (state, run)):
-        with pytest.raises(StoreError, match=r"is or holds|lies inside|does not replace"):
+        with pytest.raises(StoreError, match=r"is or contains|is inside|does not replace"):
             export(folder, out, overwrite=True)
     assert Store(run).finished
     assert (state / "state.json").is_file()

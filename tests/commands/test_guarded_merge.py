@@ -153,12 +153,12 @@ def test_what_cannot_be_written_is_said_before_anything_is_scored(places, backbo
     (tmp_path / "base" / "config.json").write_text("{}")
     with pytest.raises(AdapterError, match="has no weights"):
         guarded_folders(places, tasks, backbone, out, base=tmp_path / "base")
-    with pytest.raises(StoreError, match="is or holds"):
+    with pytest.raises(StoreError, match="is or contains"):
         guarded_folders(places, tasks, backbone, places[0], overwrite=True)
     with pytest.raises(ConfigError, match="'sky' has no validation examples"):
         guarded_folders(places, [tasks[0], replace(tasks[1], validation=())], backbone, out)
     out.mkdir()
-    with pytest.raises(StoreError, match="exists and nothing is overwritten"):
+    with pytest.raises(StoreError, match="already exists"):
         guarded_folders(places, tasks, backbone, out)
 
 

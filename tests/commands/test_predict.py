@@ -109,7 +109,7 @@ def test_bad_files_are_named_with_the_line(name, content, message, error, run, t
 def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
     with pytest.raises(StoreError, match=r"--task: fruit, sky"):
         perdure.predict(run, TEXTS)
-    with pytest.raises(UnknownName, match=r"No learnt task is called 'skye'\. Did you mean 'sky'"):
+    with pytest.raises(UnknownName, match=r"Unknown learnt task: 'skye'\. Did you mean 'sky'"):
         perdure.predict(run, TEXTS, task="skye")
     with pytest.raises(DataError, match="nothing to answer"):
         perdure.predict(run, [], task="sky")
@@ -236,8 +236,8 @@ def test_the_command_writes_whole_files(run, tmp_path, monkeypatch):
     assert printed.exit_code == 0, printed.output
     assert [json.loads(line) for line in printed.stdout.splitlines()] == perdure.predict(run, file, task="sky")
     told = CliRunner().invoke(app, [*asked, "--out", str(out)])
-    assert told.stdout.startswith(f"2 answers in {out}; ")
-    assert told.stdout.strip().endswith("% of 1 as labelled")
+    assert told.stdout.startswith(f"Wrote 2 predictions to {out}; ")
+    assert told.stdout.strip().endswith("% of 1 labelled inputs correct")
     assert read_lines(out) == perdure.predict(run, file, task="sky")
     out.write_text("mine")
     monkeypatch.setattr("perdure.commands.predict.answer", None)  # said before anything is answered
@@ -258,7 +258,7 @@ def test_the_command_replaces_nothing_that_is_read(out, run, tmp_path, monkeypat
     asked = ["predict", str(run), str(file), "--task", "sky", "--out", str(place), "--overwrite"]
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, StoreError), refused.output
-    assert "which is read to write it" in str(refused.exception)
+    assert "the input" in str(refused.exception)
     assert (place.read_text() if place.exists() else None) == before
 
 

@@ -19,7 +19,7 @@ def test_null_takes_out_what_a_method_can_do_without(key, without):
 @pytest.mark.parametrize(
     "method,message",
     [
-        ({"init": None}, r"method\.init: cannot be empty; say which with `kind`"),
+        ({"init": None}, r"method\.init: cannot be empty; choose one with `kind`"),
         ({"preset": "ps-lora", "consolidate": None}, r"method\.consolidate: cannot be empty"),
         ({"init": {"kind": None}}, "'None'"),
         ({"penalties": {"l2": {"kind": None, "weight": 1}}}, "'None'"),

@@ -61,7 +61,7 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
 
 @pytest.mark.parametrize("value", ["[1", "{a: 1, a: 2}", "!!python/name:os.system x"])
 def test_what_is_not_yaml_is_refused(value, tmp_path):
-    with pytest.raises(ConfigError, match=r"The value of 'seed' is not valid YAML: .*Put text in quotes"):
+    with pytest.raises(ConfigError, match=r"The value of 'seed' is not valid YAML: .*Put strings in quotes"):
         parse_overrides([f"seed={value}"])
     (tmp_path / "run.yaml").write_text(f"suite: quickstart\nseed: {value}\n")
     with pytest.raises(ConfigError, match=r"(?s)run.yaml' is not valid YAML: .*line [23]"):
@@ -79,7 +79,7 @@ def test_nesting_without_end_is_refused():
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"Cannot read the configuration file .*: File name too long"):
+    with pytest.raises(ConfigError, match=r"Cannot read configuration file .*: File name too long"):
         load_config(tmp_path / ("x" * 300 + ".yaml"))
     (tmp_path / "run.yaml").write_text("suite: quickstart\n")
 
@@ -101,7 +101,7 @@ MEANT = [
     ({"learning_rate": 1e-3}, "Did you mean 'training.learning_rate'"),
     ({"rank": 4}, "Did you mean 'lora.rank'"),
     ({"lr": 1e-3}, "Did you mean 'training.learning_rate'"),
-    ({"training": {"lr": 1e-3}}, "setting of training is called 'lr'. Did you mean 'learning_rate'"),
+    ({"training": {"lr": 1e-3}}, "Unknown setting of training: 'lr'. Did you mean 'learning_rate'"),
     ({"training": {"rank": 4}}, "Did you mean 'lora.rank'"),
     ({"lora": {"r": 4}}, "Did you mean 'rank'"),
     ({"BS": 8}, "Did you mean 'training.batch_size'"),

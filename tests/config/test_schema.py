@@ -11,10 +11,10 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from perdure.cli import app
-from perdure.cli.template import SCHEMA
 from perdure.settings.read import parse_yaml
 
 ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "src/perdure/config/perdure.schema.json"
 VALIDATOR = Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 

@@ -140,7 +140,7 @@ def test_the_mode_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(reporter("auto", "x"), Plain)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert isinstance(reporter("auto", "x"), Live)
-    with pytest.raises(UnknownName, match=r"No kind of progress is called 'quite'. Did you mean 'quiet'\? Known: auto"):
+    with pytest.raises(UnknownName, match=r"Unknown kind of progress: 'quite'. Did you mean 'quiet'\? Known: auto"):
         reporter("quite", "x")
 
 

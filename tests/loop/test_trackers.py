@@ -193,7 +193,7 @@ def test_a_tracker_that_cannot_begin_says_so_before_anything_is_trained(
 def test_an_unknown_tracker_and_a_missing_package_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    with pytest.raises(UnknownName, match=r"No tracker is called 'wandbs'. Did you mean 'wandb'"):
+    with pytest.raises(UnknownName, match=r"Unknown tracker: 'wandbs'. Did you mean 'wandb'"):
         Trackers(tmp_path, ["wandbs"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'mlflow' needs a package.*pip install 'perdure\[trackers\]'"):

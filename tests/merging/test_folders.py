@@ -132,7 +132,7 @@ def test_the_threshold_of_a_rule_is_over_its_own_modules(tmp_path):
 def test_nothing_is_overwritten_and_a_failure_leaves_nothing(base, trained, tmp_path):
     merge_folders(trained, tmp_path / "out", rule_named("sum"))
     before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
-    with pytest.raises(StoreError, match="exists and nothing is overwritten"):
+    with pytest.raises(StoreError, match="already exists"):
         merge_folders(trained[:1], tmp_path / "out", rule_named("sum"))
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
     other = random_folder(tmp_path / "other", 3)
@@ -269,9 +269,9 @@ def test_two_names_of_one_weight_are_refused(base, tmp_path):
 def test_what_is_read_is_never_replaced(base, trained, tmp_path):
     places = [random_folder(tmp_path / "adapters" / name, seed) for seed, name in enumerate(("news", "mail"))]
     for out in (tmp_path / "adapters", places[1], tmp_path / "adapters" / ".." / "adapters"):
-        with pytest.raises(StoreError, match=r"is or holds '.*', which is read"):
+        with pytest.raises(StoreError, match=r"is or contains the input '"):
             merge_folders(places, out, rule_named("sum"), overwrite=True)
-    with pytest.raises(StoreError, match="is or holds"):
+    with pytest.raises(StoreError, match="is or contains"):
         merge_folders(trained, base, rule_named("sum"), base=base, overwrite=True)
     assert all((place / "adapter_model.safetensors").is_file() for place in places)
 

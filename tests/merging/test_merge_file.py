@@ -57,7 +57,7 @@ def test_the_first_override_that_matches_counts_and_is_one_object():
     ("text", "reason"),
     [
         ("adapters: [a]", r"merge\.yaml\.rule: is missing"),
-        ("rule: tie", "No merge rule is called 'tie'. Did you mean 'ties'"),
+        ("rule: tie", "Unknown merge rule: 'tie'. Did you mean 'ties'"),
         ("rule: ties\ndensity: 2", r"rule ties\.density: should be less than or equal to 1 \(got 2\)"),
         ("rule: sum\nadapters: [{path: a, weight: 2}]", r"'sum' takes no weights; use 'arithmetic'"),
         (
@@ -66,7 +66,7 @@ def test_the_first_override_that_matches_counts_and_is_one_object():
         ),
         (
             "rule: ties\nadapters: [{path: a, wieght: 2}]",
-            r"No setting of .*merge\.yaml\.adapters\.0 is called 'wieght'\. Did you mean 'weight'",
+            r"Unknown setting of .*merge\.yaml\.adapters\.0: 'wieght'\. Did you mean 'weight'",
         ),
         ("rule: ties\nrank: 0", r"merge\.yaml\.rank: should be greater than or equal to 1 \(got 0\)"),
         ("rule: ties\nadapters: 5", r"adapters: expected a list, as in \[a, b\] \(got 5\)"),

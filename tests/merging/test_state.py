@@ -242,7 +242,7 @@ def test_a_state_where_a_file_is(tmp_path, places):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match="exists and holds no merge state"):
         merge_into(tmp_path / "file", places[0], rule_named("sum"))
-    with pytest.raises(StoreError, match=r"file/x' cannot be made"):
+    with pytest.raises(StoreError, match=r"Cannot create folder '.*file/x'"):
         merge_into(tmp_path / "file" / "x", places[0], rule_named("sum"))
 
 
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, places, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("perdure.merging.slots.FoldKeeper.extend", full)
-    with pytest.raises(StoreError, match=r"No space is left for '.*state'. The state is unchanged"):
+    with pytest.raises(StoreError, match=r"No space left to write '.*state'. The state is unchanged"):
         merge_into(tmp_path / "state", places[1])
     assert State(tmp_path / "state").about.count == 1
 

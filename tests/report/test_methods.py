@@ -52,14 +52,12 @@ def test_a_part_is_shown_without_its_preset():
 
 
 def test_an_unknown_name_is_told_of():
-    with pytest.raises(
-        UnknownName, match=r"No method or part is called 'sign-magnitud'. Did you mean 'sign-magnitude'\?"
-    ):
+    with pytest.raises(UnknownName, match=r"Unknown method or part: 'sign-magnitud'. Did you mean 'sign-magnitude'\?"):
         list(method_lines("sign-magnitud"))
 
 
 def test_the_words_of_the_class_that_is_named_count():
     found = {key.name: key for key in keys(part_class("init", "slice"))}
     assert found["batches"] == Key(
-        "batches", "whole number >= 1", "8", "of the new task, over which its gradient is averaged."
+        "batches", "integer >= 1", "8", "of the new task, over which its gradient is averaged."
     )

@@ -199,7 +199,7 @@ def test_a_full_disk_keeps_finished_stages(full, tmp_path, small_tasks, encoder_
         real(*args)
 
     monkeypatch.setattr(perdure.state.record, "save_checkpoint", fills_up)
-    with pytest.raises(StoreError, match=r"No space is left.*Finished stages are kept"):
+    with pytest.raises(StoreError, match=r"No space left.*Finished stages are kept"):
         short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     assert Store(tmp_path / "run").stages() == ["fruit"]
 
@@ -217,22 +217,22 @@ def test_lines_are_json_whatever_the_numbers(tmp_path):
 
 def test_folders_inside_are_forced_to_the_disk_before_those_around(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr("perdure.files.durable.sync_folder", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr("perdure.files.durable.sync_file", lambda path: synced.append(path.name))
     write_lines(tmp_path / "out" / "inner" / "deep" / "rows.jsonl", [{"a": 1}])
     assert [*sync_tree(tmp_path / "out")] == ["inner/deep/rows.jsonl"]
-    assert synced == ["deep", "inner", "out"]
+    assert synced == ["rows.jsonl", "deep", "inner", "out"]
 
 
 def test_a_text_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreError, match=r"folder' cannot be written: .*Choose another place"):
+    with pytest.raises(StoreError, match=r"Cannot write '.*folder': .*Choose another path"):
         write_text(tmp_path / "folder", "x")
     write_text(tmp_path / "a", "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(StoreError, match=r"a' cannot be written: No space left"):
+    with pytest.raises(StoreError, match=r"Cannot write '.*a': No space left"):
         write_text(tmp_path / "a", "new")
     with (
-        pytest.raises(StoreError, match=r"No space is left for '.*'\. Free some"),
+        pytest.raises(StoreError, match=r"No space left to write '.*'\. Free some"),
         disk_full_as_error(tmp_path, "Free some."),
     ):
         write_text(tmp_path / "a", "new")

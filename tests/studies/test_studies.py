@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from perdure.cli.studies import _give
+from perdure.cli.studies import _write
 from perdure.config.run_config import RunConfig
 from perdure.errors import ConfigError, StoreError
 from perdure.methods.contract.build import build_method
@@ -153,7 +153,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 ) -> None:
     """Said before it is noticed that there is no such run, and no such suite."""
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in perdure(monkeypatch, capsys, *command, "--out", tmp_path / "file").err
+    assert "Cannot create folder" in perdure(monkeypatch, capsys, *command, "--out", tmp_path / "file").err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "Pictures need matplotlib" in perdure(monkeypatch, capsys, *command, "--out", tmp_path / "new").err
     assert not (tmp_path / "new").exists()
@@ -164,7 +164,7 @@ def test_results_are_not_overwritten_without_leave(
 ) -> None:
     (tmp_path / "signs.json").write_text("hours of scoring")
     command = ["study", "signs", "nowhere", "--out", tmp_path]
-    assert "signs.json' exists and nothing is overwritten" in perdure(monkeypatch, capsys, *command).err
+    assert "signs.json' already exists" in perdure(monkeypatch, capsys, *command).err
     assert "nowhere" in perdure(monkeypatch, capsys, *command, "--overwrite").err
     assert (tmp_path / "signs.json").read_text() == "hours of scoring"
 
@@ -175,29 +175,29 @@ def test_no_file_of_a_result_is_overwritten_without_leave(
 ) -> None:
     (tmp_path / name).write_text("mine")
     command = ["study", "signs", "nowhere", "--out", tmp_path]
-    assert f"{name}' exists and nothing is overwritten" in perdure(monkeypatch, capsys, *command).err
+    assert f"{name}' already exists" in perdure(monkeypatch, capsys, *command).err
 
 
 def test_a_study_is_not_written_into_a_run(
     run: OpenRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["study", "signs", run.store.folder, "--out", run.store.folder, "--overwrite"]
-    assert "lies inside a run" in perdure(monkeypatch, capsys, *command).err
+    assert "is inside a run" in perdure(monkeypatch, capsys, *command).err
 
 
 def test_the_data_are_written_before_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)])
     monkeypatch.setattr(Study, "as_svg", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _give(study, tmp_path, "signs")
+        _write(study, tmp_path, "signs")
     assert json.loads((tmp_path / "signs.json").read_text())["study"] == "signs"
     assert (tmp_path / "signs.md").read_text() == study.as_markdown()
 
 
 def test_results_that_cannot_be_written_say_where(tmp_path: Path) -> None:
     (tmp_path / "signs.md").mkdir()
-    with pytest.raises(StoreError, match=r"signs\.md' cannot be written"):
-        _give(Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
+    with pytest.raises(StoreError, match=r"Cannot write '.*signs\.md'"):
+        _write(Study("signs", [ScoredPart("t", WHOLE, 1.0, 1.0, 1.0, 0.5, None)]), tmp_path, "signs")
 
 
 def test_other_tasks_and_unfinished_runs_are_refused(run: OpenRun, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
     text = write_sweep_report(tmp_path, tmp_path)["md"].read_text()
     assert not (tmp_path / "report.html").exists(), "it would stand beside numbers it is not about"
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match="Cannot create folder"):
         write_sweep_report(tmp_path, tmp_path / "file")
     assert "3 runs; 1 cells" in text
     assert f"| l2 | {escaped('50.0 [50.0, 50.0]')} | 10.0 | 10.0 | -10.0 |" in text
@@ -320,7 +320,7 @@ WRONG = {
     "{methods: {l2: {seed: 5}}}": r"methods\.l2\.seed: ",
     "{methods: {l2: {trials: [{training.epochs: 1}, {seed: 5}]}}}": r"methods\.l2\.trials\.seed: ",
     "{grid: {seed: [1]}, methods: {l2: {}}}": r"grid\.seed: ",
-    "{methods: {l2: {gird: {training.epochs: [1]}}}}": r"setting of methods\.l2 is called 'gird'. Did you mean 'grid'.* trials",
+    "{methods: {l2: {gird: {training.epochs: [1]}}}}": r"setting of methods\.l2: 'gird'. Did you mean 'grid'.* trials",
     "{methods: {l2: {trails: [{}]}}}": r"'trails'. Did you mean 'trials'",
     "{methods: {mine: {metod: l2}}}": r"'metod'. Did you mean 'method'",
     "{methods: {l2: {epochs: 3}}}": r"'epochs'. Did you mean 'training\.epochs'",
@@ -410,11 +410,11 @@ CANNOT_RUN = [
     ({"methods": {"l2": {"training.epochs": 0, "lora.rank": 0}}}, r"^methods\.l2: .*\nmethods\.l2: "),
     (
         {"methods": {"wide": {"lora.rank": 3}}},
-        r"^methods\.wide: No method is called 'wide'.* A row with another name needs `method:`",
+        r"^methods\.wide: Unknown method: 'wide'.* A row with another name needs `method:`",
     ),
     ({"settings": {"suite": "quickstar"}}, "Did you mean 'quickstart'"),
     ({"settings": {"suite": "quickstart"}, "orders": ["default", "revrsed"]}, "Did you mean 'reversed'"),
-    ({"settings": {"suite": "quickstart"}, "orders": ["no,such"]}, "No task of suite 'quickstart' is called 'no'"),
+    ({"settings": {"suite": "quickstart"}, "orders": ["no,such"]}, "Unknown task of suite 'quickstart': 'no'"),
     ({"settings": {}}, r"methods\.good: nothing to learn"),
     (
         {"methods": {"bad": {"method": {"init": "nowhere:Init"}}}},

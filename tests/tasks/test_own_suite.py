@@ -206,7 +206,7 @@ def test_labels_that_are_numbers_are_texts(tmp_path: Path) -> None:
 def test_a_suite_takes_no_tasks_of_a_file(folder: Path) -> None:
     path = folder / "mine.yaml"
     path.write_text(f"{SUITE}tasks_of: {{'{path}': [bbc]}}\n")
-    with pytest.raises(UnknownName, match=r"No built-in suite is called .*mine\.yaml.*Known: .*quickstart"):
+    with pytest.raises(UnknownName, match=r"Unknown built-in suite: .*mine\.yaml.*Known: .*quickstart"):
         describe(str(path))
 
 

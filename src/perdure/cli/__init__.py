@@ -1,8 +1,7 @@
-"""The command line: argv -> configuration -> one call. No logic lives here, and nothing heavy is imported before it is needed."""
+"""The command line: turns arguments into a configuration and one library call. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,39 +10,50 @@ from typing import Annotated, Any
 
 import typer
 
-from perdure.cli.adapters import add_commands as add_adapter_commands
-from perdure.cli.runs import MaxForgetting, Progress, Tracker, reporter_of, show_scores
-from perdure.cli.runs import add_commands as add_run_commands
-from perdure.cli.studies import add_commands as add_study_commands
+from perdure.cli import adapters, options, runs, studies
 from perdure.errors import ConfigError, PerdureError
 
 app = typer.Typer(
-    help="Teach a transformer one task after another with LoRA, without forgetting.",
-    epilog="An error is one message; PERDURE_TRACEBACK=1 shows where it came from.",
+    epilog="Set PERDURE_TRACEBACK=1 to see the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"perdure {version('perdure')}")
+        raise typer.Exit
+
+
+@app.callback()
+def perdure(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Teach a transformer one task after another with LoRA, without forgetting."""
 
 
 @app.command()
 def run(
     settings: Annotated[list[str] | None, typer.Argument(help="[CONFIG.yaml] and key=value settings.")] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/run"),
-    suite: Annotated[str | None, typer.Option(help="Tasks by name, see `perdure suites`.")] = None,
-    order: Annotated[str | None, typer.Option(help="The order of the suite's tasks.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")] = None,
-    method: Annotated[str | None, typer.Option(help="See `perdure methods`.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A model: minilm, a folder, or a hub id.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random in training.")] = None,
-    max_forgetting: MaxForgetting = None,
-    progress: Progress = "auto",
-    tracker: Tracker = None,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
+    suite: Annotated[str | None, typer.Option(help="Suite of tasks; see `perdure suites`.")] = None,
+    order: Annotated[str | None, typer.Option(help="Task order of the suite.")] = None,
+    data: options.SuiteData = None,
+    method: Annotated[str | None, typer.Option(help="Method; see `perdure methods`.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Model: a known name, a folder, or a hub id.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the training.")] = None,
+    max_forgetting: options.MaxForgetting = None,
+    progress: options.Progress = "auto",
+    tracker: options.Tracker = None,
 ) -> None:
-    """Learn the tasks of a suite or a configuration one after another."""
+    """Learn the tasks of a suite or a configuration, one after another."""
     from perdure.config.run_config import load_config
     from perdure.settings.read import parse_overrides
 
@@ -56,50 +66,60 @@ def run(
     from perdure.commands.learn import run_config
 
     RUN_FOLDERS.append(out)
-    telling = reporter_of(progress, config.method_name, out, tracker)
-    show_scores(run_config(config, out, max_forgetting=max_forgetting, report=telling), progress)
+    report = options.progress_reporter(progress, config.method_name, out, tracker)
+    options.show_scores(run_config(config, out, max_forgetting=max_forgetting, report=report), progress)
 
 
 @app.command()
-def init(file: Annotated[Path, typer.Argument(help="The configuration file to write.")] = Path("perdure.yaml")) -> None:
-    """Write a commented configuration for your own data, to be edited and given to `perdure run`."""
-    from perdure.cli.template import write_template
+def init(file: Annotated[Path, typer.Argument(help="Configuration file to write.")] = Path("perdure.yaml")) -> None:
+    """Write a commented configuration for your own data, to edit and pass to `perdure run`."""
+    from perdure.files.durable import write_text
 
-    write_template(file)
+    if file.exists():
+        raise ConfigError(f"'{file}' already exists. Choose another name, or edit it.")
+    template = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
+    schema = Path(__file__).parents[1] / "config" / "perdure.schema.json"
+    write_text(file, template.replace("<file>", str(file)).replace("<schema>", schema.as_uri()))
     typer.echo(f"Wrote {file}. Edit its tasks, then: perdure run {file}")
 
 
 @app.command()
 def resume(
-    folder: Path, max_forgetting: MaxForgetting = None, progress: Progress = "auto", tracker: Tracker = None
+    folder: options.Run,
+    max_forgetting: options.MaxForgetting = None,
+    progress: options.Progress = "auto",
+    tracker: options.Tracker = None,
 ) -> None:
-    """Go on with a run after its last finished task."""
+    """Resume a stopped run after its last finished task or checkpoint."""
     from perdure.commands.learn import resume as resume_run
 
     RUN_FOLDERS.append(folder)
-    telling = reporter_of(progress, folder.name, folder, tracker)
-    show_scores(resume_run(folder, max_forgetting=max_forgetting, report=telling), progress)
+    report = options.progress_reporter(progress, folder.name, folder, tracker)
+    options.show_scores(resume_run(folder, max_forgetting=max_forgetting, report=report), progress)
 
 
 @app.command()
-def scores(folder: Path, as_json: AsJson = False) -> None:
-    """The score matrix and metrics of a run."""
+def scores(folder: options.Run, as_json: options.AsJson = False) -> None:
+    """Show the score matrix and metrics of a run."""
     from perdure.state.scores import read_scores
 
     found = read_scores(folder)
     if as_json:
-        _print_json(found.as_dict())
+        options.print_json(found.as_dict())
     else:
-        show_scores(found)
+        options.show_scores(found)
 
 
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="SWEEP.yaml: methods x orders x seeds x settings.")],
-    out: Annotated[Path | None, typer.Option(help="Default: runs/<name of the sweep>.")] = None,
-    processes: Annotated[int, typer.Option(help="Runs at once.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: runs/NAME of the sweep]")] = None,
+    processes: Annotated[int, typer.Option(help="Number of parallel runs.")] = 2,
 ) -> None:
-    """Many runs from one file, on local processes, resumable; one JSON record each. Ends with 1 if a run failed."""
+    """Run methods x orders x seeds from one file, in local processes, resumable; one JSON record per run.
+
+    Exits with status 1 if a run failed.
+    """
     from perdure.sweeps.plan import load_sweep
     from perdure.sweeps.sweep import failures, run_sweep
 
@@ -116,44 +136,44 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders to compare, or the folder of one sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.json.")] = Path("report"),
     against: Annotated[
-        str | None, typer.Option(help="Of a sweep: compare with this method (default: the best).")
+        str | None, typer.Option(help="Sweeps only: method to compare with. [default: the best]")
     ] = None,
 ) -> None:
-    """One self-contained page about one run or several: matrices, forgetting, losses, what became wrong.
+    """Write a self-contained page about runs: score matrices, forgetting, losses, what became wrong.
 
-    Of a sweep (Markdown and JSON): means, intervals, paired comparisons, cost.
+    For a sweep (Markdown and JSON): means, intervals, paired comparisons, cost.
     """
     from perdure.report.page import write_report
     from perdure.report.sweeps import is_sweep, write_sweep_report
 
-    sweeps = len(runs) == 1 and is_sweep(runs[0])
-    if against is not None and not sweeps:
-        raise ConfigError("--against compares the methods of one sweep; leave it out for run folders.")
-    for path in (write_sweep_report(runs[0], out, against) if sweeps else write_report(runs, out)).values():
+    of_sweep = len(runs) == 1 and is_sweep(runs[0])
+    if against is not None and not of_sweep:
+        raise ConfigError("--against compares the methods of one sweep. Leave it out for run folders.")
+    for path in (write_sweep_report(runs[0], out, against) if of_sweep else write_report(runs, out)).values():
         typer.echo(path)
 
 
-add_run_commands(app)
-add_adapter_commands(app)
-add_study_commands(app)
+for module in (runs, adapters, studies):
+    module.add_commands(app)
 methods_app = typer.Typer(invoke_without_command=True)
 app.add_typer(methods_app, name="methods")
 
 
 @methods_app.callback()
-def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Every preset, one a line; `perdure methods show NAME` for its parts and their settings."""
+def methods(ctx: typer.Context, as_json: options.AsJson = False) -> None:
+    """List the presets; `perdure methods show NAME` for the parts and settings of one."""
     from perdure.config.composition import wanted_settings
     from perdure.methods.table import PRESETS
 
     if ctx.invoked_subcommand is not None:
         return
     if as_json:
-        rows = {
-            name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
-            for name, p in PRESETS.items()
-        }
-        _print_json(rows)
+        options.print_json(
+            {
+                name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
+                for name, p in PRESETS.items()
+            }
+        )
         return
     width = max(map(len, PRESETS))
     for name, preset in PRESETS.items():
@@ -161,12 +181,11 @@ def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @methods_app.command("show")
-def show_method(name: str) -> None:
-    """The parts of a preset, or one part: every setting with its default, what may stand there, and what it means."""
+def show_method(name: Annotated[str, typer.Argument(help="A preset, a part, or module:Class.")]) -> None:
+    """Show the parts of a preset, or one part: every setting with its default, allowed values and meaning."""
     from perdure.report.methods import method_lines
 
-    for line in method_lines(name):
-        typer.echo(line)
+    typer.echo("\n".join(method_lines(name)))
 
 
 suites_app = typer.Typer(invoke_without_command=True)
@@ -175,7 +194,7 @@ app.add_typer(suites_app, name="suites")
 
 @suites_app.callback()
 def suites(ctx: typer.Context) -> None:
-    """Every suite, one a line; `perdure suites show NAME` for its tasks."""
+    """List the suites; `perdure suites show NAME` for the tasks of one."""
     from perdure.tasks.suites import describe, suite_names
 
     if ctx.invoked_subcommand is None:
@@ -185,9 +204,9 @@ def suites(ctx: typer.Context) -> None:
 
 @suites_app.command("show")
 def show_suite(
-    name: str, data: Annotated[str | None, typer.Option(help="Folder with the suite's files.")] = None
+    name: Annotated[str, typer.Argument(help="Suite name or YAML file.")], data: options.SuiteData = None
 ) -> None:
-    """Tasks of one suite with labels and licence; with --data (or cached files) also sizes, and what is odd about them."""
+    """Show a suite's tasks with labels and licence; with --data or cached files also sizes and oddities."""
     from perdure.report.suites import suite_lines
 
     for line in suite_lines(name, data):
@@ -196,52 +215,47 @@ def show_suite(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
-    seed: int = 0,
-    progress: Progress = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Random seed of the training.")] = 0,
+    progress: options.Progress = "auto",
 ) -> None:
-    """Five real tasks with seq-lora, inc-lora and ps-lora, side by side; about five minutes on two cores."""
+    """Learn five real tasks with seq-lora, inc-lora and ps-lora, side by side; about five minutes on two cores."""
     from perdure.cli.demonstration import run_demo
 
     run_demo(out, seed, progress)
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-GOES_ON = {
+KEPT = {
     **dict.fromkeys(
-        ("run", "resume"),
-        "Finished tasks, and what was written down of the next, are kept; go on with `perdure resume {run}`.",
+        ("run", "resume"), "Finished tasks and the last checkpoint are kept; continue with `perdure resume {run}`."
     ),
-    **dict.fromkeys(("sweep", "demo"), "Finished runs are kept; the same command goes on."),
-    "add": "The run holds what it held before; give the same command again.",
+    **dict.fromkeys(("sweep", "demo"), "Finished runs are kept; repeat the command to continue."),
+    "add": "The run is unchanged; repeat the command to try again.",
 }
-"""Command -> what was kept when it was interrupted, and how to go on."""
-STARTS_AGAIN = "Nothing was changed half; start it again."
+"""Command -> what an interruption leaves, and how to continue."""
+NOTHING_KEPT = "Nothing was changed; run the command again."
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 RUN_FOLDERS: list[Path] = []
-"""The folder of the run that this command learns, once it is known."""
+"""The folder of the run being learnt, once known."""
 UsageError: Any = typer.BadParameter.__bases__[0]
-"""What the parser raises for an unknown option or a wrong value; typer gives it no public name."""
+"""The parser's error for an unknown option or an invalid value; typer has no public name for it."""
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message on stderr and an exit code (see `perdure.errors`).
+    """Run the command line: a user's error becomes one message on stderr and an exit status (see `perdure.errors`).
 
-    With PERDURE_TRACEBACK=1 the whole traceback is shown.
+    PERDURE_TRACEBACK=1 shows the traceback instead.
     """
-    # perdure shows its own progress; the bars transformers draws while loading would cut through it
+    # transformers' loading bars would break up perdure's own progress
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for a part of your own, `module:Class`; a sweep's processes inherit it
+        sys.path.append(here)  # for a custom part, `module:Class`; a sweep's processes inherit it
     RUN_FOLDERS.clear()
     try:
         code = app(standalone_mode=False)
     except SystemExit as ended:
         if ended.code == TERMINATED:
-            _tell_stopped()
+            _explain_stop()
         raise
     except PerdureError as error:
         if os.environ.get("PERDURE_TRACEBACK"):
@@ -250,18 +264,18 @@ def main() -> None:
         sys.exit(error.exit_code)
     except UsageError as error:
         error.show()
-        sys.exit(ConfigError.exit_code)  # not the parser's 2, which says that a quality gate was not met
+        sys.exit(ConfigError.exit_code)  # not the parser's 2, which means that a quality gate failed
     if code == INTERRUPTED:
-        _tell_stopped()
+        _explain_stop()
     if code:
         sys.exit(code)
 
 
-def _tell_stopped() -> None:
-    """How to go on with a command that was stopped; of several processes the first one speaks."""
+def _explain_stop() -> None:
+    """Print how to continue a stopped command; of several processes only the first one does."""
     if os.environ.get("RANK", "0") != "0":
         return
     run = RUN_FOLDERS[-1] if RUN_FOLDERS else None
-    begun = run is None or (run / "run.json").is_file()
-    how = GOES_ON.get(sys.argv[1], STARTS_AGAIN).format(run=run or "RUN") if begun else STARTS_AGAIN
-    typer.echo(f"perdure: stopped. {how}", err=True)
+    exists = run is None or (run / "run.json").is_file()
+    advice = KEPT.get(sys.argv[1], NOTHING_KEPT).format(run=run or "RUN") if exists else NOTHING_KEPT
+    typer.echo(f"perdure: stopped. {advice}", err=True)

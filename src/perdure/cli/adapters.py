@@ -1,5 +1,4 @@
-"""The commands for adapters people already have: diagnose, merge, export. Functions parse and call; nothing heavy is imported
-before it is needed."""
+"""Commands on existing adapters: diagnose, merge, export. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -9,58 +8,57 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perdure.cli import options
+
 if TYPE_CHECKING:
     import torch
 
-
-Adapters = Annotated[list[str], typer.Argument(help="Adapter folders or hub ids, in the order they were trained.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Base = Annotated[str | None, typer.Option(help="The base model: a folder, a known name, or a hub id.")]
-Rank = Annotated[int | None, typer.Option(help="Rank of the adapter to write; default: the smallest exact one.")]
+Adapters = typer.Argument(help="Adapter folders or hub ids, in training order.")
+Base = Annotated[str | None, typer.Option(help="Base model: a folder, a known name, or a hub id.")]
+Rank = Annotated[int | None, typer.Option(help="Rank of the written adapter. [default: the smallest exact one]")]
 Dtype = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Of what is written; default fp32, or the base's own.")
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option(help="Data type of the written weights. [default: fp32, or the base's own]"),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put diagnose, merge and export on the command line."""
+    """Register diagnose, merge and export."""
     for command in (diagnose, merge, export):
         app.command()(command)
 
 
 def diagnose(
-    adapters: Adapters,
+    adapters: Annotated[list[str], Adapters],
     base: Base = None,
-    top: Annotated[float, typer.Option(help="Which share of positions counts as large.")] = 0.2,
-    threshold: Annotated[float, typer.Option(help="What counts as non-zero, times the root mean square.")] = 0.1,
-    sample: Annotated[float | None, typer.Option(help="Look at this share of the rows; gives an interval.")] = None,
-    seed: Annotated[int, typer.Option(help="Which rows are sampled.")] = 0,
+    top: Annotated[float, typer.Option(help="Share of positions that count as large.")] = 0.2,
+    threshold: Annotated[float, typer.Option(help="Smallest non-zero entry, as a multiple of the RMS.")] = 0.1,
+    sample: Annotated[
+        float | None, typer.Option(help="Use this share of the rows; gives a confidence interval.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for --sample.")] = 0,
     history: Annotated[bool, typer.Option("--history", help="Compare each with the SUM of those before it.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with heat maps.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,
-    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page with heat maps.")] = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """What adapters of one base do to each other: signs, collisions, subspaces, magnitudes."""
+    """Diagnose how adapters of one base interfere: sign conflicts, collisions, subspaces, magnitudes."""
     from perdure.commands.merge import base_folder
     from perdure.diagnostics.folders import diagnose_folders
     from perdure.diagnostics.positions import Looking
+    from perdure.files.durable import make_folder, write_text
+    from perdure.files.output import check_file
     from perdure.report.diagnosis import page
 
-    if html is not None:
-        from perdure.files.durable import make_folder
-        from perdure.files.output import check_file
-
+    if html is not None:  # fail before the computation
         check_file(html, [*adapters, base], overwrite)
-        make_folder(html.parent)  # before the work, not behind it
-    looking = Looking(top, threshold, sample, seed)
-    found = diagnose_folders(adapters, looking, history=history, base=base_folder(base) if base else None)
+        make_folder(html.parent)
+    positions = Looking(top, threshold, sample, seed)
+    found = diagnose_folders(adapters, positions, history=history, base=base_folder(base) if base else None)
     if html is not None:
-        from perdure.files.durable import write_text
-
         write_text(html, page(found.diagnosis))
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        options.print_json(found.as_json())
         return
     from rich.console import Console
 
@@ -75,37 +73,35 @@ def diagnose(
 
 
 def merge(
-    adapters: Annotated[
-        list[str] | None, typer.Argument(help="Adapter folders or hub ids, in the order they were trained.")
-    ] = None,
+    adapters: Annotated[list[str] | None, Adapters] = None,
     rule: Annotated[
-        str | None, typer.Option(help="See docs/merging.md; 'guarded' needs --tasks and --backbone.")
+        str | None, typer.Option(help="Merge rule, see docs/merging.md; 'guarded' needs --tasks and --backbone.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the rule, like density=0.3.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the rule, such as density=0.3.")] = None,
     base: Base = None,
     rank: Rank = None,
     dtype: Dtype = None,
-    file: Annotated[Path | None, typer.Option(help="A merge file in YAML: rule, adapters, overrides.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Merge file (YAML) with rule, adapters and overrides.")] = None,
     into: Annotated[Path | None, typer.Option(help="Merge ONE adapter into this state, in constant memory.")] = None,
-    weight: Annotated[float, typer.Option(help="Of the adapter merged --into a state.")] = 1.0,
-    again: Annotated[bool, typer.Option("--again", help="Merge --into a state what it already holds.")] = False,
-    moments: Annotated[list[Path] | None, typer.Option(help="Input second moments, one file an adapter.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Suite (name or YAML): one task an adapter, in order.")] = None,
-    order: Annotated[str | None, typer.Option(help="The order of the suite's tasks.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The base to score or measure on: a name or a folder.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Its kind: encoder, causal, seq2seq, vision.")] = None,
+    weight: Annotated[float, typer.Option(help="With --into: weight of the adapter.")] = 1.0,
+    again: Annotated[bool, typer.Option("--again", help="With --into: allow an adapter it already holds.")] = False,
+    moments: Annotated[list[Path] | None, typer.Option(help="Input second moments, one file per adapter.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Suite (name or YAML): one task per adapter, in order.")] = None,
+    order: Annotated[str | None, typer.Option(help="Task order of the suite.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Base to score or measure on: a name or a folder.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind of the backbone: encoder, causal, seq2seq, vision.")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="guarded: what an earlier task may lose in all; default 0.01.")
+        float | None, typer.Option(help="guarded: total loss allowed for an earlier task. [default: 0.01]")
     ] = None,
     confidence: Annotated[
         float | None,
-        typer.Option(help="guarded: that it loses no more, for each by itself, as validation shows; default 0.95."),
+        typer.Option(help="guarded: confidence, per task, that validation shows no greater loss. [default: 0.95]"),
     ] = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Merge adapters of one base into an adapter or into the base's weights."""
+    """Merge adapters of one base into one adapter or into the base's weights."""
     from perdure.commands.merge import Request, run_merge
 
     request = Request(
@@ -134,17 +130,17 @@ def merge(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or the state of `perdure merge --into`.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    folder: Annotated[Path, typer.Argument(help="Run folder, or state of `perdure merge --into`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     form: Annotated[Literal["adapter", "model"], typer.Option("--as", help="What to write.")] = "adapter",
     rank: Rank = None,
     dtype: Dtype = None,
     base: Base = None,
-    task: Annotated[str | None, typer.Option(help="Which adapter, of a run with one for each task.")] = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    task: Annotated[str | None, typer.Option(help="Task whose adapter to export, if the run has one per task.")] = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Write what a run or a merge state deploys as a plain adapter or a whole model."""
+    """Export what a run or a merge state deploys as a plain adapter or a whole model."""
     from perdure.commands.export import export as write
     from perdure.commands.merge import lines_of
 

@@ -1,4 +1,4 @@
-"""The first thing a user runs: three methods on five real tasks, side by side."""
+"""`perdure demo`: three methods on five real tasks, side by side."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SETTINGS = {
     "budget": {"train": 192, "validation": 0, "test": 200},
     "training": {"epochs": 3, "learning_rate": 2e-3},
 }
-"""Fewer examples than the results table, so that the whole takes a few minutes, and one learning rate for all, so that
-forgetting shows; the README's table has every method at its own tuned rate."""
+"""Fewer examples than in the README's table, so that it takes minutes, and one learning rate for all instead of each method's
+tuned one, so that forgetting shows."""
 
 
 def run_demo(out: Path, seed: int, progress: str) -> None:
-    """Run `METHODS` into `out/<method>`, print matrices and metrics, and say where everything lies."""
-    console = Console(stderr=progress == "json")  # standard output is then for JSON lines alone
+    """Run `METHODS` into `out/<method>`; print score matrices, metrics, and where everything was written."""
+    console = Console(stderr=progress == "json")  # then standard output is for JSON lines only
     console.print(
-        f"perdure learns amazon, bbc, r8, rotten-tomatoes and 20newsgroups one after another, with {', '.join(METHODS)}: "
-        f"{SETTINGS['budget']['train']} training and {SETTINGS['budget']['test']} test examples a task."
+        f"Learning amazon, bbc, r8, rotten-tomatoes and 20newsgroups one after another with {', '.join(METHODS)}: "
+        f"{SETTINGS['budget']['train']} training and {SETTINGS['budget']['test']} test examples per task."
     )
     found = []
     for number, method in enumerate(METHODS, start=1):

@@ -1,4 +1,4 @@
-"""What a run is, as validated settings; a preset's name or a composition of parts becomes the whole method."""
+"""A run's configuration: validated settings, with the method resolved from a preset's name or a composition of parts."""
 
 from perdure.moved import moved_names
 

@@ -1,28 +1,15 @@
-"""What a run is: validated settings. YAML, command line and Python all end here.
+"""The configuration of a run: validated settings, from YAML, the command line or Python.
 
-    RunConfig
-    ├── method      a preset's name, or a composition of parts (perdure.config.composition)
-    ├── suite, order, data    which tasks, in which order, from where
-    ├── tasks       tasks from your own files (perdure.tasks.spec); or tasks are given from Python
-    ├── history     PEFT adapters that were trained before, oldest first
-    ├── budget      how many examples of each split
-    ├── backbone    which model, and how it reads and answers
-    ├── lora        rank, alpha, targets
-    ├── training    learning rate, epochs, batches
-    ├── evaluation  which split and which labels
-    ├── seed, precision, threads
-    └── shard       split the base's weights over the processes (perdure.training.processes); decides nothing about the outcome
-
-Settings are frozen; an unknown key is an error that names the nearest known one (perdure.settings.read).
+Settings are frozen; an unknown key is an error that suggests the nearest known one (perdure.settings.read).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
@@ -31,21 +18,20 @@ from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
 SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
-"""Settings that say which examples of a suite are learnt, and in which order; tasks of your own say it themselves."""
-Precision = Literal["auto", "fp32", "bf16"]
+"""Settings that apply to suites only: your own tasks set this themselves."""
 
 
 class LoraSettings(Settings):
     """The adapter."""
 
     rank: int = Field(default=8, ge=1)
-    """r, how many directions the update of a layer has."""
+    """r, the rank of each layer's update."""
     alpha: float = Field(default=16.0, gt=0)
-    """the update is scaled by alpha / r, or alpha / sqrt(r) with `rslora`."""
+    """scales the update by alpha / r, or by alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """on the adapter's input while training."""
+    """dropout probability on the adapter's input during training."""
     targets: tuple[str, ...] = ()
-    """names of the layers that get an adapter; empty = the backbone's usual ones (query and value)."""
+    """names of the layers that get an adapter; empty = the backbone's default (query and value)."""
     rslora: bool = False
     """rank-stabilised scaling."""
 
@@ -54,39 +40,39 @@ class TrainingSettings(Settings):
     """How one stage is trained."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
-    """of AdamW, for the first stage."""
+    """AdamW's learning rate in the first stage."""
     later_learning_rate_factor: float = Field(default=1.0, gt=0)
-    """multiplies the learning rate of every stage after the first."""
+    """multiplies the learning rate in every later stage."""
     epochs: int = Field(default=3, ge=1)
     """passes over the stage's training examples."""
     batch_size: int = Field(default=16, ge=1)
     """examples per optimiser step."""
     accumulation: int = Field(default=1, ge=1)
-    """micro-batches a step is computed in (memory, not mathematics: the gradient is the same)."""
+    """micro-batches per step; saves memory, the gradient is the same."""
     warmup_share: float = Field(default=0.0, ge=0, lt=1)
     """share of the steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """of the learning rate after warm-up."""
+    """learning-rate schedule after warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's."""
+    """AdamW's weight decay."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """gradients are clipped to this norm; None = never."""
+    """clip gradients to this norm; None = never."""
     average: Literal["none", "last-half"] = "none"
-    """'last-half': the stage's update is made from the mean of the factors over the last half of the steps."""
+    """'last-half' makes the stage's update from the mean of the factors over the last half of the steps."""
     checkpoint_minutes: float | None = Field(default=10.0, gt=0, exclude=True)
-    """how often the training inside a stage is written down, so that a stopped run goes on there; None = between
-    stages only. It decides nothing about the outcome, so it is not written into the run's configuration."""
+    """minutes between checkpoints inside a stage, from which a stopped run resumes; None = between stages only. Does not
+    affect the result, and is not saved in the run's configuration."""
 
 
 class BudgetSettings(Settings):
-    """How many examples of each of a suite's tasks are used, at most. A suite file of your own may set its own sizes."""
+    """Maximum number of examples per task of a suite. A suite file of your own may set its own sizes."""
 
     train: int | None = Field(default=256, ge=1)
-    """examples of that split; None = all there are."""
+    """maximum number of training examples per task; None = all."""
     validation: int | None = Field(default=128, ge=0)
-    """examples of that split; None = all there are."""
+    """maximum number of validation examples per task; None = all."""
     test: int | None = Field(default=500, ge=1)
-    """examples of that split; None = all there are."""
+    """maximum number of test examples per task; None = all."""
 
 
 class EvaluationSettings(Settings):
@@ -95,69 +81,60 @@ class EvaluationSettings(Settings):
     split: Literal["validation", "test"] = "test"
     """'validation' while choosing settings, 'test' for results."""
     labels: Literal["task", "seen"] = "task"
-    """'task' = among the task's own labels; 'seen' = among the labels of all tasks learnt so far (and the task's)."""
+    """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far."""
     future: bool = True
-    """after every stage, also score tasks not learnt yet; forward transfer needs it, and it needs every_stage: true.
-    With every_stage: true all tasks are scored before the first stage, whatever stands here."""
+    """also score tasks not learnt yet after every stage. Forward transfer needs this and `every_stage: true`, which scores
+    all tasks before the first stage in any case."""
     every_stage: bool | Literal["own"] = True
-    """true = all tasks after every stage: of T tasks, T (T + 1) scorings, T of them before the first, and about half
-    of the others with future: false. own = a task after its own stage, and all after the last: 2 T; forgetting is
-    then from right after learning, not from the best in between. false = after the last stage only, T: enough for
-    choosing settings by average accuracy."""
+    """when to score T tasks. true = all tasks before the first and after every stage: T (T + 1) scorings, of those after
+    stages about half with `future: false`. own = each task after its own stage and all after the last: 2 T; forgetting is
+    then measured from right after learning, not from the best score in between. false = after the last stage only: T,
+    enough for choosing settings by average accuracy."""
+
+
+def _backbone(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
+    return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
 
 
 class RunConfig(Settings):
-    """Everything that decides the outcome of a run. What it names by a relative path lies beside the configuration's file."""
+    """Everything that decides the result of a run. Relative paths in a file are relative to that file."""
 
-    method: dict[str, Any] = Field(default_factory=lambda: resolve_method("ps-lora"))
+    method: Annotated[dict[str, Any], BeforeValidator(resolve_method)] = Field(
+        default_factory=lambda: resolve_method("ps-lora")
+    )
     """a preset's name, or a composition of parts (docs/composition.md)."""
     suite: str | None = None
-    """tasks by the name of a suite (`perdure suites`), or a suite's YAML file. Either this or `tasks`."""
+    """a suite's name (`perdure suites`) or YAML file, instead of `tasks`."""
     tasks: tuple[TaskSpec, ...] = ()
-    """tasks of your own, each a mapping as below or the name of a YAML file with one, in the order they are learnt."""
+    """your own tasks in the order they are learnt, each a mapping as below or the name of a YAML file with one."""
     history: tuple[str, ...] = ()
-    """folders (or hub ids) of PEFT adapters that were trained before, oldest first."""
-    order: str | None = None
-    """of a suite's tasks: the name of one of its orders, or names of tasks with commas between; None = its first."""
+    """folders or hub ids of PEFT adapters trained earlier, oldest first."""
+    order: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
+    """order of a suite's tasks: the name of one of its orders, or comma-separated task names; None = its first order."""
     data: str | None = None
-    """folder with a suite's files, where it needs one; 'hub' = from there, where a suite has such a form."""
+    """folder with a suite's files, if it needs one; 'hub' = read them from the hub, if the suite supports that."""
     budget: BudgetSettings = BudgetSettings()
-    """how many examples of a suite's tasks are used."""
-    backbone: dict[str, Any] = Field(default_factory=lambda: {"model": "minilm"})
-    """a model, or settings as below."""
+    """maximum number of examples per task of a suite."""
+    backbone: Annotated[dict[str, Any], BeforeValidator(_backbone)] = Field(default_factory=lambda: {"model": "minilm"})
+    """a model's name, or settings as below."""
     lora: LoraSettings = LoraSettings()
-    """the adapter."""
+    """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
-    """how a stage is trained."""
+    """how each stage is trained."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """how a deployed model is scored."""
+    """how the deployed model is scored."""
     seed: int = Field(default=0, ge=0)
-    """of everything random in training."""
+    """seed of all randomness in training."""
     data_seed: int = Field(default=0, ge=0)
-    """which training and validation examples are drawn of a suite; the test examples are the same for every seed."""
-    precision: Precision = "auto"
-    """of computing; 'auto' = bf16 where this processor multiplies it at least 1.5 times as fast as fp32."""
+    """seed for drawing a suite's training and validation examples; the test examples are always the same."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
     threads: int | None = Field(default=None, ge=1)
-    """of the processor; None = as PyTorch chooses."""
+    """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
-    """split the base's weights over the processes of a launcher. It decides nothing about the outcome."""
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _resolve(cls, value: Any) -> dict[str, Any]:
-        return resolve_method(value)
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> dict[str, Any]:
-        if not isinstance(value, str | Mapping):
-            raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
-        return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _order_name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value  # YAML reads order: 1 as a number
+    """split the base's weights over a launcher's processes. Does not affect the result."""
 
     @property
     def method_name(self) -> str:
@@ -166,54 +143,65 @@ class RunConfig(Settings):
 
 
 def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """A validated configuration from a mapping or a YAML file, with `key.sub=value` overrides applied.
+    """A validated configuration from a mapping or a YAML file, with dotted `overrides` applied.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key or a bad value; every problem is listed with its place.
+        ConfigError: the file is missing or not YAML, a key is unknown or a value invalid; lists every problem with its place.
     """
-    if isinstance(source, Mapping):
-        data: dict[str, Any] = dict(source)
-    else:
-        data = _from_file(Path(source))
+    data = dict(source) if isinstance(source, Mapping) else _from_file(Path(source))
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
-    data = _with_own_sizes(data)
+    data = _with_suite_sizes(data)
     for key, value in wanted_settings(data["method"]).items() if "method" in data else ():
-        if not _given(data, key):
+        if not _is_given(data, key):
             data = with_override(data, key, value)
     return validate(RunConfig, data)
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    """The settings in a configuration file, what they name beside it as absolute names.
-
-    Raises:
-        ConfigError: no such file, no settings, or it describes a task.
-    """
     data = read_yaml(path, "configuration")
     if "name" in data and not data.keys() & {"tasks", "suite"} and data.keys() & {"train", "dataset", "package"}:
-        raise ConfigError(f"'{path}' describes a task, not a run; name it in a configuration: `tasks: [{path.name}]`.")
+        raise ConfigError(f"'{path}' describes a task, not a run. List it in a configuration: `tasks: [{path.name}]`.")
     return located_settings(data, path)
 
 
+def _is_given(data: Any, dotted: str) -> bool:
+    head, _, rest = dotted.partition(".")
+    return isinstance(data, Mapping) and head in data and (not rest or _is_given(data[head], rest))
+
+
+def _with_suite_sizes(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the sizes from your own suite's file, for the splits that `budget` leaves open."""
+    suite, budget = data.get("suite"), data.get("budget", {})
+    if not (isinstance(suite, str) and suite.endswith(SUITE_FILES) and isinstance(budget, Mapping)):
+        return data
+    if budget.keys() >= set(SPLITS):
+        return data
+    sizes = read_yaml(Path(suite), "suite", DataError).get("sizes")
+    sizes = sizes if isinstance(sizes, Mapping) else {}  # reading the suite reports what is wrong with them
+    limits = {s: sizes[s] for s in SPLITS if sizes.get(s) == "all" or isinstance(sizes.get(s), int)}
+    limits = {split: None if size == "all" else size for split, size in limits.items()}
+    return {**data, "budget": {**limits, **budget}} if limits else data
+
+
 def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Settings of a file with absolute names for what lies beside it: files of tasks, adapters, a suite, data, a model.
+    """A file's settings with absolute paths, of tasks, adapters, suite, data and model; relative ones start at the file.
 
     Raises:
-        ConfigError: a task's file is not there, or wrong.
+        ConfigError: a task's file is missing or invalid.
     """
     data, folder = dict(settings), file.parent
     if isinstance(tasks := data.get("tasks"), list):
-        data["tasks"] = [_resolved(task, file) for task in tasks]
+        data["tasks"] = [_located_task(task, file) for task in tasks]
     if isinstance(history := data.get("history"), list):
         data["history"] = [located(place, folder) if isinstance(place, str) else place for place in history]
     return located_sources(data, folder)
 
 
 def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """Settings with absolute names for a suite's file, a data folder and a model's folder that are there.
+    """Settings with absolute paths of the suite's file, the data folder and the model's folder, if they exist.
 
-    A model's bare name is left as it is: it may be a known model's.
+    A model's bare name stays: it may be one of the known models.
     """
     found = dict(data)
     if isinstance(suite := data.get("suite"), str) and suite.endswith(SUITE_FILES):
@@ -223,43 +211,19 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
     backbone = data.get("backbone")
     model = backbone.get("model") if isinstance(backbone, Mapping) else backbone
     if isinstance(model, str) and "/" in model:
-        place = located(model, folder)
-        found["backbone"] = {**backbone, "model": place} if isinstance(backbone, Mapping) else place
+        model = located(model, folder)
+        found["backbone"] = {**backbone, "model": model} if isinstance(backbone, Mapping) else model
     return found
 
 
-def _with_own_sizes(data: dict[str, Any]) -> dict[str, Any]:
-    """The sizes that a suite of your own states in its file, for the splits that `budget` says nothing about."""
-    suite, budget = data.get("suite"), data.get("budget", {})
-    if not (isinstance(suite, str) and suite.endswith(SUITE_FILES) and isinstance(budget, Mapping)):
-        return data
-    if budget.keys() >= set(SPLITS):
-        return data
-    sizes = read_yaml(Path(suite), "suite", DataError).get("sizes")
-    stated = sizes if isinstance(sizes, Mapping) else {}  # what is wrong with them is said when the suite is read
-    usable = {s: stated[s] for s in SPLITS if stated.get(s) == "all" or isinstance(stated.get(s), int)}
-    own = {split: None if size == "all" else size for split, size in usable.items()}
-    return {**data, "budget": {**own, **budget}} if own else data
-
-
-def _given(data: Any, dotted: str) -> bool:
-    """Whether `data` says something about `a.b.c`."""
-    head, _, rest = dotted.partition(".")
-    return isinstance(data, Mapping) and head in data and (not rest or _given(data[head], rest))
-
-
 def located(place: str, folder: Path = Path()) -> str:
-    """The absolute name of the file or folder at `place`, looked for in `folder`; what is not there (an id of a hub) as it is."""
+    """The absolute path of `place`, relative to `folder`; unchanged if nothing exists there (a hub id)."""
     path = folder / Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
 
 
-def _resolved(task: Any, named_in: Path) -> Any:
-    """A task of a configuration file with absolute file names; a name of a YAML file stands for what is in it.
-
-    Raises:
-        ConfigError: no such file, or a wrong setting in it; names the file.
-    """
+def _located_task(task: Any, named_in: Path) -> Any:
+    """A task of a configuration file with absolute file names; the name of a YAML file stands for its content."""
     folder = named_in.parent
     if isinstance(task, str):
         file = folder / Path(task).expanduser()
@@ -271,7 +235,7 @@ def _resolved(task: Any, named_in: Path) -> Any:
             validate(TaskSpec, settings)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
-        return _resolved(settings, file)
+        return _located_task(settings, file)
     if not isinstance(task, dict) or task.get("dataset") or task.get("package"):
         return task
     files = {s: str((folder / Path(task[s]).expanduser()).resolve()) for s in SPLITS if isinstance(task.get(s), str)}

@@ -1,1 +1,1 @@
-"""Files that a crash leaves old or new, never half, and output that never replaces what it must not."""
+"""Files that a crash leaves old or new, never half-written, and output that never overwrites anything by accident."""

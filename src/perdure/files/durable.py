@@ -1,4 +1,4 @@
-"""Files a crash leaves old or new, never half: written beside, forced to disk, renamed; read with clear errors."""
+"""Atomic writes: to a temporary file, synced, then renamed, so that a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from typing import Any
 
 from perdure.errors import CorruptFile, StoreError
 
+RESTORE = "Restore it from a copy, or run again."
+
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those it lies in, where there is none.
+    """Create a folder and its parents; an existing one is fine.
 
     Raises:
-        StoreError: there is a file in the way, or no leave to write.
+        StoreError: a file is in the way, or permission is denied.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another place.") from error
+        raise StoreError(f"Cannot create folder '{folder}': {error.strerror}. Choose another path.") from error
 
 
 @contextmanager
 def remove_folder_on_refusal(folder: Path, lock: str, made: bool) -> Iterator[None]:
-    """Remove a folder that was `made` for what is within, and holds its lock alone, if that ends with an error.
+    """If the block raises, remove a folder that was `made` for it and holds nothing but its lock.
 
-    While the lock is held: who waits for it finds the file gone and makes another.
+    Call it while holding the lock: a process that waits for it finds the file gone and creates another.
     """
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # another process has come in between; or the system keeps files that are open
+        with suppress(OSError):  # another process wrote to it, or the system keeps open files
             if made and [path.name for path in folder.iterdir()] == [lock]:
                 (folder / lock).unlink()
                 folder.rmdir()
@@ -45,29 +47,38 @@ def remove_folder_on_refusal(folder: Path, lock: str, made: bool) -> Iterator[No
 
 @contextmanager
 def disk_full_as_error(place: Path, then: str) -> Iterator[None]:
-    """Turn a full disk into an error that says where it is full and what to do (`then`).
+    """Turn a full disk into an error that names the place and the remedy (`then`).
 
     Raises:
-        StoreError: no space.
+        StoreError: no space left.
     """
     try:
         yield
     except Exception as error:
-        if disk_is_full(error):
-            raise StoreError(f"No space is left for '{place}'. {then}") from error
+        if _disk_is_full(error):
+            raise StoreError(f"No space left to write '{place}'. {then}") from error
         raise
 
 
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk caused the error; safetensors tells only by its message."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return error is not None and _disk_is_full(error.__cause__)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """A value as JSON; see `write_text`."""
+    """Write a value as JSON, atomically; see `write_text`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write atomically: a reader sees the old content or the new, never a part.
+    """Write atomically: a reader sees the old content or the new, never a part of it.
 
     Raises:
-        StoreError: there is no folder for it and none can be made, no leave to write, or no space.
+        StoreError: the folder cannot be created, permission is denied, or no space is left.
     """
     make_folder(path.parent)
     partial = path.with_name(f".partial-{path.name}")
@@ -80,11 +91,11 @@ def write_text(path: Path, text: str) -> None:
         sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f"'{path}' cannot be written: {error.strerror or error}. Choose another place.") from error
+        raise StoreError(f"Cannot write '{path}': {error.strerror or error}. Choose another path.") from error
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line; a number that JSON cannot hold is null, for a finished stage is worth more than it."""
+    """Write one JSON object per line. NaN and infinity become null: they must not cost a finished stage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -92,7 +103,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def finite_or_none(value: Any) -> Any:
-    """The same with None for every number JSON cannot hold."""
+    """The value with None in place of every number JSON cannot represent."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -104,18 +115,30 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows `write_lines` wrote.
 
     Raises:
-        CorruptFile: a line is no JSON; says which.
+        CorruptFile: a line is not valid JSON; names the line.
     """
     rows = []
-    # not splitlines: an answer may hold a character that Unicode calls a line separator
+    # not splitlines: an answer may contain one of Unicode's other line separators
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
             rows += [json.loads(line)] if line else []
         except ValueError as error:
-            raise CorruptFile(
-                f"'{path}', line {number}: no JSON ({error}). Restore it from a copy, or run again."
-            ) from error
+            raise CorruptFile(f"'{path}', line {number}: not valid JSON: {error}. {RESTORE}") from error
     return rows
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CorruptFile: it is missing or not valid JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorruptFile(f"'{path}' is missing. {RESTORE}") from error
+    except ValueError as error:  # UnicodeDecodeError, too
+        raise CorruptFile(f"'{path}' is not valid JSON: {error}. {RESTORE}") from error
 
 
 def sha256(path: Path) -> str:
@@ -125,53 +148,25 @@ def sha256(path: Path) -> str:
 
 
 def sync_tree(folder: Path) -> dict[str, str]:
-    """Force every file and folder below `folder` to the disk; relative path -> sha256."""
-    force_tree(folder)
+    """Flush every file and folder below `folder` to disk; returns relative path -> sha256."""
+    flush_tree(folder)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def force_tree(folder: Path) -> None:
-    """Force every file and folder below `folder` to the disk, without reading them."""
-    paths = sorted(folder.rglob("*"))
-    for path in (path for path in paths if path.is_file()):
-        sync_file(path)
-    for path in (*(path for path in reversed(paths) if path.is_dir()), folder):  # the inner ones first
-        sync_folder(path)
+def flush_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to disk, each folder after what it holds."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        if path.exists():  # a broken link does not
+            sync_file(path)
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries (a rename) to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Flush a file's content, or a folder's entries (after a rename), to disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether that is what the error says, or what caused it; safetensors says it in words only."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
-        return True
-    return error is not None and disk_is_full(error.__cause__)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        CorruptFile: it is missing, or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CorruptFile(f"'{path}' is missing. Restore it from a copy, or run again.") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptFile(f"'{path}' is not valid JSON: {error}. Restore it from a copy, or run again.") from error
+sync_folder = sync_file

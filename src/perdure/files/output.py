@@ -1,4 +1,4 @@
-"""Output that appears whole or not at all, and never in the place of something else without leave."""
+"""Output that appears whole or not at all, and replaces nothing unless told to."""
 
 from __future__ import annotations
 
@@ -10,115 +10,43 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.files.durable import disk_full_as_error, force_tree, sync_folder
+from perdure.files.durable import disk_full_as_error, flush_tree, sync_folder
 
 RUN, STAGES, MERGE_STATE = "run.json", "stages", "state.json"
-WHAT = {RUN: "a run", MERGE_STATE: "a merge state"}
-"""The file that says what a folder holds -> what that is."""
+KINDS = {RUN: "a run", MERGE_STATE: "a merge state"}
+"""The file that marks a folder -> what the folder is."""
 
 
 @contextmanager
 def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` to write into; it becomes `folder` when the block ends without an error.
+    """A temporary folder to write into; it becomes `folder` when the block ends without an error.
 
     Args:
         overwrite: replace an existing folder; it stays untouched until the new one is complete.
 
     Raises:
-        StoreError: see `check_new`; or `folder` cannot be made there, or no space is left.
+        StoreError: see `check_new`; or `folder` cannot be created, or no space is left.
     """
     folder = check_new(folder, overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise StoreError(f"'{folder}' cannot be made: {error.strerror or error}. Choose another place.") from error
+        raise StoreError(f"Cannot create '{folder}': {error.strerror or error}. Choose another path.") from error
     try:
-        with disk_full_as_error(folder, "Nothing was written; free some space, then try again."):
+        with disk_full_as_error(folder, "Nothing was written; free some space and try again."):
             yield made
-            force_tree(made)  # before the rename, which could otherwise outlive a crash that its content did not
-            _put_in_place(made, folder)
+            flush_tree(made)  # before the rename, which could otherwise survive a crash that the content does not
+            _move(made, folder)
             sync_folder(folder.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def check_new(folder: Path, overwrite: bool = False) -> Path:
-    """The absolute path of a folder that may be written.
-
-    Raises:
-        StoreError: it exists (and is not to be replaced), is no folder, or holds a run or a merge state.
-    """
-    folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
-    check_free(folder, overwrite)
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-        raise StoreError(f"'{folder}' is not a folder and is not replaced; choose another name.")
-    for name in (RUN, MERGE_STATE):
-        if (folder / name).is_file():
-            raise StoreError(
-                f"'{folder}' holds {WHAT[name]} ({name}), which --overwrite does not replace. Choose another name, or remove it "
-                "yourself."
-            )
-    return folder
-
-
-def check_free(place: Path, overwrite: bool = False) -> None:
-    """Nothing is there, not even a broken link, or it may be replaced.
-
-    Raises:
-        StoreError: something is.
-    """
-    if os.path.lexists(place) and not overwrite:
-        raise StoreError(f"'{place}' exists and nothing is overwritten. Choose another name, or say --overwrite.")
-
-
-def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:
-    """Writing `folder` destroys nothing that is read for it, and no part of a run or a merge state.
-
-    Args:
-        read: folders; what is none (a hub id, None) is passed over.
-
-    Raises:
-        StoreError: it is or holds one of them, or lies inside a run or a merge state.
-    """
-    out = folder.resolve()
-    for place in read:
-        if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(out):
-            raise StoreError(f"'{folder}' is or holds '{place}', which is read to write it. Choose another name.")
-    _check_outside(folder)
-
-
-def check_file(file: Path, read: Iterable[str | Path | None] = (), overwrite: bool = False) -> None:
-    """A single file may be written, and that destroys nothing that is read for it, and no part of a run or a merge state.
-
-    Args:
-        read: files and folders; what is none (a hub id, None) is passed over.
-
-    Raises:
-        StoreError: it exists (and is not to be replaced), is a folder, is one of `read`, or lies inside one of them, a run
-            or a merge state.
-    """
-    check_free(file, overwrite)
-    out = file.resolve()
-    for place in read:
-        if place is not None and Path(place).exists() and out.is_relative_to(Path(place).resolve()):
-            raise StoreError(f"'{file}' is or lies in '{place}', which is read to write it. Choose a place outside.")
-    if out.is_dir():
-        raise StoreError(f"'{file}' is a folder and cannot be written as a file. Name a file.")
-    _check_outside(file)
-
-
-def _check_outside(place: Path) -> None:
-    """It lies in no run and no merge state; for errors see `check_apart`."""
-    for outer in place.resolve().parents:
-        # the name of one file alone says little: other tools have a state.json too
-        for name, beside in ((RUN, STAGES), (MERGE_STATE, "merged-*.safetensors")):
-            if (outer / name).is_file() and any(outer.glob(beside)):
-                raise StoreError(f"'{place}' lies inside {WHAT[name]} ('{outer}'). Choose a place outside.")
-
-
-def _put_in_place(made: Path, folder: Path) -> None:
-    made.chmod(0o777 & ~_umask())
+def _move(made: Path, folder: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    made.chmod(0o777 & ~mask)  # mkdtemp lets in the owner only
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
         os.replace(folder, old)  # onto an empty folder: atomic
@@ -128,8 +56,66 @@ def _put_in_place(made: Path, folder: Path) -> None:
         os.replace(made, folder)
 
 
-def _umask() -> int:
-    """The process's umask; mkdtemp makes folders for the owner only, this one is for whom the user allows."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_new(folder: Path, overwrite: bool = False) -> Path:
+    """The absolute path of a folder that may be written.
+
+    Raises:
+        StoreError: it exists and `overwrite` is false, is not a folder, or holds a run or a merge state.
+    """
+    folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
+    _check_free(folder, overwrite)
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise StoreError(f"'{folder}' is not a folder and will not be replaced. Choose another name.")
+    for name, kind in KINDS.items():
+        if (folder / name).is_file():
+            raise StoreError(
+                f"'{folder}' holds {kind} ({name}), which --overwrite does not replace. Choose another name, or delete it "
+                "yourself."
+            )
+    return folder
+
+
+def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:
+    """Check that writing `folder` destroys no input and no part of a run or a merge state.
+
+    Args:
+        read: the inputs; hub ids and None are skipped.
+
+    Raises:
+        StoreError: `folder` is or contains an input, or lies inside a run or a merge state.
+    """
+    for place in read:
+        if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"'{folder}' is or contains the input '{place}'. Choose another name.")
+    _check_outside(folder)
+
+
+def check_file(file: Path, read: Iterable[str | Path | None] = (), overwrite: bool = False) -> None:
+    """Check that a file may be written without destroying an input or a part of a run or a merge state.
+
+    Args:
+        read: input files and folders; hub ids and None are skipped.
+
+    Raises:
+        StoreError: it exists and `overwrite` is false, is a folder, or is or lies inside an input, a run or a merge state.
+    """
+    _check_free(file, overwrite)
+    for place in read:
+        if place is not None and Path(place).exists() and file.resolve().is_relative_to(Path(place).resolve()):
+            raise StoreError(f"'{file}' is or lies inside the input '{place}'. Choose a path outside it.")
+    if file.is_dir():
+        raise StoreError(f"'{file}' is a folder. Name a file.")
+    _check_outside(file)
+
+
+def _check_free(place: Path, overwrite: bool) -> None:
+    if os.path.lexists(place) and not overwrite:  # a broken link counts
+        raise StoreError(f"'{place}' already exists. Choose another name, or pass --overwrite.")
+
+
+def _check_outside(place: Path) -> None:
+    for outer in place.resolve().parents:
+        # one file name is not enough: other tools have a state.json too
+        for name, sibling in ((RUN, STAGES), (MERGE_STATE, "merged-*.safetensors")):
+            if (outer / name).is_file() and any(outer.glob(sibling)):
+                raise StoreError(f"'{place}' is inside {KINDS[name]} ('{outer}'). Choose a path outside it.")

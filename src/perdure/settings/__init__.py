@@ -1,4 +1,4 @@
-"""Settings of any kind: read from YAML and key=value, checked against a class, and explained in words."""
+"""Settings of any kind: read from YAML and key=value pairs, validated by a class, and described in words."""
 
 from perdure.moved import moved_names
 

@@ -1,4 +1,4 @@
-"""A settings class in words, from its JSON schema: what may stand at each key, its default, and its meaning."""
+"""Describes a settings class in words, from its JSON schema: the allowed values, default and meaning of each key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 TYPES = {"boolean": "`true` or `false`", "null": "`null`", "object": "mapping"}
-"""Type of JSON -> what a reader of YAML calls it, where that is another word."""
+"""JSON type -> its name in YAML, where they differ."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -19,10 +19,10 @@ class Key:
     """One key of a settings class.
 
     Args:
-        name: as it is written in YAML.
-        values: what may stand there, with bounds, such as "number > 0"; literal words stand in backticks.
-        default: as it is written in YAML; None where the key must be given.
-        meaning: the docstring below the field; empty where there is none.
+        name: as written in YAML.
+        values: allowed values with bounds, such as "number > 0"; literals are in backticks.
+        default: as written in YAML; None for a required key.
+        meaning: the docstring below the field, or "".
     """
 
     name: str
@@ -33,11 +33,11 @@ class Key:
 
 class _AnyType(GenerateJsonSchema):
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        return {"type": "object"}  # a field of a custom part may be of any type
+        return {"type": "object"}  # a custom part's field may have any type
 
 
 def keys(model: type[BaseModel]) -> Iterator[Key]:
-    """Every key of a settings class, in its order; without `kind`, which names the class."""
+    """Every key of a settings class in order, except `kind`, which names the class."""
     properties = model.model_json_schema(schema_generator=_AnyType).get("properties", {})
     for name, field in model.model_fields.items():
         if name != "kind":
@@ -59,7 +59,7 @@ def _values(schema: Mapping[str, Any]) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
-    """The docstring below a field; one declared again, for another default, has that of the class above."""
+    """The docstring below a field, inherited if a subclass only changes the default."""
     described = (
         cls.model_fields[name].description for cls in model.__mro__ if name in getattr(cls, "model_fields", ())
     )
@@ -67,7 +67,7 @@ def _meaning(model: type[BaseModel], name: str) -> str:
 
 
 def in_yaml(value: Any) -> str:
-    """A value of a setting on one line; of settings that a name may stand for, the name."""
+    """A setting's value on one line; for settings that may be given as a name, the name."""
     if isinstance(value, dict):
         return str(value.get("name") or value.get("model"))
     if value is None or isinstance(value, bool):

@@ -92,16 +92,19 @@ class Class:
     [
         ({}, r"like \{penalties: \{\"my_parts:MyPenalty\": \{weight: 0\.1\}\}\}; got an empty one"),
         (Class, r"like \{penalties:"),
-        ("my_parts:Overlap", r"'my_parts:Overlap' is a part of your own, not a method"),
+        ("my_parts:Overlap", r"'my_parts:Overlap' is a custom part, not a method"),
         ({"penalties": {"my_parts.Overlap": {"weight": 1}}}, r"Did you mean 'my_parts:Overlap'\?"),
-        ({"init": "my_parts.Start"}, r"Did you mean 'my_parts:Start'\? Known: .*module:Class of your own"),
-        ({"init": Class}, r"module:Class of your own"),
-        ({"penalties": {Class: {"weight": 1}}}, r"is no name of a penalty: .*test_own_modules:Class"),
+        ({"init": "my_parts.Start"}, r"Did you mean 'my_parts:Start'\? Known: .*module:Class \(custom\)"),
+        ({"init": Class}, r"module:Class \(custom\)"),
+        ({"penalties": {Class: {"weight": 1}}}, r"is not a penalty's name.*test_own_modules:Class"),
         (
             {"penalties": {"mine": {"kind": Class, "weight": 1}}},
             r"Did you mean 'tests\.methods\.contract\.test_own_modules:Class'",
         ),
-        ({"penalties": {"a/b": {"kind": "l2", "weight": 1}}}, r"'a/b' is no name of a penalty: give text without '/'"),
+        (
+            {"penalties": {"a/b": {"kind": "l2", "weight": 1}}},
+            r"'a/b' is not a penalty's name. Give a string without '/'",
+        ),
     ],
 )
 def test_how_a_part_of_your_own_is_named_is_said(method, message):

@@ -1,0 +1,57 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Suite = Annotated[str, typer.Argument(help="Suite name or YAML file; see `perdure suites`.")]
+SuiteData = Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")]
+MaxForgetting = Annotated[
+    float | None,
+    typer.Option(help="Points an earlier task may lose; above that, exit with status 2 and leave the run unchanged."),
+]
+Progress = Annotated[
+    Literal["auto", "quiet", "json"],
+    typer.Option(
+        help="auto: a live bar on a terminal, plain lines elsewhere; quiet: the result only; json: JSON lines on standard "
+        "output, and nothing else there."
+    ),
+]
+Tracker = Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb. Repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def progress_reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
+    """A reporter that writes to the terminal and to the trackers."""
+    from perdure.loop.progress import reporter
+
+    if not trackers:
+        return reporter(progress, title)
+    from perdure.loop.trackers import Trackers
+
+    return reporter(progress, title, Trackers(folder, trackers))
+
+
+def show_scores(scores: Any, progress: str = "auto") -> None:
+    """Print a run's score matrix, metrics and warnings."""
+    if progress == "json" or os.environ.get("RANK", "0") != "0":
+        return  # the last JSON line holds the metrics; of several processes only the first one prints
+    from perdure.report.text import print_scores
+    from perdure.report.words import plain
+    from perdure.state.store import Store
+
+    print_scores(scores)
+    for text in Store(Path(scores.folder)).about.get("warnings", ()):
+        typer.echo(f"Warning: {plain(text)}")
