@@ -24,7 +24,7 @@ import torch
 
 from perdure.adapters.folder import write_adapter
 from perdure.diagnostics.folders import diagnose_folders
-from perdure.diagnostics.positions import Looking
+from perdure.diagnostics.positions import PositionSettings
 from perdure.ops.lowrank import LowRank
 
 RANK, WIDTH, INNER = 16, 4096, 11008
@@ -66,7 +66,9 @@ def measured(folder: Path, sample: float | None) -> dict[str, object]:
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     started, began = time.perf_counter(), time.process_time()
-    found = diagnose_folders([folder / "adapter1", folder / "adapter2"], Looking(rows=sample)).diagnosis.pairs[0]
+    found = diagnose_folders([folder / "adapter1", folder / "adapter2"], PositionSettings(rows=sample)).diagnosis.pairs[
+        0
+    ]
     shares = {
         name: getattr(found.overall, name).__dict__
         for name in ("opposite", "opposite_top", "opposite_weighted", "flip", "collision")

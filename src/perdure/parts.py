@@ -15,6 +15,7 @@ from perdure.methods.contract.parts import (
     Replay,
     Start,
     StepRule,
+    TensorMemory,
     Trainable,
     WeightPenalty,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "StepRule",
     "Streamed",
     "Task",
+    "TensorMemory",
     "Trainable",
     "Update",
     "WeightPenalty",

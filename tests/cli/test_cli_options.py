@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from perdure.cli import app
-from perdure.diagnostics.positions import Looking
+from perdure.diagnostics.positions import PositionSettings
 from perdure.studies.mining import Conflicts
 
 Stand = Callable[..., list[tuple[tuple[Any, ...], dict[str, Any]]]]
@@ -92,4 +92,4 @@ def test_diagnose(stand_in: Stand) -> None:
     compared = stand_in("perdure.diagnostics.folders.diagnose_folders", SimpleNamespace(as_json=dict))
     looking = ("--top", 0.3, "--threshold", 0.4, "--sample", 0.5, "--seed", 6)
     perdure("diagnose", "a", "b", *looking, "--history", "--json")
-    assert compared == [((["a", "b"], Looking(0.3, 0.4, 0.5, 6)), {"history": True, "base": None})]
+    assert compared == [((["a", "b"], PositionSettings(0.3, 0.4, 0.5, 6)), {"history": True, "base": None})]

@@ -54,7 +54,7 @@ def test_an_edited_file_is_noticed(own_file, tmp_path, small_tasks, encoder_fold
     with pytest.raises(KeyboardInterrupt):
         short_run(tmp_path / "run", small_tasks[:2], encoder_folder, METHOD, report=Watch(stop=True))
     store = Store(tmp_path / "run")
-    assert store.begun["own_parts"] == {"mine_in_a_file": sha256(own_file)}
+    assert store.initial["own_parts"] == {"mine_in_a_file": sha256(own_file)}
     own_file.write_text(PART.replace("factors.B\n", "-factors.B\n"))
     as_another_process()
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, METHOD)
@@ -69,7 +69,7 @@ def test_what_is_as_it_was_is_not_told(own_file, tmp_path, small_tasks, encoder_
     short_run(tmp_path / "plain", small_tasks[:1], encoder_folder, "l2")
     perdure.add(tmp_path / "run", small_tasks[1], tasks=small_tasks[:1])
     assert Store(tmp_path / "run").about["warnings"] == []
-    assert "own_parts" not in Store(tmp_path / "plain").begun
+    assert "own_parts" not in Store(tmp_path / "plain").initial
 
 
 def test_only_learning_needs_the_file(own_file, tmp_path, small_tasks, encoder_folder):

@@ -37,7 +37,7 @@ def test_one_file_and_settings_are_tasks(tmp_path: Path, encoder_folder, monkeyp
     given: Any = ("data/sky.yaml", Path("data/sky.yaml"), [{"name": "sky", "train": "data/sky.csv"}])
     for number, tasks in enumerate((*given, iter(["data/sky.yaml"]))):
         short_run(tmp_path / f"run{number}", tasks, encoder_folder, "inc-lora")
-        assert Store(tmp_path / f"run{number}").begun["config"]["tasks"][0]["train"] == str(tmp_path / "data/sky.csv")
+        assert Store(tmp_path / f"run{number}").initial["config"]["tasks"][0]["train"] == str(tmp_path / "data/sky.csv")
 
 
 @pytest.mark.parametrize("tasks", [5, [5], [None]])

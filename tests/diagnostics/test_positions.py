@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from perdure.diagnostics.positions import Looking, RowCounts, count_positions, share
+from perdure.diagnostics.positions import PositionSettings, RowCounts, count_positions, share
 from perdure.ops.lowrank import LowRank, dense
 from tests.merging.merge_cases import one_row_tiles
 
 X = torch.tensor([[2.0, -1.0, 0.0, 4.0]])
 Y = torch.tensor([[-3.0, -2.0, 3.0, 4.0]])
-LOOKING = Looking(top=0.5, threshold=0.5)
+LOOKING = PositionSettings(top=0.5, threshold=0.5)
 
 
 def shares(counted, pair=(0, 1)):
@@ -48,7 +48,7 @@ def test_updates_that_are_the_same_or_reversed():
 
 def test_unrelated_updates_oppose_in_half_and_flip_a_quarter():
     generator = torch.Generator().manual_seed(1)
-    found = shares(count_positions(list(torch.randn(2, 300, 300, generator=generator)), [(0, 1)], Looking()))
+    found = shares(count_positions(list(torch.randn(2, 300, 300, generator=generator)), [(0, 1)], PositionSettings()))
     assert found["opposite"] == pytest.approx(0.5, abs=0.01)
     assert found["flip"] == pytest.approx(math.atan(1) / math.pi, abs=0.01)
 
@@ -65,12 +65,12 @@ def test_tiles_and_representation_change_nothing(monkeypatch):
     updates = [
         LowRank(torch.randn(3, 20, generator=generator), torch.randn(40, 3, generator=generator)) for _ in range(2)
     ]
-    expected = shares(count_positions(updates, [(0, 1)], Looking()))
-    assert shares(count_positions([dense(update) for update in updates], [(0, 1)], Looking())) == pytest.approx(
-        expected
-    )
+    expected = shares(count_positions(updates, [(0, 1)], PositionSettings()))
+    assert shares(
+        count_positions([dense(update) for update in updates], [(0, 1)], PositionSettings())
+    ) == pytest.approx(expected)
     one_row_tiles(monkeypatch)
-    assert shares(count_positions(updates, [(0, 1)], Looking())) == pytest.approx(expected)
+    assert shares(count_positions(updates, [(0, 1)], PositionSettings())) == pytest.approx(expected)
 
 
 def test_zero_and_missing_updates():
@@ -85,8 +85,10 @@ def test_zeros_are_never_among_the_largest():
     """Both write to the same tenth of the positions, all opposite: with k = 20 % the k-th largest entry is 0."""
     x = torch.zeros(10, 10)
     x[0] = torch.arange(1.0, 11.0)
-    assert shares(count_positions([x, -x], [(0, 1)], Looking()))["opposite_top"] == 1
-    assert shares(count_positions([x, -x], [(0, 1)], Looking(top=1.0)))["opposite_top"] == 1 / 10, "every position"
+    assert shares(count_positions([x, -x], [(0, 1)], PositionSettings()))["opposite_top"] == 1
+    assert shares(count_positions([x, -x], [(0, 1)], PositionSettings(top=1.0)))["opposite_top"] == 1 / 10, (
+        "every position"
+    )
 
 
 def test_share_adds_totals_and_not_means():
@@ -109,10 +111,10 @@ def test_nine_of_ten_intervals_hold_the_truth():
     updates = [
         LowRank(torch.randn(4, 30, generator=generator), torch.randn(400, 4, generator=generator)) for _ in range(2)
     ]
-    truth = shares(count_positions(updates, [(0, 1)], Looking()))
+    truth = shares(count_positions(updates, [(0, 1)], PositionSettings()))
     held = dict.fromkeys(("opposite", "opposite_weighted", "flip", "collision"), 0)
     for seed in range(100):
-        counted = count_positions(updates, [(0, 1)], Looking(rows=0.2, seed=seed))
+        counted = count_positions(updates, [(0, 1)], PositionSettings(rows=0.2, seed=seed))
         for name in held:
             found = share([counted.pairs[0, 1][name]])
             assert found.value is not None
@@ -123,6 +125,6 @@ def test_nine_of_ten_intervals_hold_the_truth():
 
 def test_all_rows_sampled_is_exact():
     rows = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(4))
-    counted = count_positions(list(rows), [(0, 1)], Looking(rows=1.0))
+    counted = count_positions(list(rows), [(0, 1)], PositionSettings(rows=1.0))
     assert share([counted.pairs[0, 1]["opposite"]]).half_width == 0
-    assert shares(counted) == pytest.approx(shares(count_positions(list(rows), [(0, 1)], Looking())))
+    assert shares(counted) == pytest.approx(shares(count_positions(list(rows), [(0, 1)], PositionSettings())))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from perdure.diagnostics.positions import Looking, Share
+from perdure.diagnostics.positions import PositionSettings, Share
 from perdure.diagnostics.report import diagnose
 from perdure.diagnostics.words import percent, places, sentences, where
 from perdure.errors import AdapterError, ConfigError
@@ -56,7 +56,7 @@ def test_history_compares_with_the_sum_of_all_before():
 def test_bad_input():
     with pytest.raises(ConfigError, match="at least two"):
         diagnose({"one": ONE})
-    for looking in (Looking(top=0), Looking(rows=2.0), Looking(threshold=-1.0)):
+    for looking in (PositionSettings(top=0), PositionSettings(rows=2.0), PositionSettings(threshold=-1.0)):
         with pytest.raises(ConfigError, match=r"--top and --sample .* shares in"):
             diagnose({"one": ONE, "two": TWO}, looking)
     with pytest.raises(AdapterError, match=r"'layers\.1\.q' is 2 x 1 in the first and 3 x 1 in the second"):

@@ -86,7 +86,7 @@ def test_every_difference_is_named(copy, small_tasks, encoder_folder):
 
 
 def test_going_on_with_another_version_is_noticed_once(copy):
-    store, about = Store(copy), Store(copy).begun
+    store, about = Store(copy), Store(copy).initial
     older = {**about, "versions": {**about["versions"], "torch": "2.0.0"}}
     write_json(copy / "run.json", older)
     store.create(about)
@@ -168,7 +168,7 @@ def test_a_folder_without_leave_to_write(copy, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(FileLock, "acquire", denied)
-    with pytest.raises(StoreError, match="Cannot write to .*: Permission denied"), Store(copy).writing():
+    with pytest.raises(StoreError, match=r"Cannot write to .*: Permission denied"), Store(copy).writing():
         pass
 
 

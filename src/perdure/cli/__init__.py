@@ -170,14 +170,14 @@ def methods(ctx: typer.Context, as_json: options.AsJson = False) -> None:
     if as_json:
         options.print_json(
             {
-                name: {"promise": p.promise, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
+                name: {"summary": p.summary, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
                 for name, p in PRESETS.items()
             }
         )
         return
     width = max(map(len, PRESETS))
     for name, preset in PRESETS.items():
-        typer.echo(f"{name:<{width}}  {preset.promise}  [{preset.source}]")
+        typer.echo(f"{name:<{width}}  {preset.summary}  [{preset.source}]")
 
 
 @methods_app.command("show")

@@ -45,7 +45,7 @@ def diagnose(
     """Diagnose how adapters of one base interfere: sign conflicts, collisions, subspaces, magnitudes."""
     from perdure.commands.merge import base_folder
     from perdure.diagnostics.folders import diagnose_folders
-    from perdure.diagnostics.positions import Looking
+    from perdure.diagnostics.positions import PositionSettings
     from perdure.files.durable import make_folder, write_text
     from perdure.files.output import check_file
     from perdure.report.diagnosis import page
@@ -53,7 +53,7 @@ def diagnose(
     if html is not None:  # fail before the computation
         check_file(html, [*adapters, base], overwrite)
         make_folder(html.parent)
-    positions = Looking(top, threshold, sample, seed)
+    positions = PositionSettings(top, threshold, sample, seed)
     found = diagnose_folders(adapters, positions, history=history, base=base_folder(base) if base else None)
     if html is not None:
         write_text(html, page(found.diagnosis))

@@ -9,7 +9,7 @@ from perdure.backbones.models import model_names
 from perdure.config.run_config import SUITE_SETTINGS, RunConfig, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.methods.contract.parts import Method
-from perdure.state.reopen import begun_config
+from perdure.state.reopen import initial_config
 from perdure.state.store import Store
 from perdure.tasks.task import Task
 from perdure.training.processes import Processes
@@ -20,7 +20,7 @@ def absolute(config: RunConfig, store: Store) -> RunConfig:
 
     The configuration that the run in `store` began with is returned unchanged.
     """
-    if store.exists and begun_config(store).model_dump() == config.model_dump():
+    if store.exists and initial_config(store).model_dump() == config.model_dump():
         return config
     sources = located_sources({"suite": config.suite, "data": config.data, "backbone": config.backbone})
     model = sources["backbone"]["model"]

@@ -22,7 +22,7 @@ from perdure.methods.contract.own import sources
 from perdure.state.gate import forgetting_gate
 from perdure.state.mismatch import other_versions
 from perdure.state.record import load_deployed, save_deployed
-from perdure.state.reopen import begun_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
+from perdure.state.reopen import initial_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
@@ -68,7 +68,7 @@ def add(
         store.verify()
         spec = None if isinstance(task, Task) else task_spec(task)
         new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
-        check_scorable(new, begun_config(store).evaluation.split)
+        check_scorable(new, initial_config(store).evaluation.split)
         every = (*recorded_tasks(store, tasks), new)
         opened = reopen(store, every)
         check_stages(opened.method, stages(every))
@@ -81,7 +81,7 @@ def add(
                 *(f"{new.name}: {note}" for note in new.notes),
                 *(line for line in repeated_from_older(every) if line.startswith(f"{new.name}: ")),
                 *_other_labels(new, store),
-                *(f"{new.name}: {line}" for line in other_versions(store.begun, now)),
+                *(f"{new.name}: {line}" for line in other_versions(store.initial, now)),
             ],
         }
         with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:

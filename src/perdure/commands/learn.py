@@ -20,8 +20,8 @@ from perdure.methods.contract.build import build_method, check_needs, check_stag
 from perdure.methods.contract.parts import Method
 from perdure.state.gate import forgetting_gate
 from perdure.state.reopen import (
-    begun_config,
     check_base_there,
+    initial_config,
     load_configured_suite,
     load_learner,
     load_recorded,
@@ -200,7 +200,7 @@ def resume(
         StoreError: no run there, or its tasks were given from Python and are not given again.
     """
     store, tasks = Store(Path(out)), given_tasks(tasks)
-    config = begun_config(store)
+    config = initial_config(store)
     if not store.changed:
         if not (tasks or config.suite is not None or config.tasks):
             raise StoreError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.diagnostics.positions import Looking
+from perdure.diagnostics.positions import PositionSettings
 from perdure.diagnostics.report import Diagnosis, diagnose
 from perdure.diagnostics.words import sentences
 from perdure.merging.base import Base
@@ -28,7 +28,7 @@ class FolderDiagnosis:
 
 def diagnose_folders(
     places: Sequence[str | Path],
-    looking: Looking | None = None,
+    looking: PositionSettings | None = None,
     *,
     history: bool = False,
     base: str | Path | None = None,

@@ -36,7 +36,7 @@ OWN_SHARES = ("mean_magnitude", "nonzero")
 
 
 @dataclass(frozen=True)
-class Looking:
+class PositionSettings:
     """Which positions are counted, and as what.
 
     Args:
@@ -105,7 +105,7 @@ class ModulePositions:
 
 
 def count_positions(
-    deltas: Sequence[Delta | None], pairs: Sequence[tuple[int, int]], looking: Looking, module: str = ""
+    deltas: Sequence[Delta | None], pairs: Sequence[tuple[int, int]], looking: PositionSettings, module: str = ""
 ) -> ModulePositions:
     """Everything this file defines, at one module, for all updates that have it.
 

@@ -15,8 +15,8 @@ from typing import Any
 from perdure.diagnostics.positions import (
     OWN_SHARES,
     PAIR_SHARES,
-    Looking,
     ModulePositions,
+    PositionSettings,
     Share,
     count_positions,
     share,
@@ -86,7 +86,7 @@ class Single:
 class Diagnosis:
     """All updates and pairs. `average_collision_rate` is N-LoRA's ACR: the mean of the pairs' collision rates."""
 
-    looking: Looking
+    looking: PositionSettings
     updates: Sequence[Single]
     pairs: Sequence[Pair]
     average_collision_rate: float | None
@@ -96,7 +96,9 @@ class Diagnosis:
         return dataclasses.asdict(self)
 
 
-def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, history: bool = False) -> Diagnosis:
+def diagnose(
+    updates: Mapping[str, Update], looking: PositionSettings | None = None, *, history: bool = False
+) -> Diagnosis:
     """Compare every pair of `updates`, in the order given.
 
     Args:
@@ -109,7 +111,7 @@ def diagnose(updates: Mapping[str, Update], looking: Looking | None = None, *, h
         ConfigError: fewer than two updates, or settings out of range.
         AdapterError: updates of different bases; the first differing module is named.
     """
-    looking = looking or Looking()
+    looking = looking or PositionSettings()
     if len(updates) < 2:
         raise ConfigError("A diagnosis compares updates; give at least two.")
     if not 0 < looking.top <= 1 or looking.threshold < 0 or (looking.rows is not None and not 0 < looking.rows <= 1):
@@ -143,7 +145,7 @@ class _Measured:
 
 
 def _measure(
-    module: str, updates: Sequence[Update], pairs: Sequence[tuple[int, int]], looking: Looking, history: bool
+    module: str, updates: Sequence[Update], pairs: Sequence[tuple[int, int]], looking: PositionSettings, history: bool
 ) -> _Measured:
     with on_one_core():
         deltas = at_module(updates, module)

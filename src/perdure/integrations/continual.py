@@ -188,7 +188,7 @@ class Continual:
         self.model.fold(past.carry)
         calls.before_task(self.method, self.ctx)
         self._memory_marks = marks(self.method)
-        start = calls.started(self.method.init, self.ctx)
+        start = calls.start_adapter(self.method.init, self.ctx)
         if any(pair.A0 is not None for pair in start.factors.values()):
             setattr(self.model.model, FOLDED, True)
         self.model.start(start)
@@ -219,7 +219,7 @@ class Continual:
         self.penalties = {f"penalty/{name}": value for name, value in values.items()}
         self.penalties |= {f"share/{name}": share for name, share in shares.items() if share is not None}
         if self.method.step_rule:
-            self.model.set_gradients(calls.stepping(self.method.step_rule, self.ctx, self.model.gradients()))
+            self.model.set_gradients(calls.step_gradients(self.method.step_rule, self.ctx, self.model.gradients()))
 
     def _finish(self) -> None:
         update = self._update()
@@ -256,7 +256,7 @@ class _Events(TrainerCallback):
             float(kwargs["optimizer"].param_groups[0]["lr"]),
         )
         if rule:
-            calls.stepped(rule, self._continual.ctx, model.factors(), rate)
+            calls.after_step(rule, self._continual.ctx, model.factors(), rate)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Parts measure what they must remember."""

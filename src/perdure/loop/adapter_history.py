@@ -53,7 +53,7 @@ def history_record(config: RunConfig, store: Store) -> dict[str, str]:
     """Stage -> sha256 of its adapter; read from the run once it has all the adapters, which may then be deleted."""
     stages = history_stages(config.history)
     if store.exists and len(store.stages()) >= len(stages):
-        return store.begun.get("history", {})
+        return store.initial.get("history", {})
     adapters = {stage.name: open_adapter(place) for stage, place in zip(stages, config.history, strict=True)}
     return {name: hashlib.sha256(f"{sha256(a.file)}{a.config}".encode()).hexdigest() for name, a in adapters.items()}
 

@@ -79,7 +79,7 @@ def run_sequence(
 
         # 2. start
         unfinished = Unfinished(store, method, model, ctx, record.steps, minutes, processes)
-        start = unfinished.start() or calls.started(method.init, ctx)
+        start = unfinished.start() or calls.start_adapter(method.init, ctx)
         # every process has computed it, but not every kernel gives the same bits twice
         processes.broadcast(start.tensors())
         model.start(start)

@@ -77,13 +77,13 @@ class Preset:
     """One row: a named composition.
 
     Args:
-        promise: what it does, in a line.
+        summary: what it does, in a line.
         source: the paper's link, or why there is none.
         settings: run settings (dotted, like `training.average`) that the method needs unless the user sets them, beside those
             of its init.
     """
 
-    promise: str
+    summary: str
     source: str
     init: Settings = field(default_factory=lambda: {"kind": "kaiming"})
     penalties: Mapping[str, Settings] = field(default_factory=dict)

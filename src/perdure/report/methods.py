@@ -34,7 +34,7 @@ def method_lines(name: str) -> Iterator[str]:
 
 def _preset(name: str, preset: Preset) -> Iterator[str]:
     composition = preset.composition()
-    yield f"{name}: {preset.promise}  [{preset.source}]"
+    yield f"{name}: {preset.summary}  [{preset.source}]"
     yield f"Stream: {composition['stream']}. Explained in docs/methods/{name}.md."
     for setting, value in wanted_settings(name).items():
         yield f"{setting}={in_yaml(value)} by default."

@@ -47,7 +47,7 @@ def reopen(store: Store, tasks: Sequence[Task]) -> Reopened:
         StoreError: the base model is not where it was. RunMismatch: it changed since.
         UnmetNeed: a part of the method requires what `tasks` do not offer.
     """
-    config = begun_config(store)
+    config = initial_config(store)
     method = build_method(config.method)
     model, backbone = reopened_model(store, tasks)
     if tasks:
@@ -60,21 +60,21 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
     about = store.about
     check_base_there(store)
     torch.set_num_threads(about["threads"])
-    model, backbone = load_learner(begun_config(store), tasks)
+    model, backbone = load_learner(initial_config(store), tasks)
     check_base(store, model)
     backbone.precision = about["precision"]
     return model, backbone
 
 
-def begun_config(store: Store) -> RunConfig:
+def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
-    about = store.begun
+    about = store.initial
     return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def check_base_there(store: Store) -> None:
     """Raise StoreError if the folder of the run's base is gone; `check_base` compares its weights once they are loaded."""
-    model = str(store.begun["config"]["backbone"]["model"])
+    model = str(store.initial["config"]["backbone"]["model"])
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise StoreError(
             f"The base of the run in '{store.folder}' is missing: run.json says it was in '{model}'. Put it back there, or a "
@@ -84,7 +84,7 @@ def check_base_there(store: Store) -> None:
 
 def check_base(store: Store, model: AdaptedModel) -> None:
     """Raise RunMismatch, with both fingerprints, unless the pretrained weights are those the run began with."""
-    begun, now = store.begun, model.fingerprint()
+    begun, now = store.initial, model.fingerprint()
     if begun.get("base") not in (None, now):
         raise RunMismatch(base_changed(store.folder, begun, now))
 
@@ -100,7 +100,7 @@ def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]
         RunMismatch: the data of a task changed since it was learnt.
         DataError: its files cannot be read.
     """
-    about, config = store.about, begun_config(store)
+    about, config = store.about, initial_config(store)
     own = {task.name: task for task in given}
     if unknown := sorted(own.keys() - about["tasks"].keys()):
         raise StoreError(f"'{unknown[0]}' is not a task of the run in '{store.folder}': {', '.join(about['tasks'])}.")

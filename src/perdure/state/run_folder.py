@@ -42,7 +42,7 @@ class RunFolder:
         return (self.folder / RUN).is_file()
 
     @property
-    def begun(self) -> dict[str, Any]:
+    def initial(self) -> dict[str, Any]:
         """run.json; StoreError if the folder holds no run."""
         if not self.exists:
             raise StoreError(
@@ -68,7 +68,7 @@ class RunFolder:
     @property
     def about(self) -> dict[str, Any]:
         """run.json plus what was added, minus what was rolled back; `added`: added task -> its settings."""
-        about, manifest = self.begun, self.manifest
+        about, manifest = self.initial, self.manifest
         added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
         for key in BY_TASK:
             if "begun" in manifest:

@@ -52,14 +52,14 @@ class Store(RunFolder):
             write_json(self.folder / RUN, about)
         elif not self.finished:
             known = self.about["warnings"]
-            if new := [line for line in other_versions(self.begun, about) if line not in known]:
+            if new := [line for line in other_versions(self.initial, about) if line not in known]:
                 self._commit({**self.manifest, "warnings": [*self.manifest.get("warnings", []), *new]})
 
     def must_match(self, about: Mapping[str, Any]) -> None:
         """Raise RunMismatch unless the run in the folder has the entries of `about`; StoreError if it holds something else."""
         own = (LOCK, ".partial-")  # the lock, and what a process killed while writing run.json left
         if self.exists:
-            check_same(self.folder, self.begun, about, self.stages())
+            check_same(self.folder, self.initial, about, self.stages())
         elif self.folder.is_dir() and not all(p.name.startswith(own) for p in self.folder.iterdir()):
             raise StoreError(f"'{self.folder}' exists and holds no run. Choose an empty or a new folder.")
 
@@ -148,8 +148,8 @@ class Store(RunFolder):
         why = f"was rolled back: the run went back to '{entries[-1]['name']}'."
         aside = {entry["folder"]: f"'{entry['name']}' {why}" for entry in dropped}
         # of those that still count: a task rolled back and added again is recorded with the stage that added it
-        begun = [name for name in self.manifest.get("begun", self.begun["tasks"]) if name in kept]
-        shorter = {"begun": begun} if len(begun) < len(self.begun["tasks"]) else {}
+        begun = [name for name in self.manifest.get("begun", self.initial["tasks"]) if name in kept]
+        shorter = {"begun": begun} if len(begun) < len(self.initial["tasks"]) else {}
         self._commit({**self.manifest, "stages": entries, **shorter, **({"aside": aside} if aside else {})})
 
     def _commit(self, manifest: dict[str, Any]) -> None:

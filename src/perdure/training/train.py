@@ -115,14 +115,14 @@ def train(
         norm = _norm(p.grad for p in parameters)
         _check_finite(where, {"the gradient's norm": norm}, RATE_ADVICE)
         if rule and type(rule).gradients is not StepRule.gradients:
-            model.set_gradients(calls.stepping(rule, ctx, model.gradients()))
+            model.set_gradients(calls.step_gradients(rule, ctx, model.gradients()))
             norm = _norm(p.grad for p in parameters)
             _check_finite(where, {f"the gradient's norm after {kind_of(rule)}.gradients": norm}, PART_ADVICE)
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
         training.optimiser.step()
         if rule and type(rule).stepped is not StepRule.stepped:
-            calls.stepped(rule, ctx, model.factors(), learning_rate)
+            calls.after_step(rule, ctx, model.factors(), learning_rate)
             norm = _norm(parameters)
             _check_finite(where, {f"the factors' norm after {kind_of(rule)}.stepped": norm}, PART_ADVICE)
         training.end_step()
@@ -152,7 +152,7 @@ def add_weight_penalties(
     for name, penalty in penalties.items():
         value, grads = calls.penalty_of(penalty, factors, ctx.past)
         trained = [
-            (p, calls.fitting(penalty, module, grad, p))
+            (p, calls.checked_gradient(penalty, module, grad, p))
             for module, pair in grads.items()
             for p, grad in zip((model.modules[module].A, model.modules[module].B), pair, strict=True)
             if p.requires_grad

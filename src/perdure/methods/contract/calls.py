@@ -95,7 +95,7 @@ def after_task(parts: Iterable[Part], ctx: Context, update: Update) -> None:
             part.after_task(ctx, update)
 
 
-def started(init: Init, ctx: Context) -> Start:
+def start_adapter(init: Init, ctx: Context) -> Start:
     """How the adapter starts: every module once, in the adapter's shapes, finite."""
     with calling(init, "start"):
         start = init.start(ctx)
@@ -126,7 +126,7 @@ def penalty_of(penalty: WeightPenalty, factors: Mapping[str, Factors], past: Pas
     return number, grads
 
 
-def fitting(penalty: WeightPenalty, module: str, grad: Any, factor: Tensor) -> Tensor:
+def checked_gradient(penalty: WeightPenalty, module: str, grad: Any, factor: Tensor) -> Tensor:
     """A penalty's gradient of a trained factor, of exactly its shape: any other would be broadcast."""
     return _of_shape(penalty, "value_and_grad", f"a gradient at '{module}'", grad, factor)
 
@@ -140,7 +140,7 @@ def batch_loss(penalty: BatchPenalty, ctx: Context, batch: Batch, outputs: Outpu
     return loss
 
 
-def stepping(rule: StepRule, ctx: Context, grads: Gradients) -> Gradients:
+def step_gradients(rule: StepRule, ctx: Context, grads: Gradients) -> Gradients:
     """The gradients to step with: for the modules of `grads`, in the factors' shapes."""
     if type(rule).gradients is StepRule.gradients:
         return grads
@@ -157,7 +157,7 @@ def stepping(rule: StepRule, ctx: Context, grads: Gradients) -> Gradients:
     return changed
 
 
-def stepped(rule: StepRule, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
+def after_step(rule: StepRule, ctx: Context, factors: Mapping[str, Factors], learning_rate: float) -> None:
     """The optimiser has stepped; the rule may change the factors in place."""
     with calling(rule, "stepped"), torch.no_grad():
         returned: Any = rule.stepped(ctx, factors, learning_rate)
