@@ -125,9 +125,9 @@ def test_table_and_picture() -> None:
 @pytest.mark.parametrize(
     "method,why",
     [
-        ("seq-lora", "its update holds the past already"),
-        ("slao", "its update holds the past already"),
-        ("per-task", "answered by an update of its own"),
+        ("seq-lora", "its update already holds the past"),
+        ("slao", "its update already holds the past"),
+        ("per-task", "answered by its own update"),
         ("joint", "a single stage, which has no past"),
     ],
 )

@@ -134,7 +134,7 @@ def open_finished(
     store = Store(folder)
     about, stages = store.about, store.stages()
     if not stages:
-        raise StoreError(f"The run in '{folder}' has no finished stage; continue it with `perdure resume {folder}`.")
+        raise StoreError(f"No stage of the run in '{folder}' is finished; continue it with `perdure resume {folder}`.")
     store.verify()
     config = load_config(about["config"])
     if (kind := backbone_kind(config.backbone)) not in ("causal", "seq2seq"):

@@ -145,7 +145,7 @@ def open_run(
     about = store.about
     learnt = _task_stages(store)
     if not learnt:
-        raise StoreError(f"The run in '{folder}' has no finished stage; continue it with `perdure resume {folder}`.")
+        raise StoreError(f"No stage of the run in '{folder}' is finished; continue it with `perdure resume {folder}`.")
     config = load_config(about["config"])
     if reason := no_history(build_method(config.method), "A study puts a part of a task's update on the past"):
         raise ConfigError(f"The run in '{folder}' cannot be studied. {reason}.")
