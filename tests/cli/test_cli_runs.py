@@ -81,7 +81,7 @@ def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
     [
         (["add", "nowhere", "sea.yaml"], 6, "holds no run"),
         (["add", "run", "nothing.yaml"], 4, "There is no task file 'nothing.yaml'"),
-        (["add", "run", "sky.yaml"], 4, "'sky' is learnt already"),
+        (["add", "run", "sky.yaml"], 4, "'sky' is already learnt"),
         (["add", "run", "bad.yaml"], 3, "Did you mean 'train'?"),
         (["add", "run", "lost.yaml"], 4, "gone.jsonl does not exist"),
         (["add", "run", "sea.yaml", "training.epochs=2"], 3, "An existing run keeps its settings"),
@@ -138,9 +138,7 @@ def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, caps
     (here / "run/run.json").write_text(about.replace(str(encoder_folder), gone))
     code, error = fails(monkeypatch, capsys, *argv)
     assert code == 6, error
-    assert (
-        f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
-    )
+    assert f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
 
 
 def test_adapters_that_exist_become_a_run(here, encoder_folder):
