@@ -121,7 +121,7 @@ def test_over_long_texts_are_counted_and_said(place: Place, monkeypatch, capsys)
     monkeypatch.chdir(place.folder)
     ended = perdure(monkeypatch, capsys, *RUN)
     assert ended.code == 0
-    said = "2 texts are too long for backbone.max_length (32) and are cut"
+    said = "2 texts are longer than backbone.max_length (32) and are cut"
     assert said in ended.out
     assert said in json.loads((place.folder / "new/run.json").read_text())["warnings"][-1]
 

@@ -80,10 +80,10 @@ CASES: dict[str, Bad] = {
     "length 0": setting("backbone.max_length=0", "backbone.max_length", "greater than or equal to 2"),
     "unknown suite": command("run", "--suite", "quickstar", says=("'quickstar'", "Did you mean 'quickstart'?")),
     "unknown order": command("run", "--suite", "quickstart", "--order", "zz", says=("'zz'", "default")),
-    "budget beside tasks": setting("budget.train=4", "`budget`: of suites only", "train_size"),
-    "order beside tasks": setting("order=nonsense", "`order`: of suites only"),
-    "data beside tasks": setting("data=data", "`data`: of suites only"),
-    "data seed beside tasks": setting("data_seed=1", "`data_seed`: of suites only", "seed"),
+    "budget beside tasks": setting("budget.train=4", "`budget`: only for suites", "train_size"),
+    "order beside tasks": setting("order=nonsense", "`order`: only for suites"),
+    "data beside tasks": setting("data=data", "`data`: only for suites"),
+    "data seed beside tasks": setting("data_seed=1", "`data_seed`: only for suites", "seed"),
     "task that is not there": Bad(
         lambda p: p.config(tasks=["tickts.yaml"]), ("no task file 'tickts.yaml'", "'config.yaml' names under `tasks`"), 3
     ),

@@ -81,7 +81,7 @@ def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
     [
         (["add", "nowhere", "sea.yaml"], 6, "holds no run"),
         (["add", "run", "nothing.yaml"], 4, "There is no task file 'nothing.yaml'"),
-        (["add", "run", "sky.yaml"], 4, "'sky' is learnt already"),
+        (["add", "run", "sky.yaml"], 4, "'sky' is already learnt"),
         (["add", "run", "bad.yaml"], 3, "Did you mean 'train'?"),
         (["add", "run", "lost.yaml"], 4, "gone.jsonl does not exist"),
         (["add", "run", "sea.yaml", "training.epochs=2"], 3, "An existing run keeps its settings"),

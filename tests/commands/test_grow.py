@@ -149,7 +149,7 @@ def test_rollback_into_what_the_run_was_begun_with(begun, folder):
     perdure.add(run, begun / "sky.yaml")
     assert bits_learnt(run)[0] == both[0]
     assert bits_learnt(run)[2] == both[2]
-    with pytest.raises(UnknownName, match=r"No learnt task .* 'sea'.*Known: fruit, sky"):
+    with pytest.raises(UnknownName, match=r"Unknown learnt task .* 'sea'.*Known: fruit, sky"):
         perdure.rollback(run, "sea")
 
 
@@ -219,7 +219,7 @@ def test_the_gate_stops_a_run_before_the_stage(folder, begun, monkeypatch):
 
 def test_new_data_of_a_known_task_is_its_next_version(begun, folder):
     run = folder / "run"
-    with pytest.raises(DataError, match=r"'sky' is learnt already: .* from the same data"):
+    with pytest.raises(DataError, match=r"'sky' is already learnt: .* from the same data"):
         perdure.add(run, begun / "sky.yaml")
     new = write_task(folder, "sky", start=7)  # 13 of its 20 numbers are old ones
     scores = perdure.add(run, new)
@@ -281,7 +281,7 @@ def test_what_cannot_grow_is_refused_with_the_reason(tmp_path, small_tasks, enco
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "per-task")
     with pytest.raises(StoreError, match=r"'sky' .*was given from Python.*tasks=\[\.\.\.\]"):
         perdure.add(tmp_path / "run", small_tasks[2], tasks=small_tasks[:1])
-    with pytest.raises(StoreError, match="'sea' is no task of the run"):
+    with pytest.raises(StoreError, match="'sea' is not a task of the run"):
         perdure.add(tmp_path / "run", small_tasks[2], tasks=small_tasks)
     with pytest.raises(StoreError, match="holds no run"):
         perdure.add(tmp_path / "nothing", small_tasks[2])

@@ -111,7 +111,7 @@ def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
         perdure.predict(run, TEXTS)
     with pytest.raises(UnknownName, match=r"Unknown learnt task: 'skye'\. Did you mean 'sky'"):
         perdure.predict(run, TEXTS, task="skye")
-    with pytest.raises(DataError, match="nothing to answer"):
+    with pytest.raises(DataError, match="Nothing to answer"):
         perdure.predict(run, [], task="sky")
     with pytest.raises(StoreError, match="holds no run"):
         perdure.predict(tmp_path / "none", TEXTS)
@@ -270,5 +270,5 @@ def test_a_damaged_run_is_not_asked(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     state = Store(copy).stage_folder(2) / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"x")
-    with pytest.raises(CorruptFile, match=r"state\.safetensors.*damaged.*whole: fruit"):
+    with pytest.raises(CorruptFile, match=r"state\.safetensors.*damaged.*intact stage: fruit"):
         perdure.predict(copy, TEXTS, task="sky")

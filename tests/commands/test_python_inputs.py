@@ -55,7 +55,7 @@ def test_a_report_that_cannot_be_told_is_refused_at_the_door(
         lambda: perdure.resume(run, tasks=small_tasks[:1], report=report),
         lambda: perdure.add(run, small_tasks[1], report=report),
     ):
-        with pytest.raises(ConfigError, match=r"report=.*: expected something with begin, step, scored and end"):
+        with pytest.raises(ConfigError, match=r"report=.*: expected an object with begin, step, scored and end"):
             call()
 
 

@@ -99,7 +99,7 @@ def test_a_run_of_two_goes_on_with_two(tmp_path, model_folder):
     errors = tmp_path / "errors"
     assert together(2, fails_on_the_other, tmp_path / "run", model_folder, errors=errors) == [1, PartError.exit_code]
     assert together(1, fails_nowhere, tmp_path / "run", model_folder, errors=errors) == [6]
-    assert "was begun by 2 processes" in last_error(errors, 0)
+    assert "began with 2 processes" in last_error(errors, 0)
     for name in ("run", "whole"):
         assert together(2, fails_nowhere, tmp_path / name, model_folder, errors=errors) == [0, 0]
     assert Store(tmp_path / "run").manifest == Store(tmp_path / "whole").manifest  # to the bit

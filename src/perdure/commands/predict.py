@@ -160,21 +160,19 @@ def _texts(inputs: Iterable[str]) -> list[str]:
     return texts
 
 
-def _row(
-    text: str, expected: str | None, prediction: Prediction, labels: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+def _row(text: str, expected: str | None, output: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     row: dict[str, Any] = {"input": text}
     every = [(task, label) for task, own in labels.items() for label in own]
     single = len(labels) == 1
     if not every:
-        row["text"] = prediction.label
-    elif not (prediction.task or prediction.probabilities):
-        row |= {"label": None, "text": prediction.label}
+        row["text"] = output.label
+    elif not (output.task or output.probabilities):
+        row |= {"label": None, "text": output.label}
     else:
-        row["label"] = prediction.label
+        row["label"] = output.label
         if not single:
-            row["task"] = prediction.task
-        shares = zip(every, prediction.probabilities, strict=True) if prediction.probabilities else ()
+            row["task"] = output.task
+        shares = zip(every, output.probabilities, strict=True) if output.probabilities else ()
         row["probabilities"] = {
             (label if single else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
         }

@@ -20,24 +20,28 @@ def forgetting_gate(points: float | None) -> Accept | None:
         raise ConfigError(f"max_forgetting: give points, 0 or more, for example 2.0 (got {points:g}).")
 
     def accept(store: Store, stage: str, folder: Path) -> str | None:
-        now = _scores(folder)
-        earlier = [_scores(store.stage_folder(position + 1)) for position in range(len(store.stages()))]
-        falls: list[tuple[float, str]] = []
-        for task in store.stages():
-            known = [row[task] for row in earlier if row.get(task) is not None]
-            if known and now.get(task) is not None and (loss := 100 * (max(known) - now[task])) > points + 1e-9:
-                scores = f"from {100 * max(known):.1f} to {100 * now[task]:.1f}"
-                falls.append((loss, f"'{task}' fell {scores} ({loss:.1f} points)"))
-        if not falls:
+        losses = [(100 * (best - now), task, best, now) for task, (best, now) in _losses(store, folder).items()]
+        too_high = sorted((loss for loss in losses if loss[0] > points + 1e-9), key=lambda loss: -loss[0])
+        if not too_high:
             return None
-        worst_first = ", ".join(text for _, text in sorted(falls, key=lambda fall: -fall[0]))
+        falls = ", ".join(
+            f"'{task}' fell from {100 * best:.1f} to {100 * now:.1f} ({loss:.1f} points)"
+            for loss, task, best, now in too_high
+        )
         return (
-            f"Learning '{stage}' forgets more than {points:g} points: {worst_first}. It was not accepted: the run and its "
+            f"Learning '{stage}' forgets more than {points:g} points: {falls}. It was not accepted: the run and its "
             "deployed model are unchanged. Accept it with a higher --max-forgetting, or learn with settings that "
             "forget less (another method, a smaller training.later_learning_rate_factor) in a new run."
         )
 
     return accept
+
+
+def _losses(store: Store, folder: Path) -> dict[str, tuple[float, float]]:
+    """Earlier task -> (best score after any earlier stage, score now), where both are known."""
+    *earlier, now = map(_scores, (*map(store.stage_folder, range(1, len(store.stages()) + 1)), folder))
+    scores = {task: [row[task] for row in earlier if row.get(task) is not None] for task in store.stages()}
+    return {task: (max(known), now[task]) for task, known in scores.items() if known and now.get(task) is not None}
 
 
 def _scores(folder: Path) -> dict[str, float]:

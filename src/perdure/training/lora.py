@@ -64,10 +64,7 @@ class AdaptedModel:
 
     @classmethod
     def around(cls, peft_model: Any) -> AdaptedModel:
-        """The same view of a model that PEFT has already adapted; it does not change before `fold` and `start`.
-
-        Args:
-            peft_model: what `peft.get_peft_model` returned, with one active plain LoRA adapter; its names are the bare model's.
+        """The same view of what `peft.get_peft_model` returned, under the bare model's names; unchanged until `fold` and `start`.
 
         Raises:
             ConfigError: it is something else, is merged, or adapts other weights than those of linear layers, or shared ones.
