@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    with pytest.raises(ConfigError, match=r"run.yaml': Permission denied\. Check its permissions"):
+    with pytest.raises(ConfigError, match=r"run.yaml': Permission denied\. Check the permissions"):
         load_config(tmp_path / "run.yaml")
 
 
