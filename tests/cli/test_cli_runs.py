@@ -138,9 +138,7 @@ def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, caps
     (here / "run/run.json").write_text(about.replace(str(encoder_folder), gone))
     code, error = fails(monkeypatch, capsys, *argv)
     assert code == 6, error
-    assert (
-        f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
-    )
+    assert f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
 
 
 def test_adapters_that_exist_become_a_run(here, encoder_folder):
