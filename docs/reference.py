@@ -87,8 +87,8 @@ def cell(text: str) -> str:
 
 def schema() -> str:
     """The JSON schema of a configuration, for editors. It also allows names in place of parts, models and task files."""
-    schema = RunConfig.model_json_schema()
-    known, name = schema["properties"], {"type": "string"}
+    whole = RunConfig.model_json_schema()
+    known, name = whole["properties"], {"type": "string"}
     part = {"anyOf": [name, {"type": "object"}, {"type": "null"}]}
     keys_of_method = {key: {} if key == "stream" else part for key in PRESETS["inc-lora"].composition()}
     preset = {"enum": list(PRESETS)}
@@ -104,7 +104,7 @@ def schema() -> str:
     }
     known["tasks"]["items"] = {"anyOf": [name, known["tasks"]["items"]]}
     known["order"]["anyOf"].append({"type": "integer"})
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=1) + "\n"
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}, indent=1) + "\n"
 
 
 def models() -> str:
