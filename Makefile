@@ -1,4 +1,4 @@
-# `make help` lists the targets. Every target makes what it needs: the only prerequisite is Python 3.11 or newer.
+# `make help` lists the targets. Every target installs what it needs; the only prerequisite is Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +7,12 @@ READY := $(VENV)/.ready
 
 .PHONY: help env check test test-slow quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-env: $(READY) ## the environment in .venv, with the versions of constraints.txt
+env: $(READY) ## create .venv with the versions of constraints.txt
 
-# torch comes first and pinned. PyPI's wheel for Linux brings several GB for GPUs; without one give
+# torch is installed first and pinned. PyPI's Linux wheel includes several GB for GPUs; without a GPU, set
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 $(READY): pyproject.toml constraints.txt
@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,check]'
 	touch $(READY)
 
-check: $(READY) ## format, lint, types, direction of imports
+check: $(READY) ## check format, lint, types, import direction, tables and pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -29,57 +29,57 @@ check: $(READY) ## format, lint, types, direction of imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python docs/reference.py --check
 
-test: $(READY) ## everything that is not slow
+test: $(READY) ## run all tests that are not slow
 	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness and not devices'
 	$(BIN)/pytest -n 2 -m devices
 
-test-slow: $(READY) ## the rest
+test-slow: $(READY) ## run the tests that take minutes
 	$(BIN)/pytest -m 'slow and not browser and not quantized and not harness'
 
-quantized: $(READY) ## 4- and 8-bit bases (fetches bitsandbytes into .quantized)
+quantized: $(READY) ## test real 4- and 8-bit bases (downloads bitsandbytes into .quantized)
 	test -d .quantized/bitsandbytes || $(BIN)/pip install --quiet --no-deps --target .quantized -c constraints.txt bitsandbytes
 	PERDURE_QUANTIZED=required PYTHONPATH=.quantized $(BIN)/pytest -m quantized
 
-harness: $(READY) ## lm-evaluation-harness (installs the extra lm-eval)
+harness: $(READY) ## test with lm-evaluation-harness (installs the extra lm-eval)
 	$(BIN)/python -c 'import lm_eval' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[lm-eval]'
 	PERDURE_HARNESS=required $(BIN)/pytest -m harness
 
-browser: $(READY) ## the report page in a real browser (Debian's chromium)
+browser: $(READY) ## test the report page in a real browser (Debian's chromium)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || $(MAKE) --no-print-directory chromium
 	PERDURE_BROWSER=required $(BIN)/pytest -m browser
 
-# An index that cannot be refreshed is no reason to stop: what it knows may be enough.
+# If the package index cannot be refreshed, the cached one may be enough.
 chromium:
-	$(SUDO) apt-get update -qq || echo "apt-get update failed; going on with the package lists that are here"
+	$(SUDO) apt-get update -qq || echo "apt-get update failed; continuing with the cached package lists"
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium chromium-driver
 
-demo: $(READY) ## five real tasks, three methods, about five minutes
+demo: $(READY) ## learn five real tasks with three methods (about five minutes)
 	$(BIN)/perdure demo
 
-tables: $(READY) ## every table in README and docs, from the records
+tables: $(READY) ## generate every table in README and docs from the records
 	$(BIN)/python benchmarks/tables.py
 
-docs: $(READY) ## what docs/ says from the code: keys of a configuration, what is deployed
+docs: $(READY) ## generate the pages that come from the code: configuration keys, what is deployed
 	$(BIN)/python docs/reference.py
 
-check-tables: $(READY) ## fail if a table is not what the records say
+check-tables: $(READY) ## fail if a table differs from the records
 	$(BIN)/python benchmarks/tables.py --check
 
-# Each step is planned from the records of the one before; records are committed, so an interrupted leaderboard goes on. A sweep
-# ends with 1 if runs failed: that is a result too, and the next step counts them.
-leaderboard: $(READY) ## go on with the leaderboard's missing runs (hours; needs PERDURE_CL_BENCHMARK)
+# Each step is planned from the records of the one before; records are committed, so an interrupted leaderboard continues. A sweep
+# exits with status 1 if runs failed: failures are results too, and the next step counts them.
+leaderboard: $(READY) ## run the leaderboard's missing runs (hours; needs PERDURE_CL_BENCHMARK)
 	for step in tune runoff screen finals; do $(BIN)/python benchmarks/leaderboard/plan.py $$step || exit 1; \
 	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
 
 SEED := 0
-recheck: $(READY) ## run two recorded quickstart runs anew, drawn by SEED, and compare
+recheck: $(READY) ## repeat two recorded quickstart runs, drawn by SEED, and compare
 	$(BIN)/python benchmarks/recheck.py --seed $(SEED)
 
-format: $(READY) ## put the code into shape
+format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove the environment and what tests left
+clean: ## remove the environment and test leftovers
 	rm -rf $(VENV) .quantized .pytest_cache .ruff_cache .hypothesis

@@ -1,10 +1,9 @@
-"""Writes what docs/ says about the code from the code itself: every key of a configuration, the models known by name, what each
-preset deploys, every file.
+"""Generates the parts of docs/ that come from the code: configuration keys, known models, what presets deploy, every file.
 
-It fills what stands between `<!-- from the code: NAME -->` and `<!-- end -->`.
+They are the blocks between `<!-- from the code: NAME -->` and `<!-- end -->`, and the JSON schema of a configuration.
 
     python docs/reference.py            write the pages (make docs)
-    python docs/reference.py --check    fail if a page is not what the code says (make check)
+    python docs/reference.py --check    fail if a page is stale (make check)
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "backbone, kind: vision": ("backbone, kind: vision", VisionSettings),
 }
 NAMED = ("method", "backbone")
-"""Keys of a configuration for which a name stands for settings."""
+"""Configuration keys that take a name or a mapping."""
 ONE_ADAPTER = ("latest", "slao")
-"""Consolidations whose deployed adapter never grows; tests/docs/test_reference.py holds all of this to real runs."""
+"""Consolidations whose deployed adapter does not grow; tests/docs/test_reference.py checks them in real runs."""
 TWICE = ("slice", "slice-free", "lora-ga", "loram")
-"""Inits that move the base: their updates have up to twice the rank."""
+"""Inits that offset the base: their updates have up to twice the rank."""
 
 
 def configuration() -> str:
-    """Tables of every key of a configuration: kind of value, default, meaning."""
+    """Tables of all configuration keys: values, default, meaning."""
     return "\n\n".join(f"## {title}\n\n{section(model)}" for title, model in SECTIONS.values())
 
 
@@ -65,31 +64,31 @@ def section(model: type[BaseModel]) -> str:
     for key in keys(model):
         if not key.meaning:
             raise SystemExit(f"{model.__name__}.{key.name} has no docstring below it.")
-        rows.append(f"| `{key.name}` | {of(model, key)} | {default(model, key)} | {cell(key.meaning)} |")
+        rows.append(f"| `{key.name}` | {values(model, key)} | {default(model, key)} | {cell(key.meaning)} |")
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def of(model: type[BaseModel], key: Key) -> str:
-    """What may stand there."""
+def values(model: type[BaseModel], key: Key) -> str:
+    """The allowed values."""
     return "a name or a mapping" if model is RunConfig and key.name in NAMED else cell(key.values)
 
 
 def default(model: type[BaseModel], key: Key) -> str:
-    """What stands there otherwise."""
+    """The default, as shown in the table."""
     if isinstance(model.model_fields[key.name].default, BaseModel):
         return "see below"
     return "must be given" if key.default is None else f"`{key.default}`"
 
 
 def cell(text: str) -> str:
-    """Words that may stand in a table."""
+    """Text escaped for a Markdown table."""
     return text.replace("|", "\\|").replace("None =", "`null` =")
 
 
 def schema() -> str:
-    """The JSON schema of a configuration, for editors; parts of a method and settings of a backbone may be given by name."""
-    found = RunConfig.model_json_schema()
-    known, name = found["properties"], {"type": "string"}
+    """The JSON schema of a configuration, for editors. It also allows names in place of parts, models and task files."""
+    whole = RunConfig.model_json_schema()
+    known, name = whole["properties"], {"type": "string"}
     part = {"anyOf": [name, {"type": "object"}, {"type": "null"}]}
     keys_of_method = {key: {} if key == "stream" else part for key in PRESETS["inc-lora"].composition()}
     preset = {"enum": list(PRESETS)}
@@ -105,11 +104,11 @@ def schema() -> str:
     }
     known["tasks"]["items"] = {"anyOf": [name, known["tasks"]["items"]]}
     known["order"]["anyOf"].append({"type": "integer"})
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **found}, indent=1) + "\n"
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}, indent=1) + "\n"
 
 
 def models() -> str:
-    """Every model known by name: what it is, and the file it is made from."""
+    """Table of the known models and the package files they come from."""
     rows = (
         f"| `{name}` | {model.kind} | {cell(model.about)} | {ASSETS[name].project} {ASSETS[name].version}, "
         f"{ASSETS[name].size / 1e6:.0f} MB ({ASSETS[name].licence}) | {model.hub} |"
@@ -120,7 +119,7 @@ def models() -> str:
 
 
 def deployed() -> str:
-    """What each preset deploys, by its consolidation."""
+    """Table of what each preset deploys, by its consolidation."""
     forms: dict[tuple[str, str], list[str]] = {}
     for name, preset in PRESETS.items():
         form, rank = form_and_rank(preset.consolidate["kind"])
@@ -134,7 +133,7 @@ def deployed() -> str:
 
 
 def form_and_rank(kind: str) -> tuple[str, str]:
-    """What `deployed/` holds after a consolidation, and the adapter's rank."""
+    """The content of `deployed/` after a consolidation, and the adapter's rank."""
     rule = part_class("consolidate", kind)
     if Need.DENSE_BASE in rule.needs:
         return "the whole model", "-"
@@ -144,7 +143,7 @@ def form_and_rank(kind: str) -> tuple[str, str]:
 
 
 def files() -> str:
-    """Every source file and the first sentence of its head, folder by folder."""
+    """Tables of all source files, by folder, with the first sentence of each module docstring."""
     folders = sorted({path.parent for path in SOURCE.rglob("*.py")})
     parts = []
     for folder in folders:
@@ -160,14 +159,14 @@ def files() -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """Of a file's head, without what is in brackets behind it."""
+    """The first sentence of a module docstring, without a parenthesis after it."""
     head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     paragraph = " ".join(head.partition("\n\n")[0].split())
     return re.split(r"(?<=[.:;]) (?=[A-Z(])", paragraph)[0].rstrip(".:;")
 
 
 def pages() -> Iterator[tuple[Path, str, str]]:
-    """(page, what it says, what it should say) of every page with marks, and of the schema that is shipped for editors."""
+    """(path, current text, generated text) of every page, and of the JSON schema."""
     makers = {"configuration": configuration, "models": models, "deployed": deployed, "files": files}
     for path in sorted(DOCS.glob("*.md")):
         old = path.read_text(encoding="utf-8")
@@ -177,12 +176,12 @@ def pages() -> Iterator[tuple[Path, str, str]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the pages, or say which are stale."""
+    """Write the pages, or with --check report the stale ones."""
     stale = [(path, new) for path, old, new in pages() if old != new]
     for path, new in stale:
         if "--check" not in argv:
             path.write_text(new, encoding="utf-8")
-        print(f"{'not what the code says, run make docs' if '--check' in argv else 'written'}: {path.name}")
+        print(f"{'stale, run make docs' if '--check' in argv else 'written'}: {path.name}")
     if stale and "--check" in argv:
         sys.exit(1)
 

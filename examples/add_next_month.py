@@ -1,4 +1,4 @@
-"""Next month: new tickets on the run of examples/own_data.py, refused if it forgets; and back again.
+"""Add next month's tickets to the run of examples/own_data.py; the stage is rejected if older tasks are forgotten.
 
 Run:  python examples/own_data.py && python examples/add_next_month.py
 """
@@ -15,7 +15,7 @@ APRIL = {"billing": "I was charged twice for {}", "outage": "No signal in {} aft
 
 
 def write_month(folder: Path) -> Path:
-    """The new month has files of its own: a run goes on scoring what the old ones hold."""
+    """Write the new month into its own files: the run still scores the old ones."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tickets.csv").open("w", newline="") as file:
         rows = [(text.format(place), label) for place in PLACES for label, text in APRIL.items()]
@@ -27,15 +27,15 @@ def write_month(folder: Path) -> Path:
 
 
 def main(folder: Path = Path("runs/own-data"), max_forgetting: float = 5.0) -> perdure.Scores | None:
-    """Add the month as a new version of its task; None if it was refused."""
+    """Add the month as a new version of its task; None if it was rejected."""
     run, task = folder / "run", write_month(folder / "april")
     try:
         scores = perdure.add(run, task, max_forgetting=max_forgetting)
     except perdure.QualityGate as refused:
         print(refused)
         return None
-    print(f"{scores.stages[-1]} is learnt; now {dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))}")
-    print(f"To take it back: perdure rollback {run} --to {scores.stages[-2]}")
+    print(f"{scores.stages[-1]} learnt. Scores now: {dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))}")
+    print(f"To undo: perdure rollback {run} --to {scores.stages[-2]}")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Your own files -> a run -> answers: two tasks, one in CSV and one in JSON lines, learnt one after another.
+"""Learn two tasks from your own files, one CSV and one JSON lines, then predict.
 
 Run:  python examples/own_data.py        (about a minute with MiniLM; then examples/add_next_month.py)
 """
@@ -17,7 +17,7 @@ REVIEWS = {"good": "A wonderful evening near {}", "bad": "Cold food and rude sta
 
 
 def write_files(folder: Path) -> list[Path]:
-    """What you have already: a data file and a few lines of YAML for each task."""
+    """Write what you would already have: a data file and a few lines of YAML per task."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tickets.csv").open("w", newline="") as file:
         rows = [(text.format(place), label) for place in PLACES for label, text in TICKETS.items()]
@@ -34,7 +34,7 @@ def write_files(folder: Path) -> list[Path]:
 
 
 def main(folder: Path = Path("runs/own-data"), backbone: str | dict = "minilm", **settings) -> perdure.Scores:
-    """Learn both tasks into folder/run and answer two new texts."""
+    """Learn both tasks into folder/run and classify two new texts."""
     tasks = write_files(folder)
     scores = perdure.learn(tasks=tasks, method="ps-lora", backbone=backbone, out=folder / "run", **settings)
     print(f"scores after each task: {scores.score_matrix}")

@@ -1,10 +1,10 @@
-"""A penalty of your own: first-order, importance-weighted sign alignment. Unlike PS-LoRA's it does not vanish at 0.
+"""A custom penalty: first-order, importance-weighted sign alignment. Unlike PS-LoRA's, it does not vanish at W = 0.
 
-    L = sum_ij |H_ij| |W_ij| sigmoid(-a W_ij sign(H_ij))        W the new update, H the sum of the earlier ones
+    L = sum_ij |H_ij| |W_ij| sigmoid(-a W_ij sign(H_ij))        W: the new update, H: the sum of the earlier ones
 
-Run:  python examples/own_method.py        (tried by perdure.testing, then on the quickstart with a small budget)
-Any configuration can use it as  method: {penalties: {"own_method:SignAlignment": {weight: 0.1}}}  where `perdure` is started in
-this folder (or finds it by PYTHONPATH).
+Run:  python examples/own_method.py        (checks it with perdure.testing, then learns the quickstart with a small budget)
+Any configuration can use it as  method: {penalties: {"own_method:SignAlignment": {weight: 0.1}}}  if `perdure` is started in
+this folder, or the folder is on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perdure.parts import WeightPenalty, dense
 
 
 class SignAlignment(WeightPenalty):
-    """See the equation; zero on the first task."""
+    """The equation above; zero on the first task."""
 
     sharpness: float = 1000.0
 

@@ -1,4 +1,4 @@
-"""The same in TRL's SFTTrainer (pip install 'perdure[trl]'), which makes the PEFT model itself.
+"""Continual learning in TRL's SFTTrainer, which creates the PEFT model itself (pip install 'perdure[trl]').
 
 python examples/sft_trainer.py MODEL --out adapters/march
 python examples/sft_trainer.py MODEL --out adapters/april --history adapters/march

@@ -1,4 +1,4 @@
-"""This month's skill in a plain transformers Trainer, kept apart from last months' by PS-LoRA's penalty.
+"""Continual learning in a plain transformers Trainer: PS-LoRA's penalty protects the skills of earlier months.
 
 python examples/trainer.py MODEL --out adapters/march
 python examples/trainer.py MODEL --out adapters/april --history adapters/march

@@ -1,4 +1,4 @@
-"""What users may import: names of `perdure`, and three modules; README, docs and examples use nothing else."""
+"""The public API: names of `perdure` and three modules; README, docs and examples use nothing else."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_old_import_is_one_clear_error(statement: str, where: str) -> None:
         exec(statement, {})
 
 
-def test_a_module_that_never_was_is_not_found_as_ever() -> None:
+def test_an_unknown_module_is_still_not_found() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'perdure\.nothing'"):
         importlib.import_module("perdure.nothing")
 

@@ -21,11 +21,10 @@ _ROOMS = {
     "training": "context evaluation lora metrics processes sharding workbench",
 }
 MOVED = {
-    **{
-        f"perdure.{old}": f"perdure.{room}.{old.rpartition('.')[2]}"
-        for room, every in _ROOMS.items()
-        for old in every.split()
-    },
+    f"perdure.{old}": f"perdure.{room}.{old.rpartition('.')[2]}"
+    for room, every in _ROOMS.items()
+    for old in every.split()
+} | {
     "perdure.adapter_format": "perdure.adapters.format",
     "perdure.guarded_folders": "perdure.commands.guarded_merge",
     "perdure.history": "perdure.parts",

@@ -1,4 +1,4 @@
-"""One finished run for all, copied for each."""
+"""One finished run for all tests, copied for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where bad inputs are tried: a folder with a configuration, two data files and a finished run; what a refusal must be."""
+"""A folder with a configuration, two data files and a finished run, to try bad inputs in; and what a refusal must look like."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RUN = ("run", "config.yaml", "--out", "new")
 
 @dataclass(frozen=True)
 class Place:
-    """A folder a test may spoil; commands run inside it."""
+    """A folder that a test may break; commands run inside it."""
 
     folder: Path
 
@@ -50,14 +50,14 @@ class Place:
         self.config(tasks=[{"name": "bad", **{split: f"data/{split}.jsonl" for split in splits}}])
 
     def files(self) -> dict[str, bytes]:
-        """Every file but the lock of the run that is there, to the byte; a refused run leaves none."""
+        """Every file's bytes, except the existing run's lock; a refused run leaves none."""
         lock = self.run / ".lock"
         found = (path for path in self.folder.rglob("*") if path.is_file() and path != lock)
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
 
 def copied(finished: Path, folder: Path) -> Place:
-    """A copy of a place; its run knows its data by absolute names, which are changed with it."""
+    """A copy of a place, with the absolute data paths in its run updated."""
     shutil.copytree(finished, folder, dirs_exist_ok=True)
     about = folder / "run" / "run.json"
     about.write_text(about.read_text().replace(str(finished), str(folder)))
@@ -69,8 +69,8 @@ class Bad:
     """One bad input.
 
     Args:
-        spoil: what is done to the place; nothing where the command line itself is wrong.
-        says: what the message names: the culprit and the remedy.
+        spoil: what to break in the place; `nothing` if the command line itself is wrong.
+        says: what the message must name, the problem and the fix.
         code: the exit code.
         argv: the command.
     """
@@ -82,7 +82,7 @@ class Bad:
 
 
 def refused(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command ends with that code and message, shows no traceback, and changes no file."""
+    """The command exits with that code and message, without a traceback, and changes no file."""
     bad.spoil(place)
     monkeypatch.chdir(place.folder)
     before = place.files()

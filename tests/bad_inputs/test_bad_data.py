@@ -1,4 +1,4 @@
-"""Bad data: every message names file and line, or the task, and says what to do; nothing is begun."""
+"""Bad data: every message names file and line, or the task, and the fix; no run is started."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_bad_data(name: str, place: Place, monkeypatch, capsys) -> None:
     refused(CASES[name], place, monkeypatch, capsys)
 
 
-def test_over_long_texts_are_counted_and_said(place: Place, monkeypatch, capsys) -> None:
+def test_over_long_texts_are_counted_and_reported(place: Place, monkeypatch, capsys) -> None:
     from tests.own_files import perdure
 
     place.task([*GOOD, {"text": "word " * 200, "label": "a"}, {"text": "words " * 200, "label": "b"}])
@@ -142,7 +142,7 @@ HOSTILE = "</script><script>owned=1</script><img src=x onerror=owned=1>\x1b[31m\
 
 
 def test_hostile_texts_and_labels_are_only_text(place: Place, monkeypatch, capsys) -> None:
-    """They are learnt, stored and shown; in the page they are text (`tests/report/test_report_browser.py` opens such a page)."""
+    """They are learnt, stored and shown; the page escapes them (`tests/report/test_report_browser.py` opens such a page)."""
     from tests.own_files import perdure
 
     rows = [{"text": f"{HOSTILE} {i}", "label": (HOSTILE, "../../b")[i % 2]} for i in range(40)]

@@ -1,4 +1,4 @@
-"""Run folders that are missing, foreign, in use, damaged, or no longer what they were: said, and left as they are."""
+"""Run folders that are missing, foreign, in use, damaged or changed: reported, and left as they are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def more_data(place: Place) -> None:
 
 
 def other_base(place: Place) -> None:
-    """The base model's file has other weights than when the run began."""
+    """The base model's weights changed since the run started."""
     about = json.loads((place.run / "run.json").read_text())
     model = place.folder / "model"
     shutil.copytree(about["config"]["backbone"]["model"], model)
@@ -61,7 +61,7 @@ def other_base(place: Place) -> None:
 
 
 def unfinished(place: Place) -> None:
-    """Only the untrained stage is there."""
+    """Only the untrained stage is finished."""
     manifest = json.loads((place.run / "manifest.json").read_text())
     (place.run / "manifest.json").write_text(json.dumps({"stages": manifest["stages"][:1]}))
 
@@ -137,7 +137,7 @@ def test_a_folder_in_use_is_refused(argv: tuple[str, ...], place: Place, monkeyp
         refused(Bad(nothing, says, 6, argv), place, monkeypatch, capsys)
 
 
-def test_a_loss_that_is_no_number_keeps_finished_tasks(place: Place, monkeypatch, capsys) -> None:
+def test_a_diverged_loss_keeps_finished_tasks(place: Place, monkeypatch, capsys) -> None:
     from tests.own_files import perdure
 
     monkeypatch.chdir(place.folder)

@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is trained, and the message says what to do."""
+"""What cannot work is refused before training, and the message says what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.runs import short_run
 def refused(out: Path, error: type[Exception], message: str, *args: Any, **settings: Any) -> None:
     with pytest.raises(error, match=message):
         short_run(out, *args, **settings)
-    assert not Store(out).exists, "a run was begun"
+    assert not Store(out).exists, "a run was started"
 
 
 def test_a_rank_above_a_layers(tmp_path, small_tasks, encoder_folder):
@@ -33,7 +33,7 @@ def test_targets_that_match_no_module(tmp_path, small_tasks, encoder_folder):
 
 @pytest.mark.parametrize("method", ["slice", "ps-lora", "ewc"])
 def test_a_quantised_base_where_a_dense_one_is_needed(method, tmp_path, small_tasks, encoder_folder, monkeypatch):
-    """As bitsandbytes leaves one: no target has a dense weight."""
+    """Like a bitsandbytes base: no target has a dense weight."""
     monkeypatch.setattr(AdaptedModel, "dense_base", property(lambda self: False))
     message = "requires a base whose weights are stored dense"
     refused(tmp_path / "run", UnmetNeed, message, small_tasks, encoder_folder, method)
@@ -59,7 +59,7 @@ def test_parts_that_lack_something(method, message, tmp_path, small_tasks, encod
 
 
 def test_statistics_a_checkpoint_should_hold_and_does_not(tmp_path, small_tasks, encoder_folder):
-    """A Fisher of other parts' memory is not taken for this method's: the folder belongs to another configuration."""
+    """A checkpoint without this method's statistics is not used: the folder belongs to another configuration."""
     short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "inc-lora")
     with pytest.raises(Exception, match=r"another configuration: config\.method"):
         short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "ewc")

@@ -1,4 +1,4 @@
-"""Bad settings, names and command lines: the message names the setting, the value and what is known; nothing is begun."""
+"""Bad settings, names and command lines: the message names the setting, the value and the known ones; no run is started."""
 
 from __future__ import annotations
 

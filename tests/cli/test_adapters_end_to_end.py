@@ -1,4 +1,4 @@
-"""Adapters trained by plain PEFT, through the command line, into plain PEFT and transformers; held to PEFT's own numbers."""
+"""Adapters trained by plain PEFT, through the command line, back into plain PEFT and transformers; compared with PEFT's own numbers."""
 
 import json
 
@@ -29,7 +29,7 @@ def perdure(*arguments):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A base in several shards, as large ones come."""
+    """A base in several shards, as large ones are."""
     folder = tmp_path_factory.mktemp("base")
     model = AutoModelForCausalLM.from_pretrained(tiny_causal(folder / "whole"))
     model.save_pretrained(folder / "shards", max_shard_size="40KB")
@@ -44,7 +44,7 @@ def places(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deltas(base, places):
-    """What PEFT itself adds to each weight, one mapping an adapter: module -> [O, I]."""
+    """What PEFT itself adds to each weight, one mapping per adapter: module -> [O, I]."""
     found = []
     for place in places:
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(place))
@@ -94,7 +94,7 @@ def test_diagnose_agrees_with_what_peft_computes(base, places, deltas, tmp_path,
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"slao"}))
 def test_every_rule_into_a_sharded_base(rule, base, places, deltas, tmp_path):
-    """Held to the rule on PEFT's own dense updates: nothing between the file and the weights may change a number."""
+    """Compared with the rule on PEFT's own dense updates: no step between file and weights may change a number."""
     moments = None
     files = []
     if rule == "covariance-gain":

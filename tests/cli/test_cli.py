@@ -1,4 +1,4 @@
-"""The command line: instant where it should be, and errors that say what to do."""
+"""The command line: fast where it should be, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_bad_input(argv, code, message, monkeypatch, capsys, tmp_path):
     found, error = fails(monkeypatch, capsys, *argv)
     assert (found, "Traceback" in error) == (code, False)
     assert message in error
-    assert not (tmp_path / "runs" / "run" / "run.json").exists(), "nothing was begun"
+    assert not (tmp_path / "runs" / "run" / "run.json").exists(), "nothing was started"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_bad_input(argv, code, message, monkeypatch, capsys, tmp_path):
         ("merge", "run the command again"),
     ],
 )
-def test_an_interrupted_command_says_how_to_go_on(command, says, monkeypatch, capsys):
+def test_an_interrupted_command_says_how_to_continue(command, says, monkeypatch, capsys):
     monkeypatch.setattr("perdure.cli.app", lambda standalone_mode: INTERRUPTED)
     code, error = fails(monkeypatch, capsys, command)
     assert code == INTERRUPTED
@@ -76,7 +76,7 @@ def test_an_interrupted_command_says_how_to_go_on(command, says, monkeypatch, ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_says_in_which_folder_it_goes_on(number, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_says_how_to_resume_it(number, tmp_path, monkeypatch, capsys):
     def stopped(config, out, **_):
         out.mkdir()
         (out / "run.json").write_text("{}")
@@ -91,8 +91,8 @@ def test_a_stopped_run_says_in_which_folder_it_goes_on(number, tmp_path, monkeyp
     assert "run the command again" in error
 
 
-def test_a_part_of_your_own_may_lie_in_the_current_folder(tmp_path, monkeypatch, capsys):
-    """As with the installed script, whose first place to import from is its own folder; a sweep's processes inherit the list."""
+def test_a_custom_part_is_found_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    """Like the installed script, whose sys.path starts with its own folder; a sweep's processes inherit sys.path."""
     (tmp_path / "own_part_here.py").write_text("from perdure.methods.l2 import SquaredNorm as Mine\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
@@ -127,7 +127,7 @@ def test_scores_as_json(tmp_path, small_tasks, encoder_folder):
 
 
 def test_help_and_methods_import_nothing_heavy():
-    """What makes them instant, as a fact that does not depend on how busy the machine is."""
+    """What makes them fast, independent of the machine's load."""
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom perdure.cli import app\n"
         "CliRunner().invoke(app, ['--help']); CliRunner().invoke(app, ['--version']); CliRunner().invoke(app, ['methods'])\n"

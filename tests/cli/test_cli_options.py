@@ -1,4 +1,4 @@
-"""Options of the command line arrive at the one library call that a command makes."""
+"""Command-line options reach the one library call that a command makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Stand = Callable[..., list[tuple[tuple[Any, ...], dict[str, Any]]]]
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    """Put something that gives `result` in the place of a function; returns what that is called with."""
+    """Replace a function by one that returns `result`; returns the list of its calls."""
 
     def put(name: str, result: Any = None) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -76,7 +76,7 @@ def test_predict(stand_in: Stand, tmp_path: Path) -> None:
 
 
 def test_mine(stand_in: Stand) -> None:
-    """`seed` is a setting of the configuration; it must not stay there."""
+    """`seed` is a configuration setting that must reach the measurement."""
     suite = stand_in("perdure.commands.learn.load_configured_suite", SimpleNamespace(tasks=("one", "two", "three")))
     stand_in("perdure.commands.learn.load_learner", ("model", "backbone"))
     found = Conflicts(("one", "two", "three"), torch.eye(3), 0.1)

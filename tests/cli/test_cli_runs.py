@@ -1,4 +1,4 @@
-"""add, rollback, predict and show on the command line: exit codes, messages, and what they print."""
+"""add, rollback, predict and show on the command line: exit codes, messages and output."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_run_with_an_adapter_for_each_task_is_exported_task_by_task(here, enco
     assert "next: perdure export run --as model --out FOLDER\n" in said("show", "run")
 
 
-def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
+def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
     before = bits("run")
     monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: {"fruit": (0.9, 0.8), "sky": (0.9, 0.89)})
     code, error = fails(monkeypatch, capsys, "add", "run", "sea.yaml", "--max-forgetting", "2", "--progress", "quiet")
@@ -98,7 +98,7 @@ def test_a_gate_that_is_not_met_ends_with_2(here, monkeypatch, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input_leaves_the_run_alone(argv, code, message, here, monkeypatch, capsys):
+def test_bad_input_leaves_the_run_unchanged(argv, code, message, here, monkeypatch, capsys):
     (here / "bad.yaml").write_text("name: bad\ntrian: sea.jsonl\ntrain: sea.jsonl\n")
     (here / "lost.yaml").write_text("name: lost\ntrain: gone.jsonl\n")
     before = bits("run")
@@ -132,7 +132,7 @@ def test_changed_data_is_refused(here, monkeypatch, capsys):
     ],
     ids=lambda argv: argv[0],
 )
-def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, capsys):
+def test_a_moved_base_is_reported(argv, here, encoder_folder, monkeypatch, capsys):
     gone = str(here / "moved-away")
     about = (here / "run/run.json").read_text()
     (here / "run/run.json").write_text(about.replace(str(encoder_folder), gone))
@@ -141,7 +141,7 @@ def test_a_base_that_moved_is_told(argv, here, encoder_folder, monkeypatch, caps
     assert f"The base of the run in 'run' is missing: run.json says it was in '{gone}'. Put it" in error
 
 
-def test_adapters_that_exist_become_a_run(here, encoder_folder):
+def test_existing_adapters_become_a_run(here, encoder_folder):
     for seed, name in enumerate(("news", "mail")):
         peft_adapter(encoder_folder, here / name, seed)
     said(
@@ -154,7 +154,7 @@ def test_adapters_that_exist_become_a_run(here, encoder_folder):
     assert "fruit" in said("add", "new", "fruit.yaml", "--progress", "quiet")
 
 
-def test_a_run_that_was_only_begun_is_shown(here):
+def test_an_unfinished_run_is_shown(here):
     (here / "run/manifest.json").unlink()
     found = json.loads(said("show", "run", "--json"))
     assert (found["finished"], found["tasks"][0]["learnt"]) == (False, False)

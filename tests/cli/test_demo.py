@@ -1,4 +1,4 @@
-"""What the demonstration prints; its runs themselves are those of any other command."""
+"""What `perdure demo` prints; its runs are stubbed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.report.run_folders import write_run
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One method, and a run that is written at once."""
+    """One method, and a run that is written without training."""
 
     def run_config(config: Any, out: Path, report: Any) -> Scores:
         scores = read_scores(write_run(out))

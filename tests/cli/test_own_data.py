@@ -19,7 +19,7 @@ from tests.contract.runs import SETTINGS, bits
 
 @pytest.fixture
 def folder(tmp_path, encoder_folder):
-    """A configuration with one task in JSONL and one, in a file of its own, in CSV."""
+    """A configuration with one task in JSONL and one in CSV, described in a separate file."""
     rows = [(f"{word} and {i}", label) for i in range(20) for word, label in (("apples", "a"), ("pears", "b"))]
     (tmp_path / "data").mkdir()
     (tmp_path / "data/fruit.jsonl").write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows))
@@ -67,7 +67,7 @@ def test_a_folder_of_something_else_is_refused_at_once(folder, monkeypatch):
     assert sorted((folder / "data").iterdir()) == before, "not even a lock"
 
 
-def test_changed_data_is_noticed(folder):
+def test_changed_data_is_detected(folder):
     run_config(load_config(folder / "config.yaml"), folder / "run")
     with (folder / "data/fruit.jsonl").open("a") as file:
         file.write(json.dumps({"text": "a new one", "label": "a"}) + "\n")

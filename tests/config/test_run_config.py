@@ -1,4 +1,4 @@
-"""What a preset wants of the run's settings, what the user says before it; numbers, file names and a suite's sizes as read."""
+"""Defaults from presets and suites, what the user gives instead; how numbers and file names are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_preset_brings_the_settings_it_wants(method):
     assert load_config({"method": method, "lora": {"rank": 4}}).lora.alpha == 2.0
 
 
-def test_what_is_given_goes_before_what_a_preset_wants():
+def test_given_settings_override_a_presets():
     assert load_config({"method": "slice", "lora": {"alpha": 8.0}}).lora.alpha == 8.0
     assert load_config({"method": "slice"}, {"lora.alpha": 8.0}).lora.alpha == 8.0
 
@@ -60,7 +60,7 @@ def test_only_what_is_not_in_quotes_is_a_number(written, read):
 
 
 @pytest.mark.parametrize("value", ["[1", "{a: 1, a: 2}", "!!python/name:os.system x"])
-def test_what_is_not_yaml_is_refused(value, tmp_path):
+def test_invalid_yaml_is_refused(value, tmp_path):
     with pytest.raises(ConfigError, match=r"The value of 'seed' is not valid YAML: .*Put strings in quotes"):
         parse_overrides([f"seed={value}"])
     (tmp_path / "run.yaml").write_text(f"suite: quickstart\nseed: {value}\n")
@@ -69,11 +69,11 @@ def test_what_is_not_yaml_is_refused(value, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["2024-01-01", "2024-13-45", "007", "1_000", "0x1F", "12e34", "yes", "off", "1:30"])
-def test_what_a_label_may_look_like_stays_as_it_is_written(value):
+def test_what_may_be_a_label_stays_a_string(value):
     assert parse_yaml(f"label: {value}") == {"label": value}
 
 
-def test_nesting_without_end_is_refused():
+def test_deep_nesting_is_refused():
     with pytest.raises(ConfigError, match=r"The value of 'x' is not valid YAML"):
         parse_overrides(["x=" + "[" * 5000 + "]" * 5000])
 
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    with pytest.raises(ConfigError, match=r"run.yaml': Permission denied\. Check its permissions"):
+    with pytest.raises(ConfigError, match=r"run.yaml': Permission denied\. Check the permissions"):
         load_config(tmp_path / "run.yaml")
 
 
@@ -118,7 +118,7 @@ MEANT = [
 
 @pytest.mark.parametrize(("given", "message"), MEANT, ids=str)
 def test_an_unknown_key_names_what_was_meant(given, message):
-    """Wherever it is, in upper or lower case, and by the name that other libraries give it."""
+    """In any group of settings, in upper or lower case, and by the name other libraries use."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(given)
 
@@ -134,13 +134,13 @@ def test_what_other_libraries_call_a_setting_is_meant_only_where_there_is_such_a
 @pytest.mark.parametrize(
     "key", ["training.epochs", "training.learning_rate", "training.max_grad_norm", "seed", "threads"]
 )
-def test_a_truth_value_is_no_number(key):
+def test_a_boolean_is_not_a_number(key):
     for value in (True, False):
         with pytest.raises(ConfigError, match=rf"{key}: should be a number, not true or false \(got {value}\)"):
             load_config({"suite": "quickstart"}, {key: value})
 
 
-def test_a_truth_value_is_no_number_of_a_part_a_task_or_a_list():
+def test_a_boolean_is_not_a_number_in_a_part_a_task_or_a_list():
     with pytest.raises(ConfigError, match="weight: should be a number"):
         build_method(load_config({"method": {"preset": "l2", "penalties": {"l2": {"weight": True}}}}).method)
     with pytest.raises(ConfigError, match=r"tasks\.0\.test_size: should be a number"):
@@ -161,7 +161,7 @@ def test_what_a_file_names_beside_it_is_found_from_anywhere(tmp_path):
     assert config.backbone["model"] == str(tmp_path / "model")
 
 
-def test_a_suite_of_your_own_brings_its_sizes(tmp_path):
+def test_a_custom_suite_sets_its_sizes(tmp_path):
     suite = tmp_path / "mine.yaml"
     suite.write_text("name: mine\nsizes: {train: 1000, test: all}\ntasks: {a: {train: a.jsonl}}\n")
     usual = RunConfig().budget
@@ -171,7 +171,7 @@ def test_a_suite_of_your_own_brings_its_sizes(tmp_path):
     assert (found.train, found.validation, found.test) == (7, usual.validation, None)
     recorded = load_config({"suite": str(suite)}).model_dump(mode="json")
     suite.write_text(suite.read_text().replace("1000", "5"))
-    assert load_config(recorded).budget.train == 1000, "what a run was begun with stays"
+    assert load_config(recorded).budget.train == 1000, "a run keeps what it started with"
     assert load_config({"suite": "quickstart"}).budget == usual
 
 

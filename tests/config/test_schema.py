@@ -1,4 +1,4 @@
-"""The JSON schema for editors takes what perdure takes, and marks a misspelt key."""
+"""The JSON schema for editors accepts what perdure accepts and marks a misspelt key."""
 
 from __future__ import annotations
 

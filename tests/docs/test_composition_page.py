@@ -1,4 +1,4 @@
-"""The part that docs/composition.md writes keeps the contract, and what the page says of it is so."""
+"""The example part in docs/composition.md keeps the contract and is what the page says."""
 
 from __future__ import annotations
 

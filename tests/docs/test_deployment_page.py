@@ -1,4 +1,4 @@
-"""docs/deployment.md: its Python, on tiny models, gives the answers and shares that a run was scored by; its exports load."""
+"""docs/deployment.md: its Python code gives a run's own predictions and probabilities (tiny models); its exports load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LANGUAGE, ENCODER = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL |
 
 
 def answers_as_scored(code: str, base: Path, run: Path, tasks: Sequence[Task]) -> None:
-    """Run the page's code with our names, and hold it to what the run wrote about its last stage."""
+    """Run the page's code with our names, and compare with the predictions of the run's last stage."""
     for task in tasks:
         ours = f"base, run, task = {str(base)!r}, Path({str(run)!r}), {task.name!r}"
         code, count = re.subn(r"^base, run, task = .*$", ours, code, flags=re.MULTILINE)

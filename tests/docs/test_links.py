@@ -1,4 +1,4 @@
-"""What README and docs link to exists: the file, and the heading in it."""
+"""Every file and heading that README and docs link to exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def anchors(page: str) -> Iterator[str]:
-    """Of every heading, as GitHub and the documentation's site make them."""
+    """The anchors of all headings, as GitHub and the documentation site make them."""
     seen: Counter[str] = Counter()
     for heading in re.findall(r"^#{1,6} +(.+)$", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), flags=re.M):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()

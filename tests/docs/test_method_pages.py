@@ -1,4 +1,4 @@
-"""docs/methods: every preset has a page, with the same sections; parts, settings and functions are the table's and the code's."""
+"""docs/methods: every preset has a page with the same sections; its parts, settings and functions match the code."""
 
 import pkgutil
 import re
@@ -17,7 +17,7 @@ REFERENCE = re.compile(r"`((?:ops|methods|merging|tasks)\.[\w.]+)`")
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 COMPOSED = "Equations, settings, deviations: those of the two pages."
 REPRODUCED = re.compile(r"(Yes|No|Not tried|Nothing (published )?to reproduce|.*; not tried here)\b")
-"""How a page may say it: yes, no, not tried, or that there is nothing."""
+"""The allowed openings of the section: yes, no, not tried, or nothing to reproduce."""
 
 
 def text_of(page: Path) -> str:

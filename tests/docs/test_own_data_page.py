@@ -1,4 +1,4 @@
-"""docs/own-data.md: its YAML is valid, its commands run in order as they stand (on a tiny base), its Python runs."""
+"""docs/own-data.md: its YAML is valid, its commands run in order, unchanged but for a tiny base; its Python runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def records(path: Path, start: int, first: tuple[str, str], second: tuple[str, s
 
 @pytest.fixture
 def here(tmp_path, encoder_folder, monkeypatch):
-    """The files the page speaks of; its configuration on the tiny encoder, with steps too small to forget."""
+    """The page's files; its configuration uses the tiny encoder, with steps too small to forget."""
     monkeypatch.chdir(tmp_path)
     task, config = blocks("yaml")
     for start, folder in ((0, tmp_path), (30, tmp_path / "april")):

@@ -1,4 +1,4 @@
-"""What docs/ says from the code is what the code says: every key of a configuration, and what each preset deploys."""
+"""The generated parts of docs/ are up to date, and what each preset deploys is true in real runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OF_EACH_KIND = dict.fromkeys(
         "joint",
     ]
 )
-"""A preset for each consolidation and each init, also those that are added later."""
+"""A preset for each consolidation and each init, including future ones."""
 
 
 @pytest.mark.parametrize("method", OF_EACH_KIND)

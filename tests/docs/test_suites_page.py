@@ -1,4 +1,4 @@
-"""docs/suites.md: the suite of your own brings the sizes that the page says."""
+"""docs/suites.md: the example suite sets the sizes that the page says."""
 
 from __future__ import annotations
 

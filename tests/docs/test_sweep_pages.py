@@ -1,4 +1,4 @@
-"""The sweeps in the pages are sweeps: every run of them is a configuration, and its method can be built."""
+"""The sweeps in the pages are valid: every run's configuration loads and its method can be built."""
 
 from __future__ import annotations
 

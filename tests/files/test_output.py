@@ -37,7 +37,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten_without_leave(tmp_path):
+def test_nothing_is_overwritten_by_default(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "file").write_text("old")
     with pytest.raises(StoreError, match="already exists"), new_folder(tmp_path / "out"):
@@ -60,7 +60,7 @@ def test_a_file_or_a_link_is_never_replaced(tmp_path):
             pytest.fail("the block must not run")
 
 
-def test_a_place_where_no_folder_can_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Cannot create"), new_folder(tmp_path / "file" / "out"):
         pytest.fail("the block must not run")
@@ -70,7 +70,7 @@ def test_a_place_where_no_folder_can_be_made(tmp_path):
     "error",
     [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left (os error 28)")],
 )
-def test_a_full_disk_is_told(tmp_path, error):
+def test_a_full_disk_is_reported(tmp_path, error):
     with (
         pytest.raises(StoreError, match=r"No space left to write '.*out'. Nothing was written"),
         new_folder(tmp_path / "out"),
@@ -87,7 +87,7 @@ def test_a_run_or_a_state_is_never_replaced(tmp_path, name):
         check_new(tmp_path / "out", overwrite=True)
 
 
-def test_apart_from_what_is_read(tmp_path):
+def test_a_folder_is_kept_apart_from_its_inputs(tmp_path):
     (tmp_path / "in" / "news").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for out in ("in", "in/news", "link/news", "link/../in"):
@@ -107,7 +107,7 @@ def test_outside_of_runs_and_states(tmp_path):
     check_apart(tmp_path / "out", [])  # a state.json of another tool lies beside
 
 
-def test_a_file_is_written_apart_from_what_is_read(tmp_path):
+def test_a_file_is_kept_apart_from_its_inputs(tmp_path):
     (tmp_path / "news").mkdir()
     for name in ("news/adapter_model.safetensors", "in.csv"):
         (tmp_path / name).write_text("precious")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from perdure.cli import options
-
-if TYPE_CHECKING:
-    import torch
 
 Adapters = typer.Argument(help="Adapter folders or hub ids, in training order.")
 Base = Annotated[str | None, typer.Option(help="Base model: a folder, a known name, or a hub id.")]
@@ -102,7 +99,7 @@ def merge(
     as_json: options.AsJson = False,
 ) -> None:
     """Merge adapters of one base into one adapter or into the base's weights."""
-    from perdure.commands.merge import Request, run_merge
+    from perdure.commands.merge import DTYPES, Request, run_merge
 
     request = Request(
         adapters=tuple(adapters or ()),
@@ -111,7 +108,7 @@ def merge(
         settings=tuple(set_ or ()),
         base=base,
         rank=rank,
-        dtype=_dtype(dtype),
+        dtype=DTYPES[dtype] if dtype else None,
         file=file,
         into=into,
         weight=weight,
@@ -142,13 +139,9 @@ def export(
 ) -> None:
     """Export what a run or a merge state deploys as a plain adapter or a whole model."""
     from perdure.commands.export import export as write
-    from perdure.commands.merge import lines_of
+    from perdure.commands.merge import DTYPES, lines_of
 
-    report = write(folder, out, form, rank=rank, dtype=_dtype(dtype), base=base, task=task, overwrite=overwrite)
+    report = write(
+        folder, out, form, rank=rank, dtype=DTYPES[dtype] if dtype else None, base=base, task=task, overwrite=overwrite
+    )
     typer.echo(json.dumps(report.as_json(), indent=1) if as_json else "\n".join(lines_of(report)))
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    from perdure.commands.merge import DTYPES
-
-    return DTYPES[name] if name else None

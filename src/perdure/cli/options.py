@@ -36,12 +36,9 @@ def print_json(value: Any) -> None:
 def progress_reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
     """A reporter that writes to the terminal and to the trackers."""
     from perdure.loop.progress import reporter
-
-    if not trackers:
-        return reporter(progress, title)
     from perdure.loop.trackers import Trackers
 
-    return reporter(progress, title, Trackers(folder, trackers))
+    return reporter(progress, title, *([Trackers(folder, trackers)] if trackers else ()))
 
 
 def show_scores(scores: Any, progress: str = "auto") -> None:

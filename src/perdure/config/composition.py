@@ -60,14 +60,12 @@ def wanted_settings(value: Any) -> dict[str, Any]:
 
 
 def _kinds(composition: Mapping[str, Any]) -> dict[str, Any]:
-    """The kinds of a composition's parts, without their settings."""
     kinds = {key: part and part["kind"] for key, part in composition.items() if key in PARTS}
     penalties = sorted(part["kind"] for part in composition["penalties"].values())
     return {**kinds, "penalties": penalties, "stream": composition["stream"]}
 
 
 def _changed(key: str, current: Any, given: Any) -> Any:
-    """One entry of a composition, changed as given."""
     if key == "stream":
         if given not in typing.get_args(StreamMode):
             raise UnknownName("stream", str(given), typing.get_args(StreamMode))

@@ -179,8 +179,7 @@ def _with_suite_sizes(data: dict[str, Any]) -> dict[str, Any]:
         return data
     sizes = read_yaml(Path(suite), "suite", DataError).get("sizes")
     sizes = sizes if isinstance(sizes, Mapping) else {}  # reading the suite reports what is wrong with them
-    limits = {s: sizes[s] for s in SPLITS if sizes.get(s) == "all" or isinstance(sizes.get(s), int)}
-    limits = {split: None if size == "all" else size for split, size in limits.items()}
+    limits = {s: None if n == "all" else n for s in SPLITS if (n := sizes.get(s)) == "all" or isinstance(n, int)}
     return {**data, "budget": {**limits, **budget}} if limits else data
 
 

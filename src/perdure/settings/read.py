@@ -100,9 +100,7 @@ def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) ->
         raise error(f"'{path}' is not valid YAML: {broken}. Fix it, or put the string in quotes.") from broken
     except OSError as unread:
         reason = unread.strerror or unread
-        raise error(
-            f"Cannot read {what} file '{path}': {reason}. Check its permissions, or give another file."
-        ) from unread
+        raise error(f"Cannot read {what} file '{path}': {reason}. Check the permissions, or give another.") from unread
     if not isinstance(data, dict):
         raise error(f"'{path}' must hold settings as `key: value` lines.")
     return data
@@ -160,12 +158,8 @@ def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str,
     head, *rest = keys
     current = data.get(head)
     if not rest:
-        if (
-            head == "backbone"
-            and isinstance(value, str)
-            and isinstance(current, Mapping)
-            and not current.keys() & WHICH
-        ):
+        by_name = head == "backbone" and isinstance(value, str)
+        if by_name and isinstance(current, Mapping) and not current.keys() & WHICH:
             value = {**current, "model": value}
         return {**data, head: value}
     if isinstance(current, str) and head in SHORT:
@@ -220,14 +214,16 @@ def _explain(model: type[BaseModel], place: tuple[Any, ...], problems: Sequence[
 
 
 EXPECTED = {
-    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]"),
-    **dict.fromkeys(
-        ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "expected settings, as in {key: value}"
-    ),
-    "missing": "is missing",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be an integer"),
-    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    kind: expected
+    for expected, kinds in {
+        "expected a list, as in [a, b]": "tuple_type list_type",
+        "expected settings, as in {key: value}": "dict_type mapping_type model_type model_attributes_type",
+        "is missing": "missing",
+        "should be an integer": "int_type int_parsing int_from_float",
+        "should be a number": "float_type float_parsing",
+        "should be true or false": "bool_type bool_parsing",
+    }.items()
+    for kind in kinds.split()
 }
 """pydantic's error type -> a message without Python's type names."""
 

@@ -42,7 +42,9 @@ def keys(model: type[BaseModel]) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         if name != "kind":
             given = None if field.is_required() else in_yaml(field.get_default(call_default_factory=True))
-            yield Key(name, _values(properties[name]), given, _meaning(model, name))
+            declared = (cls.model_fields[name] for cls in model.__mro__ if name in getattr(cls, "model_fields", ()))
+            meaning = next((one.description for one in declared if one.description), "")  # a new default inherits it
+            yield Key(name, _values(properties[name]), given, " ".join(meaning.split()))
 
 
 def _values(schema: Mapping[str, Any]) -> str:
@@ -56,14 +58,6 @@ def _values(schema: Mapping[str, Any]) -> str:
     return " ".join(
         [TYPES.get(kind, kind), *(f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema)]
     )
-
-
-def _meaning(model: type[BaseModel], name: str) -> str:
-    """The docstring below a field, inherited if a subclass only changes the default."""
-    described = (
-        cls.model_fields[name].description for cls in model.__mro__ if name in getattr(cls, "model_fields", ())
-    )
-    return " ".join((next(filter(None, described), "")).split())
 
 
 def in_yaml(value: Any) -> str:
