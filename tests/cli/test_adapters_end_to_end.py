@@ -1,4 +1,4 @@
-"""Adapters trained by plain PEFT, through the command line, back into plain PEFT and transformers; compared with PEFT's own numbers."""
+"""Adapters trained by plain PEFT, through the command line, back into PEFT and transformers; against PEFT's own numbers."""
 
 import json
 
