@@ -65,8 +65,8 @@ def test_a_run_with_an_adapter_for_each_task_is_exported_task_by_task(here, enco
 
 def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
     before = bits("run")
-    rows = iter([{"fruit": 0.8, "sky": 0.89}, *[{"fruit": 0.9, "sky": 0.9}] * 2])  # now, then after earlier stages
-    monkeypatch.setattr(perdure.state.gate, "_scores", lambda folder: next(rows))
+    losses = {"fruit": (0.9, 0.8), "sky": (0.9, 0.89)}
+    monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: losses)
     code, error = fails(monkeypatch, capsys, "add", "run", "sea.yaml", "--max-forgetting", "2", "--progress", "quiet")
     assert code == 2
     assert "'fruit' fell from 90.0 to 80.0 (10.0 points)" in error

@@ -41,8 +41,7 @@ def test_a_refused_month(tmp_path, encoder_folder, capsys, monkeypatch):
     import perdure.state.gate
 
     own_data.main(tmp_path, {"kind": "encoder", "model": str(encoder_folder)}, **SETTINGS)
-    rows = iter([{"reviews": 0.8}, {}, {"reviews": 0.9}])  # now, then after tickets and after reviews
-    monkeypatch.setattr(perdure.state.gate, "_scores", lambda folder: next(rows))
+    monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: {"reviews": (0.9, 0.8)})
     assert add_next_month.main(tmp_path) is None
     assert "'reviews' fell from 90.0 to 80.0" in capsys.readouterr().out
     assert Store(tmp_path / "run").stages() == ["tickets", "reviews"]
