@@ -52,6 +52,6 @@ def moved_names(package: str, module: str) -> Callable[[str], NoReturn]:
     def missing(name: str) -> NoReturn:
         if name.startswith("_") or find_spec(f"{package}.{name}"):  # called before a submodule is imported
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        raise ImportError(f"'{name}' is no longer in {package}: import from {module} (perdure 0.2).", name=package)
+        raise ImportError(f"'{name}' is not in {package} any more: import from {module} (perdure 0.2).", name=package)
 
     return missing

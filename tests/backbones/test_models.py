@@ -75,7 +75,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         model_folder(str(tmp_path))
     with pytest.raises(UnknownName, match=r"Known: [\w, -]+\.$"):
         model_folder("./nowhere")
-    with pytest.raises(UnknownName, match=r"Unknown model or folder: 'gpt2'\..*For a hub model without an owner write hub:gpt2\."):
+    with pytest.raises(
+        UnknownName, match=r"Unknown model or folder: 'gpt2'\..*For a hub model without an owner write hub:gpt2\."
+    ):
         model_folder("gpt2")
 
 

@@ -90,7 +90,7 @@ CASES: dict[str, Bad] = {
     "no name": Bad(tasks({"train": "data/fruit.jsonl"}), ("tasks.0.name",), 3),
     "no source": Bad(tasks({"name": "bad"}), ("tasks.0", "say where the examples come from"), 3),
     "unknown key of a task": Bad(tasks({"name": "bad", "trian": "x"}), ("'trian'", "Did you mean 'train'"), 3),
-    "task file that is not there": Bad(tasks("data/no.yaml"), ("no task file", "data/no.yaml", "config.yaml"), 3),
+    "task file that is not there": Bad(tasks("data/no.yaml"), ("No such task file", "data/no.yaml", "config.yaml"), 3),
     "task file that is no YAML": Bad(
         lambda p: ((p.folder / "data/sky.yaml").write_text("name: [sky\n"), tasks(SKY)(p)), ("data/sky.yaml", "line"), 3
     ),

@@ -22,7 +22,7 @@ def command(*argv: str, says: tuple[str, ...], code: int = 3) -> Bad:
 
 PENALTY = "method.penalties.sign-magnitude"
 CASES: dict[str, Bad] = {
-    "no such configuration": command("run", "no.yaml", says=("no configuration file 'no.yaml'",)),
+    "no such configuration": command("run", "no.yaml", says=("No such configuration file: 'no.yaml'",)),
     "a block given twice": Bad(
         text("suite: quickstart\ntraining: {epochs: 7}\ntraining: {batch_size: 3}\n"),
         ("duplicate key", '"training"', "line 3"),
@@ -85,7 +85,7 @@ CASES: dict[str, Bad] = {
     "data beside tasks": setting("data=data", "`data`: only for suites"),
     "data seed beside tasks": setting("data_seed=1", "`data_seed`: only for suites", "seed"),
     "task that is not there": Bad(
-        lambda p: p.config(tasks=["tickts.yaml"]), ("no task file 'tickts.yaml'", "'config.yaml' names under `tasks`"), 3
+        lambda p: p.config(tasks=["tickts.yaml"]), ("No such task file: 'tickts.yaml'", "'config.yaml' names under `tasks`"), 3
     ),
     "unknown key in a task's file": Bad(
         text("name: sky\ntrian: sky.csv\n", "data/sky.yaml"), ("data/sky.yaml: ", "'trian'", "Did you mean 'train'?"), 3
@@ -118,7 +118,7 @@ CASES: dict[str, Bad] = {
     "unknown progress": command(*RUN, "--progress", "loud", says=("--progress", "'auto', 'quiet', 'json'")),
     "missing argument": command("scores", says=("Missing argument",)),
     "show of an unknown suite": command("suites", "show", "quickstar", says=("Did you mean 'quickstart'?",)),
-    "no such sweep": command("sweep", "no.yaml", says=("There is no sweep file 'no.yaml'",)),
+    "no such sweep": command("sweep", "no.yaml", says=("No such sweep file: 'no.yaml'",)),
     "malformed sweep": Bad(text("name: [x\n", "s.yaml"), ("s.yaml", "not valid YAML"), 3, ("sweep", "s.yaml")),
     "unknown key of a sweep": Bad(
         text("name: x\nmethods: {l2: {}}\nseds: [1]\n", "s.yaml"), ("'seds'", "Did you mean 'seeds'?"), 3, ("sweep", "s.yaml")

@@ -41,12 +41,12 @@ BAD = [
     (["run", "--suite", "quickstart", "backbone=no-such-model"], 3, "minilm"),
     (["run", "--suite", "quickstart", "backbone.max_lenght=3"], 3, "Did you mean 'max_length'?"),
     (["run"], 3, "Nothing to learn"),
-    (["run", "no-such-file.yaml"], 3, "There is no configuration file 'no-such-file.yaml'"),
+    (["run", "no-such-file.yaml"], 3, "No such configuration file: 'no-such-file.yaml'"),
     (["run", "--suite", "quickstart", "training.epochs=2", "oops"], 3, "Write key=value"),
     (["scores", "no-such-run"], 6, "holds no run"),
     (["resume", "no-such-run"], 6, "holds no run"),
     (["suites", "show", "quickstar"], 3, "Did you mean 'quickstart'?"),
-    (["sweep", "no-such-sweep.yaml"], 3, "There is no sweep file"),
+    (["sweep", "no-such-sweep.yaml"], 3, "No such sweep file:"),
 ]
 
 
@@ -99,7 +99,7 @@ def test_a_custom_part_is_found_in_the_current_folder(tmp_path, monkeypatch, cap
     error = fails(
         monkeypatch, capsys, "run", "--suite", "no.yaml", "method.penalties={'own_part_here:Mine': {weight: 0.1}}"
     )[1]
-    assert "no suite file 'no.yaml'" in error
+    assert "No such suite file: 'no.yaml'" in error
     from perdure.methods.contract.build import part_class
 
     assert part_class("penalty", "own_part_here:Mine").__name__ == "SquaredNorm"

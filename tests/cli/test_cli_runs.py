@@ -81,7 +81,7 @@ def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
     "argv,code,message",
     [
         (["add", "nowhere", "sea.yaml"], 6, "holds no run"),
-        (["add", "run", "nothing.yaml"], 4, "There is no task file 'nothing.yaml'"),
+        (["add", "run", "nothing.yaml"], 4, "No such task file: 'nothing.yaml'"),
         (["add", "run", "sky.yaml"], 4, "'sky' is already learnt"),
         (["add", "run", "bad.yaml"], 3, "Did you mean 'train'?"),
         (["add", "run", "lost.yaml"], 4, "gone.jsonl does not exist"),

@@ -84,7 +84,7 @@ def test_bad_files(tmp_path, text, reason):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="There is no merge file"):
+    with pytest.raises(ConfigError, match="No such merge file:"):
         read_merge_file(tmp_path / "merge.yaml")
 
 

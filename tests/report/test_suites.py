@@ -43,7 +43,7 @@ def test_with_data_sizes_and_what_is_odd(folder: Path) -> None:
     notes = [line for line in lines if line.startswith("note: ")]
     assert any("agnews" in note and "dev.json is identical to test.json" in note for note in notes)
     assert any("MNLI" in note and "1 unlabelled rows ('-') of test.json removed" in note for note in notes)
-    assert any("yahoo: left out, there is no folder TC/yahoo" in note for note in notes)
+    assert any("yahoo: left out, not found: folder TC/yahoo" in note for note in notes)
     assert not any("MNLI" in note and "left out" in note for note in notes)
 
 

@@ -211,5 +211,5 @@ def test_a_suite_takes_no_tasks_of_a_file(folder: Path) -> None:
 
 
 def test_missing_suite_file() -> None:
-    with pytest.raises(DataError, match=r"no suite file 'nowhere\.yaml'"):
+    with pytest.raises(DataError, match=r"No such suite file: 'nowhere\.yaml'"):
         describe("nowhere.yaml")

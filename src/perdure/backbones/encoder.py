@@ -1,6 +1,6 @@
 """A sentence encoder as a learner: a text is matched to its label's text by the same encoder.
 
-There is no task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
+Without a task head: scores are cosines between the text's and the labels' embeddings over a temperature, so an untrained
 model already answers, and the score of a task not learnt yet means something. In a batch of several tasks every example
 competes among its own task's labels only. A text with its own choices (COPA's alternatives) is matched to those.
 """

@@ -40,7 +40,7 @@ def read_image(source: str) -> Image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(
-            f"There is no image '{shown}'. The texts of an image task are paths of image files, absolute or relative to the "
+            f"No such image: '{shown}'. The texts of an image task are paths of image files, absolute or relative to the "
             f"data file (without one, to the current folder, '{Path.cwd()}')."
         ) from error
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:

@@ -50,7 +50,9 @@ def check_gate(config: RunConfig, method: Method, max_forgetting: float | None) 
     if max_forgetting is None:
         return
     if method.stream == "joint":
-        raise ConfigError(f"Method '{method.name}' learns everything at once, so there is no forgetting to limit.")
+        raise ConfigError(
+            f"Method '{method.name}' learns everything at once and cannot forget: leave max_forgetting out."
+        )
     if config.evaluation.every_stage is not True:
         raise ConfigError("max_forgetting compares scores after every stage; leave evaluation.every_stage at true.")
 

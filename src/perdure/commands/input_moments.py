@@ -45,7 +45,7 @@ def measured_moments(
 def read_moments(path: Path) -> dict[str, Tensor]:
     """Module -> second moment [I, I], from a safetensors file; an AdapterError if a tensor cannot be one."""
     if not path.is_file():
-        raise AdapterError(f"There is no file of input moments '{path}'.")
+        raise AdapterError(f"No such file of input moments: '{path}'.")
     moments: dict[str, Tensor] = {}
     with opened(path) as file:
         for name in file.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)

@@ -227,7 +227,7 @@ def _located_task(task: Any, named_in: Path) -> Any:
     if isinstance(task, str):
         file = folder / Path(task).expanduser()
         if not file.is_file():
-            raise ConfigError(f"There is no task file '{file}', which '{named_in}' names under `tasks`.")
+            raise ConfigError(f"No such task file: '{file}', which '{named_in}' names under `tasks`.")
         settings = read_yaml(file, "task")
         check_is_task(file, settings)
         try:

@@ -187,7 +187,7 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
         "auto_mapping": agreed(one.auto_mapping or {} for one in named) or None,
         "notes": tuple(dict.fromkeys((*about.notes, *_notes(about, adapter)))),
     }
-    # atomic; from here on the old file is no longer needed
+    # atomic; from here on the old file is not needed
     write_text(folder / MERGE_STATE, about.model_copy(update=new).model_dump_json(indent=1) + "\n")
     for path in folder.glob("merged-*.safetensors"):
         if path.name != file:

@@ -11,7 +11,7 @@ Symbols (perdure.merging.covariance_gain has the derivation)                    
     carry = deployed = the sum of what is kept
 
 Each update was trained on top of the earlier ones, so only their inputs have to be spared. The rank stays R. No examples are
-kept, and the statistics do not grow with the number of tasks. There is no published version to deviate from.
+kept, and the statistics do not grow with the number of tasks. Nothing was published to deviate from.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Equations
 It vanishes on inputs the past never used, whatever dW does there. Related: the hard projections of GPM (arXiv 2103.09762) and
 InfLoRA (inf_lora.py); RegMean's merge (arXiv 2212.09849) minimises the same distance after training.
 
-Settings: see `OutputDrift`. There is no published version to deviate from.
+Settings: see `OutputDrift`. Nothing was published to deviate from.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ It adds three things to `output_drift`: output directions that no score depends 
 what their change does to the scores, so that one lambda serves all; and an encoder's labels stay in place.
 Related: Kronecker-factored Laplace approximations (Ritter et al., arXiv 1805.07810), of the Fisher matrix.
 
-Settings: see `ScoreDrift`. There is no published version to deviate from.
+Settings: see `ScoreDrift`. Nothing was published to deviate from.
 """
 
 from __future__ import annotations

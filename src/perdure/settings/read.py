@@ -94,7 +94,7 @@ def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) ->
     """
     try:
         if not path.is_file():
-            raise error(f"There is no {what} file '{path}'.")
+            raise error(f"No such {what} file: '{path}'.")
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as broken:
         raise error(f"'{path}' is not valid YAML: {broken}. Fix it, or put the string in quotes.") from broken

@@ -73,7 +73,7 @@ class Unfinished:
         self._training: dict[str, Tensor] | None = None
 
     def start(self) -> Start | None:
-        """How the adapter started, after restoring the parts' memory, the log and the notes; None if there is no checkpoint."""
+        """How the adapter started, after restoring the parts' memory, the log and the notes; None without a checkpoint."""
         folder = self._processes.once(self._checkpoint)
         if folder is None:
             return None

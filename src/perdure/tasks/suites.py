@@ -209,7 +209,7 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
     if isinstance(location, str):
         return None
     if not location.is_dir():
-        raise DataError(f"There is no folder {location}. {_layout(about)}")
+        raise DataError(f"No such folder: {location}. {_layout(about)}")
     return location
 
 

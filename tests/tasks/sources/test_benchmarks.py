@@ -55,7 +55,7 @@ def test_no_folder_given_or_a_wrong_one_says_what_is_expected(tmp_path: Path, mo
     monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
     with pytest.raises(DataError, match=r"PERDURE_CL_BENCHMARK.*<TYPE>/<dataset>/"):
         load_suite("standard-cl")
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match="No such folder"):
         load_suite("standard-cl", data=tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds none of the tasks of suite 'standard-cl'. Expected layout: <TYPE>"):
         load_suite("standard-cl", data=tmp_path)
@@ -67,7 +67,7 @@ def test_a_missing_task_is_left_out_and_said(standard: Path) -> None:
     (standard / "TC/yahoo").rmdir()
     suite = load_suite("standard-cl", data=standard)
     assert [task.name for task in suite.tasks] == ["dbpedia", "amazon", "agnews"]
-    assert any(w.startswith("yahoo: left out, there is no folder TC/yahoo in") for w in suite.warnings)
+    assert any(w.startswith("yahoo: left out, not found: folder TC/yahoo in") for w in suite.warnings)
 
 
 def test_unlabelled_rows_go_and_are_counted(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_trace_layout(tmp_path: Path) -> None:
     [task] = suite.tasks
     assert (len(task.train), len(task.validation), len(task.test), task.metric) == (6, 6, 6, "exact-match")
     assert task.prompt("eval 0?") == "eval 0?"
-    assert suite.warnings == (f"20Minuten: left out, there is no folder 20Minuten in {tmp_path}",)
+    assert suite.warnings == (f"20Minuten: left out, not found: folder 20Minuten in {tmp_path}",)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_hub_is_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("PERDURE_CL_BENCHMARK", raising=False)
     with pytest.raises(DataError, match="or to hub, to read the same sets from there"):
         load_suite("standard-cl")
-    with pytest.raises(DataError, match="There is no folder hub"):
+    with pytest.raises(DataError, match="No such folder: hub"):
         load_suite("trace", data="hub")
 
 

@@ -201,7 +201,7 @@ def test_imagenet_r_from_folders(tmp_path: Path) -> None:
     [task] = suite.tasks
     assert (len(task.train), len(task.validation), len(task.test)) == (36, 9, 15)
     assert Path(task.test[0].text).parent.name == task.test[0].label
-    assert any(w.startswith("imagenet-r-20-02: left out, there is no folder n01630670") for w in suite.warnings)
+    assert any(w.startswith("imagenet-r-20-02: left out, not found: folder n01630670") for w in suite.warnings)
 
 
 def test_another_data_set_of_that_name_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_sapt_layout(tmp_path: Path) -> None:
     assert suite.warnings == (
         "task073: dev.json is identical to test.json: validation is cut from train.json instead",
         "task073: only 6 validation examples available, 64 requested",
-        f"task363: left out, there is no task363_* in {tmp_path}",
+        f"task363: left out, not found: task363_* in {tmp_path}",
     )
 
 

@@ -398,7 +398,7 @@ def test_bad_settings_are_explained(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_task_file() -> None:
-    with pytest.raises(DataError, match=r"no task file 'nowhere\.yaml'"):
+    with pytest.raises(DataError, match=r"No such task file: 'nowhere\.yaml'"):
         read_task_spec("nowhere.yaml")
 
 

@@ -75,7 +75,7 @@ class DenseGradients:
         return randomized_svd(matrix_OI, count, self._generator(module), width=2 * count, iterations=self._iterations)
 
     def drop(self, module: str) -> None:
-        """Free a module that is no longer needed."""
+        """Free a module that is not needed any more."""
         del self._sums[module]
 
 

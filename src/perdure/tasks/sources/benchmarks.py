@@ -65,7 +65,7 @@ def task_folder(root: Path, path: str) -> Path:
     """`root`/`path`, or MissingTask."""
     folder = root / path
     if not folder.is_dir():
-        raise MissingTask(f"there is no folder {path} in {root}")
+        raise MissingTask(f"not found: folder {path} in {root}")
     return folder
 
 

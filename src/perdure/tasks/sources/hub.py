@@ -121,7 +121,7 @@ def read_hub(
 
 def _local_rows(folder: Path, split: str) -> list[Row]:
     if not folder.is_dir():
-        raise MissingTask(f"there is no folder {folder.name} in {folder.parent}")
+        raise MissingTask(f"not found: folder {folder.name} in {folder.parent}")
     for suffix in KINDS:
         if (path := folder / f"{split}{suffix}").is_file():
             return read_rows(path)

@@ -52,7 +52,7 @@ def read_idx(root: Path, *, classes: dict[int, str]) -> Pool:
         MissingTask: none of the files is there; DataError: one is missing or is not an IDX file.
     """
     if not any(root.glob("*-idx?-ubyte.gz")):
-        raise MissingTask(f"there is no train-images-idx3-ubyte.gz in {root}")
+        raise MissingTask(f"not found: train-images-idx3-ubyte.gz in {root}")
     return Pool(_idx_pairs(root, "train", classes), _idx_pairs(root, "t10k", classes))
 
 
@@ -66,7 +66,7 @@ def read_cifar_100(root: Path | None, *, dataset: str, classes: dict[int, str]) 
         train, test = (dataset_images(dataset, split, "img", "fine_label", classes) for split in ("train", "test"))
         return Pool(train, test)
     if not (root / "train.bin").is_file():
-        raise MissingTask(f"there is no train.bin in {root}")
+        raise MissingTask(f"not found: train.bin in {root}")
     return Pool(_cifar_pairs(root / "train.bin", classes), _cifar_pairs(root / "test.bin", classes))
 
 
@@ -100,7 +100,7 @@ def read_image_classes(root: Path | None, *, dataset: str, field: str, split: st
     for label in classes.values():
         images = sorted(path for path in (root / label).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
-            raise MissingTask(f"there is no folder {label} with images in {root}")
+            raise MissingTask(f"not found: folder {label} with images in {root}")
         pairs += [(str(path), label) for path in images]
     return Pool(pairs)
 

@@ -28,7 +28,7 @@ def read_super_ni(
     """
     found = sorted(path for folder in (root, root / "tasks") for path in folder.glob(f"{task}_*"))
     if not found:
-        raise MissingTask(f"there is no {task}_* in {root}")
+        raise MissingTask(f"not found: {task}_* in {root}")
     splits = ("train", "dev", "test") if found[0].is_dir() else ("train",)
     answered: dict[str, list[tuple[str, list[str]]]] = {}
     definition: Any = ""

@@ -119,7 +119,7 @@ def _decoded(path: Path, encoding: str) -> str:
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:
-        raise DataError(f"There is no encoding {encoding!r}; try utf-8, latin-1 or cp1252.") from None
+        raise DataError(f"Unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252.") from None
     except UnicodeDecodeError as error:
         if error.encoding != "utf-8":
             raise DataError(f"{path} is not {encoding}: byte {error.start} cannot be decoded.") from None

@@ -50,7 +50,7 @@ def _stories(folder: Path, file: str) -> Iterator[str]:
     path = folder / file
     if not path.is_file():
         if not any(folder.glob("TinyStories-*.txt")):
-            raise MissingTask(f"there is no {file} in {folder}")
+            raise MissingTask(f"not found: {file} in {folder}")
         raise DataError(f"{path} is missing.")
     with path.open(encoding="utf-8", errors="replace") as lines:
         story: list[str] = []
