@@ -101,7 +101,9 @@ CASES: dict[str, Bad] = {
         ("'other.yaml' is a run's configuration, not a task",),
         3,
     ),
-    "a run for a sweep": command("sweep", "config.yaml", says=("is the configuration of a run, not a sweep", "`perdure run config.yaml`")),
+    "a run for a sweep": command(
+        "sweep", "config.yaml", says=("is the configuration of a run, not a sweep", "`perdure run config.yaml`")
+    ),
     "tasks that are no list": Bad(lambda p: p.config(tasks="sky.yaml"), ("tasks: expected a list", "'sky.yaml'"), 3),
     "lora that is no settings": setting("lora=8", "lora: expected settings, as in {key: value} (got 8)"),
     "against in a report of a run": command("report", "run", "--against", "l2", says=("--against", "sweep")),
