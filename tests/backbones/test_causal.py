@@ -19,7 +19,7 @@ from transformers import (
 
 from perdure.backbones import rounded
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.backbones.ranking import attention_window
+from perdure.backbones.mixing import attention_window
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 from tests.backbones.precisions import check_bf16
@@ -152,7 +152,9 @@ def test_a_sliding_window_shorter_than_a_text_is_ranked_exhaustively(folder: Pat
         assert not torch.allclose(backbone._packed(prompts, completions), right)
     with pytest.raises(ConfigError, match=r"window of 30 tokens \(backbone\.max_length \+ max_new_tokens = 276\)"):
         load(tmp_path, ranking="packed")
-    assert load(tmp_path, max_length=10, ranking="packed")._packs  # no text reaches past it
+    short = load(tmp_path, max_length=10, ranking="packed")  # no text reaches past it
+    short.predict(FEELING.test, ["feeling"])
+    assert short._packs
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
+from perdure.backbones.mixing import attention_window, reads_neighbours
 from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
-from perdure.backbones.ranking import attention_window, label_tree, packed_scores
+from perdure.backbones.ranking import label_tree, packed_scores
 from perdure.backbones.tokens import PromptFormat, padded
-from perdure.errors import ConfigError
 from perdure.tasks.task import Example
 
 LONGEST = "backbone.max_length + max_new_tokens"
@@ -48,13 +48,11 @@ class CausalLM(LanguageModel):
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
+        self._refuse_packing(reads_neighbours(model))
         if (window := attention_window(model)) is not None and window < longest:
-            if settings.ranking == "packed":
-                raise ConfigError(
-                    f"backbone.ranking=packed would let the layers of '{settings.model}' see beyond their window of {window} "
-                    f"tokens ({LONGEST} = {longest}). Set ranking to auto, or lower max_length."
-                )
-            self._packs = False
+            self._refuse_packing(
+                f"its layers see a window of {window} tokens ({LONGEST} = {longest})", ", or lower max_length"
+            )
 
     @classmethod
     def load(cls, settings: CausalSettings) -> CausalLM:

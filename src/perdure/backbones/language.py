@@ -20,7 +20,7 @@ from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answ
 from perdure.backbones.ranking import agree, at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat, cut_middle, in_batches
-from perdure.errors import DataError
+from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 
 
@@ -39,8 +39,9 @@ class LanguageSettings(ModelSettings):
     label_score: Literal["sum", "mean"] = "sum"
     """a label's log-probabilities are summed, or averaged over its tokens."""
     ranking: Literal["auto", "packed", "exhaustive"] = "auto"
-    """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs if both agree on
-    the model, tried once, and no layer's window is shorter than prompt and answer."""
+    """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs if that changes no
+    score: all layers are plain attention, none has a window shorter than prompt and answer, and both ways agree on a
+    short and a long prompt up to rounding, tried once. 'packed' is refused where it would change scores."""
 
 
 class LanguageModel(PretrainedBackbone, ABC):
@@ -52,7 +53,8 @@ class LanguageModel(PretrainedBackbone, ABC):
         super().__init__(model if settings.gradient_checkpointing else model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
-        self._packs: bool | None = {"packed": True, "exhaustive": False}.get(settings.ranking)
+        self._packs: bool | None = False if settings.ranking == "exhaustive" else None  # None: not tried yet
+        self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
         self._prompts: dict[str, list[int]] = {}
         self._completions: dict[str, list[int]] = {}
 
@@ -237,20 +239,58 @@ class LanguageModel(PretrainedBackbone, ABC):
         return scores_NL[order.argsort().to(scores_NL.device)]
 
     def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-        if self._packs is None:
-            self._packs = self._packing_works(prompts, completions)
+        self._try_packing(prompts, completions)
         with autocast(self.model, self.precision):
             return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
 
-    def _packing_works(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> bool:
-        """Whether this architecture follows packed masks and positions: both ways agree on two short prompts."""
-        tried, labels = [prompts[0][:9], prompts[-1][:5]], completions[:4]
+    def how_ranked(self, tried: bool = True) -> str | None:
+        """How labels are ranked and why, for a run's record; None if none are. `tried`: try packing now if not done yet."""
+        task = next((task for task in self._tasks.values() if task.labels), None)
+        if task is None or self.settings.answer_by == "generation" or not self._prompts:
+            return None
+        if tried:
+            self._try_packing([], [self.format.completion(text) for text in task.labels.values()])
+        if self._packs is None:
+            return "packed, if both ways agree at the first answer"
+        return f"{'packed' if self._packs else 'exhaustive'}: {self._why}"
+
+    def _refuse_packing(self, reason: str | None, fix: str = "") -> None:
+        """Rank exhaustively from now on, for this reason (None: no reason).
+
+        Raises:
+            ConfigError: the settings ask for packing.
+        """
+        if reason is None or self._packs is False:
+            return
+        if self.settings.ranking == "packed":
+            raise ConfigError(
+                f"backbone.ranking=packed would give other scores than one label at a time on '{self.settings.model}': {reason}. "
+                f"Set ranking to auto or exhaustive{fix}."
+            )
+        self._packs, self._why = False, reason
+
+    def _try_packing(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> None:
+        """Decide, once, whether packing changes no score: by both ways on short prompts and on the longest known."""
+        if self._packs is not None:
+            return
+        known = sorted([*prompts, *self._prompts.values()], key=len)
+        lengths = sorted(completions, key=len)
+        reason = self._tried([known[-1][:9], known[0][:5]], completions[:4])
+        self._refuse_packing(reason or self._tried([known[-1]], [lengths[0], lengths[-1]]))
+        if self._packs is None:
+            self._packs, self._why = True, "both ways agree"
+
+    def _tried(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> str | None:
+        """Why packing is not right for these prompts and answers; None if both ways give the same scores."""
         with torch.no_grad(), without_dropout(self.model):  # with dropout the two ways would differ
             try:
-                packed = self._packed(tried, labels)
-            except (TypeError, ValueError, RuntimeError):
-                return False  # it does not accept such a mask or such positions
-            return agree(self.model, packed, self._exhaustive(tried, labels))
+                packed, alone = self._packed(prompts, completions), self._exhaustive(prompts, completions)
+            except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                said = str(error).partition("\n")[0][:100]
+                return f"it was tried, and the model does not accept it ({said})"
+        if agree(self.model, packed, alone):
+            return None
+        return f"both ways were tried, and scores differ by {(packed - alone).abs().max().item():.2g}"
 
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""

@@ -17,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
+from perdure.backbones.mixing import attention_window, counts_places, reads_neighbours
 from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, label_chains, logits_at, tree_scores
 from perdure.backbones.tokens import EncoderDecoderFormat, padded
@@ -43,6 +44,11 @@ class Seq2SeqLM(LanguageModel):
                 f"'{settings.model}' names no start token for its decoder; set `decoder_start_token_id` in its config.json."
             )
         self.start = int(start)
+        decoder = model.get_decoder()  # the encoder reads prompts alone: it may mix them as it likes
+        self._refuse_packing(reads_neighbours(decoder) or counts_places(decoder))
+        if (window := attention_window(decoder)) is not None and window < settings.max_new_tokens:
+            limit = settings.max_new_tokens
+            self._refuse_packing(f"its decoder sees a window of {window} tokens (backbone.max_new_tokens = {limit})")
 
     @classmethod
     def load(cls, settings: Seq2SeqSettings) -> Seq2SeqLM:

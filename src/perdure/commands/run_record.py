@@ -50,6 +50,9 @@ def run_record(
         length = getattr(getattr(backbone, "settings", None), "max_length", None)
         limit = f" ({length})" if length else ""
         warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
+    ranked = getattr(backbone, "how_ranked", None)
+    # several processes try packing together, at their first answer
+    ranking = ranked(tried=processes.count == 1) if ranked else None
     return {
         "config": config.model_dump(mode="json"),
         **task_record(tasks),
@@ -62,5 +65,6 @@ def run_record(
         **{name: reduce(getattr, key.split("."), config) for name, key in UNRECORDED.items()},
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": versions(),
+        **({"ranking": ranking} if ranking else {}),
         **({"own_parts": own} if (own := sources(method)) else {}),
     }
