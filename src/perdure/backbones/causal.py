@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
-from perdure.backbones.mixing import attention_window, reads_neighbours
+from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
 from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
 from perdure.backbones.ranking import label_tree, packed_scores
 from perdure.backbones.tokens import PromptFormat, padded
@@ -48,7 +48,7 @@ class CausalLM(LanguageModel):
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
-        self._refuse_packing(reads_neighbours(model))
+        self._refuse_packing(reads_neighbours(model) or takes_no_positions(model))
         if (window := attention_window(model)) is not None and window < longest:
             self._refuse_packing(
                 f"its layers see a window of {window} tokens ({LONGEST} = {longest})", ", or lower max_length"

@@ -6,6 +6,7 @@ another label would be read as its continuation, so a model with such a layer ra
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -50,6 +51,13 @@ def reads_neighbours(model: nn.Module) -> str | None:
     if getattr(type(model), "_is_stateful", False):
         return f"{type(model).__name__} carries a state from token to token"
     return None
+
+
+def takes_no_positions(model: nn.Module) -> str | None:
+    """Why a label cannot stand elsewhere than behind its prompt in a causal model; None: it takes each token's position."""
+    if "position_ids" in inspect.signature(model.forward).parameters and not getattr(model.config, "alibi", False):
+        return None
+    return f"{type(model).__name__} takes no positions: it counts places, also those of padding and of other labels"
 
 
 def counts_places(decoder: nn.Module) -> str | None:
