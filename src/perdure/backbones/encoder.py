@@ -20,7 +20,9 @@ from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
+from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
+from perdure.backbones.ranking import agree
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
@@ -54,6 +56,7 @@ class Encoder(PretrainedBackbone):
         self.tokenizer = tokenizer
         self.settings = settings
         self._tokens: dict[str, list[int]] = {}
+        self._mixes: bool | None = None  # whether padding changes a text's embedding; None: not tried yet
 
     @property
     def default_targets(self) -> tuple[str, ...]:
@@ -93,6 +96,19 @@ class Encoder(PretrainedBackbone):
                 self._tokens |= zip(new, self._tokenised(new, limit), strict=True)
                 self.truncated += sum(len(ids) > limit for ids in self._tokenised(new, limit + 1))
             self._check_labels(task)
+        self._try_padding()
+
+    def _try_padding(self) -> None:
+        """Compare, once, a text alone with the same text padded: FNet and ConvBERT mix padding into their texts."""
+        known = sorted(self._tokens.values(), key=len)
+        if self._mixes is not None or not known:
+            return
+        short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
+        if len(long) <= len(short):
+            return
+        with torch.inference_mode(), without_dropout(self.model):
+            alone, beside = (self._encode(self._inputs(rows))[0] for rows in ([short], [short, long]))
+        self._mixes = not agree(self.model, beside, alone)
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -166,6 +182,16 @@ class Encoder(PretrainedBackbone):
         return self._encode(self._padded([text for task in tasks for text in task.labels.values()]))
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        if not self._mixes:
+            return self._embedded(inputs)
+        lengths_N = inputs["attention_mask"].sum(dim=1)
+        rows = [
+            (lengths_N == length).nonzero()[:, 0] for length in lengths_N.unique()
+        ]  # texts of equal length together
+        parts = [self._embedded({k: v[own, : lengths_N[own[0]]] for k, v in inputs.items()}) for own in rows]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _embedded(self, inputs: dict[str, Tensor]) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NLD = self.model(**inputs).last_hidden_state
         weight_NL1 = inputs["attention_mask"].unsqueeze(-1)
@@ -174,7 +200,10 @@ class Encoder(PretrainedBackbone):
 
     def _padded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Model inputs padded to the longest of `texts`."""
-        ids, mask = padded([self._token_ids(text) for text in texts], self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
+        return self._inputs([self._token_ids(text) for text in texts])
+
+    def _inputs(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
+        ids, mask = padded(rows, self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
         device = model_device(self.model)
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device).long()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from perdure.backbones.device import model_device
@@ -19,26 +21,40 @@ def greedy(
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
     """
-    encodes, device = model.config.is_encoder_decoder, model_device(model)
+    encodes = model.config.is_encoder_decoder
     pad, given = tokenizer.pad_token_id, model.generation_config
     ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
     stops = [tokenizer.eos_token_id]
     if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
         stops += [own] if isinstance(own, int) else own
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=[*dict.fromkeys(stops)],
-        decoder_start_token_id=getattr(given, "decoder_start_token_id", None),
-    )
-    try:
-        written = model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device))
-    finally:
-        model.generation_config = given
+    options = {"max_new_tokens": max_new_tokens, "eos_token_id": [*dict.fromkeys(stops)]}
+    written = _generated(model, ids, real, pad, **options)
     texts = []
     for row in written[:, 1 if encodes else ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
         texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
     return texts
+
+
+def first_scores(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], steps: int
+) -> tuple[Tensor, Tensor]:
+    """What the model writes after the first prompt in `steps` steps [steps], and each step's log-probabilities [steps, V]."""
+    pad = tokenizer.pad_token_id
+    ids, real = padded(prompts, pad, "right" if model.config.is_encoder_decoder else "left")  # pyright: ignore[reportArgumentType]
+    options = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
+    given = _generated(model, ids, real, pad, **options)
+    return given.sequences[0, -steps:], torch.stack([step[0] for step in given.logits]).float().log_softmax(dim=-1)
+
+
+def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, **options: Any) -> Any:
+    """Greedy generation with these options alone, whatever the model's own generation settings."""
+    given, device = model.generation_config, model_device(model)
+    start = getattr(given, "decoder_start_token_id", None)
+    model.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, pad_token_id=pad, decoder_start_token_id=start, **options
+    )
+    try:
+        return model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device))
+    finally:
+        model.generation_config = given

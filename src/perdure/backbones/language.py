@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
 from perdure.backbones.device import autocast
-from perdure.backbones.generation import greedy
+from perdure.backbones.generation import first_scores, greedy
+from perdure.backbones.mixing import attention_window, reads_neighbours
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering
 from perdure.backbones.ranking import agree, at_least_fp32, logits_at
@@ -55,6 +56,9 @@ class LanguageModel(PretrainedBackbone, ABC):
         self.settings = settings
         self._packs: bool | None = False if settings.ranking == "exhaustive" else None  # None: not tried yet
         self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
+        self._mixes: str | None = (
+            None  # where padding changes answers: "read" or "written"; "": nowhere; None: not tried
+        )
         self._prompts: dict[str, list[int]] = {}
         self._completions: dict[str, list[int]] = {}
 
@@ -89,6 +93,55 @@ class LanguageModel(PretrainedBackbone, ABC):
                 self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
+        self._try_padding()
+
+    def padding_note(self) -> str | None:
+        """The warning for a run where padding changes what the model learns; None if it does not."""
+        if self._mixes != "read":
+            return None
+        return (
+            "padding changes what this model reads, so texts of one length answer together; in training, texts of one "
+            "micro-batch still influence each other: to train on one text at a time, set training.accumulation to "
+            "training.batch_size"
+        )
+
+    @property
+    def _may_mix(self) -> bool:
+        """Whether trying is worth its time: plain attention gives padding a weight of exactly 0."""
+        return bool(reads_neighbours(self.model)) or attention_window(self.model) is not None
+
+    def _try_padding(self) -> None:
+        """Compare, once, what a prompt alone and the same prompt padded next to a longer one are answered."""
+        known = sorted(self._prompts.values(), key=len)
+        if self._mixes is not None or not known:
+            return
+        short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
+        if len(long) <= len(short):
+            return
+        if not self._may_mix:
+            self._mixes = ""
+            return
+        answer = [*long[-3:], *self.format.completion("")[-1:]]
+        with answering(self.model), without_dropout(self.model):
+            alone, beside = (self._log_likelihood(rows, [answer] * len(rows))[:1] for rows in ([short], [short, long]))
+            if not agree(self.model, beside, alone):
+                self._mixes = "read"
+            else:
+                self._mixes = "" if self._writes_alike(short, long) else "written"
+
+    def _writes_alike(self, short: list[int], long: list[int]) -> bool:
+        """Whether the first tokens written after `short` have the same scores alone and padded next to `long`."""
+        config: Any = self.model.config
+        if config.is_encoder_decoder:  # no padding beside what it writes, and what it reads was compared
+            return True
+        steps = min(8, self.settings.max_new_tokens)
+        try:
+            text, scores = first_scores(self.model, self.tokenizer, [short], steps)
+            other_text, other_scores = first_scores(self.model, self.tokenizer, [short, long], steps)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False  # it may still rank; where texts are written, the same error says what is wrong
+        same = int((text == other_text).int().cumprod(dim=0).sum()) + 1  # later scores follow another text
+        return agree(self.model, other_scores[:same], scores[:same])
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -168,7 +221,8 @@ class LanguageModel(PretrainedBackbone, ABC):
             return answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
 
         with answering(self.model):
-            return in_batches([len(ids) for ids in prompts], self.settings.predict_batch_size, work)
+            lengths = [len(ids) for ids in prompts]
+            return in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
 
     def _ranked(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
         texts = [tuple(text for task in tasks for text in _label_texts(task, given)) for given in inputs]
@@ -208,7 +262,9 @@ class LanguageModel(PretrainedBackbone, ABC):
             return [(-total, len(ids)) for total, ids in zip(totals, completions, strict=True)]
 
         with answering(self.model):
-            return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+            lengths = [self.length(e) for e in examples]
+            alike = [(len(self._asked(e)), len(self._completion(e))) for e in examples] if self._mixes else None
+            return in_batches(lengths, self.settings.predict_batch_size, work, alike)
 
     def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         """Summed log-probability [N] of each completion after its prompt."""

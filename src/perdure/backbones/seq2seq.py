@@ -77,6 +77,11 @@ class Seq2SeqLM(LanguageModel):
         extra = {"predicting": wanted, "answers": targets[wanted]}
         return Batch(examples, inputs, int(wanted.sum()), mask, wanted, extra)
 
+    @property
+    def _may_mix(self) -> bool:
+        """Encoders read padding in more ways than a causal model, and two short passes cost little."""
+        return True
+
     def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         chains = label_chains(completions, self.start)
         n, s = len(prompts), len(chains.tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -37,16 +37,25 @@ def padded(
     return ids, mask
 
 
-def in_batches(lengths: Sequence[int], size: int, work: Callable[[list[int]], Iterable[Result]]) -> list[Result]:
+def in_batches(
+    lengths: Sequence[int],
+    size: int,
+    work: Callable[[list[int]], Iterable[Result]],
+    alike: Sequence[Hashable] | None = None,
+) -> list[Result]:
     """`work(indices)` on batches of at most `size`, longest first; its results in the order of `lengths`.
 
-    The same lengths give the same batches.
+    The same lengths give the same batches. `alike`: only those with equal entries share a batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups: dict[Hashable, list[int]] = {}
+    for i in order:
+        groups.setdefault(alike[i] if alike else None, []).append(i)
     results: dict[int, Result] = {}
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        results |= zip(chosen, work(chosen), strict=True)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            chosen = group[start : start + size]
+            results |= zip(chosen, work(chosen), strict=True)
     return [results[i] for i in range(len(lengths))]
 
 

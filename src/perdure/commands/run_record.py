@@ -50,6 +50,8 @@ def run_record(
         length = getattr(getattr(backbone, "settings", None), "max_length", None)
         limit = f" ({length})" if length else ""
         warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
+    if note := getattr(backbone, "padding_note", lambda: None)():
+        warnings.append(note)
     ranked = getattr(backbone, "how_ranked", None)
     # several processes try packing together, at their first answer
     ranking = ranked(tried=processes.count == 1) if ranked else None
