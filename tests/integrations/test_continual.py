@@ -280,6 +280,26 @@ def test_methods_that_need_the_loop_are_refused(method, message):
         Continual(method)
 
 
+def named(model: Any, adapter: str) -> Any:
+    model.add_adapter(adapter, model.peft_config["default"])
+    model.set_adapter(adapter)
+    model.delete_adapter("default")
+    return model
+
+
+@pytest.mark.parametrize("adapter", ["debias", "unbiased-news", "text_norm"])
+def test_an_adapter_whose_name_switches_weight_decay_off_is_refused(adapter, model_folder, tmp_path):
+    model = named(peft_model(model_folder), adapter)
+    with pytest.raises(ConfigError, match=rf"lora_A\.{adapter}\.weight.*would not apply weight_decay=0\.1"):
+        Continual("inc-lora").attach(plain_trainer(model, rows(1), tmp_path, stack, weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("adapter", "decay"), [("german", 0.1), ("debias", 0.0)])
+def test_any_other_name_and_no_decay_are_fine(adapter, decay, model_folder, tmp_path):
+    model = named(peft_model(model_folder), adapter)
+    Continual("inc-lora").attach(plain_trainer(model, rows(1), tmp_path, stack, weight_decay=decay))
+
+
 @pytest.mark.parametrize(
     "settings,message",
     [({"fp16": True}, "fp16 multiplies gradients"), ({"optim": "lomo"}, "steps inside backward"),
