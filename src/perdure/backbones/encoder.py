@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
+from perdure.backbones.base import (
+    Batch,
+    Outputs,
+    Prediction,
+    best_of_tasks,
+    class_loss,
+    class_targets,
+    most_probable,
+)
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
@@ -134,14 +142,21 @@ class Encoder(PretrainedBackbone):
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
+        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order.
+
+        Labels of several tasks whose texts have the same tokens are one; see `best_of_tasks`.
+        """
         classes = self._classes(labels)
         common_LD = self._common_labels(labels)
 
         def work(chosen: list[int]) -> list[Prediction]:
             batch = [examples[i] for i in chosen]
             text_ND = self._encode(self._padded([example.text for example in batch]))
-            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), classes)
+            score_NC = self._match(text_ND, batch, labels, common_LD)
+            if len(labels) == 1:
+                return most_probable(score_NC.softmax(dim=1), classes)
+            read = [[tuple(self._token_ids(text)) for text in self._label_texts(e, labels)] for e in batch]
+            return best_of_tasks(score_NC, classes, read, [example.task for example in batch])
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
 
@@ -153,10 +168,14 @@ class Encoder(PretrainedBackbone):
             common_LD = self._common_labels(names)
         if common_LD is not None:
             return text_ND @ common_LD.T / self.settings.temperature
-        rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
+        rows = [self._label_texts(example, names) for example in examples]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
         score_NU = text_ND @ self._encode(self._padded(list(index))).T / self.settings.temperature
         return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows], device=score_NU.device))
+
+    def _label_texts(self, example: Example, names: Sequence[str]) -> list[str]:
+        """The texts this example is matched to, in the order of `_classes`."""
+        return [text for name in names for text in self._tasks[name].label_texts(example.text)]
 
     def _common_labels(self, names: Sequence[str]) -> Tensor | None:
         """Embedded label texts [labels, D] of these tasks; None if one of them has choices that depend on the input."""
