@@ -8,12 +8,12 @@ competes among its own task's labels only. A text with its own choices (COPA's a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import (
@@ -28,6 +28,7 @@ from perdure.backbones.base import (
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
+from perdure.backbones.pooling import Pooling, read_pooling
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
@@ -45,6 +46,9 @@ class EncoderSettings(Settings):
     """texts are cut to this many tokens."""
     temperature: float = Field(default=0.05, gt=0)
     """cosines are divided by it before the softmax."""
+    pooling: Literal["auto", "mean", "cls", "max", "last"] = "auto"
+    """how a text's token vectors become one: 'auto' = as the model's sentence-transformers files say (modules.json,
+    1_Pooling, 2_Dense), the mean if it has none; any other: that, of the transformer's output alone."""
     attention: Literal["eager", "sdpa"] = "eager"
     """transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured)."""
     predict_batch_size: int = Field(default=64, ge=1)
@@ -54,13 +58,21 @@ class EncoderSettings(Settings):
 
 
 class Encoder(PretrainedBackbone):
-    """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
+    """A BERT-like encoder and its pooling behind the `Backbone` protocol. Use `Encoder.load`."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: EncoderSettings,
+        pooling: Pooling | None = None,
+    ) -> None:
         # eval: dropout of the pretrained model stays off, since labels are matched to its features
         super().__init__(model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
+        self.pooling = pooling or Pooling()
+        self._width = int(getattr(model.config, "hidden_size", 0))
         self._tokens: dict[str, list[int]] = {}
 
     @property
@@ -75,8 +87,10 @@ class Encoder(PretrainedBackbone):
         model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
             tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
+            pooling = read_pooling(settings.model, settings.pooling)
+        pooling.check(getattr(model.config, "hidden_size", None), settings.model)
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
-        return cls(model, tokenizer, settings)
+        return cls(model, tokenizer, settings, pooling)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Register the tasks' labels; tokenise every text once.
@@ -132,7 +146,7 @@ class Encoder(PretrainedBackbone):
         return Outputs(class_loss(self._match(text_ND, batch.examples, batch.extra["names"]), batch), text_ND)
 
     def features(self, batch: Batch) -> Tensor:
-        """Normalised mean-pooled embeddings of the texts, [N, D] in fp32."""
+        """Normalised embeddings of the texts, [N, D] in fp32."""
         return self._encode(batch.inputs)
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
@@ -159,6 +173,11 @@ class Encoder(PretrainedBackbone):
             return best_of_tasks(score_NC, classes, read, [example.task for example in batch])
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """Write the bare model with these weights, its tokenizer and how it pools (as sentence-transformers does)."""
+        super().save(folder, state_dict)
+        self.pooling.save(folder, self._width)
 
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
@@ -187,9 +206,7 @@ class Encoder(PretrainedBackbone):
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NLD = self.model(**inputs).last_hidden_state
-        weight_NL1 = inputs["attention_mask"].unsqueeze(-1)
-        mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
-        return functional.normalize(mean_ND, dim=-1)
+        return self.pooling(hidden_NLD.float(), inputs["attention_mask"])
 
     def _padded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Model inputs padded to the longest of `texts`."""
