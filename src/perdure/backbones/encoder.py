@@ -29,7 +29,13 @@ from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
 from perdure.backbones.pooling import Pooling, read_pooling
-from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
+from perdure.backbones.pretrained import (
+    ModelSettings,
+    PretrainedBackbone,
+    check_positions,
+    check_vocabulary,
+    load_model,
+)
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
@@ -75,11 +81,6 @@ class Encoder(PretrainedBackbone):
         self._width = int(getattr(model.config, "hidden_size", 0))
         self._tokens: dict[str, list[int]] = {}
 
-    @property
-    def default_targets(self) -> tuple[str, ...]:
-        """BERT's query and value projections."""
-        return "query", "value"
-
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
         """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
@@ -89,6 +90,7 @@ class Encoder(PretrainedBackbone):
             tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
             pooling = read_pooling(settings.model, settings.pooling)
         pooling.check(getattr(model.config, "hidden_size", None), settings.model)
+        check_vocabulary(model, tokenizer, settings.model)
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
         return cls(model, tokenizer, settings, pooling)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("q", "v"),  # T5, MPNet
     ("q_lin", "v_lin"),  # DistilBERT
     ("query_proj", "value_proj"),  # DeBERTa-v2
+    ("q_head", "v_head"),  # Funnel
     ("qkv_proj",),  # Phi-3: query, key and value in one matrix from here on
     ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
     ("Wqkv",),  # ModernBERT, MPT
@@ -151,6 +153,26 @@ def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> 
                 f"{settings} = {needed} is more than the {positions} positions '{name}' has ({path}). Lower it, "
                 "or choose another model."
             )
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that every token has a row in the embedding table.
+
+    Raises:
+        ConfigError: tokens were added without rows for them. A token for images or sounds may lack one in a text-only model.
+    """
+    table = model.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        return  # hashed characters have no table of tokens
+    rows, known = table.num_embeddings, tokenizer.get_vocab()
+    beyond = [token for token, index in known.items() if index >= rows and not re.search("image|audio|video", token)]
+    if beyond:
+        shown = ", ".join(map(repr, sorted(beyond, key=known.__getitem__)[:3]))
+        raise ConfigError(
+            f"The tokenizer of '{name}' has {max(known.values()) + 1} tokens, and its embedding table {rows} rows: there is none "
+            f"for {shown}. Add rows (model.resize_token_embeddings(len(tokenizer))) and save both, or take the model's own "
+            "tokenizer."
+        )
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
