@@ -126,6 +126,23 @@ def test_pooling_by_hand() -> None:
     torch.testing.assert_close(narrower(torch.tensor([[3.0, 4.0]])), torch.tensor([[11.0]]))
 
 
+def test_two_poolings_are_described_the_same_only_if_they_are() -> None:
+    weight = torch.eye(2)
+    each = [
+        Pooling(),
+        Pooling(("cls",)),
+        Pooling(("cls", "mean")),
+        Pooling(("mean",), (None,)),
+        Pooling(("mean",), (Dense(weight, None, "Tanh"),)),
+        Pooling(("mean",), (Dense(weight, None, "Identity"),)),
+        Pooling(("mean",), (Dense(weight, torch.ones(2), "Tanh"),)),
+        Pooling(("mean",), (Dense(2 * weight, None, "Tanh"),)),
+        Pooling(("mean",), (Dense(weight, None, "Tanh", residual=True),)),
+    ]
+    assert len({pooling.described() for pooling in each}) == len(each)
+    assert Pooling(("mean",), (Dense(weight.clone(), None, "Tanh"),)).described() == each[4].described()
+
+
 @pytest.mark.parametrize("pickled", [False, True])
 def test_dense_layers_are_applied(folder: Path, pickled: bool) -> None:
     sentence_transformer(folder, older("mean_tokens"), "Normalize", "Dense", "Normalize")
@@ -166,6 +183,7 @@ def test_a_saved_encoder_pools_the_same(folder: Path, tmp_path: Path) -> None:
         encoder.save(out, dict(encoder.model.state_dict()))
         again = load(out)
         assert torch.equal(embedded(encoder), embedded(again))
+        assert encoder.pools == again.pools
         assert again.pooling.modes == (("mean", "cls"), ("cls",), ("mean",))[number]
         assert (out / "modules.json").exists() == (number < 2)
     assert json.loads((tmp_path / "saved0" / "2_Dense" / "config.json").read_text()) == about

@@ -130,6 +130,11 @@ class Encoder(PretrainedBackbone):
     def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
         return self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]  # pyright: ignore[reportReturnType]
 
+    @property
+    def pools(self) -> str:
+        """How texts are pooled, in words that are recorded and compared."""
+        return self.pooling.described()
+
     def length(self, example: Example) -> int:
         """Number of tokens."""
         return len(self._token_ids(example.text))

@@ -6,6 +6,7 @@ layer and an activation) and `3_Normalize`. A folder without modules.json is a p
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ class Dense:
             return found + functional.linear(given_ND, self.residual.to(device))
         return found + given_ND if self.residual else found
 
+    def described(self) -> str:
+        """Activation and sha256 of the numbers."""
+        digest = hashlib.sha256(f"{self.activation} {self.residual is not False}".encode())
+        for tensor in (self.weight, self.bias, self.residual):
+            digest.update(tensor.contiguous().numpy().tobytes() if isinstance(tensor, Tensor) else b"-")
+        return f"Dense {self.activation} {digest.hexdigest()[:12]}"
+
     def save(self, folder: Path) -> None:
         """Write the layer as sentence-transformers does."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +91,11 @@ class Pooling:
         for layer in self.layers:
             found_ND = functional.normalize(found_ND, dim=-1) if layer is None else layer(found_ND)
         return functional.normalize(found_ND, dim=-1)
+
+    def described(self) -> str:
+        """The same text for the same pooling: the modes, and each layer with the sha256 of its numbers."""
+        layers = ("Normalize" if layer is None else layer.described() for layer in self.layers)
+        return ", ".join((" + ".join(self.modes), *layers))
 
     def check(self, width: int | None, name: str) -> None:
         """Raise ConfigError unless the layers take what comes before them; `width`: of the token vectors, None: not known."""

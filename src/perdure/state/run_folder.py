@@ -1,7 +1,8 @@
 """A run's folder, read: run.json, the manifest, the finished stages. perdure.state.store writes it.
 
 RUN/
-  run.json                   what the run began as: configuration, precision, threads, versions, data fingerprints
+  run.json                   what the run began as: configuration (`config` as given, `backbone` with all its defaults),
+                             precision, threads, versions, data fingerprints
   manifest.json              the finished stages and the sha256 of each of their files; files not listed do not count.
                              The entry of a stage that was added later holds its task
   stages/00-untrained/       scores and predictions of the untouched base
