@@ -156,7 +156,8 @@ Addition = Callable[[], RowsOf]
 def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
     """Copy the base's folder to `out` (an existing, empty folder), with `additions` added to the tensors they name.
 
-    Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`.
+    Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`; an AdapterError if
+    one is not finite there.
     """
     for file in base.files:
         with TensorReader(base.folder / file) as reader:
@@ -177,7 +178,7 @@ def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: Ro
             rows, columns = weight.shape
             wide = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32))
             weight = wide.copy_(weight).add_(added(start, stop, arena))
-        writer.write_rows(name, start, weight, arena)
+        writer.write_rows(name, start, weight, arena, carried=added is None)
 
     stored = reader.tensors[name]
     width = max(1, stored.row_bytes // 2) if added is None else stored.shape[1]
