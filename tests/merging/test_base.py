@@ -99,6 +99,64 @@ def test_all_that_makes_a_model_complete_goes_with_the_weights(tmp_path):
     assert not (tmp_path / "bare" / "1_Pooling").exists()
 
 
+def test_what_else_lies_in_a_base_folder_stays_there(tmp_path):
+    """An adapter saved into the base's folder, the index of an earlier sharded save, a trainer's records."""
+    base = GPT2Model(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
+    base.save_pretrained(tmp_path / "base")
+    strangers = (
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+        "trainer_state.json",
+        "all_results.json",
+        "merge.json",
+        "run.json",
+        "state.json",
+        "optimizer.pt",
+        "loss.txt",
+        "NOTICE.bin",
+    )
+    for name in strangers:
+        (tmp_path / "base" / name).write_text(
+            json.dumps({"peft_type": "LORA", "weight_map": {"x": "model-1.safetensors"}})
+        )
+    (tmp_path / "out").mkdir()
+    write_with(Base(tmp_path / "base"), tmp_path / "out", {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    merged = GPT2Model.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(merged.state_dict(), base.state_dict(), rtol=0, atol=0)
+
+
+def test_all_that_a_tokenizer_or_a_processor_reads_goes_with_the_weights(tmp_path):
+    """Names of files that transformers' own classes and sentence-transformers write."""
+    base = model_folder(tmp_path / "base")
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "bpe.codes", "source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "normalizer.json", "entity_vocab.json", "qwen.tiktoken", "tekken.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json", "generation_config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "modeling_own.py", "USE_POLICY.md", "License.txt", "COPYING"]
+    for name in names:
+        (base / name).write_text("[]")
+    (tmp_path / "out").mkdir()
+    write_with(Base(base), tmp_path / "out", {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "config.json", "model.safetensors"}
+
+
+def test_the_index_names_what_is_there(tmp_path):
+    base = tmp_path / "base"
+    GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8)).save_pretrained(
+        base, max_shard_size="8KB"
+    )
+    index = base / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    shard = listed["weight_map"]["wte.weight"]
+    index.write_text(json.dumps(listed | {"weight_map": {**listed["weight_map"], "gone.weight": shard}}))
+    for name, dtype in (("same", None), ("half", torch.bfloat16)):
+        (tmp_path / name).mkdir()
+        write_with(Base(base), tmp_path / name, {}, dtype)
+        written = json.loads((tmp_path / name / index.name).read_text())
+        assert written["weight_map"] == listed["weight_map"]
+        for tensor, file in written["weight_map"].items():
+            assert tensor in load_file(tmp_path / name / file)
+
+
 def test_shards_of_a_real_model(tmp_path):
     model = GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
     model.save_pretrained(tmp_path / "base", max_shard_size="8KB")
