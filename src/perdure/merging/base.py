@@ -16,7 +16,7 @@ import torch
 
 from perdure.adapters.format import read_object
 from perdure.errors import AdapterError
-from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, copy_beside
+from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, check_link, copy_beside
 from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
 from perdure.ops.parallel import over_rows
@@ -40,7 +40,7 @@ class Target:
 
 
 class Base:
-    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards or quantised weights."""
+    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards, quantised weights, links."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -48,6 +48,7 @@ class Base:
             raise AdapterError(
                 f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
             )
+        check_link(self.folder, self.folder / CONFIG)
         self.config = read_object(self.folder / CONFIG)
         if self.config.get("quantization_config"):
             raise AdapterError(
@@ -58,6 +59,7 @@ class Base:
         self.files = _weight_files(self.folder)
         self.place: dict[str, tuple[str, Stored]] = {}
         for file in self.files:
+            check_link(self.folder, self.folder / file)
             with TensorReader(self.folder / file) as reader:
                 self.place |= {name: (file, stored) for name, stored in reader.tensors.items()}
 
@@ -201,6 +203,7 @@ def _weight_files(folder: Path) -> list[str]:
         pickled = any(folder.glob("*.bin"))
         reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
         raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
+    check_link(folder, index)
     try:
         files = sorted(set(read_object(index)["weight_map"].values()))
     except (KeyError, AttributeError, TypeError) as error:

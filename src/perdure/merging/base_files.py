@@ -1,16 +1,20 @@
 """The files of a base model beside its weights: which belong to it and go with a merged model, and how they are copied.
 
 A list of what belongs, not of what does not: a folder may also hold an adapter, another format's index, a trainer's records,
-which would make the output another thing than it is.
+which would make the output another thing than it is. Links are followed only where they stay in the folder or lead to the
+hub cache's own blobs: a folder from elsewhere must not bring a file of this machine into what is written and passed on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from perdure.errors import AdapterError
 
 CONFIG = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -48,10 +52,30 @@ def copy_beside(folder: Path, out: Path) -> None:
     """Copy to `out` what belongs to the model in `folder`, apart from its weights and their index."""
     for path in sorted(folder.iterdir()):
         if _belongs(path) and not path.is_dir():
+            check_link(folder, path)
             shutil.copyfile(path, out / path.name)
     for name in _subfolders(folder):
+        for path in (folder / name, *(folder / name).rglob("*")):
+            check_link(folder, path)
         # whole: a sentence-transformers layer has weights of its own, to which nothing is added
         shutil.copytree(folder / name, out / name, copy_function=shutil.copyfile)
+
+
+def check_link(folder: Path, path: Path) -> None:
+    """Raise an AdapterError for a link in a base's `folder` that leads out of it, to another folder, or nowhere."""
+    if not path.is_symlink():
+        return
+    link, target = f"'{path}' is a link to '{path.readlink()}'", Path(os.path.realpath(path))
+    if not path.exists():
+        raise AdapterError(f"{link}, which does not exist; copy or download it again.")
+    allowed = [snapshot := folder.resolve()]
+    if snapshot.parent.name == "snapshots":  # models--owner--name/snapshots/<commit>, beside its blobs
+        allowed.append((snapshot.parent.parent / "blobs").resolve())
+    if target.is_dir() or not any(target.is_relative_to(place) for place in allowed):
+        raise AdapterError(
+            f"{link}. Of a base's links only those to files of its own folder (or of the hub's cache it is in) are followed, so "
+            "that nothing else is copied into the output. Put the file itself there."
+        )
 
 
 def _belongs(path: Path) -> bool:
