@@ -30,6 +30,7 @@ from typing import Any
 from torch import Tensor
 
 from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
+from perdure.files.names import stored_name
 from perdure.methods.contract.parts import Method, Start
 from perdure.state.checkpoint import load_groups, memory, packed, remember, save_groups, unpack_factors
 from perdure.state.store import UNFINISHED, Store
@@ -162,12 +163,16 @@ class Unfinished:
     def _checkpoint(self) -> Path | None:
         """The folder of an intact checkpoint of this stage; anything else that lies there is removed."""
         try:
-            about: dict[str, Any] = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
+            about: Any = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             about = {}
-        if {key: about.get(key) for key in self._stage} == self._stage:
-            folder = self._folder / about["folder"]
-            if all((folder / n).is_file() and sha256(folder / n) == digest for n, digest in about["files"].items()):
+        whole = isinstance(about, dict) and "folder" in about and isinstance(about.get("files"), dict)
+        if whole and {key: about.get(key) for key in self._stage} == self._stage:
+            folder = self._folder / stored_name(about["folder"], self._folder / MANIFEST, "folder")
+            names = [
+                stored_name(name, self._folder / MANIFEST, "files") for name in (STATE, LOG, NOTES, *about["files"])
+            ]
+            if all((folder / name).is_file() and sha256(folder / name) == about["files"].get(name) for name in names):
                 return folder
         shutil.rmtree(self._folder, ignore_errors=True)
         return None
