@@ -20,7 +20,7 @@ from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
-from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
+from perdure.backbones.pretrained import OWN_CODE, ModelSettings, PretrainedBackbone, check_positions, load_model
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
 from perdure.settings.read import Settings
@@ -66,7 +66,7 @@ class Encoder(PretrainedBackbone):
         base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
         model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE)
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
         return cls(model, tokenizer, settings)
 

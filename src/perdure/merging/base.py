@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from perdure.adapters.format import read_object
+from perdure.adapters.weights import PICKLED
 from perdure.errors import AdapterError
 from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
@@ -225,7 +226,7 @@ def _weight_files(folder: Path) -> list[str]:
     index = folder / INDEX_FILE
     if not index.is_file():
         pickled = any(folder.glob("*.bin"))
-        reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
+        reason = PICKLED if pickled else "no weights"
         raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
     try:
         files = sorted(set(read_object(index)["weight_map"].values()))
