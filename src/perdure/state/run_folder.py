@@ -17,6 +17,7 @@ RUN/
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """manifest.json, or the pending one inside a transaction.
+        """manifest.json, or the pending one inside a transaction; CorruptFile if it is gone although stages are there.
 
         stages: [{"name", "folder", "files": {path: sha256}, "added" if the stage was added later}, ...]
         deployed: {path: sha256}; absent until the run is finished.
@@ -65,7 +66,15 @@ class RunFolder:
         if self._pending is not None:
             return self._pending
         path = self.folder / MANIFEST
-        return _check_manifest(_object(path, "stages"), path) if path.is_file() else {"stages": []}
+        if path.is_file():
+            return _check_manifest(_object(path, "stages"), path)
+        # a process killed at the very beginning leaves the untrained stage alone without a manifest
+        if learnt := [name for name in self.numbered_folders() if not name.startswith("00-")]:
+            raise CorruptFile(
+                f"'{path}' is missing, but stages of the run are there ({', '.join(learnt):.200}). Restore it from a copy, or "
+                f"rebuild it from the stages: perdure repair {self.folder}"
+            )
+        return {"stages": []}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -95,6 +104,10 @@ class RunFolder:
     def stages(self) -> list[str]:
         """Names of the finished stages in order, without 'untrained'."""
         return [entry["name"] for entry in self.manifest["stages"][1:]]
+
+    def numbered_folders(self) -> list[str]:
+        """Names of the folders of stages on disk, whether or not they count."""
+        return sorted(p.name for p in (self.folder / STAGES).glob("*") if re.match(r"\d\d+-", p.name) and p.is_dir())
 
     def stage_folder(self, position: int) -> Path:
         """Folder of a finished stage; 0 is the untrained one."""
