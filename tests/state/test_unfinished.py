@@ -203,3 +203,37 @@ def test_a_checkpoint_of_another_shape_is_ignored(missing, tmp_path, small_tasks
     manifest.write_text(json.dumps([] if missing == "everything" else about))
     short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **settings)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_after_its_step_with_a_checkpoint(number, tmp_path, small_tasks, encoder_folder):
+    class Signal(Quiet):
+        def step(self, stage, step, total):
+            if step.step == 3:
+                os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
+    try:
+        with pytest.raises(SystemExit) as ended:
+            short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=Signal())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == 128 + number
+    assert json.loads((tmp_path / "run/unfinished/manifest.json").read_text())["folder"] == "000003"
+    for folder in ("run", "whole"):
+        short_run(tmp_path / folder, small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path, small_tasks, encoder_folder):
+    class Signal(Quiet):
+        def step(self, stage, step, total):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=Signal())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert Store(tmp_path / "run").finished
