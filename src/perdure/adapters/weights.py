@@ -24,6 +24,8 @@ from perdure.ops.finite import all_finite
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+PICKLED = "only pickled weights, which are refused: save it with safe_serialization"
+"""What a model folder has that perdure does not read, and what to do about it."""
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PREFIX = "base_model.model."
 VELORA = ".lora_velora_embed"

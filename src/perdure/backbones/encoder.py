@@ -30,6 +30,7 @@ from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
 from perdure.backbones.pooling import Pooling, read_pooling
 from perdure.backbones.pretrained import (
+    OWN_CODE,
     ModelSettings,
     PretrainedBackbone,
     check_positions,
@@ -87,7 +88,7 @@ class Encoder(PretrainedBackbone):
         base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
         model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE)
             pooling = read_pooling(settings.model, settings.pooling)
         pooling.check(getattr(model.config, "hidden_size", None), settings.model)
         check_vocabulary(model, tokenizer, settings.model)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from perdure.adapters.format import read_object
+from perdure.adapters.weights import PICKLED
 from perdure.errors import AdapterError
 from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, check_link, copy_beside
 from perdure.merging.fold import RowsOf
@@ -201,7 +202,7 @@ def _weight_files(folder: Path) -> list[str]:
     index = folder / INDEX_FILE
     if not index.is_file():
         pickled = any(folder.glob("*.bin"))
-        reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
+        reason = PICKLED if pickled else "no weights"
         raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
     check_link(folder, index)
     try:

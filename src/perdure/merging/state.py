@@ -25,6 +25,7 @@ from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
 from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.files.durable import disk_full_as_error, make_folder, remove_folder_on_refusal, sha256, write_text
+from perdure.files.names import stored_name
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
 from perdure.merging.result import Facts, Mergeable
@@ -245,6 +246,5 @@ def _read_about(folder: Path) -> About:
     except ValueError as error:
         raise StoreError(f"{path}: not readable as JSON ({error}).") from error
     about = validate(About, raw, str(path))
-    if Path(about.file).name != about.file:
-        raise StoreError(f"{path}: {about.file!r} is not a file name in this folder.")
+    stored_name(about.file, path, "file")
     return about
