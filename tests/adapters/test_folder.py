@@ -19,6 +19,9 @@ from tests.adapter_cases import SmallModel, hand_folder, in_hub_cache, peft_fold
 IDS = torch.arange(11)[None]
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 def lora_layers(model):
     from peft.tuners.lora import LoraLayer
 
@@ -180,6 +183,18 @@ def test_write_refuses_factors_above_its_rank(tmp_path):
         ({"r": 0}, "0 is not a rank"),
         ({"r": "8"}, "'8' is not a rank"),
         ({"rank_pattern": {"(": 2}}, "not what PEFT writes"),
+        ({"r": 10**400}, r"1000.*\(401 characters\) is not a rank"),
+        ({"rank_pattern": {"m": 10**400}}, "is not a rank"),
+        ({"lora_alpha": NAN}, "nan is not a finite alpha"),
+        ({"lora_alpha": -INF}, "-inf is not a finite alpha"),
+        ({"lora_alpha": 10**400}, r"1000.*\(401 characters\) is not a finite alpha"),
+        ({"lora_alpha": True}, "True is not an alpha"),
+        ({"lora_alpha": "nan"}, "'nan' is not an alpha"),
+        ({"alpha_pattern": {"m": INF}}, "inf is not a finite alpha"),
+        ({"alpha_pattern": {"m": 10**400}}, "is not a finite alpha"),
+        ({"lora_alpha": 1e39}, r"'m' the scaling 5e\+38, which no weight can hold"),
+        ({"lora_alpha": 10**300}, r"'m' the scaling 5e\+299"),
+        ({"alpha_pattern": {"m": 1e308}, "use_rslora": True}, "'m' the scaling"),
         ({"r": 3}, r"do not have the rank 3 that adapter_config.json states"),
     ],
 )
@@ -228,6 +243,32 @@ def test_names_the_tensor_that_is_not_finite(tmp_path, bad):
     adapter = Adapter(hand_folder(tmp_path / "a", {A_NAME: torch.ones(2, 4), B_NAME: B}))
     with pytest.raises(AdapterError, match=rf"adapter_model\.safetensors: '{B_NAME}' contains NaN or Inf"):
         adapter["m"]
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "alpha"), [(1e20, 1e20, 2), (1.0, 1.0, 6e38), (1.0, 2e38, 4), (1e30, 1e-30, 2e38), (3e38, 1.0, 2)]
+)
+def test_names_the_module_whose_finite_factors_overflow(tmp_path, A, B, alpha):
+    """Scaling alpha / 2 and two directions: every entry is alpha A B."""
+    tensors = {A_NAME: torch.full((2, 4), A), B_NAME: torch.full((3, 2), B)}
+    adapter = Adapter(hand_folder(tmp_path / "a", tensors, lora_alpha=alpha))
+    if A * B * alpha < 3.4e38:
+        assert adapter["m"].B.isfinite().all()
+    else:
+        with pytest.raises(AdapterError, match=r"the update of 'm' overflows: its factors, each finite"):
+            adapter["m"]
+
+
+def test_what_does_not_fit_a_dtype_is_not_written(tmp_path):
+    update = {"m": LowRank(torch.ones(1, 4), torch.full((3, 1), 70000.0))}
+    with pytest.raises(
+        AdapterError, match=r"'m' overflows float16, whose largest number is 65504\..* \(bf16 or fp32\)"
+    ):
+        write_adapter(tmp_path, update, rank=1, dtype=torch.float16)
+    with pytest.raises(AdapterError, match="'m' would be written with NaN or Inf"):
+        write_adapter(tmp_path, {"m": LowRank(torch.ones(1, 4), torch.full((3, 1), INF))}, rank=1)
+    assert list(tmp_path.iterdir()) == []
+    write_adapter(tmp_path, update, rank=1, dtype=torch.bfloat16)
 
 
 def test_refuses_integers(tmp_path):

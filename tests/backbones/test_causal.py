@@ -408,3 +408,46 @@ def test_labels_that_written_answers_cannot_tell_apart_are_refused(folder: Path)
 def test_ranking_a_task_without_labels_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="nothing to rank"):
         load(folder, answer_by="ranking").predict(STORY.test, ["story"])
+
+
+FILMS = Task("films", [("x", "pos")], test=[("x", "pos")], labels={"neg": "bad", "pos": "good"})
+SHOPS = Task("shops", [("x", "5")], test=[("x", "5")], labels={"1": "awful", "3": "bad", "5": "Good"})
+
+
+def test_labels_of_two_tasks_with_the_same_text_are_one_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load(folder)
+    backbone.prepare([FILMS, SHOPS])
+    scores = torch.tensor([[2.0, 1.0, 5.0, 2.0, 4.0]]).log()  # "bad" is the only text of both; "Good" is not "good"
+    monkeypatch.setattr(backbone, "_label_scores", lambda *_: scores)
+    (film,), (shop,) = (backbone.predict(task.test, ["films", "shops"]) for task in (FILMS, SHOPS))
+    assert film.options == (("films", "neg"), ("films", "pos"), ("shops", "1"), ("shops", "5"))
+    assert shop.options == (("shops", "3"), ("films", "pos"), ("shops", "1"), ("shops", "5"))
+    assert film.probabilities == shop.probabilities == pytest.approx((2 / 12, 1 / 12, 5 / 12, 4 / 12))
+    scores = torch.tensor([[7.0, 1.0, 5.0, 7.0, 4.0]]).log()
+    (film,), (shop,) = (backbone.predict(task.test, ["films", "shops"]) for task in (FILMS, SHOPS))
+    assert (film.label, film.task, shop.label, shop.task) == ("neg", "films", "3", "shops")
+    scores = torch.tensor([[4.0, 4.0, 4.0, 4.0, 4.0]]).log()
+    (tied,) = backbone.predict(SHOPS.test, ["films", "shops"])
+    assert (tied.label, tied.task, tied.probabilities) == ("3", "shops", pytest.approx((0.25,) * 4))
+
+
+def test_one_class_has_the_probability_of_its_text_alone(folder: Path) -> None:
+    backbone = load(folder)
+    backbone.prepare([FILMS, SHOPS])
+    texts = ("bad", "good", "awful", "Good")
+    with torch.no_grad():
+        wanted = backbone._exhaustive([backbone._prompt("x")], [backbone.format.completion(text) for text in texts])
+    (found,) = backbone.predict(FILMS.test, ["films", "shops"])
+    assert found.probabilities == pytest.approx(wanted[0].softmax(0).tolist(), abs=1e-5)
+
+
+def test_a_written_answer_that_two_tasks_know_is_the_label_of_the_examples_task(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load(folder, answer_by="generation")
+    backbone.prepare([FILMS, SHOPS])
+    monkeypatch.setattr(backbone, "_generate", lambda prompts: ["GOOD."] * len(prompts))
+    answers = [backbone.predict(task.test, ["films", "shops"])[0] for task in (FILMS, SHOPS)]
+    assert [(a.label, a.task) for a in answers] == [("pos", "films"), ("5", "shops")]
+    (other,) = backbone.predict([Example("x", "", "else")], ["films", "shops"])
+    assert (other.label, other.task) == ("pos", "films")

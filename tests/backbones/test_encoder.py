@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -10,7 +12,7 @@ from perdure.backbones import load_backbone
 from perdure.backbones.encoder import Encoder
 from perdure.config.run_config import EvaluationSettings
 from perdure.errors import DataError, UnknownName
-from perdure.tasks.task import Task
+from perdure.tasks.task import Example, Task
 from perdure.training.evaluation import label_sets, outcomes
 from tests.conftest import small_task
 
@@ -157,3 +159,51 @@ def test_labels_that_read_the_same_are_refused(encoder_folder):
     long.prepare([task])
     with pytest.raises(DataError, match=r"'twins': the labels 'a' and 'b' stand for the same text.*first 12 tokens"):
         short.prepare([task])
+
+
+FILMS = Task("films", [("x", "pos")], test=[("x", "pos")], labels={"neg": "so bad", "pos": "so good"})
+SHOPS = Task("shops", [("x", "5")], test=[("x", "5")], labels={"1": "bad", "3": "so bad", "5": "so good"})
+
+
+def test_labels_of_two_tasks_with_the_same_text_are_one_class(encoder_folder, monkeypatch):
+    """Scores by hand: e is what the softmax makes of 'so good', 'so bad' and 'bad' at 0, ln 2 and ln 5."""
+    encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder)})
+    encoder.prepare([FILMS, SHOPS])
+    good, bad, worse = 0.0, math.log(2), math.log(5)
+    by_hand = torch.tensor([[bad, good, worse, bad, good]])
+    monkeypatch.setattr(encoder, "_match", lambda *_: by_hand)
+    (film,) = encoder.predict(FILMS.test, ["films", "shops"])
+    assert film.options == (("films", "neg"), ("films", "pos"), ("shops", "1"))
+    assert film.probabilities == pytest.approx((2 / 8, 1 / 8, 5 / 8))
+    (shop,) = encoder.predict(SHOPS.test, ["films", "shops"])
+    assert shop.options == (("shops", "3"), ("shops", "5"), ("shops", "1"))
+    assert shop.probabilities == pytest.approx((2 / 8, 1 / 8, 5 / 8))
+    assert (film.label, film.task, shop.label, shop.task) == ("1", "shops", "1", "shops")
+    by_hand = torch.tensor([[bad, worse, good, bad, worse]])
+    (film,), (shop,) = (encoder.predict(task.test, ["films", "shops"]) for task in (FILMS, SHOPS))
+    assert (film.label, film.task, shop.label, shop.task) == ("pos", "films", "5", "shops")
+    assert outcomes(FILMS, FILMS.test, [film]) == outcomes(SHOPS, SHOPS.test, [shop]) == [1.0]
+    (newer,) = encoder.predict([Example("x", "", "shops@2")], ["films", "shops"])
+    assert (newer.label, newer.task) == ("5", "shops")
+    (other,) = encoder.predict([Example("x", "", "else")], ["films", "shops"])
+    assert (other.label, other.task) == ("pos", "films"), "of no such task: the first"
+    by_hand = torch.zeros(1, 5)
+    tied = encoder.predict(SHOPS.test, ["films", "shops"])[0]
+    assert (tied.label, tied.probabilities) == ("3", pytest.approx((1 / 3,) * 3)), "the first of three classes"
+    alone = encoder.predict(FILMS.test, ["films"])[0]
+    assert alone.options == ()
+
+
+def test_choices_that_are_also_another_tasks_label_are_one_class(encoder_folder):
+    encoder = load_backbone({"kind": "encoder", "model": str(encoder_folder)})
+    choices = {"x": ("so good", "it rained"), "y": ("it rained", "SO GOOD")}
+    copa = Task("copa", [("x", "A")], test=[("x", "A"), ("y", "B")], labels={"A": "A", "B": "B"}, choices=choices)
+    encoder.prepare([FILMS, copa])
+    first, second = encoder.predict(copa.test, ["films", "copa"])
+    assert first.options == (("films", "neg"), ("copa", "A"), ("copa", "B"))
+    assert second.options == (("films", "neg"), ("films", "pos"), ("copa", "A"), ("copa", "B")), "other tokens"
+    for found, texts in ((first, ["so bad", "so good", "it rained"]), (second, ["so bad", "so good", *choices["y"]])):
+        scores = encoder.features(encoder.collate([copa.test[0 if found is first else 1]]))
+        wanted = [scores[0] @ encoder._encode(encoder._padded([text]))[0] / 0.05 for text in texts]
+        assert found.probabilities == pytest.approx(torch.stack(wanted).softmax(0).tolist(), abs=1e-4)
+        assert sum(found.probabilities) == pytest.approx(1)

@@ -15,6 +15,8 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BartConfig,
@@ -45,6 +47,7 @@ from perdure.errors import ConfigError, FetchError, TrainingError
 from perdure.state.reopen import load_learner
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_vision
+from tests.conftest import small_task
 
 
 def hub_error(kind: type[Exception]) -> Exception:
@@ -283,3 +286,58 @@ def test_other_errors_pass_unchanged() -> None:
     assert out_of_memory(RuntimeError("shapes do not match")) is None
     with pytest.raises(RuntimeError, match="shapes"), memory_explained("training"):
         raise RuntimeError("shapes do not match")
+
+
+WIDTH: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENCODERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "distilbert": ({"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}, ("q_lin", "v_lin")),
+    "mpnet": (WIDTH, ("q", "v")),
+    "deberta-v2": (
+        {**WIDTH, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+        ("query_proj", "value_proj"),
+    ),
+    "modernbert": (WIDTH, ("Wqkv",)),
+    "nomic_bert": (WIDTH, ("q_proj", "v_proj")),
+    "qwen3": ({**WIDTH, "num_key_value_heads": 2, "head_dim": 8}, ("q_proj", "v_proj")),
+    "xlm-roberta": (WIDTH, ("query", "value")),
+    "bert": (WIDTH, ("query", "value")),
+}
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_encoders_of_other_architectures_learn_by_default(
+    architecture: str, encoder_folder: Path, tmp_path: Path
+) -> None:
+    sizes, targets = ENCODERS[architecture]
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+        config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **sizes, **special)
+        AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = load_config({"backbone": {"kind": "encoder", "model": str(tmp_path)}})
+    model, learner = load_learner(config, [task := small_task("fruit", "apples", "pears")])
+    assert {name.rpartition(".")[2] for name in model.modules} == set(targets)
+    assert len(model.modules) == 2 * len(targets)
+    model.enable(True)
+    learner.forward(learner.collate(task.train[:4])).loss.backward()
+    assert all(grad_B is not None and grad_B.abs().max() > 0 for _, grad_B in model.gradients().values())
+
+
+def test_a_token_without_a_row_in_the_table_is_refused_at_load(tmp_path: Path) -> None:
+    """Each tiny model has one row a token."""
+    makers = {"encoder": tiny_encoder, "causal": tiny_causal, "seq2seq": tiny_seq2seq}
+    for kind, make in makers.items():
+        folder = make(tmp_path / kind)
+        settings = {"kind": kind, "model": str(folder)}
+        rows = load_backbone(settings).model.get_input_embeddings().num_embeddings
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(["<image_soft_token>"])  # as Gemma 3's text-only models have it
+        tokenizer.save_pretrained(folder)
+        load_backbone(settings)
+        tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+        tokenizer.save_pretrained(folder)
+        wanted = rf"has {rows + 2} tokens, and its embedding table {rows} rows: .*'<new pad>'.*resize_token_embeddings"
+        with pytest.raises(ConfigError, match=wanted):
+            load_backbone(settings)

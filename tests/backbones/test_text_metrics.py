@@ -100,6 +100,23 @@ def test_sari_of_the_target_itself_is_one_and_of_doing_nothing_is_not() -> None:
     assert sari(source, source, [target]) < 0.5
 
 
+def test_sari_of_a_deletion_by_hand() -> None:
+    """Keep, delete, add by order: 1, 0, 0 (the target still holds the deleted "a"); 1, 1, 0; 1, 1, 0; 1, 1, 1."""
+    assert sari("a a b", "a b", ["a b c"]) == pytest.approx((1 + 2 + 2 + 3) / 3 / 4)
+    # "a": one of the target's two is kept (F1 2/3), both deleted ones are in the target; "a a": half of two deletions is right
+    assert sari("a a a", "a", ["a a"]) == pytest.approx(((2 / 3 + 0 + 1) / 3 + (0 + 1 / 2 + 1) / 3 + 1 + 1) / 4)
+
+
+def test_sari_of_several_targets_by_hand() -> None:
+    """Deleting "b", which one of two targets holds, is half right; kept are 2 of the 3 that the targets hold: F1 .8."""
+    assert sari("a b", "a", ["a", "a b"]) == pytest.approx(((0.8 + 0.5 + 1) / 3 + (0 + 0.5 + 1) / 3 + 1 + 1) / 4)
+
+
+def test_an_empty_answer_adds_a_wrong_word() -> None:
+    """The maintained script splits an empty text into one empty word: nothing kept, deleted or added of order 1 is right."""
+    assert sari("a", "", ["a"]) == sari("a", "z", ["a"]) == pytest.approx((0 + 1 + 1 + 1) / 4)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(ConfigError, match="pip install rapidfuzz"):

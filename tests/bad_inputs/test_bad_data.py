@@ -40,7 +40,7 @@ CASES: dict[str, Bad] = {
         4,
     ),
     "UTF-16 unsaid": Bad(lambda p: p.task('{"text": "a"}'.encode("utf-16")), ("is UTF-16", "`encoding: utf-16`"), 4),
-    "unknown encoding": Bad(lambda p: p.task(encoding="utf-9"), ("no encoding 'utf-9'", "latin-1"), 4),
+    "unknown encoding": Bad(lambda p: p.task(encoding="utf-9"), ("Unknown encoding 'utf-9'", "latin-1"), 4),
     "unknown fields": Bad(
         lambda p: p.task([{"body": "a", "team": "x"}]), ("line 1: no known fields", "'body'", "`text_field`"), 4
     ),

@@ -111,7 +111,7 @@ CASES: dict[str, Bad] = {
     "nothing to learn": command("run", says=("Nothing to learn", "`perdure suites`", "`perdure init`")),
     "suite's data missing": command("run", "--suite", "standard-cl", says=("'standard-cl' needs its data", "PERDURE_CL"), code=4),
     "suite's data elsewhere": command(
-        "run", "--suite", "standard-cl", "--data", "nowhere", says=("no folder nowhere", "labels.json"), code=4
+        "run", "--suite", "standard-cl", "--data", "nowhere", says=("No such folder: nowhere", "labels.json"), code=4
     ),
     "budget 0": setting("budget.train=0", "budget.train", "greater than or equal to 1"),
     "unknown tracker": command(*RUN, "--tracker", "wandbs", says=("'wandbs'", "Did you mean 'wandb'?")),

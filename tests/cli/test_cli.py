@@ -75,7 +75,7 @@ def test_an_interrupted_command_says_how_to_continue(command, says, monkeypatch,
     assert says in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_says_how_to_resume_it(number, tmp_path, monkeypatch, capsys):
     def stopped(config, out, **_):
         out.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -157,6 +158,7 @@ def test_existing_adapters_become_a_run(here, encoder_folder):
 
 def test_an_unfinished_run_is_shown(here):
     (here / "run/manifest.json").unlink()
+    shutil.rmtree(here / "run/stages")
     found = json.loads(said("show", "run", "--json"))
     assert (found["finished"], found["tasks"][0]["learnt"]) == (False, False)
     assert found["next"] == ["perdure resume run"]
@@ -172,7 +174,7 @@ def test_help_imports_nothing_heavy():
 
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom perdure.cli import app\n"
-        "for name in ('add', 'rollback', 'predict', 'show'):\n"
+        "for name in ('add', 'rollback', 'predict', 'show', 'repair'):\n"
         "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0\n"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if m in sys.modules])"
     )

@@ -121,6 +121,20 @@ def test_which_task_is_asked(run, tmp_path, small_tasks, encoder_folder):
     assert list(found[0]["probabilities"]) == ["fruit/a", "fruit/b", "sky/a", "sky/b"]
 
 
+def test_labels_of_two_tasks_with_the_same_text_have_one_probability(tmp_path, small_tasks, encoder_folder):
+    """The run books both tasks' examples as right alike, and an answer is named after the first task."""
+    fruit, sky = (dataclasses.replace(task, labels={"a": "about a", "b": "about b"}) for task in small_tasks[:2])
+    short_run(tmp_path / "run", [fruit, sky], encoder_folder, "inc-lora", evaluation={"labels": "seen"})
+    found = perdure.predict(tmp_path / "run", [example.text for example in sky.test])
+    known = read_lines(Store(tmp_path / "run").stage_folder(2) / "predictions" / "sky.jsonl")
+    assert not any("predicted_task" in row for row in known), "before, every answer was the first task's"
+    for row, stored in zip(found, known, strict=True):
+        assert list(row["probabilities"]) == ["fruit/a", "fruit/b"]
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert (row["label"], row["task"]) == (stored["predicted"], "fruit")
+        assert max(row["probabilities"].values()) == stored["probability"]
+
+
 def test_an_update_for_each_task_needs_a_task_even_where_all_labels_compete(tmp_path, small_tasks, encoder_folder):
     short_run(tmp_path / "seen", small_tasks[:2], encoder_folder, "per-task", evaluation={"labels": "seen"})
     with pytest.raises(StoreError, match=r"Choose whose labels to use with --task: fruit, sky"):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from perdure.adapters.folder import open_adapter
 from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
+from perdure.files.output import MARK
 from perdure.integrations import Continual, earlier
 from perdure.integrations.earlier import MEMORY_FILE
 from perdure.merging.linear import average_updates, sum_updates
@@ -244,7 +245,7 @@ def test_penalties_are_logged_and_the_adapter_is_plain_peft(tmp_path, model_fold
     assert len(logs) == 5
     assert logs[0]["penalty/sign-magnitude"] == 0  # the update starts at 0
     assert all(log["penalty/sign-magnitude"] > 0 and log["share/sign-magnitude"] > 0 for log in logs[1:])
-    assert sorted(p.name for p in (tmp_path / "april").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "april").iterdir() if p.name != MARK) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
@@ -278,6 +279,26 @@ def test_a_resumed_trainer_gives_the_same_adapter(tmp_path, model_folder):
 def test_methods_that_need_the_loop_are_refused(method, message):
     with pytest.raises(ConfigError, match=message):
         Continual(method)
+
+
+def named(model: Any, adapter: str) -> Any:
+    model.add_adapter(adapter, model.peft_config["default"])
+    model.set_adapter(adapter)
+    model.delete_adapter("default")
+    return model
+
+
+@pytest.mark.parametrize("adapter", ["debias", "unbiased-news", "text_norm"])
+def test_an_adapter_whose_name_switches_weight_decay_off_is_refused(adapter, model_folder, tmp_path):
+    model = named(peft_model(model_folder), adapter)
+    with pytest.raises(ConfigError, match=rf"lora_A\.{adapter}\.weight.*would not apply weight_decay=0\.1"):
+        Continual("inc-lora").attach(plain_trainer(model, rows(1), tmp_path, stack, weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("adapter", "decay"), [("german", 0.1), ("debias", 0.0)])
+def test_any_other_name_and_no_decay_are_fine(adapter, decay, model_folder, tmp_path):
+    model = named(peft_model(model_folder), adapter)
+    Continual("inc-lora").attach(plain_trainer(model, rows(1), tmp_path, stack, weight_decay=decay))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +378,8 @@ def test_earlier_tasks_are_called_after_their_folders(tmp_path, model_folder):
     continual = Continual("per-task", history=history, task="may")
     learn(continual, tmp_path / "may", model_folder, 2)
     continual.save_deployed(tmp_path / "deployed")
-    assert sorted(folder.name for folder in (tmp_path / "deployed").iterdir()) == ["april", "march", "may"]
+    held = sorted(path.name for path in (tmp_path / "deployed").iterdir())
+    assert held == [MARK, "april", "march", "may"]
     with pytest.raises(ConfigError, match="cannot be called 'april': an earlier adapter's folder"):
         Continual(history=history, task="april")
     with pytest.raises(ConfigError, match=r"cannot be called '\.\./may': use letters"):

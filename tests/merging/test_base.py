@@ -1,6 +1,7 @@
 """Updates added to the weights of a base: sharded, transposed, cast; and every base that must be refused."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -97,6 +98,146 @@ def test_all_that_makes_a_model_complete_goes_with_the_weights(tmp_path):
     (tmp_path / "bare").mkdir()
     write_with(Base(base), tmp_path / "bare", {})
     assert not (tmp_path / "bare" / "1_Pooling").exists()
+
+
+def test_what_else_lies_in_a_base_folder_stays_there(tmp_path):
+    """An adapter saved into the base's folder, the index of an earlier sharded save, a trainer's records."""
+    base = GPT2Model(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=40, n_positions=8))
+    base.save_pretrained(tmp_path / "base")
+    strangers = (
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+        "trainer_state.json",
+        "all_results.json",
+        "merge.json",
+        "run.json",
+        "state.json",
+        "optimizer.pt",
+        "loss.txt",
+        "NOTICE.bin",
+    )
+    for name in strangers:
+        (tmp_path / "base" / name).write_text(
+            json.dumps({"peft_type": "LORA", "weight_map": {"x": "model-1.safetensors"}})
+        )
+    (tmp_path / "out").mkdir()
+    write_with(Base(tmp_path / "base"), tmp_path / "out", {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    merged = GPT2Model.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(merged.state_dict(), base.state_dict(), rtol=0, atol=0)
+
+
+def test_all_that_a_tokenizer_or_a_processor_reads_goes_with_the_weights(tmp_path):
+    """Names of files that transformers' own classes and sentence-transformers write."""
+    base = model_folder(tmp_path / "base")
+    listed = """
+        tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt vocab.txt
+        spiece.model sentencepiece.bpe.model tokenizer.model bpe.codes source.spm target.spm target_vocab.json
+        vocab-src.json normalizer.json entity_vocab.json qwen.tiktoken tekken.json chat_template.jinja
+        chat_template.json preprocessor_config.json video_preprocessor_config.json processor_config.json
+        audio_tokenizer_config.json generation_config.json modules.json sentence_bert_config.json
+        config_sentence_transformers.json modeling_own.py USE_POLICY.md License.txt COPYING
+    """
+    names = listed.split()
+    for name in names:
+        (base / name).write_text("[]")
+    (tmp_path / "out").mkdir()
+    write_with(Base(base), tmp_path / "out", {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "config.json", "model.safetensors"}
+
+
+def test_the_index_names_what_is_there(tmp_path):
+    base = tmp_path / "base"
+    GPT2Model(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=8)).save_pretrained(
+        base, max_shard_size="8KB"
+    )
+    index = base / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    shard = listed["weight_map"]["wte.weight"]
+    index.write_text(json.dumps(listed | {"weight_map": {**listed["weight_map"], "gone.weight": shard}}))
+    for name, dtype in (("same", None), ("half", torch.bfloat16)):
+        (tmp_path / name).mkdir()
+        write_with(Base(base), tmp_path / name, {}, dtype)
+        written = json.loads((tmp_path / name / index.name).read_text())
+        assert written["weight_map"] == listed["weight_map"]
+        for tensor, file in written["weight_map"].items():
+            assert tensor in load_file(tmp_path / name / file)
+
+
+LINKED = ("config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json")
+
+
+def linked_folder(folder, target_of):
+    """A model folder; each of `LINKED` that `target_of` gives a target for is a link to it."""
+    model_folder(folder)
+    (folder / "1_Pooling").mkdir()
+    for name, text in (
+        ("tokenizer.json", "{}"),
+        ("modules.json", '[{"path": "1_Pooling"}]'),
+        ("1_Pooling/config.json", "{}"),
+    ):
+        (folder / name).write_text(text)
+    for name in LINKED:
+        if (target := target_of(folder / name)) is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).rename(target)
+            (folder / name).symlink_to(os.path.relpath(target, (folder / name).parent))
+    return folder
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("place", ["elsewhere/secret", "base-2/secret"])
+def test_a_link_out_of_the_base_is_not_followed(tmp_path, name, place):
+    base = linked_folder(tmp_path / "base", lambda path: tmp_path / place if path == tmp_path / "base" / name else None)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(AdapterError, match=rf"'{base / name}' is a link to '.*secret'.*Put the file itself there"):
+        write_with(Base(base), tmp_path / "out", {})
+
+
+def test_links_that_stay_in_the_folder_and_those_of_the_hubs_cache_are_followed(tmp_path):
+    plain = linked_folder(tmp_path / "plain", lambda path: None)
+    inside = linked_folder(
+        tmp_path / "inside", lambda path: tmp_path / "inside" / "files" / path.name.replace("config", path.parent.name)
+    )
+    cache = tmp_path / "models--own--base"
+    (cache / "snapshots").mkdir(parents=True)
+    blobs = {name: cache / "blobs" / f"{index:040}" for index, name in enumerate(LINKED)}
+    snapshot = cache / "snapshots" / ("0" * 40)
+    linked_folder(snapshot, lambda path: blobs[str(path.relative_to(snapshot))])
+    (tmp_path / "link").symlink_to(snapshot)  # of the base's folder itself
+    for number, base in enumerate((plain, inside, snapshot, tmp_path / "link")):
+        (out := tmp_path / f"out{number}").mkdir()
+        write_with(Base(base), out, {})
+        assert content(out) == content(tmp_path / "out0")
+        assert not any(path.is_symlink() for path in out.rglob("*"))
+    outside = linked_folder(cache / "other", lambda path: blobs[str(path.relative_to(cache / "other"))])
+    with pytest.raises(AdapterError, match=r"config\.json' is a link"):
+        Base(outside)  # beside the snapshots, not one of them
+
+
+def test_links_to_folders_and_to_nothing_are_named(tmp_path):
+    base = linked_folder(tmp_path / "base", lambda path: None)
+    (tmp_path / "out").mkdir()
+    (base / "checkpoint-1").symlink_to(tmp_path)  # belongs to nothing: neither followed nor refused
+    (base / "notes.txt").symlink_to(tmp_path / "gone")
+    write_with(Base(base), tmp_path / "out", {})
+    assert not {"checkpoint-1", "notes.txt"} & {path.name for path in (tmp_path / "out").iterdir()}
+    for name, target, reason in (
+        ("1_Pooling/all", base, "is a link to"),
+        ("additional_chat_templates", base / "1_Pooling", "is a link to"),
+        ("vocab.json", base / "gone", "does not exist"),
+    ):
+        (base / name).symlink_to(target)
+        (out := tmp_path / name.replace("/", "-")).mkdir()
+        with pytest.raises(AdapterError, match=rf"'{base / name}'.*{reason}"):
+            write_with(Base(base), out, {})
+        (base / name).unlink()
 
 
 def test_shards_of_a_real_model(tmp_path):

@@ -276,6 +276,14 @@ def test_what_is_read_is_never_replaced(base, trained, tmp_path):
     assert all((place / "adapter_model.safetensors").is_file() for place in places)
 
 
+def test_a_folder_of_runs_is_never_replaced(trained, tmp_path):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"runs' was not written by perdure's.*it holds 'one'"):
+        merge_folders(trained, tmp_path / "runs", rule_named("sum"), overwrite=True)
+    assert (tmp_path / "runs" / "one" / "run.json").read_text() == "{}"
+
+
 def test_adapters_of_two_dtypes(tmp_path):
     """At one position fp32 is larger, at the other float64."""
     names = ("base_model.model.m.lora_A.weight", "base_model.model.m.lora_B.weight")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 import perdure
 import perdure.training.train
+from perdure.errors import CorruptFile
 from perdure.files.durable import read_lines
 from perdure.state.store import Store
 from perdure.training.reporter import Quiet
@@ -168,3 +171,69 @@ def test_it_is_written_when_the_time_has_come(tmp_path, small_tasks, encoder_fol
         training = {**TRAINING, "checkpoint_minutes": every}
         short_run(tmp_path / str(every), small_tasks[:1], encoder_folder, "inc-lora", training=training)
         assert written == steps
+
+
+@pytest.mark.parametrize("key", ["folder", "files"])
+def test_a_checkpoint_outside_the_run_is_refused_and_left(key, tmp_path, small_tasks, encoder_folder):
+    """Names in unfinished/manifest.json lead nowhere else, though the checksums there would match."""
+    settings = {**SETTINGS, "training": {**TRAINING, "checkpoint_minutes": 1e-9}}
+    with pytest.raises(KeyboardInterrupt):
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **settings, report=Stop(3))
+    manifest = tmp_path / "run/unfinished/manifest.json"
+    about = json.loads(manifest.read_text())
+    precious = shutil.copytree(manifest.parent / about["folder"], tmp_path / "precious")
+    path = precious / "log.jsonl"
+    changed = {"folder": str(precious), "files": {**about["files"], str(path): about["files"]["log.jsonl"]}}
+    manifest.write_text(json.dumps({**about, key: changed[key]}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(CorruptFile, match=rf"unfinished/manifest.json': {key} is .*precious"):
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **settings)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("missing", ["folder", "files", "everything"])
+def test_a_checkpoint_of_another_shape_is_ignored(missing, tmp_path, small_tasks, encoder_folder):
+    settings = {**SETTINGS, "training": {**TRAINING, "checkpoint_minutes": 1e-9}}
+    short_run(tmp_path / "whole", small_tasks[:1], encoder_folder, "l2", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **settings, report=Stop(3))
+    manifest = tmp_path / "run/unfinished/manifest.json"
+    about = json.loads(manifest.read_text())
+    about.pop(missing, None)
+    manifest.write_text(json.dumps([] if missing == "everything" else about))
+    short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **settings)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_after_its_step_with_a_checkpoint(number, tmp_path, small_tasks, encoder_folder):
+    class Signal(Quiet):
+        def step(self, stage, step, total):
+            if step.step == 3:
+                os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
+    try:
+        with pytest.raises(SystemExit) as ended:
+            short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=Signal())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == 128 + number
+    assert json.loads((tmp_path / "run/unfinished/manifest.json").read_text())["folder"] == "000003"
+    for folder in ("run", "whole"):
+        short_run(tmp_path / folder, small_tasks[:1], encoder_folder, "l2", **SETTINGS)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path, small_tasks, encoder_folder):
+    class Signal(Quiet):
+        def step(self, stage, step, total):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        short_run(tmp_path / "run", small_tasks[:1], encoder_folder, "l2", **SETTINGS, report=Signal())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert Store(tmp_path / "run").finished

@@ -42,13 +42,13 @@ def test_a_process_that_is_told_to_end_takes_its_own_job_with_it_only():
     assert found == {0: "0", TOLD: None, 0.25: "0.25"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_sweep_that_is_told_to_end_or_killed_has_its_trainings_written_down(how, tmp_path):
     sweep = subprocess.Popen([sys.executable, "-m", "tests.sweeps.sweep_jobs", tmp_path])
     while len([*tmp_path.glob("begun-*")]) < 2:
         time.sleep(0.05)
     workers = psutil.Process(sweep.pid).children(recursive=True)
     sweep.send_signal(how)
-    assert sweep.wait(60) == (143 if how == signal.SIGTERM else -signal.SIGKILL)
+    assert sweep.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 128 + how)
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert len([*tmp_path.glob("written-*")]) == 2

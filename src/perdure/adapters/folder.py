@@ -32,6 +32,7 @@ from perdure.adapters.weights import (
 )
 from perdure.errors import AdapterError
 from perdure.ops.factors import Factors
+from perdure.ops.finite import all_finite, finite
 from perdure.ops.lowrank import LowRank
 
 
@@ -71,12 +72,18 @@ class Adapter(Mapping[str, LowRank]):
         """A [R, I], B [O, R] as stored, in fp32 (float64 if stored so), and the scaling.
 
         Raises:
-            AdapterError: NaN or Inf inside; names the tensor.
+            AdapterError: NaN or Inf inside, or in the update that they make; names the tensor or the module.
         """
         entry = self.modules[module]
         with opened(self.file) as file:
             A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
-        return Factors(A, B, self.config.scaling(module))
+        factors = Factors(A, B, self.config.scaling(module))
+        if not finite(factors.update()):
+            raise AdapterError(
+                f"{self.file}: the update of '{module}' overflows: its factors, each finite, give NaN or Inf when they are "
+                f"multiplied (scaling {factors.scaling:g}). The training that wrote it has failed, or alpha is wrong."
+            )
+        return factors
 
     @property
     def name(self) -> str:
@@ -200,11 +207,15 @@ def write_adapter(
         base, revision, task_type, auto_mapping: entries of the adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
         frozen: tensors of the base to write beside them; see `frozen_beside`.
+
+    Raises:
+        AdapterError: a factor is not finite, or not in `dtype`; names the module.
     """
     tensors: dict[str, Tensor] = {}
     for module, delta in update.items():
         suffix = "embedding_{}" if module in embeddings else "{}.weight"
         for side, factor in zip("AB", _padded(delta, rank, dtype), strict=True):
+            check_written(module, factor, delta.A if side == "A" else delta.B)
             tensors[f"{PREFIX}{module}.lora_{suffix.format(side)}"] = factor
     tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -229,6 +240,22 @@ def write_adapter(
         "inference_mode": True,
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_written(module: str, written: Tensor, exact: Tensor) -> None:
+    """Raise an AdapterError for NaN or Inf among numbers about to be written; `exact` are the same before rounding."""
+    if all_finite(written):
+        return
+    if all_finite(exact):
+        name = str(written.dtype).removeprefix("torch.")
+        raise AdapterError(
+            f"'{module}' overflows {name}, whose largest number is {torch.finfo(written.dtype).max:.6g}. Nothing was written; "
+            f"choose another dtype ({'bf16 or fp32' if written.dtype == torch.float16 else 'fp32'})."
+        )
+    raise AdapterError(
+        f"'{module}' would be written with NaN or Inf, and nothing was written. The alpha or the factors of an adapter, a weight "
+        "or the scale of the merge, or the base's own weights are too large or not finite."
+    )
 
 
 def _padded(delta: LowRank, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ REFUSED: Mapping[str, str] = {
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 """Setting of PEFT's LoraConfig -> why an adapter that uses it cannot be merged or compared."""
+LARGEST_RANK = 1 << 31
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Prefixes of `init_lora_weights` values that change the base; PEFT converts all but LoftQ."""
 
@@ -111,13 +113,13 @@ def read_config(folder: Path) -> AdapterConfig:
     try:
         return AdapterConfig(
             rank=_positive(raw["r"]),
-            alpha=float(raw["lora_alpha"]),
+            alpha=_number(raw["lora_alpha"]),
             rslora=bool(raw.get("use_rslora")),
             rank_pattern={
                 re.compile(key).pattern: _positive(value) for key, value in (raw.get("rank_pattern") or {}).items()
             },
             alpha_pattern={
-                re.compile(key).pattern: float(value) for key, value in (raw.get("alpha_pattern") or {}).items()
+                re.compile(key).pattern: _number(value) for key, value in (raw.get("alpha_pattern") or {}).items()
             },
             fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
             base=raw.get("base_model_name_or_path"),
@@ -127,7 +129,7 @@ def read_config(folder: Path) -> AdapterConfig:
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
-    except (TypeError, ValueError, AttributeError, re.error) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError, re.error) as error:
         raise AdapterError(f"{path}: a rank, alpha or pattern is not what PEFT writes ({error}).") from error
 
 
@@ -168,6 +170,20 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _positive(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a rank")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_RANK:
+        raise ValueError(f"{_short(value)} is not a rank")
     return value
+
+
+def _number(value: Any) -> float:
+    """An alpha; a ValueError for NaN, Inf and what is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{_short(value)} is not an alpha")  # noqa: TRY004  (one kind of error for whatever is in the file)
+    if (isinstance(value, int) and value.bit_length() > sys.float_info.max_exp) or not math.isfinite(value):
+        raise ValueError(f"{_short(value)} is not a finite alpha")
+    return float(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"

@@ -20,9 +20,12 @@ from torch import Tensor
 
 from perdure.adapters.format import CONFIG_FILE, AdapterConfig, natural
 from perdure.errors import AdapterError
+from perdure.ops.finite import all_finite
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+PICKLED = "only pickled weights, which are refused: save it with safe_serialization"
+"""What a model folder has that perdure does not read, and what to do about it."""
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PREFIX = "base_model.model."
 VELORA = ".lora_velora_embed"
@@ -126,6 +129,11 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
             raise AdapterError(
                 f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
             )
+        if not abs(scaling := config.scaling(module)) <= torch.finfo(torch.float32).max:
+            raise AdapterError(
+                f"{path.with_name(CONFIG_FILE)}: alpha and rank give '{module}' the scaling {scaling:g}, which no weight can hold"
+                ". Correct lora_alpha or alpha_pattern."
+            )
         own, shape = tuple(frozen.get(module, ())), (B[0], A[1])
         modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
     return modules
@@ -136,6 +144,6 @@ def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     if not tensor.dtype.is_floating_point:
         raise AdapterError(f"{path}: '{name}' is stored as {tensor.dtype}; factors must be floating point.")
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    if not wide.isfinite().all():
+    if not all_finite(wide):
         raise AdapterError(f"{path}: '{name}' contains NaN or Inf; the training that wrote it has failed.")
     return wide

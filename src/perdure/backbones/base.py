@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Example, Task, same_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class Outputs:
 class Prediction:
     """An answer: the label (or generated text); for a choice also the probability of each option in order, and the label's task.
 
+    `options` are the (task, label) of the probabilities, one for labels that read the same; empty: all those asked for.
     For a text learnt as it is: only its negative log-likelihood in `nats` and its number of `tokens`.
     """
 
@@ -67,6 +68,37 @@ class Prediction:
     task: str = ""
     nats: float | None = None
     tokens: int = 0
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def best_of_tasks(
+    score_NC: Tensor, classes: Sequence[tuple[str, str]], read: Sequence[Sequence[Hashable]], tasks: Sequence[str]
+) -> list[Prediction]:
+    """For each row the best of the `classes` (task, label) of several tasks; those that a row reads as the same are one.
+
+    One class has one score, that of its first column. It is called by the label of the row's own task (`tasks`, in any
+    version) where that is among the equal ones, else by the first.
+    """
+    groups: list[list[list[int]]] = []
+    first_NC = torch.zeros(score_NC.shape, dtype=torch.bool)
+    for row, texts in enumerate(read):
+        same: dict[Hashable, list[int]] = {}
+        for column, text in enumerate(texts):
+            same.setdefault(text, []).append(column)
+        groups.append([*same.values()])
+        first_NC[row, [columns[0] for columns in same.values()]] = True
+    probability_NC = score_NC.masked_fill(~first_NC.to(score_NC.device), -torch.inf).softmax(dim=1)
+    answers = []
+    for shares, best, same_NC, task in zip(
+        probability_NC.tolist(), probability_NC.argmax(dim=1).tolist(), groups, tasks, strict=True
+    ):
+        named = {
+            columns[0]: classes[next((c for c in columns if same_task(classes[c][0], task)), columns[0])]
+            for columns in same_NC
+        }
+        owner, label = named[best]
+        answers.append(Prediction(label, tuple(shares[c] for c in named), owner, options=tuple(named.values())))
+    return answers
 
 
 def most_probable(probability_NC: Tensor, classes: Sequence[tuple[str, str]]) -> list[Prediction]:

@@ -16,7 +16,7 @@ from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
-from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
+from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import label_tree, packed_scores
 from perdure.backbones.tokens import PromptFormat, padded
 from perdure.tasks.task import Example
@@ -59,7 +59,9 @@ class CausalLM(LanguageModel):
         """The pretrained model and its tokenizer; for errors see `perdure.backbones.pretrained`."""
         model = load_model(AutoModelForCausalLM, settings, "causal language model")
         check_positions(model, settings.model, settings.max_length + settings.max_new_tokens, LONGEST)
-        return cls(model, load_tokenizer(settings), settings)
+        tokenizer = load_tokenizer(settings)
+        check_vocabulary(model, tokenizer, settings.model)
+        return cls(model, tokenizer, settings)
 
     def _batch(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()

@@ -8,20 +8,36 @@ competes among its own task's labels only. A text with its own choices (COPA's a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
+from perdure.backbones.base import (
+    Batch,
+    Outputs,
+    Prediction,
+    best_of_tasks,
+    class_loss,
+    class_targets,
+    most_probable,
+)
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder
 from perdure.backbones.modes import without_dropout
-from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, check_positions, load_model
+from perdure.backbones.pooling import Pooling, read_pooling
+from perdure.backbones.pretrained import (
+    OWN_CODE,
+    ModelSettings,
+    PretrainedBackbone,
+    check_positions,
+    check_vocabulary,
+    load_model,
+)
 from perdure.backbones.ranking import agree
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import DataError
@@ -39,6 +55,9 @@ class EncoderSettings(Settings):
     """texts are cut to this many tokens."""
     temperature: float = Field(default=0.05, gt=0)
     """cosines are divided by it before the softmax."""
+    pooling: Literal["auto", "mean", "cls", "max", "last"] = "auto"
+    """how a text's token vectors become one: 'auto' = as the model's sentence-transformers files say (modules.json,
+    1_Pooling, 2_Dense), the mean if it has none; any other: that, of the transformer's output alone."""
     attention: Literal["eager", "sdpa"] = "eager"
     """transformers' attention implementation; 'eager' is the fastest at short lengths on a CPU (measured)."""
     predict_batch_size: int = Field(default=64, ge=1)
@@ -48,20 +67,23 @@ class EncoderSettings(Settings):
 
 
 class Encoder(PretrainedBackbone):
-    """A BERT-like encoder with mean pooling behind the `Backbone` protocol. Use `Encoder.load`."""
+    """A BERT-like encoder and its pooling behind the `Backbone` protocol. Use `Encoder.load`."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: EncoderSettings,
+        pooling: Pooling | None = None,
+    ) -> None:
         # eval: dropout of the pretrained model stays off, since labels are matched to its features
         super().__init__(model.eval(), tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
+        self.pooling = pooling or Pooling()
+        self._width = int(getattr(model.config, "hidden_size", 0))
         self._tokens: dict[str, list[int]] = {}
         self._mixes: bool | None = None  # whether padding changes a text's embedding; None: not tried yet
-
-    @property
-    def default_targets(self) -> tuple[str, ...]:
-        """BERT's query and value projections."""
-        return "query", "value"
 
     @classmethod
     def load(cls, settings: EncoderSettings) -> Encoder:
@@ -69,9 +91,12 @@ class Encoder(PretrainedBackbone):
         base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
         model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model))
+            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE)
+            pooling = read_pooling(settings.model, settings.pooling)
+        pooling.check(getattr(model.config, "hidden_size", None), settings.model)
+        check_vocabulary(model, tokenizer, settings.model)
         check_positions(model, settings.model, settings.max_length, "backbone.max_length")
-        return cls(model, tokenizer, settings)
+        return cls(model, tokenizer, settings, pooling)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """Register the tasks' labels; tokenise every text once.
@@ -122,6 +147,11 @@ class Encoder(PretrainedBackbone):
     def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
         return self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]  # pyright: ignore[reportReturnType]
 
+    @property
+    def pools(self) -> str:
+        """How texts are pooled, in words that are recorded and compared."""
+        return self.pooling.described()
+
     def length(self, example: Example) -> int:
         """Number of tokens."""
         return len(self._token_ids(example.text))
@@ -140,7 +170,7 @@ class Encoder(PretrainedBackbone):
         return Outputs(class_loss(self._match(text_ND, batch.examples, batch.extra["names"]), batch), text_ND)
 
     def features(self, batch: Batch) -> Tensor:
-        """Normalised mean-pooled embeddings of the texts, [N, D] in fp32."""
+        """Normalised embeddings of the texts, [N, D] in fp32."""
         return self._encode(batch.inputs)
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
@@ -150,16 +180,28 @@ class Encoder(PretrainedBackbone):
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order."""
+        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order.
+
+        Labels of several tasks whose texts have the same tokens are one; see `best_of_tasks`.
+        """
         classes = self._classes(labels)
         common_LD = self._common_labels(labels)
 
         def work(chosen: list[int]) -> list[Prediction]:
             batch = [examples[i] for i in chosen]
             text_ND = self._encode(self._padded([example.text for example in batch]))
-            return most_probable(self._match(text_ND, batch, labels, common_LD).softmax(dim=1), classes)
+            score_NC = self._match(text_ND, batch, labels, common_LD)
+            if len(labels) == 1:
+                return most_probable(score_NC.softmax(dim=1), classes)
+            read = [[tuple(self._token_ids(text)) for text in self._label_texts(e, labels)] for e in batch]
+            return best_of_tasks(score_NC, classes, read, [example.task for example in batch])
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """Write the bare model with these weights, its tokenizer and how it pools (as sentence-transformers does)."""
+        super().save(folder, state_dict)
+        self.pooling.save(folder, self._width)
 
     def _match(
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
@@ -169,10 +211,14 @@ class Encoder(PretrainedBackbone):
             common_LD = self._common_labels(names)
         if common_LD is not None:
             return text_ND @ common_LD.T / self.settings.temperature
-        rows = [[text for name in names for text in self._tasks[name].label_texts(e.text)] for e in examples]
+        rows = [self._label_texts(example, names) for example in examples]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
         score_NU = text_ND @ self._encode(self._padded(list(index))).T / self.settings.temperature
         return score_NU.gather(1, torch.tensor([[index[text] for text in row] for row in rows], device=score_NU.device))
+
+    def _label_texts(self, example: Example, names: Sequence[str]) -> list[str]:
+        """The texts this example is matched to, in the order of `_classes`."""
+        return [text for name in names for text in self._tasks[name].label_texts(example.text)]
 
     def _common_labels(self, names: Sequence[str]) -> Tensor | None:
         """Embedded label texts [labels, D] of these tasks; None if one of them has choices that depend on the input."""
@@ -194,9 +240,7 @@ class Encoder(PretrainedBackbone):
     def _embedded(self, inputs: dict[str, Tensor]) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NLD = self.model(**inputs).last_hidden_state
-        weight_NL1 = inputs["attention_mask"].unsqueeze(-1)
-        mean_ND = (hidden_NLD.float() * weight_NL1).sum(dim=1) / weight_NL1.sum(dim=1)
-        return functional.normalize(mean_ND, dim=-1)
+        return self.pooling(hidden_NLD.float(), inputs["attention_mask"])
 
     def _padded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Model inputs padded to the longest of `texts`."""

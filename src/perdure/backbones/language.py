@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
+from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import first_scores, greedy
 from perdure.backbones.mixing import attention_window, reads_neighbours
@@ -22,7 +22,7 @@ from perdure.backbones.ranking import agree, at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat, cut_middle, in_batches
 from perdure.errors import ConfigError, DataError
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Example, Task, same_task
 
 
 class LanguageSettings(ModelSettings):
@@ -218,31 +218,45 @@ class LanguageModel(PretrainedBackbone, ABC):
         prompts = [self._asked(example, tasks) for example in examples]
 
         def work(chosen: list[int]) -> list[Prediction]:
-            return answer([prompts[i] for i in chosen], [examples[i].text for i in chosen], tasks)
+            return answer([prompts[i] for i in chosen], [examples[i] for i in chosen], tasks)
 
         with answering(self.model):
             lengths = [len(ids) for ids in prompts]
             return in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
 
-    def _ranked(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
-        texts = [tuple(text for task in tasks for text in _label_texts(task, given)) for given in inputs]
-        probability_NL = self._label_scores(prompts, texts).softmax(dim=1)
-        return most_probable(probability_NL, [(task.name, label) for task in tasks for label in task.labels])
+    def _ranked(
+        self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
+    ) -> list[Prediction]:
+        """Ranked labels; those of several tasks whose texts have the same tokens are one, see `best_of_tasks`."""
+        texts = [tuple(text for task in tasks for text in _label_texts(task, e.text)) for e in examples]
+        score_NL = self._label_scores(prompts, texts)
+        classes = [(task.name, label) for task in tasks for label in task.labels]
+        if len(tasks) == 1:
+            return most_probable(score_NL.softmax(dim=1), classes)
+        ids = {
+            text: tuple(self.format.completion(text)) for text in dict.fromkeys(text for row in texts for text in row)
+        }
+        read = [[ids[text] for text in row] for row in texts]
+        return best_of_tasks(score_NL, classes, read, [example.task for example in examples])
 
-    def _written(self, prompts: Sequence[list[int]], inputs: Sequence[str], tasks: Sequence[Task]) -> list[Prediction]:
-        """Generated answers; one equal to a label's text after normalisation becomes that label (the first of equals).
+    def _written(
+        self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
+    ) -> list[Prediction]:
+        """Generated answers; one equal to a label's text after normalisation becomes that label.
 
-        One that equals a label's name but no label's text becomes empty: scores compare names, so it would count as right.
+        Of several equal ones it is that of the example's own task (in any version), else the first. One that equals a label's
+        name but no label's text becomes empty: scores compare names, so it would count as right.
         """
         names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
             written = self._generate(prompts)
         answers = []
-        for text, given in zip(written, inputs, strict=True):
+        for text, example in zip(written, examples, strict=True):
+            own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
             known = {
                 normalise(label_text): (task.name, label)
-                for task in reversed(tasks)
-                for label, label_text in reversed(list(zip(task.labels, _label_texts(task, given), strict=True)))
+                for task in reversed(own_first)
+                for label, label_text in reversed(list(zip(task.labels, _label_texts(task, example.text), strict=True)))
             }
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
             answers.append(Prediction(label, (), task))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 
+from perdure.adapters.weights import PICKLED
 from perdure.backbones.memory import out_of_memory
 from perdure.errors import ConfigError, FetchError, PerdureError
 
@@ -27,6 +28,16 @@ HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
         "(`hf download {name}`) and give the folder, or choose a model that comes from the package index.",
     ),
 )
+
+REFUSED = (
+    (
+        "contains custom code",
+        "brings code of its own, which perdure never runs (docs/trust.md). Choose a model of an architecture that transformers "
+        "has itself",
+    ),
+    ("cannot be loaded with `safetensors`", f"has {PICKLED}"),
+)
+"""What transformers says of a model it was told not to trust -> why it is refused."""
 
 
 @contextmanager
@@ -52,5 +63,8 @@ def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
             return FetchError(message.format(name=name))
     if any(isinstance(e, ImportError) for e in chain):
         return ConfigError(f"'{name}' needs a package that is not installed: {error}")
+    for said, why in REFUSED:
+        if any(said in str(e) for e in chain):
+            return ConfigError(f"'{name}' {why}.")
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return ConfigError(f"'{name}' cannot be loaded as a {kind}: {first:.300}")

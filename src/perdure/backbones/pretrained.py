@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from perdure.adapters.weights import PICKLED
 from perdure.backbones.device import chosen_device
 from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder, model_names
@@ -29,6 +31,7 @@ QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("q", "v"),  # T5, MPNet
     ("q_lin", "v_lin"),  # DistilBERT
     ("query_proj", "value_proj"),  # DeBERTa-v2
+    ("q_head", "v_head"),  # Funnel
     ("qkv_proj",),  # Phi-3: query, key and value in one matrix from here on
     ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
     ("Wqkv",),  # ModernBERT, MPT
@@ -36,6 +39,9 @@ QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
     ("qkv",),
 )
 """What architectures call their query and value projections; the first that fits is taken."""
+
+OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""A model folder's own code never runs. Without this, transformers asks whether it may."""
 
 POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
 """What learnt absolute positions are called: BERT and RoBERTa; GPT-2; OPT and BART; GPT."""
@@ -104,18 +110,24 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
     `auto` is transformers' auto class, such as AutoModelForCausalLM; `kind` is what messages call such a model.
 
     Raises:
-        ConfigError: another kind of model, missing weights, broken files, or quantisation that does not run here.
+        ConfigError: another kind of model, missing or pickled weights, code of its own, broken files, or quantisation that does
+            not run here.
         FetchError: gated, missing or unreachable on the hub.
         TrainingError: it does not fit in memory.
     """
-    options: dict[str, Any] = {"attn_implementation": settings.attention, **_revision(settings)}
+    options: dict[str, Any] = {
+        "attn_implementation": settings.attention,
+        "use_safetensors": True,
+        **_revision(settings),
+    }
     device = chosen_device(settings.device)
     if settings.quantization != "none":
         options |= {"quantization_config": _quantization(settings), "device_map": {"": device}}
     with explained(settings.model, kind):
         folder = model_folder(settings.model)
+        _check_not_pickled(Path(folder))
         dtype = getattr(torch, settings.dtype)
-        model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **OWN_CODE, **options)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # no backbone uses a pooler
     if missing:
         raise ConfigError(
@@ -131,6 +143,12 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
     if settings.gradient_checkpointing:
         enable_checkpointing(model, settings.model)
     return model
+
+
+def _check_not_pickled(folder: Path) -> None:
+    """Raise ConfigError for a folder with pickled weights and no others."""
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"'{folder}' has {PICKLED}.")
 
 
 def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> None:
@@ -153,6 +171,26 @@ def check_positions(model: nn.Module, name: str, needed: int, settings: str) -> 
             )
 
 
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that every token has a row in the embedding table.
+
+    Raises:
+        ConfigError: tokens were added without rows for them. A token for images or sounds may lack one in a text-only model.
+    """
+    table = model.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        return  # hashed characters have no table of tokens
+    rows, known = table.num_embeddings, tokenizer.get_vocab()
+    beyond = [token for token, index in known.items() if index >= rows and not re.search("image|audio|video", token)]
+    if beyond:
+        shown = ", ".join(map(repr, sorted(beyond, key=known.__getitem__)[:3]))
+        raise ConfigError(
+            f"The tokenizer of '{name}' has {max(known.values()) + 1} tokens, and its embedding table {rows} rows: there is none "
+            f"for {shown}. Add rows (model.resize_token_embeddings(len(tokenizer))) and save both, or take the model's own "
+            "tokenizer."
+        )
+
+
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token.
 
@@ -166,7 +204,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with explained(settings.model, "model with a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **_revision(settings))
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE, **_revision(settings))
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"The tokenizer of '{settings.model}' has no end-of-sequence token, so answers cannot end. Set `eos_token` in "
@@ -183,7 +221,7 @@ def load_image_processor(settings: ModelSettings, **options: Any) -> Any:
 
     with explained(settings.model, "model with an image processor"):
         return AutoImageProcessor.from_pretrained(
-            model_folder(settings.model), backend="pil", **_revision(settings), **options
+            model_folder(settings.model), backend="pil", **OWN_CODE, **_revision(settings), **options
         )
 
 

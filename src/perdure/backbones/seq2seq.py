@@ -18,7 +18,7 @@ from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel, LanguageSettings
 from perdure.backbones.mixing import attention_window, counts_places, reads_neighbours
-from perdure.backbones.pretrained import check_positions, load_model, load_tokenizer
+from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, label_chains, logits_at, tree_scores
 from perdure.backbones.tokens import EncoderDecoderFormat, padded
 from perdure.errors import ConfigError
@@ -60,7 +60,9 @@ class Seq2SeqLM(LanguageModel):
         model = load_model(AutoModelForSeq2SeqLM, settings, "encoder-decoder language model")
         check_positions(model.get_encoder(), settings.model, settings.max_length, "backbone.max_length")
         check_positions(model.get_decoder(), settings.model, settings.max_new_tokens, "backbone.max_new_tokens")
-        return cls(model, load_tokenizer(settings), settings)
+        tokenizer = load_tokenizer(settings)
+        check_vocabulary(model, tokenizer, settings.model)
+        return cls(model, tokenizer, settings)
 
     def _batch(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()

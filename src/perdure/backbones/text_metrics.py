@@ -128,8 +128,10 @@ def _sari_of_order(
     precision = _ratio(sum(kept_right[g] / kept[g] for g in kept_right), len(kept))
     recall = _ratio(sum(kept_right.values()), sum(to_keep.values()))
 
-    deleted, to_delete = source_all - answer_all, source_all - targets
-    deleted_right = deleted & to_delete
+    deleted = source_all - answer_all
+    deleted_right = (
+        deleted - targets
+    )  # what the targets hold was wrong to delete, however often the answer still holds it
     delete_precision = _ratio(sum(deleted_right[g] / deleted[g] for g in deleted_right), len(deleted))
 
     added, to_add = answer.keys() - source.keys(), targets.keys() - source.keys()
@@ -139,7 +141,7 @@ def _sari_of_order(
 
 
 def _grams(text: str, n: int) -> Counter[tuple[str, ...]]:
-    words = _WORD.findall(text.lower())
+    words = _WORD.findall(text.lower()) or [""]  # an empty answer adds one wrong word, as in the maintained script
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 

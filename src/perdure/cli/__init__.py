@@ -12,6 +12,7 @@ import typer
 
 from perdure.cli import adapters, options, runs, studies
 from perdure.errors import ConfigError, PerdureError
+from perdure.files.terminal import WhileOpen, discard
 
 app = typer.Typer(
     epilog="Set PERDURE_TRACEBACK=1 to see the traceback of an error.",
@@ -125,7 +126,8 @@ def sweep(
 
     chosen = load_sweep(file)
     out = out or Path("runs") / chosen.name
-    run_sweep(chosen, out, processes, typer.echo)
+    tell = WhileOpen("stdout")
+    run_sweep(chosen, out, processes, lambda line: print(line, file=tell, flush=True))
     if failed := failures(chosen, out):
         typer.echo(f"{len(failed)} failed, see {out / 'failed'}")
         raise typer.Exit(1)
@@ -234,7 +236,11 @@ KEPT = {
 }
 """Command -> what an interruption leaves, and how to continue."""
 NOTHING_KEPT = "Nothing was changed; run the command again."
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = (128 + signal.SIGTERM, 129)
+"""After SIGTERM, and after SIGHUP, which Windows does not have."""
+PIPE_CLOSED = 141
+"""As a shell reports a program that SIGPIPE ended."""
 RUN_FOLDERS: list[Path] = []
 """The folder of the run being learnt, once known."""
 UsageError: Any = typer.BadParameter.__bases__[0]
@@ -254,7 +260,13 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except SystemExit as ended:
-        if ended.code == TERMINATED:
+        if ended.code == 1 and isinstance(
+            ended.__context__, BrokenPipeError
+        ):  # typer and rich: nobody reads the output any more, as after `| head`
+            for stream in (sys.stdout, sys.stderr):
+                discard(stream)
+            sys.exit(PIPE_CLOSED)
+        if ended.code in TERMINATED:
             _explain_stop()
         raise
     except PerdureError as error:
@@ -278,4 +290,4 @@ def _explain_stop() -> None:
     run = RUN_FOLDERS[-1] if RUN_FOLDERS else None
     exists = run is None or (run / "run.json").is_file()
     advice = KEPT.get(sys.argv[1], NOTHING_KEPT).format(run=run or "RUN") if exists else NOTHING_KEPT
-    typer.echo(f"perdure: stopped. {advice}", err=True)
+    print(f"perdure: stopped. {advice}", file=WhileOpen("stderr"))  # which a closed terminal has taken along

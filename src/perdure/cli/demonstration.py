@@ -10,6 +10,7 @@ from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
 from perdure.errors import ConfigError
 from perdure.files.durable import write_text
+from perdure.files.terminal import WhileOpen
 from perdure.loop.progress import reporter
 from perdure.report.page import write_report
 from perdure.report.text import markdown, metric_table, score_table
@@ -27,7 +28,7 @@ tuned one, so that forgetting shows."""
 
 def run_demo(out: Path, seed: int, progress: str) -> None:
     """Run `METHODS` into `out/<method>`; print score matrices, metrics, and where everything was written."""
-    console = Console(stderr=progress == "json")  # then standard output is for JSON lines only
+    console = Console(file=WhileOpen("stderr" if progress == "json" else "stdout"))  # pyright: ignore[reportArgumentType]  # then standard output is for JSON lines only
     console.print(
         f"Learning amazon, bbc, r8, rotten-tomatoes and 20newsgroups one after another with {', '.join(METHODS)}: "
         f"{SETTINGS['budget']['train']} training and {SETTINGS['budget']['test']} test examples per task."

@@ -1,4 +1,4 @@
-"""Commands on an existing run: add, rollback, predict, show. Heavy modules are imported only when needed."""
+"""Commands on an existing run: add, rollback, predict, show, repair. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from perdure.errors import ConfigError
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Register add, rollback, predict and show."""
-    for command in (add, rollback, predict, show):
+    """Register add, rollback, predict, show and repair."""
+    for command in (add, rollback, predict, show, repair):
         app.command()(command)
 
 
@@ -100,3 +100,10 @@ def show(run: options.Run, as_json: options.AsJson = False) -> None:
         options.print_json(found)
     else:
         typer.echo("\n".join(run_lines(found)))
+
+
+def repair(run: options.Run) -> None:
+    """Rebuild the missing manifest.json of a run from its complete stages; the others are moved to its folder `aside`."""
+    from perdure.commands.repair import repair as rebuild
+
+    typer.echo("\n".join(rebuild(run).lines()))

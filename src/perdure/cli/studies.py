@@ -93,18 +93,25 @@ def signs(run: options.Run, examples: Examples = None, out: Out = None, overwrit
 
 
 def _study(name: str, folder: Path, examples: int | None, out: Path | None, overwrite: bool) -> None:
-    from perdure.config.run_config import load_config
-    from perdure.state.reopen import check_base, check_base_there, load_learner, recorded_tasks
+    from perdure.state.reopen import (
+        check_base,
+        check_base_there,
+        check_pooling,
+        learner_config,
+        load_learner,
+        recorded_tasks,
+    )
     from perdure.state.store import Store
     from perdure.studies import signs as studies
 
     _check_out(out, name, overwrite)
     store = Store(folder)
-    config, tasks = load_config(store.about["config"]), recorded_tasks(store)
+    config, tasks = learner_config(store), recorded_tasks(store)
     store.verify()
     check_base_there(store)
     model, backbone = load_learner(config, tasks)
     check_base(store, model)
+    check_pooling(store, backbone)
     study = {"sign-split": studies.sign_split, "signs": studies.signs}[name]
     _write(study(studies.open_run(folder, tasks, model, backbone, examples)), out, name)
 

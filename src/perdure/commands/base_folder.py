@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.adapters.folder import fetch_from_hub
-from perdure.merging.base import COPIED_SUFFIXES, LEGAL
+from perdure.merging.base_files import BELONGING, FOLDERS, INDEX_FILE
 
 
 def base_folder(name: str, revision: str | None = None) -> str:
@@ -23,6 +23,6 @@ def base_folder(name: str, revision: str | None = None) -> str:
     place = model_folder(name)
     if Path(place).is_dir():
         return place
-    layers = "[0-9]_*/*"  # of sentence-transformers, such as 2_Dense/pytorch_model.bin
-    files = [*(f"*{suffix}" for suffix in (".safetensors", *sorted(COPIED_SUFFIXES))), *LEGAL, layers]
+    folders = ("[0-9]_*", *FOLDERS)  # of sentence-transformers, such as 2_Dense/pytorch_model.bin, and of transformers
+    files = ["*.safetensors", INDEX_FILE, *BELONGING, *(f"{name}/*" for name in folders)]
     return fetch_from_hub(place, files, revision)

@@ -23,7 +23,7 @@ from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, 
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
-from perdure.state.reopen import check_base_there, initial_config, load_learner
+from perdure.state.reopen import check_base_there, learner_config, load_learner
 from perdure.state.scores import read_scores
 from perdure.state.store import STATE, Store
 
@@ -81,7 +81,7 @@ def export(
 
 def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
     """Compare the base's fingerprint with the run's; a note where that is not possible."""
-    config, known = initial_config(store), store.initial.get("base")
+    config, known = learner_config(store), store.initial.get("base")
     if known is None or config.backbone.get("quantization", "none") != "none":
         return (
             "Whether the base is the one the run was trained on was not checked: the run has no fingerprint of full weights.",

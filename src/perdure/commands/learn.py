@@ -21,7 +21,9 @@ from perdure.methods.contract.parts import Method
 from perdure.state.gate import forgetting_gate
 from perdure.state.reopen import (
     check_base_there,
+    check_pooling,
     initial_config,
+    learner_config,
     load_configured_suite,
     load_learner,
     load_recorded,
@@ -133,7 +135,10 @@ def run_config(
             torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then
         if store.exists:
             check_base_there(store)
-        model, backbone = processes.main_first(lambda: load_learner(config, chosen))
+        whole = learner_config(store) if store.exists else config
+        model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
+        if store.exists:
+            check_pooling(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
         processes.once(check_history, config, method, model, store)

@@ -172,7 +172,8 @@ def _row(text: str, expected: str | None, output: Prediction, labels: Mapping[st
         row["label"] = output.label
         if not single:
             row["task"] = output.task
-        shares = zip(every, output.probabilities, strict=True) if output.probabilities else ()
+        options = output.options or every
+        shares = zip(options, output.probabilities, strict=True) if output.probabilities else ()
         row["probabilities"] = {
             (label if single else f"{task}/{label}"): round(share, 6) for (task, label), share in shares
         }

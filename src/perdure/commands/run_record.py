@@ -16,6 +16,7 @@ from perdure.config.run_config import RunConfig
 from perdure.loop.adapter_history import history_record, history_warnings
 from perdure.methods.contract.own import sources
 from perdure.methods.contract.parts import Method
+from perdure.settings.read import Settings
 from perdure.state.reopen import UNRECORDED, task_record
 from perdure.state.store import Store
 from perdure.tasks.splits import repeated_from_older
@@ -39,15 +40,19 @@ def run_record(
     backbone: Backbone,
     processes: Processes,
 ) -> dict[str, Any]:
-    """run.json; precision and threads are chosen when the run begins and kept when it resumes."""
+    """run.json; precision and threads are chosen when the run begins and kept when it resumes.
+
+    `config` has the settings that were given for the backbone, by which runs are compared; `backbone` has all of them.
+    """
     known = store.about if store.exists else None
+    settings = getattr(backbone, "settings", None)
     warnings = [
         *(suite_warnings or [f"{task.name}: {note}" for task in tasks for note in task.notes]),
         *repeated_from_older(tasks),
         *history_warnings(config, store),
     ]
     if cut := backbone.truncated:
-        length = getattr(getattr(backbone, "settings", None), "max_length", None)
+        length = getattr(settings, "max_length", None)
         limit = f" ({length})" if length else ""
         warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
     if note := getattr(backbone, "padding_note", lambda: None)():
@@ -58,6 +63,8 @@ def run_record(
     return {
         "config": config.model_dump(mode="json"),
         **task_record(tasks),
+        **({"backbone": settings.model_dump(mode="json")} if isinstance(settings, Settings) else {}),
+        **({"pooling": pools} if (pools := getattr(backbone, "pools", None)) else {}),
         "base": model.fingerprint(),
         "history": history_record(config, store),
         "warnings": warnings,

@@ -81,7 +81,7 @@ class EvaluationSettings(Settings):
     split: Literal["validation", "test"] = "test"
     """'validation' while choosing settings, 'test' for results."""
     labels: Literal["task", "seen"] = "task"
-    """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far."""
+    """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far (equal texts are one label)."""
     future: bool = True
     """also score tasks not learnt yet after every stage. Forward transfer needs this and `every_stage: true`, which scores
     all tasks before the first stage in any case."""

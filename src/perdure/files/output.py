@@ -1,20 +1,27 @@
-"""Output that appears whole or not at all, and replaces nothing unless told to."""
+"""Output that appears whole or not at all, and replaces nothing unless told to, and then only output.
+
+Every folder written here holds `MARK`, the list of its files. Only a folder that has one and holds nothing else is replaced.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from perdure.errors import StoreError
 from perdure.files.durable import disk_full_as_error, flush_tree, sync_folder
+from perdure.files.exchange import exchange
 
 RUN, STAGES, MERGE_STATE = "run.json", "stages", "state.json"
 KINDS = {RUN: "a run", MERGE_STATE: "a merge state"}
 """The file that marks a folder -> what the folder is."""
+MARK = ".perdure-output.json"
+"""In every output folder: {"files": the paths that were written}."""
 
 
 @contextmanager
@@ -22,7 +29,7 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder to write into; it becomes `folder` when the block ends without an error.
 
     Args:
-        overwrite: replace an existing folder; it stays untouched until the new one is complete.
+        overwrite: replace an existing folder that was written here, or is empty; it stays untouched until the new one is there.
 
     Raises:
         StoreError: see `check_new`; or `folder` cannot be created, or no space is left.
@@ -36,22 +43,26 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         with disk_full_as_error(folder, "Nothing was written; free some space and try again."):
             yield made
+            _mark(made)
             flush_tree(made)  # before the rename, which could otherwise survive a crash that the content does not
-            _move(made, folder)
+            _move(made, folder, overwrite)
             sync_folder(folder.parent)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)  # what is left of the new folder, or the old one
 
 
-def _move(made: Path, folder: Path) -> None:
+def _mark(made: Path) -> None:
+    files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if not path.is_dir())
+    (made / MARK).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+
+
+def _move(made: Path, folder: Path, overwrite: bool) -> None:
+    check_new(folder, overwrite)  # again: hours may have passed
     mask = os.umask(0)
     os.umask(mask)
     made.chmod(0o777 & ~mask)  # mkdtemp lets in the owner only
     if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old)  # onto an empty folder: atomic
-        os.replace(made, folder)
-        shutil.rmtree(old)
+        exchange(made, folder)
     else:
         os.replace(made, folder)
 
@@ -60,7 +71,8 @@ def check_new(folder: Path, overwrite: bool = False) -> Path:
     """The absolute path of a folder that may be written.
 
     Raises:
-        StoreError: it exists and `overwrite` is false, is not a folder, or holds a run or a merge state.
+        StoreError: it exists and `overwrite` is false, is not a folder, holds a run or a merge state, or anything else that was
+            not written here.
     """
     folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
     _check_free(folder, overwrite)
@@ -72,7 +84,41 @@ def check_new(folder: Path, overwrite: bool = False) -> Path:
                 f"'{folder}' holds {kind} ({name}), which --overwrite does not replace. Choose another name, or delete it "
                 "yourself."
             )
+    if folder.exists():
+        _check_own(folder)
     return folder
+
+
+def _check_own(folder: Path) -> None:
+    """Raise a StoreError for a folder that holds anything but an output that was written here."""
+    held = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    if not held:
+        return
+    known = _marked(folder / MARK)
+    if known is None:
+        raise StoreError(
+            f"'{folder}' was not written by perdure's merge, export or save (it has no {MARK}), so --overwrite does not replace "
+            f"it: it holds '{min(held)}'. Choose another name, or delete it yourself."
+        )
+    inside = {parent.as_posix() for name in known for parent in PurePosixPath(name).parents}
+    strangers = [
+        name for name in held if name not in (known if held[name].is_file() else inside) or held[name].is_symlink()
+    ]
+    if strangers:
+        raise StoreError(
+            f"'{folder}' also holds '{min(strangers)}', which perdure did not write there, so --overwrite does not replace it. "
+            "Move that away, or choose another name."
+        )
+
+
+def _marked(path: Path) -> set[str] | None:
+    """The files that a mark lists, and the mark itself; None if there is none, or not one written here."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    listed = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    return {*files, MARK} if listed else None
 
 
 def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:

@@ -22,7 +22,7 @@ from perdure.config.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.files.output import new_folder
 from perdure.integrations.earlier import digests, earlier_past, measures, save_memory
-from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer
+from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer, check_weight_decay
 from perdure.integrations.trainer_context import (
     DatasetRows,
     TrainerBackbone,
@@ -98,6 +98,7 @@ class Continual:
         peft_model = trainer.accelerator.unwrap_model(trainer.model)
         self.model = AdaptedModel.around(peft_model)
         check_adapter(peft_model)
+        check_weight_decay(trainer, peft_model)
         check_fits(self.history, self.model)
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))

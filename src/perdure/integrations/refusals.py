@@ -81,6 +81,26 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
+def check_weight_decay(trainer: Any, peft_model: Any) -> None:
+    """Raise ConfigError if the trainer would spare LoRA factors the weight decay it is told to apply.
+
+    transformers (5.23) searches whole parameter names, the adapter's name included, for "bias" and "norm": an adapter called
+    "debias" trains as with weight_decay=0 (findings/adapter_name_decides_weight_decay.sh).
+    """
+    if not trainer.args.weight_decay:
+        return
+    decayed = set(trainer.get_decay_parameter_names(peft_model))
+    factors = [
+        name for name, parameter in peft_model.named_parameters() if parameter.requires_grad and ".lora_" in name
+    ]
+    if spared := [name for name in factors if name not in decayed]:
+        raise ConfigError(
+            f"transformers takes {len(spared)} LoRA factors such as '{spared[0]}' for biases or norms because of their names, "
+            f"and would not apply weight_decay={trainer.args.weight_decay:g} to them. Give the adapter a name without 'bias' "
+            "and 'norm', or set weight_decay=0."
+        )
+
+
 def check_adapter(peft_model: Any) -> None:
     """Raise ConfigError if anything but a plain LoRA is trained."""
     config = peft_model.peft_config[peft_model.active_adapter].to_dict()

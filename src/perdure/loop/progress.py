@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from perdure.errors import UnknownName
+from perdure.files.terminal import WhileOpen
 from perdure.training.metrics import FORMULAS, Scores
 from perdure.training.reporter import Quiet, Reporter
 
 if TYPE_CHECKING:
     from perdure.training.train import Step
+
+
+STDOUT, STDERR = WhileOpen("stdout"), WhileOpen("stderr")
+"""Progress goes quiet when nobody reads it any more; the training goes on."""
 
 
 class CompositeReporter(Reporter):
@@ -56,8 +60,8 @@ class JsonLines(Reporter):
         self._write(event="end", finished=scores is not None, metrics=metrics)
 
     def _write(self, **event: object) -> None:
-        sys.stdout.write(json.dumps(event, allow_nan=False) + "\n")
-        sys.stdout.flush()
+        STDOUT.write(json.dumps(event, allow_nan=False) + "\n")
+        STDOUT.flush()
 
 
 class Plain(Reporter):
@@ -91,8 +95,8 @@ class Plain(Reporter):
         self._print(_row(learnt, scores) + left)
 
     def _print(self, text: str) -> None:
-        sys.stderr.write(f"[{self._title}] {text}\n")
-        sys.stderr.flush()
+        STDERR.write(f"[{self._title}] {text}\n")
+        STDERR.flush()
 
 
 class Live(Reporter):
@@ -110,7 +114,7 @@ class Live(Reporter):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=cast("IO[str]", STDERR)),
             transient=True,
         )
         self._task = self._bar.add_task(title, total=None)
@@ -144,10 +148,12 @@ def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
     """The reporter for `mode` ('quiet', 'json', or 'auto': a live bar on a terminal, plain lines elsewhere), after `others`."""
     if mode not in ("auto", "json", "quiet"):
         raise UnknownName("kind of progress", mode, ("auto", "json", "quiet"))
-    if mode == "auto":
-        shown = Live(title) if sys.stderr.isatty() else Plain(title)
+    if mode == "json":
+        shown = JsonLines()
+    elif mode == "quiet":
+        shown = Quiet()
     else:
-        shown = JsonLines() if mode == "json" else Quiet()
+        shown = Live(title) if STDERR.isatty() else Plain(title)
     return CompositeReporter(*others, shown) if others else shown
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,14 @@ from pathlib import Path
 import torch
 
 from perdure.adapters.format import read_object
+from perdure.adapters.weights import PICKLED
 from perdure.errors import AdapterError
+from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, check_link, copy_beside
 from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
 from perdure.ops.parallel import over_rows
 from perdure.ops.tiling import Arena
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".codes", ".spm"}
-"""Suffixes of the files that complete a model folder beside its weights (tokenizer, configuration)."""
-LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
-"""Name prefixes of files that must go with the weights, whatever their suffix."""
-FOLDERS = ("additional_chat_templates", "custom_generate")
-"""Subfolders that transformers reads; those of sentence-transformers are named in its `modules.json`."""
-MODULES_FILE = "modules.json"
-WEIGHTS = {".safetensors", ".bin", ".pt"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 CONV1D_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
@@ -50,15 +41,16 @@ class Target:
 
 
 class Base:
-    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards or quantised weights."""
+    """A model folder in safetensors; an AdapterError for another folder, pickles, missing shards, quantised weights, links."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "config.json").is_file():
+        if not (self.folder / CONFIG).is_file():
             raise AdapterError(
                 f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
             )
-        self.config = read_object(self.folder / "config.json")
+        check_link(self.folder, self.folder / CONFIG)
+        self.config = read_object(self.folder / CONFIG)
         if self.config.get("quantization_config"):
             raise AdapterError(
                 f"'{self.folder}' is quantised: an update cannot be added to it exactly. Give the full model."
@@ -68,6 +60,7 @@ class Base:
         self.files = _weight_files(self.folder)
         self.place: dict[str, tuple[str, Stored]] = {}
         for file in self.files:
+            check_link(self.folder, self.folder / file)
             with TensorReader(self.folder / file) as reader:
                 self.place |= {name: (file, stored) for name, stored in reader.tensors.items()}
 
@@ -156,7 +149,8 @@ Addition = Callable[[], RowsOf]
 def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
     """Copy the base's folder to `out` (an existing, empty folder), with `additions` added to the tensors they name.
 
-    Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`.
+    Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`; an AdapterError if
+    one is not finite there.
     """
     for file in base.files:
         with TensorReader(base.folder / file) as reader:
@@ -167,7 +161,7 @@ def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: 
                         _write_rows(writer, name, reader, additions[name]() if name in additions else None)
                     else:
                         writer.copy(name, reader)
-    _copy_beside(base, out, dtype)
+    _write_beside(base, out, dtype)
 
 
 def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf | None) -> None:
@@ -177,7 +171,7 @@ def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: Ro
             rows, columns = weight.shape
             wide = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32))
             weight = wide.copy_(weight).add_(added(start, stop, arena))
-        writer.write_rows(name, start, weight, arena)
+        writer.write_rows(name, start, weight, arena, carried=added is None)
 
     stored = reader.tensors[name]
     width = max(1, stored.row_bytes // 2) if added is None else stored.shape[1]
@@ -189,34 +183,17 @@ def _dtype_after(stored: Stored, dtype: torch.dtype | None) -> str:
     return NAMES[dtype] if dtype is not None and floating else stored.dtype
 
 
-def _copy_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
-    for path in sorted(base.folder.iterdir()):
-        wanted = path.suffix in COPIED_SUFFIXES or (path.name.upper().startswith(LEGAL) and path.suffix not in WEIGHTS)
-        if path.is_file() and wanted and not (out / path.name).exists():
-            shutil.copyfile(path, out / path.name)
-    for name in _subfolders(base.folder):
-        # whole: a sentence-transformers layer has weights of its own, to which nothing is added
-        shutil.copytree(base.folder / name, out / name, copy_function=shutil.copyfile)
+def _write_beside(base: Base, out: Path, dtype: torch.dtype | None) -> None:
+    copy_beside(base.folder, out)
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         config = {key: value for key, value in base.config.items() if key != "torch_dtype"} | {"dtype": name}
-        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        index = out / INDEX_FILE
-        if index.is_file():
-            size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-            listed = json.loads(index.read_text())
-            index.write_text(json.dumps(listed | {"metadata": {"total_size": size}}, indent=2) + "\n")
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """The subfolders that a model needs to stay the same model."""
-    path = folder / MODULES_FILE
-    try:
-        named = [layer["path"] for layer in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
-    except (ValueError, KeyError, TypeError):
-        named = []  # not written by sentence-transformers
-    inside = (name for name in map(str, named) if re.fullmatch(r"\w[\w.-]*", name))
-    return [name for name in dict.fromkeys((*FOLDERS, *inside)) if (folder / name).is_dir()]
+        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    if base.files != [SINGLE_FILE]:  # else an index there is another save's, and names shards that are not this model's
+        index = read_object(base.folder / INDEX_FILE) | {"weight_map": {name: at[0] for name, at in base.place.items()}}
+        if dtype is not None:
+            index["metadata"] = {"total_size": sum((out / file).stat().st_size for file in base.files)}
+        (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _weight_files(folder: Path) -> list[str]:
@@ -225,8 +202,9 @@ def _weight_files(folder: Path) -> list[str]:
     index = folder / INDEX_FILE
     if not index.is_file():
         pickled = any(folder.glob("*.bin"))
-        reason = "only pickled weights, which are refused: save it with safe_serialization" if pickled else "no weights"
+        reason = PICKLED if pickled else "no weights"
         raise AdapterError(f"'{folder}' has {reason}. A base needs {SINGLE_FILE}, or shards with {INDEX_FILE}.")
+    check_link(folder, index)
     try:
         files = sorted(set(read_object(index)["weight_map"].values()))
     except (KeyError, AttributeError, TypeError) as error:

@@ -25,6 +25,7 @@ from perdure.merging.card import card
 from perdure.merging.fold import RowsOf
 from perdure.merging.sources import ModuleInfo, transposed
 from perdure.ops.decompose import compress, squared_norm, truncate
+from perdure.ops.finite import finite
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.tiling import tile
 
@@ -150,6 +151,11 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
     parts: dict[str, tuple[float, float]] = {}  # energy kept, energy
     for module in facts.modules:
         merged = merger.merge(module)
+        if not finite(merged):  # a decomposition of it would fail, or give NaN without a word
+            raise AdapterError(
+                f"What was merged overflows at module '{module}': it has NaN or Inf. The adapters' updates, their weights or the "
+                "scale are too large. Nothing was written."
+            )
         energy = float(squared_norm(merged))
         kept[module], share = (compress(merged), 1.0) if rank is None else truncate(merged, rank)
         parts[module] = (share * energy, energy)

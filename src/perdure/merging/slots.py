@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from perdure.adapters.folder import Adapter
+from perdure.errors import AdapterError
 from perdure.merging.fold import Entry, RowsOf, Transform, fold_rows, whole
 from perdure.merging.rules import FoldRule, LinearRule, Rule, Slao
 from perdure.merging.slao import slao, slao_missing
 from perdure.merging.tensor_files import TensorReader, TensorWriter
+from perdure.ops.finite import finite
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.ops.parallel import over_rows
 from perdure.ops.tiling import Arena, tile
@@ -140,8 +142,7 @@ class LinearKeeper(Keeper):
             over_rows(shape, work)
             return
         factors = [part for part in present if isinstance(part, LowRank)]
-        new.write_rows(f"{module}/A", 0, torch.cat([part.A for part in factors]))
-        new.write_rows(f"{module}/B", 0, torch.cat([part.B for part in factors], dim=1))
+        _write_factors(new, module, torch.cat([p.A for p in factors]), torch.cat([p.B for p in factors], dim=1))
 
     def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
         delta, factor = _kept(kept, module), self.rule.factor(total_weight)
@@ -162,13 +163,22 @@ class SlaoKeeper(Keeper):
         before = _kept(old, module) if old is not None else None
         assert before is None or isinstance(before, LowRank)
         merged = slao(before, added.adapter[module], added.count + 1, module)
-        new.write_rows(f"{module}/A", 0, merged.A)
-        new.write_rows(f"{module}/B", 0, merged.B)
+        _write_factors(new, module, merged.A, merged.B)
 
     def merge(self, kept: TensorReader, module: str, shape: Shape, total_weight: float) -> Delta:
         delta = _kept(kept, module)
         assert delta is not None
         return delta
+
+
+def _write_factors(new: TensorWriter, module: str, A: Tensor, B: Tensor) -> None:
+    new.write_rows(f"{module}/A", 0, A)
+    new.write_rows(f"{module}/B", 0, B)
+    if not finite(LowRank(A, B)):
+        raise AdapterError(
+            f"With this adapter the merged update of '{module}' overflows: it has NaN or Inf. The adapter or its weight is too "
+            "large; the state is unchanged."
+        )
 
 
 def _factors_layout(module: str, shape: Shape, rank: int) -> Layout:

@@ -12,6 +12,7 @@ at once gives: the same operations in the same order on the same numbers.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from perdure.adapters.folder import Adapter, free_name, open_adapter
 from perdure.adapters.format import natural
-from perdure.errors import ConfigError, RunBusy, StoreError
-from perdure.files.durable import disk_full_as_error, make_folder, sha256, write_text
+from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
+from perdure.files.durable import disk_full_as_error, make_folder, remove_folder_on_refusal, sha256, write_text
+from perdure.files.names import stored_name
 from perdure.files.output import MERGE_STATE
 from perdure.merging.fold import RowsOf
 from perdure.merging.result import Facts, Mergeable
@@ -105,17 +107,19 @@ def merge_into(
 
     Raises:
         ConfigError: no rule, another rule than the state's, one that cannot be merged one by one, or the adapter is in it.
-        AdapterError: the adapter cannot be read, or is of another base.
+        AdapterError: the adapter cannot be read, is of another base, or makes numbers that are not finite.
         StoreError: the folder holds something else, cannot be made, or has no space; RunBusy: another process writes to it.
     """
     folder = Path(folder)
     _state_and_rule(folder, rule, weight)  # a mistake leaves no folder behind
     adapter = open_adapter(place)
+    made = not folder.exists()
     make_folder(folder)
     try:
         with (
             disk_full_as_error(folder, "The state is unchanged; free some space, then merge again."),
             FileLock(folder / ".lock", timeout=0),
+            remove_folder_on_refusal(folder, ".lock", made),
         ):
             known, chosen = _state_and_rule(folder, rule, weight)  # again: another process may have merged meanwhile
             _extend(folder, known, chosen, adapter, weight, again)
@@ -148,6 +152,8 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
         )
     if getattr(chosen, "weights", None) is not None:
         raise ConfigError("One by one, give each adapter its own weight (--weight) instead of a list.")
+    if not math.isfinite(weight):
+        raise ConfigError(f"The weight of an adapter is a finite number, not {weight}.")
     if weight != 1.0 and "weights" not in type(chosen).model_fields:
         raise ConfigError(f"'{name_of(chosen)}' takes no weights.")
     return known, chosen
@@ -170,9 +176,13 @@ def _extend(folder: Path, known: State | None, rule: Rule, adapter: Adapter, wei
             for module, info in modules.items()
             for key, part in keeper.layout(reader, module, info.shape, added).items()
         }
-        with TensorWriter(folder / file, layout) as writer:
-            for module, info in modules.items():
-                keeper.extend(reader, writer, module, info.shape, added)
+        try:
+            with TensorWriter(folder / file, layout) as writer:
+                for module, info in modules.items():
+                    keeper.extend(reader, writer, module, info.shape, added)
+        except AdapterError:  # such as numbers that overflow: the state stays as it was, to the file
+            (folder / file).unlink()
+            raise
     named = [one for one in (about, adapter.config) if one.base]
     new = {
         "file": file,
@@ -236,6 +246,5 @@ def _read_about(folder: Path) -> About:
     except ValueError as error:
         raise StoreError(f"{path}: not readable as JSON ({error}).") from error
     about = validate(About, raw, str(path))
-    if Path(about.file).name != about.file:
-        raise StoreError(f"{path}: {about.file!r} is not a file name in this folder.")
+    stored_name(about.file, path, "file")
     return about

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perdure.adapters.folder import check_written
 from perdure.adapters.weights import opened
 from perdure.errors import AdapterError
+from perdure.ops.finite import all_finite
 from perdure.ops.tiling import Arena
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -136,13 +138,25 @@ class TensorWriter(AbstractContextManager["TensorWriter"]):
         self._write(memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(self._fd, 8 + len(text) + offset)
 
-    def write_rows(self, name: str, start: int, rows: Tensor, arena: Arena | None = None) -> None:
-        """Write `rows` [N, others], converted to the tensor's dtype, from row `start` on; `arena` gives memory for that."""
+    def write_rows(
+        self, name: str, start: int, rows: Tensor, arena: Arena | None = None, carried: bool = False
+    ) -> None:
+        """Write `rows` [N, others], converted to the tensor's dtype, from row `start` on; `arena` gives memory for that.
+
+        Args:
+            carried: they are another file's and only converted: NaN or Inf among them are that file's own, and stay.
+
+        Raises:
+            AdapterError: they are not finite, or not in the tensor's dtype; names the tensor.
+        """
         stored = self.tensors[name]
         dtype = stored.torch_dtype
         assert dtype is not None, f"{stored.dtype} is written as bytes"
+        given = rows
         if rows.dtype != dtype or rows.device.type != "cpu" or not rows.is_contiguous():
             rows = (arena or Arena()).empty(rows.shape[0], rows.shape[1], dtype).copy_(rows)
+        if not all_finite(rows) and not (carried and not all_finite(given)):
+            check_written(name, rows, given)
         self._put(name, start * stored.row_bytes, _bytes_of(rows))
 
     def copy(self, name: str, source: TensorReader) -> None:

@@ -49,6 +49,8 @@ def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
         # entries at `low` are only counted: in a sparse update most are exactly 0 and would fill the memory
         if 0 < keep - above - inside.numel() <= _count_at(deltas, low):
             return low
+        if math.isinf(width):  # everything was counted: only NaN is neither above, at nor below a number
+            raise ValueError("an update with NaN has no magnitude threshold")
         width = math.inf if width > 100 else width * 8
 
 

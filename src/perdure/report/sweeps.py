@@ -11,6 +11,7 @@ from typing import Any
 
 from perdure.errors import StoreError
 from perdure.files.durable import read_json, write_json, write_text
+from perdure.files.names import stored_name
 from perdure.report.text import escaped, markdown_table
 from perdure.report.words import points
 from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
@@ -62,8 +63,9 @@ def read_records(folder: Path) -> list[Record]:
 
 def read_failures(folder: Path) -> dict[str, str]:
     """Id -> error of the runs that failed and have no record since."""
-    failures = [read_json(path) for path in sorted((folder / "failed").glob("*.json"))]
-    return {row["id"]: row["error"] for row in failures if not (folder / "records" / f"{row['id']}.json").is_file()}
+    failures = {path: read_json(path) for path in sorted((folder / "failed").glob("*.json"))}
+    named = [(stored_name(row["id"], path, "id"), row["error"]) for path, row in failures.items()]
+    return {name: error for name, error in named if not (folder / "records" / f"{name}.json").is_file()}
 
 
 def outcome(record: Record) -> Outcome:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perdure.errors import StoreError
+from perdure.files.names import stored_name
 from perdure.methods.contract.calls import calling, state_of
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past, PerTask
@@ -62,7 +63,7 @@ def load_checkpoint(
         stages=tuple(about["stages"]),
         total=_update(groups.get("total", {})),
         carry=carry,
-        deployed=_deployed(about["deployed"], groups, carry),
+        deployed=_deployed(about["deployed"], groups, carry, path),
         factors=unpack_factors(groups.get("factors", {}), about["scaling"]),
         load_update=load_update,
     )
@@ -71,7 +72,7 @@ def load_checkpoint(
 def checkpoint_deployed(path: Path) -> Update | PerTask:
     """Only the update that answers queries."""
     about, groups = load_groups(path)
-    return _deployed(about["deployed"], groups, _update(groups.get("carry", {})))
+    return _deployed(about["deployed"], groups, _update(groups.get("carry", {})), path)
 
 
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -121,9 +122,12 @@ def unpack_factors(tensors: Mapping[str, Tensor], scaling: Mapping[str, float]) 
     return {n: Factors(m["A"], m["B"], scaling[n], m.get("A0"), m.get("B0")) for n, m in _modules(tensors).items()}
 
 
-def _deployed(kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], carry: Update) -> Update | PerTask:
-    if isinstance(kind, list):
-        return PerTask({task: _update(groups.get(f"deployed:{i}", {})) for i, task in enumerate(kind)})
+def _deployed(
+    kind: str | list[str], groups: Mapping[str, dict[str, Tensor]], carry: Update, path: Path
+) -> Update | PerTask:
+    if isinstance(kind, list):  # each is deployed in a folder of its name
+        names = [stored_name(task, path, "deployed") for task in kind]
+        return PerTask({task: _update(groups.get(f"deployed:{i}", {})) for i, task in enumerate(names)})
     return carry if kind == "carry" else _update(groups.get("deployed", {}))
 
 

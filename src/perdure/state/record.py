@@ -14,9 +14,11 @@ from torch import Tensor
 from perdure.adapters.folder import open_adapter, own_update, write_adapter
 from perdure.backbones.base import Backbone, Prediction
 from perdure.config.run_config import EvaluationSettings
+from perdure.errors import TrainingError
 from perdure.files.durable import write_json, write_lines
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past, PerTask
+from perdure.ops.finite import all_finite
 from perdure.ops.lowrank import LowRank, Update
 from perdure.state.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
 from perdure.state.store import STATE, Store
@@ -177,6 +179,12 @@ def write_deployed(
         for task, update in deployed.updates.items():
             _write_adapter(folder / task, update, model, base)
     elif weights:
+        for module in deployed:
+            if not all_finite(weights[f"{module}.weight"]):
+                raise TrainingError(
+                    f"The merged weight of '{module}' has NaN or Inf in the base's dtype; the model was not written, earlier "
+                    "results are kept. Use a smaller training.lr or scale of the merge, or a base in bf16 or fp32."
+                )
         backbone.save(folder, weights)
     else:
         _write_adapter(folder, deployed, model, base)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from perdure.backbones import load_backbone
+from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import DataError, RunMismatch, StoreError
@@ -60,8 +60,9 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
     about = store.about
     check_base_there(store)
     torch.set_num_threads(about["threads"])
-    model, backbone = load_learner(initial_config(store), tasks)
+    model, backbone = load_learner(learner_config(store), tasks)
     check_base(store, model)
+    check_pooling(store, backbone)
     backbone.precision = about["precision"]
     return model, backbone
 
@@ -70,6 +71,17 @@ def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
     about = store.initial
     return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
+
+
+def learner_config(store: Store) -> RunConfig:
+    """The same with every setting of the backbone as the run began with it, whatever the defaults are now.
+
+    Runs of 0.1 recorded only the settings that were given; they read every encoder by its mean.
+    """
+    config, recorded = initial_config(store), store.initial.get("backbone")
+    if recorded is None:
+        recorded = {"pooling": "mean"} if backbone_kind(config.backbone) == "encoder" else {}
+    return config.model_copy(update={"backbone": {**recorded, **config.backbone}})
 
 
 def check_base_there(store: Store) -> None:
@@ -87,6 +99,16 @@ def check_base(store: Store, model: AdaptedModel) -> None:
     begun, now = store.initial, model.fingerprint()
     if begun.get("base") not in (None, now):
         raise RunMismatch(base_changed(store.folder, begun, now))
+
+
+def check_pooling(store: Store, backbone: Backbone) -> None:
+    """Raise RunMismatch unless an encoder pools as it did when the run began."""
+    begun, now = store.initial.get("pooling"), getattr(backbone, "pools", None)
+    if begun is not None and begun != now:
+        raise RunMismatch(
+            f"The base model of the run in '{store.folder}' pools otherwise than when the run began: {begun} then, {now} now. "
+            "Restore its modules.json and the folders that it names, or start a new run in another folder."
+        )
 
 
 def recorded_tasks(store: Store, given: Sequence[Task] = ()) -> tuple[Task, ...]:

@@ -1,7 +1,8 @@
 """A run's folder, read: run.json, the manifest, the finished stages. perdure.state.store writes it.
 
 RUN/
-  run.json                   what the run began as: configuration, precision, threads, versions, data fingerprints
+  run.json                   what the run began as: configuration (`config` as given, `backbone` with all its defaults),
+                             precision, threads, versions, data fingerprints
   manifest.json              the finished stages and the sha256 of each of their files; files not listed do not count.
                              The entry of a stage that was added later holds its task
   stages/00-untrained/       scores and predictions of the untouched base
@@ -17,11 +18,13 @@ RUN/
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import CorruptFile, StoreError
-from perdure.files.durable import read_json, sha256
+from perdure.files.durable import RESTORE, read_json, sha256
+from perdure.files.names import stored_name
 from perdure.files.output import RUN, STAGES
 
 MANIFEST = "manifest.json"
@@ -48,11 +51,12 @@ class RunFolder:
             raise StoreError(
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
             )
-        return _object(self.folder / RUN, "config", "tasks")
+        path = self.folder / RUN
+        return _check_tasks(_object(path, "config", "tasks"), path, "")
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """manifest.json, or the pending one inside a transaction.
+        """manifest.json, or the pending one inside a transaction; CorruptFile if it is gone although stages are there.
 
         stages: [{"name", "folder", "files": {path: sha256}, "added" if the stage was added later}, ...]
         deployed: {path: sha256}; absent until the run is finished.
@@ -63,7 +67,15 @@ class RunFolder:
         if self._pending is not None:
             return self._pending
         path = self.folder / MANIFEST
-        return _object(path, "stages") if path.is_file() else {"stages": []}
+        if path.is_file():
+            return _check_manifest(_object(path, "stages"), path)
+        # a process killed at the very beginning leaves the untrained stage alone without a manifest
+        if learnt := [name for name in self.numbered_folders() if not name.startswith("00-")]:
+            raise CorruptFile(
+                f"'{path}' is missing, but stages of the run are there ({', '.join(learnt):.200}). Restore it from a copy, or "
+                f"rebuild it from the stages: perdure repair {self.folder}"
+            )
+        return {"stages": []}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -94,6 +106,10 @@ class RunFolder:
         """Names of the finished stages in order, without 'untrained'."""
         return [entry["name"] for entry in self.manifest["stages"][1:]]
 
+    def numbered_folders(self) -> list[str]:
+        """Names of the folders of stages on disk, whether or not they count."""
+        return sorted(p.name for p in (self.folder / STAGES).glob("*") if re.match(r"\d\d+-", p.name) and p.is_dir())
+
     def stage_folder(self, position: int) -> Path:
         """Folder of a finished stage; 0 is the untrained one."""
         return self.folder / STAGES / self.manifest["stages"][position]["folder"]
@@ -116,5 +132,37 @@ def _object(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object in a file; it must have these keys."""
     value = read_json(path)
     if not isinstance(value, dict) or not value.keys() >= set(keys):
-        raise CorruptFile(f"'{path}' is not what a run writes there. Restore it from a copy, or run again.")
+        raise _not_a_runs(path)
     return value
+
+
+def _not_a_runs(path: Path) -> CorruptFile:
+    return CorruptFile(f"'{path}' is not what a run writes there. {RESTORE}")
+
+
+def _check_manifest(manifest: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The manifest, once every name in it that is joined to a folder is a plain one."""
+    stages, aside = manifest["stages"], manifest.get("aside", {})
+    if not isinstance(stages, list) or not isinstance(aside, dict):
+        raise _not_a_runs(path)
+    for number, entry in enumerate(stages):
+        whole = isinstance(entry, dict) and entry.keys() >= {"name", "folder", "files"}
+        if not whole or not isinstance(entry["files"], dict) or not isinstance(entry.get("added", {}), dict):
+            raise _not_a_runs(path)
+        stored_name(entry["folder"], path, f"stages[{number}].folder")
+        for name in entry["files"]:
+            stored_name(name, path, f"stages[{number}].files", nested=True)
+        if "added" in entry:
+            _check_tasks(entry["added"], path, f"stages[{number}].added.")
+    for name in aside:
+        stored_name(name, path, "aside")
+    return manifest
+
+
+def _check_tasks(record: dict[str, Any], path: Path, place: str) -> dict[str, Any]:
+    """A record of tasks, once their names, which files are called after, are plain ones."""
+    if not isinstance(tasks := record.get("tasks"), dict):
+        raise _not_a_runs(path)
+    for name in tasks:
+        stored_name(name, path, f"{place}tasks")
+    return record

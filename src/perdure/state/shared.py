@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from perdure.config.run_config import RunConfig
 from perdure.files.durable import sync_file, sync_folder
 from perdure.methods.contract.parts import Method, WeightPenalty
+from perdure.settings.read import Settings
 from perdure.state.checkpoint import load_groups, save_groups
 from perdure.training.context import StageContext
 from perdure.training.state import Training
@@ -96,11 +97,12 @@ def _key(config: RunConfig, ctx: StageContext) -> str:
     training = config.training.model_dump(mode="json", exclude={"checkpoint_minutes"})
     factor = training.pop("later_learning_rate_factor")
     training["learning_rate"] *= factor if ctx.index else 1.0
+    settings = getattr(ctx.backbone, "settings", None)
     about = {
         "stage": [ctx.index, *(task.fingerprint() for task in ctx.stage.tasks)],
         "seed": ctx.seed,
         "training": training,
-        "backbone": dict(config.backbone),
+        "backbone": settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(config.backbone),
         "dropout": config.lora.dropout,
         "precision": ctx.backbone.precision,
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,11 @@ class Store(RunFolder):
             raise StoreError(f"'{self.folder}' exists and holds no run. Choose an empty or a new folder.")
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, settle: bool = True) -> Iterator[None]:
         """Hold the folder's lock (RunBusy if another process holds it); a full disk and missing permissions are StoreErrors.
 
-        If the body is refused before it wrote anything, a folder made for it is removed.
+        If the body is refused before it wrote anything, a folder made for it is removed. `settle`: finish first what a killed
+        process began.
         """
         made = not self.folder.exists()
         make_folder(self.folder)
@@ -85,7 +86,8 @@ class Store(RunFolder):
         try:
             full = disk_full_as_error(self.folder, "Finished stages are kept; free some space, then resume.")
             with full, remove_folder_on_refusal(self.folder, LOCK, made):
-                self._settle()
+                if settle:
+                    self._settle()
                 yield
         finally:
             lock.release()
@@ -151,6 +153,15 @@ class Store(RunFolder):
         begun = [name for name in self.manifest.get("begun", self.initial["tasks"]) if name in kept]
         shorter = {"begun": begun} if len(begun) < len(self.initial["tasks"]) else {}
         self._commit({**self.manifest, "stages": entries, **shorter, **({"aside": aside} if aside else {})})
+
+    def rebuild(self, stages: Sequence[tuple[str, str, Iterable[str]]], aside: Mapping[str, str]) -> None:
+        """Write a new manifest of (name, folder, files of a stage), with checksums of now; move folders (-> why) to `aside/`."""
+        entries = []
+        for name, folder, files in stages:
+            digests = sync_tree(self.folder / STAGES / folder)
+            entries.append({"name": name, "folder": folder, "files": {file: digests[file] for file in sorted(files)}})
+        self._commit({"stages": entries, **({"aside": dict(aside)} if aside else {})})
+        self._settle()
 
     def _commit(self, manifest: dict[str, Any]) -> None:
         if self._pending is None:

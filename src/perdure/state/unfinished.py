@@ -8,8 +8,8 @@
 
 A part that resumes in the middle of a stage gets `before_task`, then `load` with its memory at that step; the init is not called
 again. The folder is removed when the stage is finished. It is ignored if it belongs to another stage or is damaged: the stage is
-then learnt from its beginning, which gives the same bits. SIGTERM (a scheduler reclaims the machine) or Ctrl-C ends the process
-after the current step and one more checkpoint; if several processes share the run, all end, whichever got the signal. A second
+then learnt from its beginning, which gives the same bits. SIGTERM (a scheduler reclaims the machine), SIGHUP (the
+terminal is closed) or Ctrl-C ends the process after the current step and one more checkpoint; if several processes share the run, all end, whichever got the signal. A second
 Ctrl-C ends it at once.
 """
 
@@ -30,6 +30,7 @@ from typing import Any
 from torch import Tensor
 
 from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
+from perdure.files.names import stored_name
 from perdure.methods.contract.parts import Method, Start
 from perdure.state.checkpoint import load_groups, memory, packed, remember, save_groups, unpack_factors
 from perdure.state.store import UNFINISHED, Store
@@ -69,7 +70,8 @@ class Unfinished:
         self._method, self._model, self._ctx, self._steps, self._processes = method, model, ctx, steps, processes
         self._seconds = None if minutes is None else 60 * minutes
         self._written = time.monotonic()
-        self._terminated = self._interrupted = False
+        self._terminated = 0  # number of the signal that ends the process
+        self._interrupted = False
         self._training: dict[str, Tensor] | None = None
 
     def start(self) -> Start | None:
@@ -91,27 +93,27 @@ class Unfinished:
             self._training = None
 
     def stepped(self, training: Training) -> None:
-        """Write a checkpoint if it is time to; after a signal write one and raise SystemExit (SIGTERM) or KeyboardInterrupt."""
+        """Write a checkpoint if it is due; after a signal write one and raise SystemExit (Ctrl-C: KeyboardInterrupt)."""
         if self._seconds is None:
             return
         if self._signalled():
             self._processes.once(self._write, training)  # the others wait: a launcher ends all as soon as one has ended
             if self._interrupted:
                 raise KeyboardInterrupt
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + (self._terminated or signal.SIGTERM))
         if self._processes.main and time.monotonic() - self._written >= self._seconds:
             self._write(training)
             self._written = time.monotonic()
 
     @contextmanager
     def checkpoint_on_signal(self) -> Iterator[None]:
-        """Within: SIGTERM and Ctrl-C end the process after the current step, with a checkpoint; no effect without checkpoints.
+        """Within: SIGTERM, SIGHUP and Ctrl-C end the process after the current step, with a checkpoint; else no effect.
 
         A signal after the last step has its usual effect when the block ends.
         """
 
-        def terminate(*_: object) -> None:
-            self._terminated = True
+        def terminate(number: int, _: object) -> None:
+            self._terminated = number
 
         def interrupt(*_: object) -> None:
             if self._interrupted:
@@ -122,7 +124,11 @@ class Unfinished:
 
         handlers = {}
         if self._seconds is not None and threading.current_thread() is threading.main_thread():  # only it gets signals
-            handlers[signal.SIGTERM] = terminate
+            # SIGHUP stays ignored under nohup and in a sweep's processes; Windows does not have it
+            for name in ("SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and (number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN):
+                    handlers[number] = terminate
             if (
                 signal.getsignal(signal.SIGINT) is signal.default_int_handler
             ):  # a sweep handles Ctrl-C for its processes
@@ -134,11 +140,11 @@ class Unfinished:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._seconds is not None and self._signalled():
-            signal.raise_signal(signal.SIGINT if self._interrupted else signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT if self._interrupted else self._terminated or signal.SIGTERM)
 
     def _signalled(self) -> bool:
         """Whether any of the processes got a signal to end: the same answer in all."""
-        return self._processes.total(float(self._terminated or self._interrupted)) != [0.0]
+        return self._processes.total(float(bool(self._terminated) or self._interrupted)) != [0.0]
 
     def _write(self, training: Training) -> None:
         """Write a new folder, then the manifest that names it, then remove the previous folder."""
@@ -162,12 +168,16 @@ class Unfinished:
     def _checkpoint(self) -> Path | None:
         """The folder of an intact checkpoint of this stage; anything else that lies there is removed."""
         try:
-            about: dict[str, Any] = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
+            about: Any = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             about = {}
-        if {key: about.get(key) for key in self._stage} == self._stage:
-            folder = self._folder / about["folder"]
-            if all((folder / n).is_file() and sha256(folder / n) == digest for n, digest in about["files"].items()):
+        whole = isinstance(about, dict) and "folder" in about and isinstance(about.get("files"), dict)
+        if whole and {key: about.get(key) for key in self._stage} == self._stage:
+            folder = self._folder / stored_name(about["folder"], self._folder / MANIFEST, "folder")
+            names = [
+                stored_name(name, self._folder / MANIFEST, "files") for name in (STATE, LOG, NOTES, *about["files"])
+            ]
+            if all((folder / name).is_file() and sha256(folder / name) == about["files"].get(name) for name in names):
                 return folder
         shutil.rmtree(self._folder, ignore_errors=True)
         return None

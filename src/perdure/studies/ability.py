@@ -25,7 +25,7 @@ from perdure.methods.contract.build import build_method
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.state.record import load_past
-from perdure.state.reopen import check_base
+from perdure.state.reopen import check_base, learner_config
 from perdure.state.store import Store
 from perdure.studies.harness import Harness
 from perdure.tasks.few_shot import with_shots
@@ -136,7 +136,7 @@ def open_finished(
     if not stages:
         raise StoreError(f"No stage of the run in '{folder}' is finished; continue it with `perdure resume {folder}`.")
     store.verify()
-    config = load_config(about["config"])
+    config = learner_config(store)
     if (kind := backbone_kind(config.backbone)) not in ("causal", "seq2seq"):
         raise ConfigError(f"'{folder}' has a model of kind {kind}; general ability needs a language model.")
     deployed = _chosen_update(load_past(store, build_method(config.method)).deployed, task)

@@ -25,14 +25,15 @@ def run_all(
     """Do `run(job)` for every job, `processes` at once; call `ended(job, result)` here whenever one is done.
 
     A process that dies or exits loses only its own job (`ended(job, None)`), and another takes its place. Whatever ends the
-    sweep, Ctrl-C or SIGTERM, ends the processes too: each gets SIGTERM, on which a training saves its state.
+    sweep, Ctrl-C, SIGTERM or SIGHUP (its terminal is closed), ends the processes too: each gets SIGTERM, on which a training
+    saves its state.
 
     Raises:
-        SystemExit: the sweep got SIGTERM.
+        SystemExit: the sweep got SIGTERM or SIGHUP.
     """
     others = {*multiprocessing.active_children()}
     waiting, running = deque(jobs), dict[Future[str], tuple[Job, ProcessPoolExecutor]]()
-    with _exit_on_sigterm():
+    with _exit_on_signal():
         workers = [_worker() for _ in range(min(processes, len(waiting)))]
         idle = [*workers]
         try:
@@ -57,20 +58,23 @@ def run_all(
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Within: SIGTERM raises `SystemExit`, so that the processes can be ended too. In a thread: nothing."""
+def _exit_on_signal() -> Iterator[None]:
+    """Within: SIGTERM and SIGHUP (unless ignored) raise `SystemExit`, so that the processes end too; not in a thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    minded = [number for number in numbers if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in minded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _worker() -> ProcessPoolExecutor:
@@ -81,6 +85,8 @@ def _worker() -> ProcessPoolExecutor:
 def _start() -> None:
     """Set up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches it too; the sweep ends it by SIGTERM
+    if hasattr(signal, "SIGHUP"):  # as does the end of the terminal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

