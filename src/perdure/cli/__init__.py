@@ -260,9 +260,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except SystemExit as ended:
-        if ended.code == 1 and isinstance(
-            ended.__context__, BrokenPipeError
-        ):  # typer and rich: nobody reads the output any more, as after `| head`
+        # typer and rich end so when nobody reads the output any more, as after `| head`
+        if ended.code == 1 and isinstance(ended.__context__, BrokenPipeError):
             for stream in (sys.stdout, sys.stderr):
                 discard(stream)
             sys.exit(PIPE_CLOSED)
