@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def closed(folder: Path, *argv: str, stream: str = "stdout") -> tuple[int, str]:
     os.close(read)
     other = "stderr" if stream == "stdout" else "stdout"
     try:
-        given = {stream: write, other: subprocess.PIPE}
+        given: Any = {stream: write, other: subprocess.PIPE}
         done = subprocess.run([sys.executable, "-m", "perdure", *argv], cwd=folder, check=False, text=True, **given)
     finally:
         os.close(write)

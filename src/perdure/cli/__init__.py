@@ -12,7 +12,7 @@ import typer
 
 from perdure.cli import adapters, options, runs, studies
 from perdure.errors import ConfigError, PerdureError
-from perdure.files.terminal import WhileOpen, discard
+from perdure.files.terminal import WhileOpen, discard, visible
 
 app = typer.Typer(
     epilog="Set PERDURE_TRACEBACK=1 to see the traceback of an error.",
@@ -127,7 +127,7 @@ def sweep(
     chosen = load_sweep(file)
     out = out or Path("runs") / chosen.name
     tell = WhileOpen("stdout")
-    run_sweep(chosen, out, processes, lambda line: print(line, file=tell, flush=True))
+    run_sweep(chosen, out, processes, lambda line: print(visible(line), file=tell, flush=True))
     if failed := failures(chosen, out):
         typer.echo(f"{len(failed)} failed, see {out / 'failed'}")
         raise typer.Exit(1)
@@ -212,7 +212,7 @@ def show_suite(
     from perdure.report.suites import suite_lines
 
     for line in suite_lines(name, data):
-        typer.echo(line)
+        typer.echo(visible(line))
 
 
 @app.command()
@@ -260,9 +260,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except SystemExit as ended:
-        if ended.code == 1 and isinstance(
-            ended.__context__, BrokenPipeError
-        ):  # typer and rich: nobody reads the output any more, as after `| head`
+        # typer and rich end so when nobody reads the output any more, as after `| head`
+        if ended.code == 1 and isinstance(ended.__context__, BrokenPipeError):
             for stream in (sys.stdout, sys.stderr):
                 discard(stream)
             sys.exit(PIPE_CLOSED)
@@ -272,7 +271,7 @@ def main() -> None:
     except PerdureError as error:
         if os.environ.get("PERDURE_TRACEBACK"):
             raise
-        typer.echo(f"perdure: {error}", err=True)
+        typer.echo(visible(f"perdure: {error}"), err=True)
         sys.exit(error.exit_code)
     except UsageError as error:
         error.show()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from perdure.cli import options
+from perdure.files.terminal import visible
 
 Adapters = typer.Argument(help="Adapter folders or hub ids, in training order.")
 Base = Annotated[str | None, typer.Option(help="Base model: a folder, a known name, or a hub id.")]
@@ -66,7 +67,7 @@ def diagnose(
     for table in tables(found.diagnosis):
         console.print(table)
     for line in (*sentences(found.diagnosis), *found.notes):
-        console.print(line, markup=False, highlight=False)
+        console.print(visible(line), markup=False, highlight=False)
 
 
 def merge(

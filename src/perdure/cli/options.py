@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from perdure.files.terminal import visible
+
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 Suite = Annotated[str, typer.Argument(help="Suite name or YAML file; see `perdure suites`.")]
 SuiteData = Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")]
@@ -30,7 +32,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    typer.echo(visible(json.dumps(value, indent=1, ensure_ascii=False)))
 
 
 def progress_reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
@@ -51,4 +53,4 @@ def show_scores(scores: Any, progress: str = "auto") -> None:
 
     print_scores(scores)
     for text in Store(Path(scores.folder)).about.get("warnings", ()):
-        typer.echo(f"Warning: {plain(text)}")
+        typer.echo(visible(f"Warning: {plain(text)}"))

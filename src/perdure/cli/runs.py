@@ -9,6 +9,7 @@ import typer
 
 from perdure.cli import options
 from perdure.errors import ConfigError
+from perdure.files.terminal import visible
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -83,7 +84,7 @@ def predict(
     rows = answer_all(run, file, task=task, text_field=text_field, encoding=encoding)
     if out is None:
         for row in rows:
-            typer.echo(as_line(row))
+            typer.echo(visible(as_line(row)))
         return
     write_predictions(out, rows, overwrite)
     known = share_right(rows)
@@ -99,11 +100,11 @@ def show(run: options.Run, as_json: options.AsJson = False) -> None:
     if as_json:
         options.print_json(found)
     else:
-        typer.echo("\n".join(run_lines(found)))
+        typer.echo(visible("\n".join(run_lines(found))))
 
 
 def repair(run: options.Run) -> None:
     """Rebuild the missing manifest.json of a run from its complete stages; the others are moved to its folder `aside`."""
     from perdure.commands.repair import repair as rebuild
 
-    typer.echo("\n".join(rebuild(run).lines()))
+    typer.echo(visible("\n".join(rebuild(run).lines())))

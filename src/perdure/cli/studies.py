@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from perdure.cli import options
+from perdure.files.terminal import visible
 
 study_app = typer.Typer(help="Score parts of a finished run's updates.", no_args_is_help=True)
 Out = Annotated[
@@ -132,7 +133,7 @@ def _check_out(out: Path | None, name: str, overwrite: bool) -> None:
 def _write(found: Any, out: Path | None, name: str) -> None:
     from perdure.files.durable import write_text
 
-    typer.echo(found.as_markdown())
+    typer.echo(visible(found.as_markdown()))
     if out is None:
         return
     for suffix, text_of in FORMATS.items():

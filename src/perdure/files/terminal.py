@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any, Literal
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 without tab and newline, DEL, C1."""
 
 
 class WhileOpen:
@@ -57,3 +61,12 @@ def discard(stream: Any) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def visible(text: str) -> str:
+    r"""The text with control characters shown (as in JSON), except newlines and tabs: a name must not steer the terminal.
+
+    >>> visible("a\x1b[2J\x9b\r\n\tb")
+    'a\\u001b[2J\\u009b\\u000d\n\tb'
+    """
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, cast
 
 from perdure.errors import UnknownName
-from perdure.files.terminal import WhileOpen
+from perdure.files.terminal import WhileOpen, visible
 from perdure.training.metrics import FORMULAS, Scores
 from perdure.training.reporter import Quiet, Reporter
 
@@ -95,7 +95,7 @@ class Plain(Reporter):
         self._print(_row(learnt, scores) + left)
 
     def _print(self, text: str) -> None:
-        STDERR.write(f"[{self._title}] {text}\n")
+        STDERR.write(visible(f"[{self._title}] {text}") + "\n")
         STDERR.flush()
 
 
@@ -131,11 +131,11 @@ class Live(Reporter):
         self._bar.update(
             self._task,
             completed=self._at + 0.75 * step.step / total,
-            description=f"{self._title} · {stage} ({self._at + 1}/{len(self._stages)}) · loss {step.loss:.3f}",
+            description=visible(f"{self._title} · {stage} ({self._at + 1}/{len(self._stages)}) · loss {step.loss:.3f}"),
         )
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
-        self._bar.console.print(f"[{self._title}] {_row(learnt, scores)}", markup=False)
+        self._bar.console.print(visible(f"[{self._title}] {_row(learnt, scores)}"), markup=False)
         if learnt:
             self._at += 1
             self._bar.update(self._task, completed=self._at)

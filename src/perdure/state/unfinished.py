@@ -7,10 +7,10 @@
           log.jsonl  notes.json  the steps made, what the parts noted
 
 A part that resumes in the middle of a stage gets `before_task`, then `load` with its memory at that step; the init is not called
-again. The folder is removed when the stage is finished. It is ignored if it belongs to another stage or is damaged: the stage is
-then learnt from its beginning, which gives the same bits. SIGTERM (a scheduler reclaims the machine), SIGHUP (the
-terminal is closed) or Ctrl-C ends the process after the current step and one more checkpoint; if several processes share the run, all end, whichever got the signal. A second
-Ctrl-C ends it at once.
+again. The folder is removed when the stage is finished. It is ignored if it belongs to another stage or is damaged: the stage
+is then learnt from its beginning, which gives the same bits. SIGTERM (a scheduler reclaims the machine), SIGHUP (the terminal
+is closed) or Ctrl-C ends the process after the current step and one more checkpoint; if several processes share the run, all
+end, whichever got the signal. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Unfinished:
             self._training = None
 
     def stepped(self, training: Training) -> None:
-        """Write a checkpoint if it is due; after a signal write one and raise SystemExit (Ctrl-C: KeyboardInterrupt)."""
+        """Write a checkpoint if it is time to; after a signal write one and raise SystemExit (KeyboardInterrupt for Ctrl-C)."""
         if self._seconds is None:
             return
         if self._signalled():
@@ -107,7 +107,7 @@ class Unfinished:
 
     @contextmanager
     def checkpoint_on_signal(self) -> Iterator[None]:
-        """Within: SIGTERM, SIGHUP and Ctrl-C end the process after the current step, with a checkpoint; else no effect.
+        """Within: SIGTERM, SIGHUP and Ctrl-C end the process after the current step, with a checkpoint, if there are any.
 
         A signal after the last step has its usual effect when the block ends.
         """

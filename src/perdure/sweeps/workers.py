@@ -59,7 +59,10 @@ def run_all(
 
 @contextmanager
 def _exit_on_signal() -> Iterator[None]:
-    """Within: SIGTERM and SIGHUP (unless ignored) raise `SystemExit`, so that the processes end too; not in a thread."""
+    """Within: SIGTERM and SIGHUP raise `SystemExit`, so that the processes can be ended too. In a thread: nothing.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
