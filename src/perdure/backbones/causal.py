@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
-from perdure.backbones.language import LanguageModel, LanguageSettings
+from perdure.backbones.language import LanguageModel
+from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import label_tree, packed_scores

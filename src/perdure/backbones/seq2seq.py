@@ -16,7 +16,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
-from perdure.backbones.language import LanguageModel, LanguageSettings
+from perdure.backbones.language import LanguageModel
+from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, counts_places, reads_neighbours
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, label_chains, logits_at, tree_scores

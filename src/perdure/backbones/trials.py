@@ -1,0 +1,145 @@
+"""What is tried once on a language model: whether padding changes its answers, and whether labels may be packed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from perdure.backbones.generation import first_scores
+from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.mixing import attention_window, reads_neighbours
+from perdure.backbones.modes import without_dropout
+from perdure.backbones.pretrained import PretrainedBackbone, answering
+from perdure.backbones.ranking import agree
+from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat
+from perdure.errors import ConfigError
+
+
+class Trials(PretrainedBackbone):
+    """The verdicts on a language model, reached when they are first needed; `LanguageModel` answers by them."""
+
+    format: PromptFormat | EncoderDecoderFormat
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
+        super().__init__(model if settings.gradient_checkpointing else model.eval(), tokenizer)
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self._packs: bool | None = False if settings.ranking == "exhaustive" else None  # None: not tried yet
+        self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
+        # where padding changes answers: "read" or "written"; "": nowhere; None: not tried yet
+        self._mixes: str | None = None
+        self._prompts: dict[str, list[int]] = {}
+
+    @abstractmethod
+    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """Scores [N, L] with every prompt computed once."""
+
+    @abstractmethod
+    def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """The same scores, with one full forward pass for each label."""
+
+    @abstractmethod
+    def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+        """Summed log-probability [N] of each completion after its prompt."""
+
+    def padding_note(self) -> str | None:
+        """The warning for a run where padding changes what the model learns; None if it does not."""
+        if self._mixes != "read":
+            return None
+        return (
+            "padding changes what this model reads, so texts of one length answer together; in training, texts of one "
+            "micro-batch still influence each other: to train on one text at a time, set training.accumulation to "
+            "training.batch_size"
+        )
+
+    @property
+    def _may_mix(self) -> bool:
+        """Whether trying is worth its time: plain attention gives padding a weight of exactly 0."""
+        return bool(reads_neighbours(self.model)) or attention_window(self.model) is not None
+
+    def _try_padding(self) -> None:
+        """Compare, once, what a prompt alone and the same prompt padded next to a longer one are answered."""
+        known = sorted(self._prompts.values(), key=len)
+        if self._mixes is not None or not known:
+            return
+        short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
+        if len(long) <= len(short):
+            return
+        if not self._may_mix:
+            self._mixes = ""
+            return
+        answer = [*long[-3:], *self.format.completion("")[-1:]]
+        with answering(self.model), without_dropout(self.model):
+            alone, beside = (self._log_likelihood(rows, [answer] * len(rows))[:1] for rows in ([short], [short, long]))
+            if not agree(self.model, beside, alone):
+                self._mixes = "read"
+            else:
+                self._mixes = "" if self._writes_alike(short, long) else "written"
+
+    def _writes_alike(self, short: list[int], long: list[int]) -> bool:
+        """Whether the first tokens written after `short` have the same scores alone and padded next to `long`."""
+        config: Any = self.model.config
+        if config.is_encoder_decoder:  # no padding beside what it writes, and what it reads was compared
+            return True
+        steps = min(8, self.settings.max_new_tokens)
+        try:
+            text, scores = first_scores(self.model, self.tokenizer, [short], steps)
+            other_text, other_scores = first_scores(self.model, self.tokenizer, [short, long], steps)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False  # it may still rank; where texts are written, the same error says what is wrong
+        same = int((text == other_text).int().cumprod(dim=0).sum()) + 1  # later scores follow another text
+        return agree(self.model, other_scores[:same], scores[:same])
+
+    def how_ranked(self, tried: bool = True) -> str | None:
+        """How labels are ranked and why, for a run's record; None if none are. `tried`: try packing now if not done yet."""
+        task = next((task for task in self._tasks.values() if task.labels), None)
+        if task is None or self.settings.answer_by == "generation" or not self._prompts:
+            return None
+        if tried:
+            self._try_packing([], [self.format.completion(text) for text in task.labels.values()])
+        if self._packs is None:
+            return "packed, if both ways agree at the first answer"
+        return f"{'packed' if self._packs else 'exhaustive'}: {self._why}"
+
+    def _refuse_packing(self, reason: str | None, fix: str = "") -> None:
+        """Rank exhaustively from now on, for this reason (None: no reason).
+
+        Raises:
+            ConfigError: the settings ask for packing.
+        """
+        if reason is None or self._packs is False:
+            return
+        if self.settings.ranking == "packed":
+            raise ConfigError(
+                f"backbone.ranking=packed would give other scores than one label at a time on '{self.settings.model}': {reason}. "
+                f"Set ranking to auto or exhaustive{fix}."
+            )
+        self._packs, self._why = False, reason
+
+    def _try_packing(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> None:
+        """Decide, once, whether packing changes no score: by both ways on short prompts and on the longest known."""
+        if self._packs is not None:
+            return
+        known = sorted([*prompts, *self._prompts.values()], key=len)
+        lengths = sorted(completions, key=len)
+        reason = self._tried([known[-1][:9], known[0][:5]], completions[:4])
+        self._refuse_packing(reason or self._tried([known[-1]], [lengths[0], lengths[-1]]))
+        if self._packs is None:
+            self._packs, self._why = True, "both ways agree"
+
+    def _tried(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> str | None:
+        """Why packing is not right for these prompts and answers; None if both ways give the same scores."""
+        with torch.no_grad(), without_dropout(self.model):  # with dropout the two ways would differ
+            try:
+                packed, alone = self._packed(prompts, completions), self._exhaustive(prompts, completions)
+            except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                said = str(error).partition("\n")[0][:100]
+                return f"it was tried, and the model does not accept it ({said})"
+        if agree(self.model, packed, alone):
+            return None
+        return f"both ways were tried, and scores differ by {(packed - alone).abs().max().item():.2g}"
