@@ -285,7 +285,7 @@ def test_images_of_mixed_size_without_resizing_are_refused(folder: Path, colours
 
 def test_a_missing_or_broken_image_is_named(folder: Path, colours: Task, tmp_path: Path) -> None:
     backbone = load(folder, colours)
-    with pytest.raises(DataError, match=r"no image '.*nowhere\.png'"):
+    with pytest.raises(DataError, match=r"No such image: '.*nowhere\.png'"):
         backbone.predict([Example(str(tmp_path / "nowhere.png"), "red", "colours")], ["colours"])
     with pytest.raises(DataError, match=f"relative to the data file .*current folder, '{Path.cwd()}'"):
         backbone.predict([Example("nowhere.png", "red", "colours")], ["colours"])

@@ -276,7 +276,7 @@ def test_what_cannot_grow_is_refused_with_the_reason(tmp_path, small_tasks, enco
         perdure.add(tmp_path / "joint", small_tasks[2], tasks=small_tasks[:2])
     with pytest.raises(StoreError, match="all its tasks in one stage"):
         perdure.rollback(tmp_path / "joint", "fruit")
-    with pytest.raises(ConfigError, match="no forgetting to limit"):
+    with pytest.raises(ConfigError, match="cannot forget: leave max_forgetting out"):
         short_run(tmp_path / "gated", small_tasks[:2], encoder_folder, "joint", max_forgetting=1.0)
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "per-task")
     with pytest.raises(StoreError, match=r"'sky' .*was given from Python.*tasks=\[\.\.\.\]"):

@@ -134,7 +134,7 @@ def test_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(MissingTask, match="no folder TC/agnews"):
+    with pytest.raises(MissingTask, match="not found: folder TC/agnews"):
         read_cl_benchmark(tmp_path, path="TC/agnews", labels=["World"])
 
 

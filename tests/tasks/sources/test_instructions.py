@@ -97,7 +97,7 @@ def test_wrong_files_are_named(tmp_path: Path, content: str, message: str) -> No
 
 def test_a_number_is_not_taken_for_a_longer_one(tmp_path: Path) -> None:
     write_sapt(tmp_path, "task1510_x")
-    with pytest.raises(MissingTask, match="no task151_"):
+    with pytest.raises(MissingTask, match="not found: task151_"):
         read_super_ni(tmp_path, task="task151", prompt="sapt")
 
 

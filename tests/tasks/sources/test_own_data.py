@@ -404,7 +404,7 @@ def test_missing_task_file() -> None:
 
 def test_unknown_encoding(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(DataError, match="no encoding 'utf-9'"):
+    with pytest.raises(DataError, match="Unknown encoding 'utf-9'"):
         load_task(TaskSpec(name="t", train="a.jsonl", encoding="utf-9"), tmp_path)
     (tmp_path / "a.jsonl").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="is not ascii: byte 3"):
