@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,7 +18,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from perdure.errors import FetchError
 from perdure.tasks.sources.assets import Asset, by_hand
-from perdure.tasks.sources.packages import cannot_write
 
 if TYPE_CHECKING:
     from requests import Session
@@ -176,3 +176,10 @@ def _check_space(asset: Asset, part: Path) -> None:
             f"No space for {asset.filename}: {missing / 1e6:.0f} MB are needed in {part.parent}, "
             f"{free / 1e6:.0f} MB are free. Free some, or set PERDURE_CACHE to a folder on another disk."
         )
+
+
+def cannot_write(path: Path, error: OSError) -> FetchError:
+    """The error about a part of the cache that cannot be written, with what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    problem = "the disk is full: free some space" if full else f"{error.strerror}: check the permissions"
+    return FetchError(f"Cannot write {path}: {problem}, or set PERDURE_CACHE to another folder.")

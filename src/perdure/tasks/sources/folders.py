@@ -13,7 +13,8 @@ from perdure.errors import FetchError
 from perdure.files.durable import sha256
 from perdure.tasks.sources.archives import members
 from perdure.tasks.sources.assets import ASSETS
-from perdure.tasks.sources.packages import cache_folder, cannot_write, locked, package_file
+from perdure.tasks.sources.download import cannot_write
+from perdure.tasks.sources.packages import cache_folder, locked, package_file
 
 LISTING = "perdure-files.json"
 

@@ -7,7 +7,6 @@ Nothing is installed: the file is fetched through the index pip is configured wi
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from perdure.errors import FetchError, UnknownName
 from perdure.files.durable import sha256
 from perdure.tasks.sources.assets import ASSETS, Asset, by_hand
+from perdure.tasks.sources.download import cannot_write
 
 
 def cache_folder() -> Path:
@@ -63,13 +63,6 @@ def _asset(name: str) -> tuple[Asset, Path]:
     if name not in ASSETS:
         raise UnknownName("package file", name, ASSETS)
     return ASSETS[name], cache_folder() / "packages" / ASSETS[name].filename
-
-
-def cannot_write(path: Path, error: OSError) -> FetchError:
-    """The error about a part of the cache that cannot be written, with what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    problem = "the disk is full: free some space" if full else f"{error.strerror}: check the permissions"
-    return FetchError(f"Cannot write {path}: {problem}, or set PERDURE_CACHE to another folder.")
 
 
 @contextlib.contextmanager
