@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from perdure.training.reporter import Quiet
 
 import perdure
 from perdure.adapters.folder import open_adapter
@@ -17,6 +16,7 @@ from perdure.methods.table import PRESETS
 from perdure.state.shared import SECONDS
 from perdure.state.store import Store
 from perdure.tasks.task import Task
+from perdure.training.reporter import Quiet
 from perdure.training.train import Step
 from tests.contract.runs import SETTINGS, bits, short_run
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from perdure.methods.contract.context import Gradients, Need
 
 from perdure.errors import UnmetNeed
 from perdure.methods.a_gem import AGem, gram, project
+from perdure.methods.contract.context import Gradients, Need
 from perdure.methods.contract.parts import Start
 from perdure.methods.plain import Kaiming
 from tests.methods.two_layers import context, toy_task

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from perdure.methods.contract.context import Need
 
+from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past
 from perdure.methods.lwf import LwF, distillation

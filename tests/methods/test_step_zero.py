@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from perdure.methods.contract.context import Need
 from transformers import AutoModel
 
 from perdure.adapters.folder import write_adapter
@@ -17,6 +16,7 @@ from perdure.backbones.base import Backbone
 from perdure.config.run_config import LoraSettings
 from perdure.errors import UnmetNeed
 from perdure.methods.contract.build import build_method, check_needs
+from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Init, WeightPenalty
 from perdure.methods.contract.past import Past
 from perdure.methods.ella import PastEnergy

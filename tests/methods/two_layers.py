@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from perdure.training.reporter import Quiet
 
 from perdure.backbones.toy import HIDDEN, INPUTS, UNITS, Toy, toy_task, toy_tasks
 from perdure.config.run_config import RunConfig
@@ -18,6 +17,7 @@ from perdure.state.store import Store
 from perdure.tasks.task import Example, Stage, Task
 from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
+from perdure.training.reporter import Quiet
 from perdure.training.train import Step
 
 __all__ = ["HIDDEN", "INPUTS", "UNITS", "Toy", "toy_task", "toy_tasks"]

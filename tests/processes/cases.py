@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from perdure.methods.contract.context import Context, Gradients
 from pydantic import PrivateAttr
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from perdure.backbones import load_backbone
 from perdure.commands.learn import learn
 from perdure.config.composition import resolve_method
 from perdure.methods.contract.build import build_method
+from perdure.methods.contract.context import Context, Gradients
 from perdure.methods.contract.parts import Start, StepRule
 from perdure.methods.plain import Kaiming
 from perdure.ops.factors import Factors
