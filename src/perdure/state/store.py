@@ -22,6 +22,7 @@ from perdure.errors import QualityGate, RunBusy, StoreError
 from perdure.files.durable import (
     disk_full_as_error,
     make_folder,
+    read_json,
     remove_folder_on_refusal,
     sync_folder,
     sync_tree,
@@ -36,6 +37,11 @@ LOCK, NEXT, OLD = ".lock", ".next-deployed", ".old-deployed"
 
 Accept = Callable[["Store", str, Path], str | None]
 """(store, name of the stage, its written folder) -> why it is not accepted, or None."""
+
+
+def set_aside(store: RunFolder) -> dict[str, str]:
+    """Folder of a stage that a gate refused or a rollback removed -> why."""
+    return {p.parent.name: read_json(p)["why"] for p in sorted((store.folder / QUARANTINE).glob("*/why.json"))}
 
 
 class Store(RunFolder):
