@@ -20,7 +20,7 @@ def test_a_task_is_compared_with_its_best_after_any_earlier_stage(
     untrained, learnt, later = {**ROWS[0], "topic": LABELS["topic"]}, ROWS[0], ROWS[1]
     store = Store(write_run(tmp_path / "run", rows=[untrained, learnt, later], stages=["mood", "topic"]))
     (tmp_path / "spam").mkdir()
-    write_json(tmp_path / "spam/scores.json", {"mood": {"score": 0.5}, "topic": {"score": 0.5}})
+    write_json(tmp_path / "spam/scores.json", {task: {"score": 0.5, "examples": 2} for task in ("mood", "topic")})
     gate = forgetting_gate(points)
     reason = gate(store, "spam", tmp_path / "spam") if gate else None
     assert (reason is not None) == refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import ConfigError
-from perdure.files.durable import read_json
+from perdure.state.shapes import SCORES, read_shaped
 from perdure.state.store import Accept, Store
 
 
@@ -45,4 +45,4 @@ def _losses(store: Store, folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def _scores(folder: Path) -> dict[str, float]:
-    return {task: cell["score"] for task, cell in read_json(folder / "scores.json").items()}
+    return {task: cell["score"] for task, cell in read_shaped(folder / "scores.json", SCORES).items()}

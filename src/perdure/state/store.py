@@ -70,7 +70,7 @@ class Store(RunFolder):
         If the body is refused before it wrote anything, a folder made for it is removed. `settle`: finish first what a killed
         process began.
         """
-        made = not self.folder.exists()
+        made = not os.path.exists(self.folder)
         make_folder(self.folder)
         lock = FileLock(self.folder / LOCK, timeout=0)
         try:
@@ -86,11 +86,22 @@ class Store(RunFolder):
         try:
             full = disk_full_as_error(self.folder, "Finished stages are kept; free some space, then resume.")
             with full, remove_folder_on_refusal(self.folder, LOCK, made):
+                self._check_links()
                 if settle:
                     self._settle()
                 yield
         finally:
             lock.release()
+
+    def _check_links(self) -> None:
+        """Raise a StoreError if a folder of the run is a link: what is written and removed there would be so elsewhere."""
+        own = [self.folder / name for name in (STAGES, UNFINISHED, DEPLOYED, QUARANTINE, NEXT, OLD)]
+        for path in (*own, *own[0].glob("*"), *own[1].glob("*"), *own[3].glob("*")):
+            if path.is_symlink():
+                raise StoreError(
+                    f"'{path}' is a link to '{path.readlink()}'. Links inside a run are not followed, because its folders are "
+                    "replaced and removed. Put the folder itself there."
+                )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
