@@ -45,7 +45,9 @@ def test_every_import_is_declared() -> None:
     undeclared = []
     for path in sorted((ROOT / "src").rglob("*.py")):
         tree = ast.parse(path.read_text())
-        at_top = {name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for name in imported(node)}
+        at_top = {
+            name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for name in imported(node)
+        }
         for module in set(imported(tree)) - sys.stdlib_module_names - {"perdure"}:
             allowed = CORE if module in at_top else CORE | EXTRAS
             if not distributions(module) & allowed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -281,7 +282,8 @@ def main() -> None:
         typer.echo(visible(f"perdure: {error}"), err=True)
         sys.exit(error.exit_code)
     except UsageError as error:
-        error.show()
+        error.show(file := io.StringIO())
+        typer.echo(visible(file.getvalue()), err=True, nl=False)
         sys.exit(ConfigError.exit_code)  # not the parser's 2, which means that a quality gate failed
     if code == INTERRUPTED:
         _explain_stop()

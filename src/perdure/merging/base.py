@@ -7,6 +7,7 @@ right is refused with the reason: quantised weights, tied embeddings, pickles.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Base:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / CONFIG).is_file():
+        if not os.path.isfile(self.folder / CONFIG):
             raise AdapterError(
                 f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
             )

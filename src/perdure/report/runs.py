@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError, CorruptFile
-from perdure.files.durable import finite_or_none, read_json, read_lines
+from perdure.files.durable import finite_or_none
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
 from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
+from perdure.state.shapes import NOTES, AnswerShape, StepShape, read_rows, read_shaped
 from perdure.state.store import Store, set_aside
 from perdure.training.metrics import Scores, average_accuracy, forgetting
 
@@ -108,14 +109,14 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
     store = Store(Path(folder))
     order = store.stages()
     stages = [store.stage_folder(order.index(stage) + 1) for stage in scores.stages]
-    answers = [{task: _lines(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
+    answers = [{task: _answers(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
     changes, without = task_changes(scores, answers)
     return Run(
         name=name,
         scores=scores,
         about=store.about,
-        logs=[_lines(stage / "log.jsonl") for stage in stages],
-        notes=[read_json(stage / "notes.json") for stage in stages],
+        logs=[read_rows(stage / "log.jsonl", StepShape) for stage in stages],
+        notes=[read_shaped(stage / "notes.json", NOTES) for stage in stages],
         finished=store.finished,
         changes=changes,
         without_changes=without,
@@ -124,6 +125,6 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a task that did not exist yet in that stage has no predictions."""
-    return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)
+def _answers(path: Path) -> list[Any]:
+    """Rows of predictions; a task that did not exist yet in that stage has none."""
+    return read_rows(path, AnswerShape) if path.is_file() else []

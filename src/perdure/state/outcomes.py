@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perdure.files.durable import read_json, read_lines
 from perdure.state.run_folder import RunFolder
+from perdure.state.shapes import SCORES, AnswerShape, read_rows, read_shaped
 from perdure.training.metrics import is_right
 from perdure.training.paired import Change, paired_change
 
@@ -31,7 +31,7 @@ class Answered:
     def rows(self) -> list[dict[str, Any]]:
         """One row an example: label, predicted, ...; empty if nothing was kept."""
         path = self.folder / "predictions" / f"{self.task}.jsonl"
-        return read_lines(path) if path.is_file() else []
+        return read_rows(path, AnswerShape) if path.is_file() else []
 
     @cached_property
     def values(self) -> list[float] | None:
@@ -124,9 +124,9 @@ def task_outcomes(store: RunFolder, upcoming: tuple[str, Path] | None = None) ->
     tasks: list[str] = list(about["tasks"])
     if upcoming and not joint and upcoming[0] not in tasks:
         tasks.append(upcoming[0])
-    cells = [(name, folder, read_json(folder / "scores.json")) for name, folder in stages]
+    cells = [(name, folder, read_shaped(folder / "scores.json", SCORES)) for name, folder in stages]
     untrained = store.stage_folder(0)
-    at_first = {**about["untrained"], **read_json(untrained / "scores.json")}
+    at_first = {**about["untrained"], **read_shaped(untrained / "scores.json", SCORES)}
     outcomes = []
     for task in tasks:
         if task not in names and not joint:
