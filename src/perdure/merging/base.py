@@ -112,6 +112,11 @@ class Base:
 
     def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> str:
         """The name of the tensor that holds the weight of `module`; an AdapterError if it is missing or has another shape."""
+        if kind == "expert":
+            raise AdapterError(
+                f"'{module}' is one of many experts in one parameter; such adapters are merged into one another, not into the "
+                "files of a base. Merge without a base, and load the result with PEFT (merge_and_unload)."
+            )
         tensor = self._tensor(module)
         stored = self.place[tensor][1]
         wanted = (shape[1], shape[0]) if self.transposed(module, kind, transposed) else shape
