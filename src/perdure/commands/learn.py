@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
-from perdure.commands.run_record import run_record
+from perdure.commands.run_record import begin_lines, run_record
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
+from perdure.loop.progress import tell
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.build import build_method, check_needs, check_stages
 from perdure.methods.contract.parts import Method
@@ -173,8 +174,11 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 def reporting(
     report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
 ) -> Iterator[None]:
-    """Report which stages begin (adapters of `history`, for which nothing is trained, as finished), and a body that fails."""
+    """Report what is adapted, which stages begin (adapters of `history`, for which nothing is trained, as finished), and a
+    body that fails."""
     try:
+        for line in begin_lines(store.about):
+            tell(report, line)
         names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
         report.begin(names, max(len(store.stages()), len(config.history)))
         yield

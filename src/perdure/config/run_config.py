@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
+from perdure.settings.patterns import checked_pattern
 from perdure.settings.read import Settings, validate, with_override
 from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
@@ -21,6 +22,22 @@ from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 SUITE_FILES = (".yaml", ".yml")
 SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
 """Settings that apply to suites only: your own tasks set this themselves."""
+
+
+ALL_LINEAR = "all-linear"
+Targets = str | tuple[str, ...]
+"""Names or ends of names; or 'all-linear' (targets only) or a regular expression."""
+
+
+def _pattern(value: Targets) -> Targets:
+    """A checked regular expression; 'all-linear' in any case of letters, as in PEFT."""
+    if not isinstance(value, str):
+        if ALL_LINEAR in map(str.casefold, value):
+            raise ValueError(
+                f"'{ALL_LINEAR}' stands for all names and is not one of a list: write lora.targets={ALL_LINEAR}"
+            )
+        return value
+    return ALL_LINEAR if value.casefold() == ALL_LINEAR else checked_pattern(value)
 
 
 class LoraSettings(Settings):
@@ -32,8 +49,13 @@ class LoraSettings(Settings):
     """scales the update by alpha / r, or by alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout probability on the adapter's input during training."""
-    targets: tuple[str, ...] = ()
-    """names of the layers that get an adapter; empty = the backbone's default (query and value)."""
+    targets: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """which linear layers get an adapter, as PEFT's target_modules: names or their ends, 'all-linear' = all but the output
+    head, or one string = a regular expression that matches whole names; empty = the model's default (query and value)."""
+    exclude: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """layers among these that get none: names or their ends, or a regular expression."""
+    target_parameters: tuple[str, ...] = ()
+    """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
 

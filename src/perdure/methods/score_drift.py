@@ -55,7 +55,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. An encoder has two uses.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects old tasks' scores"
 

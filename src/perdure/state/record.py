@@ -182,7 +182,8 @@ def write_deployed(
             _write_adapter(folder / task, update, model, base)
     elif weights:
         for module in deployed:
-            if not all_finite(weights[f"{module}.weight"]):
+            stack = module.rpartition(".")[0]
+            if not all_finite(weights[stack if stack in model.expert_parameters else f"{module}.weight"]):
                 raise TrainingError(
                     f"The merged weight of '{module}' has NaN or Inf in the base's dtype; the model was not written, earlier "
                     "results are kept. Use a smaller training.lr or scale of the merge, or a base in bf16 or fp32."
@@ -196,4 +197,5 @@ def _write_adapter(folder: Path, update: Update, model: AdaptedModel, base: str 
     folder.mkdir(exist_ok=True)
     low_rank = {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
     rank = max((delta.rank for delta in low_rank.values()), default=1)
-    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)
+    experts = model.expert_parameters
+    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out, experts=experts)
