@@ -132,7 +132,8 @@ class Encoder(PretrainedBackbone):
         short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
         if len(long) <= len(short):
             return
-        with torch.inference_mode(), without_dropout(self.model):
+        works = explained(self.settings.model, "sentence encoder")  # its configuration may say what no layer can do
+        with works, torch.inference_mode(), without_dropout(self.model):
             alone, beside = (self._encode(self._inputs(rows))[0] for rows in ([short], [short, long]))
         self._mixes = not agree(self.model, beside, alone)
 
