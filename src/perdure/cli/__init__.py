@@ -52,12 +52,15 @@ def run(
     backbone: Annotated[str | None, typer.Option(help="Model: a known name, a folder, or a hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the training.")] = None,
     max_forgetting: options.MaxForgetting = None,
+    max_drop: options.MaxDrop = None,
+    min_gain: options.MinGain = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration, one after another."""
     from perdure.config.run_config import load_config
     from perdure.settings.read import parse_overrides
+    from perdure.state.gate import Gate
 
     given = list(settings or [])
     source: Any = given.pop(0) if given and "=" not in given[0] else {}
@@ -69,7 +72,8 @@ def run(
 
     RUN_FOLDERS.append(out)
     report = options.progress_reporter(progress, config.method_name, out, tracker)
-    options.show_scores(run_config(config, out, max_forgetting=max_forgetting, report=report), progress)
+    gate = Gate(max_forgetting, max_drop, min_gain)
+    options.show_scores(run_config(config, out, gate=gate, report=report), progress)
 
 
 @app.command()
@@ -89,6 +93,8 @@ def init(file: Annotated[Path, typer.Argument(help="Configuration file to write.
 def resume(
     folder: options.Run,
     max_forgetting: options.MaxForgetting = None,
+    max_drop: options.MaxDrop = None,
+    min_gain: options.MinGain = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
@@ -97,7 +103,8 @@ def resume(
 
     RUN_FOLDERS.append(folder)
     report = options.progress_reporter(progress, folder.name, folder, tracker)
-    options.show_scores(resume_run(folder, max_forgetting=max_forgetting, report=report), progress)
+    found = resume_run(folder, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
+    options.show_scores(found, progress)
 
 
 @app.command()

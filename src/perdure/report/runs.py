@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from perdure.errors import ConfigError, CorruptFile
 from perdure.files.durable import finite_or_none
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
+from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
 from perdure.state.shapes import NOTES, AnswerShape, StepShape, read_rows, read_shaped
-from perdure.state.store import Store
+from perdure.state.store import Store, set_aside
 from perdure.training.metrics import Scores, average_accuracy, forgetting
 
 
@@ -28,6 +29,8 @@ class Run:
         notes: numbers the parts noted, one mapping for each stage.
         finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
+        outcomes: of every task learnt so far.
+        aside: folder of a stage that was refused or rolled back -> why.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Run:
     finished: bool
     changes: Sequence[TaskChange]
     without_changes: Mapping[str, str]
+    outcomes: Sequence[TaskOutcome] = ()
+    aside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data_warnings(self) -> list[str]:
@@ -115,6 +120,8 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
         finished=store.finished,
         changes=changes,
         without_changes=without,
+        outcomes=task_outcomes(store),
+        aside=set_aside(store),
     )
 
 

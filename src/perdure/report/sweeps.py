@@ -13,8 +13,8 @@ from perdure.errors import StoreError
 from perdure.files.durable import write_json, write_text
 from perdure.files.names import stored_name
 from perdure.report.text import escaped, markdown_table
-from perdure.report.words import points
 from perdure.state.shapes import read_shaped
+from perdure.state.words import points
 from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
 from perdure.sweeps.record import FailureShape, RecordShape, outcome_values
 

@@ -81,7 +81,10 @@ class RunFolder:
 
     @property
     def about(self) -> dict[str, Any]:
-        """run.json plus what was added, minus what was rolled back; `added`: added task -> its settings."""
+        """run.json plus what was added, minus what was rolled back.
+
+        added: added task -> its settings. untrained: added task -> score and examples of the untouched base, where known.
+        """
         about, manifest = self.initial, self.manifest
         added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
         for key in BY_TASK:
@@ -89,6 +92,7 @@ class RunFolder:
                 about[key] = {name: value for name, value in about.get(key, {}).items() if name in manifest["begun"]}
             for record in added:
                 about[key] = {**about.get(key, {}), **record[key]}
+        about["untrained"] = {name: cell for record in added for name, cell in record.get("untrained", {}).items()}
         later = (*manifest.get("warnings", ()), *(line for record in added for line in record["warnings"]))
         about["warnings"] = [*about.get("warnings", []), *later]
         return {**about, "added": {name: record["task"] for record in added for name in record["tasks"]}}

@@ -21,6 +21,8 @@ def read_scores(folder: str | Path) -> Scores:
 
     def row(position: int) -> list[tuple[float | None, int]]:
         cells = read_shaped(store.stage_folder(position) / "scores.json", SCORES)
+        if position == 0:
+            cells = {**about["untrained"], **cells}
         return [(cells[task]["score"], cells[task]["examples"]) if task in cells else (None, 0) for task in tasks]
 
     untrained, *rows = map(row, (0, *positions.values()))

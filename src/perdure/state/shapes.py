@@ -87,6 +87,7 @@ class AddedShape(TypedDict):
     asked: dict[str, Any]
     warnings: list[str]
     task: Any
+    untrained: NotRequired[dict[str, CellShape]]
 
 
 class StageShape(TypedDict):
@@ -132,6 +133,12 @@ class AnswerShape(TypedDict):
     predicted: str
     predicted_task: NotRequired[str | None]
     value: NotRequired[float | None]
+
+
+class WhyShape(TypedDict):
+    """why.json of a stage that was set aside."""
+
+    why: str
 
 
 SCORES = dict[str, CellShape]

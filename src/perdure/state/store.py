@@ -30,12 +30,20 @@ from perdure.files.durable import (
 from perdure.files.output import RUN, STAGES
 from perdure.state.mismatch import check_same, other_versions
 from perdure.state.run_folder import MANIFEST, RunFolder
+from perdure.state.shapes import WhyShape, read_shaped
 
 DEPLOYED, UNFINISHED, QUARANTINE, STATE = "deployed", "unfinished", "aside", "state.safetensors"
 LOCK, NEXT, OLD = ".lock", ".next-deployed", ".old-deployed"
 
 Accept = Callable[["Store", str, Path], str | None]
 """(store, name of the stage, its written folder) -> why it is not accepted, or None."""
+
+
+def set_aside(store: RunFolder) -> dict[str, str]:
+    """Folder of a stage that a gate refused or a rollback removed -> why."""
+    return {
+        p.parent.name: read_shaped(p, WhyShape)["why"] for p in sorted((store.folder / QUARANTINE).glob("*/why.json"))
+    }
 
 
 class Store(RunFolder):
