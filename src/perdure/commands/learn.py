@@ -12,6 +12,7 @@ import torch
 
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
 from perdure.commands.run_record import begin_lines, run_record
+from perdure.commands.skipped import write_skipped
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
@@ -156,6 +157,7 @@ def run_config(
         processes.once(
             lambda: store.create(run_record(config, chosen, method, model, warnings, store, backbone, processes))
         )
+        processes.once(write_skipped, store.folder, chosen)
         about = store.about
         backbone.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
