@@ -92,7 +92,7 @@ def test_a_month_with_its_own_settings_is_bit_equal_to_a_configuration_that_says
 
 def test_settings_of_a_single_task_are_checked_before_anything_is_loaded(begun, folder, small_tasks, encoder_folder):
     run = folder / "run"
-    with pytest.raises(ConfigError, match="training_by_task.sea: 'epoch'. Did you mean 'epochs'"):
+    with pytest.raises(ConfigError, match=r"training_by_task\.sea: 'epoch'\. Did you mean 'epochs'"):
         perdure.add(run, begun / "sea.yaml", training={"epoch": 3})
     with pytest.raises(ConfigError, match="checkpoint_minutes is a setting of the run"):
         perdure.add(run, begun / "sea.yaml", training={"checkpoint_minutes": 1})
