@@ -159,3 +159,23 @@ def test_a_module_larger_than_any_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(weights, "LARGEST_UPDATE", 11)
     with pytest.raises(AdapterError, match="update of 'm' would be 3 x 4, which is larger than any model's"):
         Adapter(folder)
+
+
+@pytest.mark.parametrize("dtype,bits", [("F4", 4), ("F6_E2M3", 6), ("U8", 8), ("BOOL", 8), ("C64", 64)])
+def test_formats_that_are_not_numbers_to_compute_with(dtype: str, bits: int, tmp_path: Path) -> None:
+    folder, size = hand_folder(tmp_path / "one"), bits * 8 // 8
+    shapes = {"A": [2, 4], "B": [4, 2]}
+    header = {
+        f"base_model.model.m.lora_{side}.weight": {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [i * size, (i + 1) * size],
+        }
+        for i, (side, shape) in enumerate(shapes.items())
+    }
+    text = json.dumps(header).encode()
+    (folder / weights.WEIGHTS_FILE).write_bytes(len(text).to_bytes(8, "little") + text + bytes(2 * size))
+    with pytest.raises(
+        AdapterError, match=r"adapter_model\.safetensors: '.*lora_A\.weight' (is stored as|cannot be read)"
+    ):
+        Adapter(folder)["m"]

@@ -29,6 +29,7 @@ from perdure.adapters.weights import (
     checked_finite,
     opened,
     read_header,
+    stored_tensor,
     weights_file,
 )
 from perdure.errors import AdapterError
@@ -77,7 +78,9 @@ class Adapter(Mapping[str, LowRank]):
         """
         entry = self.modules[module]
         with opened(self.file) as file:
-            A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
+            A, B = (
+                checked_finite(stored_tensor(file, name, self.file), name, self.file) for name in (entry.A, entry.B)
+            )
         factors = Factors(A, B, self.config.scaling(module))
         if not finite(factors.update()):
             raise AdapterError(
@@ -133,7 +136,7 @@ class FrozenTensor:
     def read(self) -> Tensor:
         """The tensor, as stored."""
         with opened(self.adapter.file) as file:
-            return file.get_tensor(self.name)
+            return stored_tensor(file, self.name, self.adapter.file)
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
