@@ -16,7 +16,7 @@ from perdure.backbones.tokens import padded
 def greedy(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[str]:
-    """What the model writes after each prompt, without special tokens and surrounding white space.
+    """What the model writes after each prompt, without special tokens.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
@@ -32,7 +32,7 @@ def greedy(
     texts = []
     for row in written[:, 1 if encodes else ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
-        texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
+        texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)))
     return texts
 
 

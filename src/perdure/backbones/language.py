@@ -17,8 +17,8 @@ from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
-from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import cut_middle, in_batches
+from perdure.backbones.text_metrics import AS_WRITTEN, normalise
+from perdure.backbones.tokens import in_batches, shortened
 from perdure.backbones.trials import Trials
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task, same_task
@@ -26,6 +26,9 @@ from perdure.tasks.task import Example, Task, same_task
 
 class LanguageModel(Trials, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
+
+    gap = ""
+    """What stands between prompt and answer, and so begins every written answer without being part of it."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
@@ -167,6 +170,8 @@ class LanguageModel(Trials, ABC):
         names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
             written = self._generate(prompts)
+        if not any(task.metric in AS_WRITTEN for task in tasks):
+            written = [text.strip() for text in written]
         answers = []
         for text, example in zip(written, examples, strict=True):
             own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
@@ -180,7 +185,8 @@ class LanguageModel(Trials, ABC):
         return answers
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+        return [text.removeprefix(self.gap) for text in written]
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -241,7 +247,7 @@ class LanguageModel(Trials, ABC):
         if text not in self._prompts:
             ids = self.format.prompt(text)
             self.truncated += len(ids) > self.settings.max_length
-            self._prompts[text] = cut_middle(ids, self.settings.max_length)
+            self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:

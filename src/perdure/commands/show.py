@@ -9,7 +9,7 @@ from typing import Any
 from perdure.files.durable import read_json
 from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store
-from perdure.training.metrics import FORMULAS, Scores
+from perdure.training.metrics import FORMULAS, Scores, averaged, noun
 
 PER_TASK = "one adapter a task"
 
@@ -53,6 +53,7 @@ def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]
         rows.append(
             {
                 "task": task,
+                "metric": about.get("asked", {}).get(task, {}).get("metric", "accuracy"),
                 "learnt": learnt,
                 "added": task in about["added"],
                 "sizes": about["sizes"][task],
@@ -105,11 +106,15 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     for task in run["tasks"]:
         when, now = (f"{100 * task[key]:.1f}" if task[key] is not None else "-" for key in ("when_learnt", "now"))
         sizes = f"{task['sizes']['train']:>5}  {task['sizes'][run['split']]:>10}"
-        notes = "added" if task["added"] else "" if task["learnt"] else "not learnt yet"
+        metric = "" if task["metric"] == "accuracy" else noun(task["metric"])
+        notes = ", ".join(
+            filter(None, [metric, "added" if task["added"] else "" if task["learnt"] else "not learnt yet"])
+        )
         yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {notes}".rstrip()
+    name_of_score = averaged(task["metric"] for task in run["tasks"])
     for name, value in run["metrics"].items():
         if value is not None:
-            yield f"{name.replace('_', ' ')}: {100 * value:.1f}"
+            yield f"{name.replace('_', ' ').replace('accuracy', name_of_score)}: {100 * value:.1f}"
     yield f"deployed: {run['deployed'] or 'nothing yet'}"
     sizes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in run["bytes"].items() if count)
     yield f"on disk: {sizes or 'nothing yet'}"

@@ -15,9 +15,10 @@ from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings, read_yaml, validate, with_override
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
+from perdure.tasks.suites import OWN, describe, protocols, suite_names, under_protocol
 
 SUITE_FILES = (".yaml", ".yml")
-SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
+SUITE_SETTINGS = ("order", "data", "data_seed", "budget", "protocol")
 """Settings that apply to suites only: your own tasks set this themselves."""
 
 
@@ -115,6 +116,9 @@ class RunConfig(Settings):
     """order of a suite's tasks: the name of one of its orders, or comma-separated task names; None = its first order."""
     data: str | None = None
     """folder with a suite's files, if it needs one; 'hub' = read them from the hub, if the suite supports that."""
+    protocol: Literal["perdure", "published"] = "perdure"
+    """how a suite is learnt and scored: 'published' = as its paper's released code does, where the suite has that
+    (`perdure suites show NAME` says what it changes). Suite `trace` is 'published' unless you say otherwise."""
     budget: BudgetSettings = BudgetSettings()
     """maximum number of examples per task of a suite."""
     backbone: Annotated[dict[str, Any], BeforeValidator(_backbone)] = Field(default_factory=lambda: {"model": "minilm"})
@@ -151,7 +155,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     data = dict(source) if isinstance(source, Mapping) else _from_file(Path(source))
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
-    data = _with_suite_sizes(data)
+    data = _with_protocol(_with_suite_sizes(data))
     for key, value in wanted_settings(data["method"]).items() if "method" in data else ():
         if not _is_given(data, key):
             data = with_override(data, key, value)
@@ -181,6 +185,24 @@ def _with_suite_sizes(data: dict[str, Any]) -> dict[str, Any]:
     sizes = sizes if isinstance(sizes, Mapping) else {}  # reading the suite reports what is wrong with them
     limits = {s: None if n == "all" else n for s in SPLITS if (n := sizes.get(s)) == "all" or isinstance(n, int)}
     return {**data, "budget": {**limits, **budget}} if limits else data
+
+
+def _with_protocol(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the suite's protocol, and with what that sets of the backbone where nothing else is said.
+
+    Raises:
+        UnknownName: the suite has no such protocol.
+    """
+    suite, wanted = data.get("suite"), data.get("protocol")
+    if not isinstance(suite, str) or (wanted is None and suite not in suite_names()) or wanted == OWN:
+        return data
+    about = describe(suite)
+    if (protocol := wanted or protocols(about)[0]) == OWN:
+        return data
+    under_protocol(about, protocol)
+    backbone = data.get("backbone", {})
+    backbone = {"model": backbone} if isinstance(backbone, str) else backbone
+    return {**data, "protocol": protocol, "backbone": {**about["protocols"][protocol].get("backbone", {}), **backbone}}
 
 
 def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
 
+OWN = "perdure"
+"""The protocol that all suites have: tasks are read and scored as perdure does."""
 HUB = "hub"
 """Given in place of a data folder: read the suite from the hub, if it is there."""
 FOLDER = Path(__file__).with_name("suites")
@@ -110,11 +112,40 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
         if "data" not in other:
             continue
         about = {"data": other["data"], **about}
+        if "protocols" in other and len(about["tasks_of"]) == 1 and not about.get("tasks"):  # no other suite's tasks
+            about = {"protocols": other["protocols"], **about}
         if (here := about["data"]["variable"]) != (there := other["data"]["variable"]):
             raise ConfigError(
                 f"Suite '{about['name']}': the tasks of '{suite}' are read from the folder in {there}, others from the "
                 f"one in {here}. A suite has one data folder: make two suites."
             )
+    return {**about, "tasks": tasks}
+
+
+def protocols(about: dict[str, Any]) -> list[str]:
+    """The protocols a described suite can be learnt and scored by; the first is its default."""
+    known = [OWN, *about.get("protocols", {})]
+    return sorted(known, key=lambda one: one != about.get("protocol", OWN))
+
+
+def under_protocol(about: dict[str, Any], protocol: str | None) -> dict[str, Any]:
+    """A described suite whose tasks are read and scored by `protocol`; None: its default.
+
+    Raises:
+        UnknownName: the suite has no such protocol.
+    """
+    known = protocols(about)
+    if protocol is not None and protocol not in known:
+        raise UnknownName(f"protocol of suite '{about['name']}'", protocol, known)
+    if (chosen := protocol or known[0]) == OWN:
+        return about
+    how = about["protocols"][chosen]
+    tasks = {}
+    for task, entry in about["tasks"].items():
+        metric = how.get("metrics", {}).get(task)
+        tasks[task] = {**entry, **({"metric": metric} if metric else {})}
+        if "source" in entry:
+            tasks[task]["source"] = {**entry["source"], **how.get("source", {})}
     return {**about, "tasks": tasks}
 
 
@@ -127,6 +158,7 @@ def load_suite(
     validation: Size | None = None,
     test: Size | None = None,
     seed: int = 0,
+    protocol: str | None = None,
 ) -> Suite:
     """The suite's tasks with their examples.
 
@@ -136,12 +168,13 @@ def load_suite(
         train, validation, test: examples per task, or "all"; None: the suite's own sizes. Classes are in proportion.
         seed: which training and validation examples are drawn; the test examples are always the same
             (`perdure.tasks.splits.draw`).
+        protocol: how tasks are read and scored, one of `protocols`; None: the suite's default.
 
     Raises:
-        UnknownName: no such suite, order or task; ConfigError: `data` for a suite that needs none.
+        UnknownName: no such suite, order, task or protocol; ConfigError: `data` for a suite that needs none.
         DataError, FetchError: the data cannot be read or fetched.
     """
-    about = describe(name)
+    about = under_protocol(describe(name), protocol)
     label, names = chosen_order(name, about, order)
     sizes: dict[str, Size] = {
         s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)
