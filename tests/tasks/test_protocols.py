@@ -18,7 +18,8 @@ from perdure.config.run_config import load_config
 from perdure.errors import ConfigError, UnknownName
 from perdure.report.suites import suite_lines
 from perdure.state.reopen import initial_config, load_learner
-from perdure.tasks.suites import OWN, describe, load_suite, protocols, suite_names
+from perdure.tasks.protocols import OWN, protocols
+from perdure.tasks.suites import describe, load_suite, suite_names
 from tests.tasks.sources.test_benchmarks import write_cl
 
 PUBLISHED = [name for name in suite_names() if len(protocols(describe(name))) > 1]

@@ -1,4 +1,4 @@
-"""Score drift: change the scores of old tasks' labels little on the inputs old tasks had. This project; no examples are kept.
+"""Score drift: change the scores of old tasks' answers little on the inputs old tasks had. This project; no examples are kept.
 
     perdure = kaiming + score-drift (ScoreDrift) + sum, training.average last-half, training.later_learning_rate_factor 0.5
 
@@ -6,9 +6,11 @@ Symbols                                                                         
     dW     effective update of the task being trained (scaling and offset included)
     u      a use of the module for the scores: an encoder reads texts, then labels' texts; most models have one use
     x, g   the module's input at a position, and the gradient of an example's scores with respect to its output there
+    scores of an example: those of its task's labels; of free text those of every next token, at the answer's tokens
     C_ui   mean of x x^T over the positions of use u that task i's scores depend on [I, I]
     F_ui   sum of g g^T over these positions, mean over task i's training examples [O, O]
     C, F   sums over earlier tasks: statistics, of a size that does not depend on the number of tasks
+    t - 1  number of earlier tasks; a base that is protected (`protect.base`) is one of them
 
 Equation
     L    = lambda / (t - 1) sum_modules sum_u tr(F_u dW C_u dW^T)             ops.input_side.drift
@@ -17,6 +19,10 @@ To first order an update changes an example's scores by the sum of g^T dW x over
 square, if all of these, inputs and gradients are independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of the
 scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are summed
 separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+
+With labels the mean square is a mean over labels. For free text it is a mean over the answer's tokens, each under the model's
+own softmax (the Fisher matrix: twice the KL divergence), by tokens drawn from it. A mean, not a sum: what is trained is the mean
+loss of a token, so that lambda weighs a decision of old tasks against one of the new task, however long answers are.
 
 It adds three things to `output_drift`: output directions that no score depends on are free; modules and tasks are weighted by
 what their change does to the scores, so that one lambda serves all; and an encoder's labels stay in place.
@@ -43,6 +49,9 @@ from perdure.ops.input_side import drift
 from perdure.ops.lowrank import Update
 from perdure.ops.precision import divided, precise
 
+BASE = "base"
+"""In the memory if one of the tasks is the base itself."""
+
 
 class ScoreDrift(TensorMemory, PastPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
@@ -50,8 +59,9 @@ class ScoreDrift(TensorMemory, PastPenalty):
     Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. An encoder has two uses.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects old tasks' scores"
 
     batches: int | None = Field(default=None, ge=1)
@@ -60,7 +70,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     """examples in each."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        exact, tasks = precise(factors), max(1, len(past))
+        exact, tasks = precise(factors), max(1, len(past) + (BASE in self._memory))
         value = torch.zeros((), dtype=torch.float64, device=exact.A.device)
         grad_A, grad_B = torch.zeros_like(exact.A), torch.zeros_like(exact.B)
         for use in (f"0.{module}", f"1.{module}"):
@@ -86,3 +96,5 @@ class ScoreDrift(TensorMemory, PastPenalty):
         C = {f"inputs.{key}": (inputs[key] / max(1, count)).float() for key, count in positions.items()}
         F = {f"outputs.{key}": (outputs[key] / examples).float() for key in positions}
         add_moments(self._memory, C | F)
+        if ctx.index < 0:
+            self._memory[BASE] = torch.ones(())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perdure.tasks.protocols import protocols
 from perdure.tasks.sources.assets import ASSETS
-from perdure.tasks.suites import Missing, describe, has_data, load_suite, missing, protocols
+from perdure.tasks.suites import Missing, describe, has_data, load_suite, missing
 
 
 def suite_lines(name: str, data: str | None = None) -> Iterator[str]:

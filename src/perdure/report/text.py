@@ -11,9 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from perdure.report.words import AFTER, headings, plain, points, rows, run_names, task_headings
+from perdure.report.words import AFTER, headings, plain, rows, run_names, task_headings
 from perdure.state.scores import class_scores
 from perdure.state.store import DEPLOYED
+from perdure.state.words import points
 from perdure.training.metrics import FORMULAS, Scores
 
 NAME_WIDTH = 16

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
-from perdure.settings.read import read_yaml
+from perdure.settings.yaml_text import read_yaml
+from perdure.tasks.protocols import under_protocol
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
 
-OWN = "perdure"
-"""The protocol that all suites have: tasks are read and scored as perdure does."""
 HUB = "hub"
 """Given in place of a data folder: read the suite from the hub, if it is there."""
 FOLDER = Path(__file__).with_name("suites")
@@ -122,33 +121,6 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
     return {**about, "tasks": tasks}
 
 
-def protocols(about: dict[str, Any]) -> list[str]:
-    """The protocols a described suite can be learnt and scored by; the first is its default."""
-    known = [OWN, *about.get("protocols", {})]
-    return sorted(known, key=lambda one: one != about.get("protocol", OWN))
-
-
-def under_protocol(about: dict[str, Any], protocol: str | None) -> dict[str, Any]:
-    """A described suite whose tasks are read and scored by `protocol`; None: its default.
-
-    Raises:
-        UnknownName: the suite has no such protocol.
-    """
-    known = protocols(about)
-    if protocol is not None and protocol not in known:
-        raise UnknownName(f"protocol of suite '{about['name']}'", protocol, known)
-    if (chosen := protocol or known[0]) == OWN:
-        return about
-    how = about["protocols"][chosen]
-    tasks = {}
-    for task, entry in about["tasks"].items():
-        metric = how.get("metrics", {}).get(task)
-        tasks[task] = {**entry, **({"metric": metric} if metric else {})}
-        if "source" in entry:
-            tasks[task]["source"] = {**entry["source"], **how.get("source", {})}
-    return {**about, "tasks": tasks}
-
-
 def load_suite(
     name: str,
     *,
@@ -220,7 +192,7 @@ def _location(about: dict[str, Any], data: str | Path | None) -> Path | str | No
     """Where a suite with a data folder is read from: a Path, HUB, or None if that is not known."""
     settings = about["data"]
     usual = settings.get("usual")  # where a system's package installs the data
-    given = data or os.environ.get(settings["variable"]) or (usual if usual and Path(usual).is_dir() else None)
+    given = data or os.environ.get(settings["variable"]) or (usual if usual and os.path.isdir(usual) else None)
     if not given:
         return HUB if settings.get("optional") else None
     return HUB if given == HUB and settings.get("hub") else Path(given).expanduser()
@@ -241,7 +213,7 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
         )
     if isinstance(location, str):
         return None
-    if not location.is_dir():
+    if not os.path.isdir(location):
         raise DataError(f"No such folder: {location}. {_layout(about)}")
     return location
 
