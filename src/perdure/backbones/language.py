@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
@@ -100,9 +100,14 @@ class LanguageModel(Sharing, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
+        return Outputs(functional.cross_entropy(self.next_tokens(batch).logits, batch.extra["answers"]))
+
+    def next_tokens(self, batch: Batch) -> NextTokens:
+        """Differentiable scores of all next tokens at the batch's targets, in fp32."""
+        predicting = batch.extra["predicting"]
         with autocast(self.model, self.precision):
-            logits = logits_at(self.model, batch.extra["predicting"], **batch.inputs)
-        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.extra["answers"]))
+            logits = logits_at(self.model, predicting, **batch.inputs)
+        return NextTokens(at_least_fp32(logits), predicting.sum(dim=1))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers, with the vocabulary projection at one position a row only."""
