@@ -40,7 +40,9 @@ class UnknownName(ConfigError):
         if hint is None:
             meant = meant or nearest(name, {one: one for one in names})
             hint = f"Did you mean '{meant}'?" if meant else ""
-        super().__init__(f"Unknown {kind}: '{name:.200}'.{' ' + hint if hint else ''} Known: {', '.join(names) or 'none'}.")
+        super().__init__(
+            f"Unknown {kind}: '{name:.200}'.{' ' + hint if hint else ''} Known: {', '.join(names) or 'none'}."
+        )
 
 
 def nearest(name: str, known: Mapping[str, str], cutoff: float = 0.5) -> str | None:

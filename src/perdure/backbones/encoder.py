@@ -11,7 +11,7 @@ import inspect
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -167,7 +167,7 @@ class Encoder(PretrainedBackbone):
         return [array("i", ids) for ids in rows]  # a ninth of a list's memory
 
     def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
-        options = {"return_attention_mask": False, "return_token_type_ids": False}
+        options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False}
         return self.tokenizer(texts, truncation=True, max_length=length, **options)["input_ids"]  # pyright: ignore[reportReturnType]
 
     @property

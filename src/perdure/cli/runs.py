@@ -1,4 +1,4 @@
-"""Commands on an existing run: add, rollback, predict, show, repair. Heavy modules are imported only when needed."""
+"""Commands on an existing run: scores, show, add, rollback, predict, repair. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.files.terminal import visible
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Register add, rollback, predict, show and repair."""
-    for command in (add, rollback, predict, show, repair):
+    """Register every command on a run."""
+    for command in (scores, show, add, rollback, predict, repair):
         app.command()(command)
 
 
@@ -112,6 +112,17 @@ def predict(
     known = share_right(rows)
     accuracy = f"; {100 * known[0]:.1f} % of {known[1]} labelled inputs correct" if known else ""
     typer.echo(f"Wrote {len(rows)} predictions to {out}{accuracy}")
+
+
+def scores(run: options.Run, as_json: options.AsJson = False) -> None:
+    """Show the score matrix and metrics of a run."""
+    from perdure.state.scores import class_scores, read_scores
+
+    found = read_scores(run)
+    if as_json:
+        options.print_json({**found.as_dict(), "classes": class_scores(run)})
+    else:
+        options.show_scores(found)
 
 
 def show(run: options.Run, as_json: options.AsJson = False) -> None:
