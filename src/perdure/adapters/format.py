@@ -195,19 +195,19 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
         )
 
 
+def _name(raw: Mapping[str, Any], key: str) -> str | None:
+    value = raw.get(key)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{key} is {_short(value)}, not a name")  # noqa: TRY004  (as in `_number`)
+    return value
+
+
 def _names(value: Any) -> tuple[str, ...]:
     """A list of names, perhaps missing; a ValueError for anything else."""
     names = tuple(value or ())
     if isinstance(value, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{_short(value)} is not a list of names")
     return names
-
-
-def _name(raw: Mapping[str, Any], key: str) -> str | None:
-    value = raw.get(key)
-    if not isinstance(value, str | None):
-        raise ValueError(f"{key} is {_short(value)}, not a name")  # noqa: TRY004  (as in `_number`)
-    return value
 
 
 def _positive(value: Any) -> int:

@@ -80,7 +80,7 @@ def reading_explained(name: str, model: object) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # a configuration may say what no layer can do, and libraries raise anything then
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise out_of_memory(error) or ConfigError(
             f"'{name}' ({type(model).__name__}) cannot read such inputs: {first:.300}. Choose another model."

@@ -14,6 +14,7 @@ from typing import Any
 from perdure.backbones.models import public_name
 from perdure.commands.learn import report_end, reporting
 from perdure.commands.run_record import versions
+from perdure.commands.skipped import write_skipped
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.loop.adapter_history import check_names_apart
 from perdure.loop.sequence import run_sequence
@@ -91,6 +92,7 @@ def add(
             cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in untrained.items()}
             more["added"] = {**record, "untrained": cells}
             run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
+        write_skipped(store.folder, [new])
     return report_end(report, store)
 
 

@@ -99,6 +99,18 @@ class BudgetSettings(Settings):
     """maximum number of test examples per task; None = all."""
 
 
+class ProtectSettings(Settings):
+    """What the base itself can do, protected as if it had been learnt before the first task (docs/protect.md)."""
+
+    base: str | None = None
+    """texts that show it: 'self' (the model writes them itself), a suite's name or YAML file, or a file of texts: one a line
+    in .txt, else records with a field `text`. None = the base is not protected. Give it alone as `protect: self`."""
+    texts: int = Field(default=128, ge=2)
+    """maximum number of texts; of a suite, of each task."""
+    tokens: int = Field(default=128, ge=2)
+    """longest text that the model writes itself, in tokens; at most backbone.max_length."""
+
+
 class EvaluationSettings(Settings):
     """How a deployed model is scored."""
 
@@ -114,6 +126,10 @@ class EvaluationSettings(Settings):
     stages about half with `future: false`. own = each task after its own stage and all after the last: 2 T; forgetting is
     then measured from right after learning, not from the best score in between. false = after the last stage only: T,
     enough for choosing settings by average accuracy."""
+
+
+def _protect(value: Any) -> Any:
+    return {"base": value} if isinstance(value, str) else value
 
 
 def _backbone(value: Any) -> dict[str, Any]:
@@ -147,6 +163,8 @@ class RunConfig(Settings):
     """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
     """how each stage is trained."""
+    protect: Annotated[ProtectSettings, BeforeValidator(_protect)] = ProtectSettings()
+    """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """how the deployed model is scored."""
     seed: int = Field(default=0, ge=0)
@@ -222,7 +240,7 @@ def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """Settings with absolute paths of the suite's file, the data folder and the model's folder, if they exist.
+    """Settings with absolute paths of the suite's file, data folder, texts to protect and model's folder, if they exist.
 
     A model's bare name stays: it may be one of the known models.
     """
@@ -231,6 +249,11 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
         found["suite"] = located(suite, folder)
     if isinstance(place := data.get("data"), str) and place != "hub":
         found["data"] = located(place, folder)
+    protect = data.get("protect")
+    base = protect.get("base") if isinstance(protect, Mapping) else protect
+    if isinstance(base, str) and Path(base).suffix:  # neither 'self' nor a suite's name
+        base = located(base, folder)
+        found["protect"] = {**protect, "base": base} if isinstance(protect, Mapping) else base
     backbone = data.get("backbone")
     model = backbone.get("model") if isinstance(backbone, Mapping) else backbone
     if isinstance(model, str) and "/" in model:

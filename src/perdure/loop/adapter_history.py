@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,13 +21,14 @@ from perdure.backbones.models import public_name
 from perdure.config.run_config import RunConfig
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.files.durable import sha256
+from perdure.loop.base_task import holding, measuring_on, own_stage
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.calls import after_task, consolidated
 from perdure.methods.contract.context import Context
 from perdure.methods.contract.parts import Method, Part
 from perdure.methods.contract.past import Past
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import LowRank
+from perdure.ops.lowrank import LowRank, add_updates
 from perdure.state.record import StageRecord, load_past, save_stage, save_untrained, score_tasks
 from perdure.state.store import Store
 from perdure.tasks.task import Stage, Task
@@ -109,10 +111,15 @@ def learn_history(
     for index in range(len(store.stages()), len(stages)):
         past, stage, adapter = load_past(store, method), stages[index], open_adapter(config.history[index])
         update = own_update(adapter, torch.float32)
-        ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
         remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
-        past = with_stage(past, ctx, method, remembering, update, factors)
+        # what answers with this adapter; where a part measures, texts that the model writes so replace the task's data
+        answers = {n: d.to(model.device) for n, d in add_updates(past.carry, update).items()}
+        with measuring_on(model, answers) if holding(method) else nullcontext():
+            if holding(method):
+                stage = own_stage(stage.name, config, backbone, index)
+            ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
+            past = with_stage(past, ctx, method, remembering, update, factors)
         record = StageRecord(report, stage.name)
         save_stage(
             store, stage.name, past, method, update, record, {}, {}, model, public_name(config.backbone["model"])

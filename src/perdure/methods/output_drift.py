@@ -46,6 +46,7 @@ class OutputDrift(TensorMemory, PastPenalty):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects outputs on old inputs"
 
     normalised: bool = True

@@ -112,6 +112,8 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
     cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
     write_json(folder / "scores.json", cells)
     for name, cell in scored.items():
+        if not cell.examples:
+            continue  # it was not scored: with a hundred tasks most files would be empty
         rows = (
             {
                 "label": e.label,

@@ -205,12 +205,18 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
         Need.RANK_OF_TWO: model.smallest_rank > 1,
         Need.FULL_GRADIENTS: not config.shard and not model.expert_parameters,
         Need.MODULE_INPUTS: not model.expert_parameters,
-        Need.PAST_DATA: not config.history,
+        Need.PAST_DATA: not config.history or _own_texts_stand_in(config, method),
         Need.OLD_EXAMPLES: not config.history and method.replay is not None,
         Need.VALIDATION: all(task.validation for task in tasks),
         Need.LABELS: all(task.labels for task in tasks),
     }
     return {need for need, met in conditions.items() if met}
+
+
+def _own_texts_stand_in(config: RunConfig, method: Method) -> bool:
+    """Whether what the model writes with the adapters of `history` stands in for their data, in every part that needs them."""
+    needing = [part for part in method.parts().values() if Need.PAST_DATA in part.requires()]
+    return config.protect.base == "self" and all(part.holds_base for part in needing)
 
 
 def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
