@@ -28,6 +28,7 @@ from transformers import AutoModel, PreTrainedModel
 from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
+from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task, without_labels
@@ -84,6 +85,11 @@ class Vision(PretrainedBackbone):
                 f"'{settings.model}' ({type(model).__name__}) also reads texts. Save the part that reads images, such as "
                 "CLIPVisionModel or SiglipVisionModel, in a folder with its image processor, and give that folder."
             )
+        if "noise" in accepted and getattr(model.config, "mask_ratio", 0):
+            raise ConfigError(
+                f"'{settings.model}' ({type(model).__name__}) hides a random part of every image, so each answer would be "
+                "another. Set mask_ratio to 0 in its config.json."
+            )
         self._before_patches = tokens_before_patches(model)
         if settings.pooling == "cls" and not self._before_patches:
             raise ConfigError(
@@ -131,7 +137,7 @@ class Vision(PretrainedBackbone):
             # always fp32: a reopened run measures them again, and may compute in bf16
             given, self.precision = self.precision, "fp32"
             try:
-                with answering(self.model):
+                with answering(self.model), reading_explained(self.settings.model, self.model):
                     features = self._class_features(task)
             finally:
                 self.precision = given
@@ -228,6 +234,8 @@ class Vision(PretrainedBackbone):
     def _encode(self, pixel_values: Tensor) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NPD = self.model(pixel_values=pixel_values, **self._options).last_hidden_state
+        if hidden_NPD.ndim == 4:  # a convolutional net's, [N, D, height, width]
+            hidden_NPD = hidden_NPD.flatten(2).mT
         patches_NPD = hidden_NPD[:, self._before_patches :]
         pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else patches_NPD.mean(dim=1)
         return pooled.float()
