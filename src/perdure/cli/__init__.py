@@ -52,9 +52,9 @@ def run(
     backbone: Annotated[str | None, typer.Option(help="Model: a known name, a folder, or a hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the training.")] = None,
     max_forgetting: options.MaxForgetting = None,
-    bad_rows: options.BadRows = None,
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
+    bad_rows: options.BadRows = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
@@ -263,8 +263,7 @@ def main() -> None:
 
     PERDURE_TRACEBACK=1 shows the traceback instead.
     """
-    # transformers' loading bars would break up perdure's own progress
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would break up perdure's own progress
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a custom part, `module:Class`; a sweep's processes inherit it
     RUN_FOLDERS.clear()

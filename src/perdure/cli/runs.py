@@ -23,9 +23,9 @@ def add(
     task: Annotated[Path, typer.Argument(help="YAML file of the task.")],
     settings: Annotated[list[str] | None, typer.Argument(help="With --history: key=value settings.")] = None,
     max_forgetting: options.MaxForgetting = None,
-    bad_rows: options.BadRows = None,
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
+    bad_rows: options.BadRows = None,
     history: Annotated[
         list[str] | None,
         typer.Option(help="Start a new run from this PEFT adapter. Repeatable, oldest first."),

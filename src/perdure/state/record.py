@@ -23,7 +23,7 @@ from perdure.ops.lowrank import LowRank, Update
 from perdure.state.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Example, Task
-from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes
+from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes, scored_examples
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
 from perdure.training.reporter import Reporter
@@ -71,7 +71,7 @@ def score_tasks(
         due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
         if not (due or last) or (learnt and not settings.future and task.name not in learnt):
             return TaskScore(None)
-        examples: Sequence[Example] = getattr(task, settings.split)
+        examples = scored_examples(task, settings)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
         score, values = score_and_outcomes(task, examples, predictions)
         return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values)
@@ -182,7 +182,8 @@ def write_deployed(
             _write_adapter(folder / task, update, model, base)
     elif weights:
         for module in deployed:
-            if not all_finite(weights[f"{module}.weight"]):
+            stack = module.rpartition(".")[0]
+            if not all_finite(weights[stack if stack in model.expert_parameters else f"{module}.weight"]):
                 raise TrainingError(
                     f"The merged weight of '{module}' has NaN or Inf in the base's dtype; the model was not written, earlier "
                     "results are kept. Use a smaller training.lr or scale of the merge, or a base in bf16 or fp32."
@@ -196,4 +197,5 @@ def _write_adapter(folder: Path, update: Update, model: AdaptedModel, base: str 
     folder.mkdir(exist_ok=True)
     low_rank = {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
     rank = max((delta.rank for delta in low_rank.values()), default=1)
-    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)
+    experts = model.expert_parameters
+    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out, experts=experts)
