@@ -47,7 +47,7 @@ from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
 
-TOGETHER = 10_000
+TOGETHER = 1_000
 """Texts tokenised at once: a tokenizer's own record of a text is many times as large as its ids."""
 
 

@@ -117,6 +117,9 @@ class EvaluationSettings(Settings):
 
     split: Literal["validation", "test"] = "test"
     """'validation' while choosing settings, 'test' for results."""
+    examples: int | None = Field(default=None, ge=1)
+    """at most so many examples of a task are scored, drawn at random, the same ones every time; reports say how many, and the
+    intervals of changes are those of so many. None = all."""
     labels: Literal["task", "seen"] = "task"
     """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far (equal texts are one label)."""
     future: bool = True
@@ -126,7 +129,7 @@ class EvaluationSettings(Settings):
     """when to score T tasks. true = all tasks before the first and after every stage: T (T + 1) scorings, of those after
     stages about half with `future: false`. own = each task after its own stage and all after the last: 2 T; forgetting is
     then measured from right after learning, not from the best score in between. false = after the last stage only: T,
-    enough for choosing settings by average accuracy."""
+    enough for choosing settings by average accuracy. Many tasks, large test sets: `own`, or fewer `examples`."""
 
 
 def _protect(value: Any) -> Any:

@@ -186,15 +186,23 @@ class Task:
 
         An image counts by the bytes of its file, not by its path.
         """
-        content = {s: [(_content(e.text), e.label) for e in getattr(self, s)] for s in SPLITS}
-        parts: list[object] = [self.name, content, list(self.labels.items()), self.metric]
+        parts: list[object] = [list(self.labels.items()), self.metric]
         if self.template or self.choices or self.references:
             by_text = (
                 [(_content(text), value) for text, value in each.items()] for each in (self.choices, self.references)
             )
             parts += [self.template, *by_text]
-        payload = json.dumps(parts, ensure_ascii=True)
-        return hashlib.sha256(payload.encode()).hexdigest()
+        # of one JSON text, [name, {split: [[text, label], ...]}, ...], which is never held whole
+        digest = hashlib.sha256(f"[{json.dumps(self.name)}, {{".encode())
+        for split in SPLITS:
+            digest.update(f'{"" if split == SPLITS[0] else ", "}"{split}": ['.encode())
+            examples = getattr(self, split)
+            for start in range(0, len(examples), 1000):
+                rows = json.dumps([(_content(e.text), e.label) for e in examples[start : start + 1000]])
+                digest.update(f"{', ' if start else ''}{rows[1:-1]}".encode())
+            digest.update(b"]")
+        digest.update(f"}}, {json.dumps(parts)[1:]}".encode())
+        return digest.hexdigest()
 
 
 def named_by_number(label: str, names: Sequence[str]) -> str:

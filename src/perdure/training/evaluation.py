@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from numbers import Real
 from typing import cast
@@ -59,6 +60,15 @@ def check_scorable(task: Task, split: str) -> None:
             f"Task '{task.name}' has no {split} examples, and evaluation.split asks for scores on them. Give it some "
             "(validation_size, or budget.validation), or set evaluation.split=test."
         )
+
+
+def scored_examples(task: Task, settings: EvaluationSettings) -> Sequence[Example]:
+    """The examples that a task is scored on: those of the split, or `settings.examples` of them, whatever the run's seed."""
+    examples: Sequence[Example] = getattr(task, settings.split)
+    if settings.examples is None or settings.examples >= len(examples):
+        return examples
+    places = random.Random(f"scored/{task.name}").sample(range(len(examples)), settings.examples)
+    return tuple(examples[place] for place in sorted(places))
 
 
 def score(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> float | None:
