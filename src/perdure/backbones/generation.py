@@ -14,17 +14,24 @@ from perdure.backbones.tokens import padded
 
 
 def greedy(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    more_stops: Sequence[int] = (),
 ) -> list[str]:
     """What the model writes after each prompt, without special tokens and surrounding white space.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
+
+    Args:
+        more_stops: tokens that end an answer, besides the end tokens of tokenizer and model.
     """
     encodes = model.config.is_encoder_decoder
     pad, given = tokenizer.pad_token_id, model.generation_config
     ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
-    stops = [tokenizer.eos_token_id]
+    stops = [tokenizer.eos_token_id, *more_stops]
     if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
         stops += [own] if isinstance(own, int) else own
     options = {"max_new_tokens": max_new_tokens, "eos_token_id": [*dict.fromkeys(stops)]}

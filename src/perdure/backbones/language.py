@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.chat_tasks import ChatTasks
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
@@ -30,6 +31,14 @@ class LanguageModel(Trials, ABC):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self._completions: dict[str, list[int]] = {}
+
+    @property
+    def chats(self) -> ChatTasks:
+        """How chats are read; DataError for a model that has no chat template."""
+        raise DataError(
+            "chats need a language model with a chat template (backbone.kind=causal, a model tuned for chat); give this one "
+            "prompts and completions"
+        )
 
     @abstractmethod
     def _batch(
@@ -51,6 +60,9 @@ class LanguageModel(Trials, ABC):
             self._tasks[task.name] = task
             self._check_labels(task)
             examples = (*task.train, *task.validation, *task.test)
+            if task.chats:
+                self._prepare_chats(task)
+                continue
             if task.learns_text:  # tokenised when needed; here only counted
                 self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
                 continue
@@ -59,6 +71,13 @@ class LanguageModel(Trials, ABC):
             for example in () if task.labels else task.train:
                 self._completion(example)
         self._try_padding()
+
+    def _prepare_chats(self, task: Task) -> None:
+        try:
+            chats = self.chats
+        except DataError as error:
+            raise DataError(f"Task '{task.name}': {error}.") from error
+        self._prompts |= {f"chat:{text}": ids for text, ids in chats.prepare(task).items()}
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -114,7 +133,7 @@ class LanguageModel(Trials, ABC):
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""
         asked = self._tasks[task]
-        prompts = [self._prompt(asked.prompt(e.text)) for e in batch.examples]
+        prompts = [self._presented(asked, e) for e in batch.examples]
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
@@ -165,8 +184,9 @@ class LanguageModel(Trials, ABC):
         name but no label's text becomes empty: scores compare names, so it would count as right.
         """
         names = {normalise(label) for task in tasks for label in task.labels}
+        ends = {"stops": [self.chats.form.stop]} if any(self._is_chat(e, tasks) for e in examples) else {}
         with autocast(self.model, self.precision):
-            written = self._generate(prompts)
+            written = self._generate(prompts, **ends)
         answers = []
         for text, example in zip(written, examples, strict=True):
             own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
@@ -176,11 +196,19 @@ class LanguageModel(Trials, ABC):
                 for label, label_text in reversed(list(zip(task.labels, _label_texts(task, example.text), strict=True)))
             }
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
-            answers.append(Prediction(label, (), task))
+            answers.append(Prediction(label, (), task, wanted=self._wanted(example)))
         return answers
 
-    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+    def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
+        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, stops)
+
+    def _is_chat(self, example: Example, tasks: Sequence[Task] = ()) -> bool:
+        task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
+        return task is not None and task.chats
+
+    def _wanted(self, example: Example) -> str:
+        task = self._tasks.get(example.task)
+        return self.chats.wanted(example) if task and task.chats and not task.labels else ""
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -235,6 +263,12 @@ class LanguageModel(Trials, ABC):
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
         if task and task.learns_text:
             return self.format.start()
+        return self._presented(task, example)
+
+    def _presented(self, task: Task | None, example: Example) -> list[int]:
+        """Ids of the example's prompt as `task` presents it; a chat is its own prompt, whichever task asks."""
+        if self._is_chat(example, [task] if task else []):
+            return self.chats.prompt(example.text)
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
@@ -249,6 +283,8 @@ class LanguageModel(Trials, ABC):
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
             return self.format.plain(example.text)[: self.settings.max_length]
+        if task and task.chats and not task.labels:
+            return self.chats.answer(example)
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:

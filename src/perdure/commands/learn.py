@@ -22,6 +22,7 @@ from perdure.state.gate import forgetting_gate
 from perdure.state.reopen import (
     check_base_there,
     check_pooling,
+    check_template,
     initial_config,
     learner_config,
     load_configured_suite,
@@ -139,6 +140,7 @@ def run_config(
         model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
         if store.exists:
             check_pooling(store, backbone)
+            check_template(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
         processes.once(check_history, config, method, model, store)

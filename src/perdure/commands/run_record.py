@@ -65,6 +65,7 @@ def run_record(
         **task_record(tasks),
         **({"backbone": settings.model_dump(mode="json")} if isinstance(settings, Settings) else {}),
         **({"pooling": pools} if (pools := getattr(backbone, "pools", None)) else {}),
+        **({"chat_template": template} if (template := getattr(backbone, "template", None)) else {}),
         "base": model.fingerprint(),
         "history": history_record(config, store),
         "warnings": warnings,

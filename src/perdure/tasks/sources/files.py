@@ -9,6 +9,7 @@ from typing import Any
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import read_yaml, validate
+from perdure.tasks.chats import one_turn
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import choose_format
 from perdure.tasks.sources.hub import dataset_rows
@@ -118,7 +119,16 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
         pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
     notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
     free = spec.free if spec.free is not None else form.free and spec.labels is None
-    return Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free), rows
+    chats, every = form.chats, [text for split in pairs.values() for text, _ in split]
+    if chats and not free and all(one_turn(text) is not None for text in every):
+        # a class for one plain message: a text and its label, which every kind of model learns
+        pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
+        chats = False
+    named = [(text, row) for split in rows for row, (text, _) in zip(rows[split], pairs[split], strict=True)]
+    where = {text: row.where for text, row in named} if chats else {}
+    return Pool(
+        pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free, chats=chats, places=where
+    ), rows
 
 
 def image_in(folder: Path, text: str) -> str:
