@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from perdure.errors import Diverged
 from perdure.methods.contract.past import Past
+from perdure.methods.ewc import FisherPenalty
+from perdure.methods.output_drift import OutputDrift
 from perdure.methods.plain import Kaiming
 from perdure.methods.score_drift import ScoreDrift
 from perdure.ops.factors import Factors
@@ -74,3 +79,13 @@ def test_statistics_survive_and_the_sum_is_shared_among_tasks() -> None:
         one, two = (each.value_and_grad(module, pair(shape), both) for each in (part, again))
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
         torch.testing.assert_close(part.value_and_grad(module, pair(shape), PAST)[0], 2 * one[0])
+
+
+@pytest.mark.parametrize("made", [ScoreDrift, OutputDrift, FisherPenalty])
+def test_statistics_that_are_not_finite_are_refused_and_not_remembered(made: Any) -> None:
+    part, ctx = made(weight=1.0), begun(0)
+    with torch.no_grad():
+        ctx.model.modules["first"].B.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"measured of the task to protect it.*is not finite"):
+        part.after_task(ctx, {})
+    assert not part.state()

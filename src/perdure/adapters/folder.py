@@ -7,6 +7,7 @@ peft is not imported. What a folder may contain: perdure.adapters.format and per
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def open_adapter(place: str | Path) -> Adapter:
     Raises:
         AdapterError: no such folder and not on the hub, or refused.
     """
-    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+    if os.path.exists(place) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
         return Adapter(place)
     folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():

@@ -38,6 +38,8 @@ KINDS = {
     "lora_embedding_A": ("A", "embedding"),
     "lora_embedding_B": ("B", "embedding"),
 }
+LARGEST_UPDATE = 1 << 34
+"""Entries of one module's update: 17 thousand million. The largest vocabularies times the widest layers are a quarter of it."""
 FACTOR = re.compile(rf"(?:{re.escape(PREFIX)})?([\w.-]+)\.({'|'.join(map(re.escape, KINDS))})")
 
 
@@ -135,6 +137,10 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
                 ". Correct lora_alpha or alpha_pattern."
             )
         own, shape = tuple(frozen.get(module, ())), (B[0], A[1])
+        if shape[0] * shape[1] > LARGEST_UPDATE:
+            raise AdapterError(
+                f"{path}: the update of '{module}' would be {shape[0]:,} x {shape[1]:,}, which is larger than any model's weight."
+            )
         modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
     return modules
 

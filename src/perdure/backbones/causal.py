@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch
-from perdure.backbones.chat_tasks import ChatTasks
+from perdure.backbones.chat_tasks import NO_TEMPLATE, ChatTasks
 from perdure.backbones.chats import ChatFormat, Learn
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel
@@ -72,6 +72,7 @@ class CausalLM(LanguageModel):
             self.settings = settings = settings.model_copy(update={"template_date": date})
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator, settings.template_args)
         self.template = digest(tokenizer) if chat else None
+        self.reads_chats = chat
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
         self._refuse_packing(reads_neighbours(model) or takes_no_positions(model))
@@ -92,10 +93,8 @@ class CausalLM(LanguageModel):
     @cached_property
     def chats(self) -> ChatTasks:  # pyright: ignore[reportIncompatibleMethodOverride]  (a property that is kept)
         """How chats are read; DataError without a chat template, or with backbone.chat=false."""
-        if self.template is None:
-            raise DataError(
-                "chats need a chat template, and none is used: set backbone.chat=true, or take a model tuned for chat"
-            )
+        if not self.reads_chats:
+            raise DataError(NO_TEMPLATE)
         return ChatTasks(chat_format(self.tokenizer, self.settings), self.settings)  # pyright: ignore[reportArgumentType]
 
     def _batch(

@@ -10,6 +10,11 @@ from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import SPLITS, Example, Task
 
+NO_TEMPLATE = (
+    "chats need a language model with a chat template that is used (backbone.kind=causal, a model tuned for chat, backbone.chat "
+    "not false); give this one prompts and completions"
+)
+
 
 class ChatTasks:
     """The ids of chats, by their text (and label). A chat is never cut in the middle: that would join two turns."""

@@ -38,6 +38,7 @@ from perdure.backbones.pretrained import (
     check_positions,
     check_vocabulary,
     load_model,
+    tried,
 )
 from perdure.backbones.ranking import agree
 from perdure.backbones.tokens import in_batches, padded
@@ -92,7 +93,7 @@ class Encoder(PretrainedBackbone):
         base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
         model = load_model(AutoModel, base, "sentence encoder")
         with explained(settings.model, "sentence encoder"):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE)
+            tokenizer = tried(AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE))
             pooling = read_pooling(settings.model, settings.pooling)
         pooling.check(getattr(model.config, "hidden_size", None), settings.model)
         check_vocabulary(model, tokenizer, settings.model)

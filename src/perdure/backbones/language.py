@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
-from perdure.backbones.chat_tasks import ChatTasks
+from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.chat_tasks import NO_TEMPLATE, ChatTasks
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
@@ -32,13 +32,12 @@ class LanguageModel(Trials, ABC):
         super().__init__(model, tokenizer, settings)
         self._completions: dict[str, list[int]] = {}
 
+    reads_chats = False
+
     @property
     def chats(self) -> ChatTasks:
         """How chats are read; DataError for a model that has no chat template."""
-        raise DataError(
-            "chats need a language model with a chat template (backbone.kind=causal, a model tuned for chat); give this one "
-            "prompts and completions"
-        )
+        raise DataError(NO_TEMPLATE)
 
     @abstractmethod
     def _batch(
@@ -73,11 +72,9 @@ class LanguageModel(Trials, ABC):
         self._try_padding()
 
     def _prepare_chats(self, task: Task) -> None:
-        try:
-            chats = self.chats
-        except DataError as error:
-            raise DataError(f"Task '{task.name}': {error}.") from error
-        self._prompts |= {f"chat:{text}": ids for text, ids in chats.prepare(task).items()}
+        if not self.reads_chats:
+            raise DataError(f"Task '{task.name}': {NO_TEMPLATE}.")
+        self._prompts |= {f"chat:{text}": ids for text, ids in self.chats.prepare(task).items()}
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -119,9 +116,14 @@ class LanguageModel(Trials, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
+        return Outputs(functional.cross_entropy(self.next_tokens(batch).logits, batch.extra["answers"]))
+
+    def next_tokens(self, batch: Batch) -> NextTokens:
+        """Differentiable scores of all next tokens at the batch's targets, in fp32."""
+        predicting = batch.extra["predicting"]
         with autocast(self.model, self.precision):
-            logits = logits_at(self.model, batch.extra["predicting"], **batch.inputs)
-        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.extra["answers"]))
+            logits = logits_at(self.model, predicting, **batch.inputs)
+        return NextTokens(at_least_fp32(logits), predicting.sum(dim=1))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers, with the vocabulary projection at one position a row only."""

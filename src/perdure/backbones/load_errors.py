@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
 
 from perdure.adapters.weights import PICKLED
 from perdure.backbones.memory import out_of_memory
@@ -47,7 +46,7 @@ def explained(name: str, kind: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever the libraries raise that read a folder's files: it cannot be loaded
         raise out_of_memory(error) or _load_error(name, kind, error) from error
 
 

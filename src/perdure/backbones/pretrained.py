@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class ModelSettings(Settings):
     @classmethod
     def _only_of_the_hub(cls, value: str | None, info: ValidationInfo) -> str | None:
         model = info.data.get("model", "hub:")
-        if value is not None and (model in model_names() or Path(model).expanduser().is_dir()):
+        if value is not None and (model in model_names() or os.path.isdir(Path(model).expanduser())):
             raise ValueError(f"'{model}' has no revisions; only hub models do. Leave it out")
         return value
 
@@ -204,7 +205,9 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with explained(settings.model, "model with a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE, **_revision(settings))
+        tokenizer = tried(
+            AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE, **_revision(settings))
+        )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"The tokenizer of '{settings.model}' has no end-of-sequence token, so answers cannot end. Set `eos_token` in "
@@ -212,6 +215,12 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, once it has read a word: some of its settings are looked at only then, whatever their type."""
+    tokenizer("a")
     return tokenizer
 
 

@@ -18,7 +18,7 @@ from perdure.loop.adapter_history import check_history, check_names_apart, histo
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.build import build_method, check_needs, check_stages
 from perdure.methods.contract.parts import Method
-from perdure.state.gate import forgetting_gate
+from perdure.state.gate import OPEN, Gate
 from perdure.state.reopen import (
     check_base_there,
     check_pooling,
@@ -55,6 +55,8 @@ def learn(
     method: str | Mapping[str, Any] = "ps-lora",
     backbone: str | Mapping[str, Any] = "minilm",
     max_forgetting: float | None = None,
+    max_drop: float | None = None,
+    min_gain: float | None = None,
     report: Reporter | None = None,
     **settings: Any,
 ) -> Scores:
@@ -69,7 +71,7 @@ def learn(
             `suite="quickstart"` among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
-        max_forgetting: refuse a stage after which an earlier task scores more than this many points below its best.
+        max_forgetting, max_drop, min_gain: refuse a stage that breaks one of these bounds (perdure.state.gate.Gate).
         report: follows the progress.
         settings: everything else of `perdure.config.run_config.RunConfig`, for example `training={"epochs": 2}`, `seed=1`.
 
@@ -90,7 +92,7 @@ def learn(
         settings["tasks"] = [spec.model_dump() for spec in specs]
     config = load_config({"method": method, "backbone": backbone, **settings})
     own = None if tasks is None or specs else [checked(task) for task in given]
-    return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
+    return run_config(config, out, tasks=own, gate=Gate(max_forgetting, max_drop, min_gain), report=report)
 
 
 def run_config(
@@ -98,7 +100,7 @@ def run_config(
     out: str | Path,
     *,
     tasks: Sequence[Task] | None = None,
-    max_forgetting: float | None = None,
+    gate: Gate = OPEN,
     report: Reporter | None = None,
     shared: Path | None = None,
     suite: Suite | None = None,
@@ -111,11 +113,11 @@ def run_config(
     """
     processes = join()
     report = as_reporter(report, processes.main)
-    store = Store(Path(out), accept=forgetting_gate(max_forgetting))
+    store = Store(Path(out), accept=gate.accept)
     config = absolute(config, store)
     check_sources(config, tasks, begun=store.exists)
     method = build_method(config.method)
-    check_gate(config, method, max_forgetting)
+    check_gate(config, method, gate)
     processes.once(store.must_match, {"config": config.model_dump(mode="json")})
     with _writing(store, processes):
         processes.once(lambda: store.verify() if store.exists else None)
@@ -195,25 +197,28 @@ def resume(
     *,
     tasks: Sequence[Task] = (),
     max_forgetting: float | None = None,
+    max_drop: float | None = None,
+    min_gain: float | None = None,
     report: Reporter | None = None,
 ) -> Scores:
     """Resume the run in `out` from its last checkpoint.
 
     Args:
         tasks: those that were given from Python.
-        max_forgetting: see `learn`.
+        max_forgetting, max_drop, min_gain: see `learn`.
 
     Raises:
         StoreError: no run there, or its tasks were given from Python and are not given again.
     """
-    store, tasks = Store(Path(out)), given_tasks(tasks)
+    gate = Gate(max_forgetting, max_drop, min_gain)
+    store, tasks = Store(Path(out), accept=gate.accept), given_tasks(tasks)
     config = initial_config(store)
     if not store.changed:
         if not (tasks or config.suite is not None or config.tasks):
             raise StoreError(
                 f"The tasks of '{out}' were given from Python. Call perdure.learn again with out='{out}' to resume."
             )
-        return run_config(config, out, tasks=tasks or None, max_forgetting=max_forgetting, report=report)
+        return run_config(config, out, tasks=tasks or None, gate=gate, report=report)
     processes = join()
     report = as_reporter(report, processes.main)
     with _writing(store, processes):

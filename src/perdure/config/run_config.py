@@ -5,6 +5,7 @@ Settings are frozen; an unknown key is an error that suggests the nearest known 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,8 @@ from pydantic import BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
-from perdure.settings.read import Settings, read_yaml, validate, with_override
+from perdure.settings.read import Settings, validate, with_override
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
@@ -131,7 +133,7 @@ class RunConfig(Settings):
     """seed for drawing a suite's training and validation examples; the test examples are always the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
     """split the base's weights over a launcher's processes. Does not affect the result."""
@@ -218,7 +220,7 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
 def located(place: str, folder: Path = Path()) -> str:
     """The absolute path of `place`, relative to `folder`; unchanged if nothing exists there (a hub id)."""
     path = folder / Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    return str(path.resolve()) if os.path.exists(path) else place
 
 
 def _located_task(task: Any, named_in: Path) -> Any:
@@ -226,7 +228,7 @@ def _located_task(task: Any, named_in: Path) -> Any:
     folder = named_in.parent
     if isinstance(task, str):
         file = folder / Path(task).expanduser()
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ConfigError(f"No such task file: '{file}', which '{named_in}' names under `tasks`.")
         settings = read_yaml(file, "task")
         check_is_task(file, settings)

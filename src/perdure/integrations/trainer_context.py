@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction
 from perdure.backbones.modes import not_training
+from perdure.backbones.ranking import at_least_fp32
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
@@ -129,16 +130,18 @@ class TrainerContext(StageContext):
     def _measuring(self) -> AbstractContextManager[None]:
         return not_training([*self.backbone.model.modules()])
 
-    def _scored(self, batches: Iterable[Sequence[Any]]) -> Iterator[Tensor]:
-        """Logits [positions, vocabulary or classes] at the trainer's labels; a causal model's label is one position further."""
+    def _scored(self, batches: Iterable[Sequence[Any]]) -> Iterator[Tensor | NextTokens]:
+        """A classifier's logits [n, classes], or a language model's at the labels; a causal model's are one position further."""
         for rows in batches:
             batch = self.backbone.collate(rows)
             logits, labels = self.backbone.features(batch).logits, batch.inputs.get("labels")
             if logits.ndim == 3 and labels is not None:
                 if not self.backbone.model.config.is_encoder_decoder:  # pyright: ignore[reportAttributeAccessIssue]
                     logits, labels = logits[:, :-1], labels[:, 1:]
-                logits = logits[labels != -100]
-            yield logits
+                wanted = labels != -100
+                yield NextTokens(at_least_fp32(logits[wanted]), wanted.sum(dim=1))
+            else:
+                yield logits
 
     def teacher(self, examples: Sequence[Any], tasks: Sequence[str]) -> list[Tensor]:
         _refuse("scores of labels")

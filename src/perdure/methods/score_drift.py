@@ -1,4 +1,4 @@
-"""Score drift: change the scores of old tasks' labels little on the inputs old tasks had. This project; no examples are kept.
+"""Score drift: change the scores of old tasks' answers little on the inputs old tasks had. This project; no examples are kept.
 
     perdure = kaiming + score-drift (ScoreDrift) + sum, training.average last-half, training.later_learning_rate_factor 0.5
 
@@ -6,6 +6,7 @@ Symbols                                                                         
     dW     effective update of the task being trained (scaling and offset included)
     u      a use of the module for the scores: an encoder reads texts, then labels' texts; most models have one use
     x, g   the module's input at a position, and the gradient of an example's scores with respect to its output there
+    scores of an example: those of its task's labels; of free text those of every next token, at the answer's tokens
     C_ui   mean of x x^T over the positions of use u that task i's scores depend on [I, I]
     F_ui   sum of g g^T over these positions, mean over task i's training examples [O, O]
     C, F   sums over earlier tasks: statistics, of a size that does not depend on the number of tasks
@@ -17,6 +18,10 @@ To first order an update changes an example's scores by the sum of g^T dW x over
 square, if all of these, inputs and gradients are independent, is sum tr(F_ui dW C_ui dW^T): the Gauss-Newton matrix of the
 scores in Kronecker factors, a curvature of old tasks' losses that does not vanish when they are fitted. F and C are summed
 separately, which approximates sum_i F_i (x) C_i by (sum_i F_i) (x) (sum_i C_i) / (t - 1).
+
+With labels the mean square is a mean over labels. For free text it is a mean over the answer's tokens, each under the model's
+own softmax (the Fisher matrix: twice the KL divergence), by tokens drawn from it. A mean, not a sum: what is trained is the mean
+loss of a token, so that lambda weighs a decision of old tasks against one of the new task, however long answers are.
 
 It adds three things to `output_drift`: output directions that no score depends on are free; modules and tasks are weighted by
 what their change does to the scores, so that one lambda serves all; and an encoder's labels stay in place.
@@ -50,7 +55,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. An encoder has two uses.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.LABELS})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
     needs_past: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects old tasks' scores"
 

@@ -114,7 +114,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
     for name, cell in scored.items():
         rows = (
             {
-                "label": e.label,
+                "label": p.wanted or e.label,
                 "predicted": p.label,
                 **({} if own_task(p, e) else {"predicted_task": p.task}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),

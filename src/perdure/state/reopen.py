@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def learner_config(store: Store) -> RunConfig:
 def check_base_there(store: Store) -> None:
     """Raise StoreError if the folder of the run's base is gone; `check_base` compares its weights once they are loaded."""
     model = str(store.initial["config"]["backbone"]["model"])
-    if Path(model).is_absolute() and not Path(model).is_dir():
+    if Path(model).is_absolute() and not os.path.isdir(model):
         raise StoreError(
             f"The base of the run in '{store.folder}' is missing: run.json says it was in '{model}'. Put it back there, or a "
             "link to where it is now."
@@ -167,7 +168,7 @@ def load_recorded(store: Store, spec: TaskSpec) -> Task:
     """A task of the run, loaded again from the files it recorded; DataError if one is gone or cannot be read."""
     files = [] if spec.dataset or spec.package else [file for s in SPLITS if (file := getattr(spec, s))]
     for file in files:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"{file} does not exist: the run in '{store.folder}' recorded that path for task '{spec.name}'. Put the file "
                 f"back there, or add from Python: perdure.add('{store.folder}', new_task, tasks=[...]) takes the task itself."
