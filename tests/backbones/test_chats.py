@@ -217,7 +217,7 @@ def test_a_template_without_an_end_is_refused() -> None:
     chatml = tokenizer("chatml")
     plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     chatml.chat_template = plain + "{% if add_generation_prompt %}assistant:{% endif %}"
-    with pytest.raises(ConfigError, match="ends no answer with a special token, so a model cannot learn to stop"):
+    with pytest.raises(ConfigError, match="ends no answer with a special token: a model cannot learn to stop"):
         ChatFormat(chatml)
     marked = tokenizer("chatml", marks=True)
     marked.chat_template = marked.chat_template.replace(
