@@ -59,7 +59,9 @@ def test_a_run_on_a_base_whose_weights_transformers_renames(tmp_path):
     base, pixels = tiny_vision(tmp_path / "vit"), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     settings = {"lora": {"rank": 2}, "training": {"epochs": 2, "batch_size": 8, "learning_rate": 0.05}}
     backbone = {"kind": "vision", "model": str(base)}
-    learn(out=tmp_path / "run", tasks=image_tasks(tmp_path / "images"), method="inc-lora", backbone=backbone, **settings)
+    learn(
+        out=tmp_path / "run", tasks=image_tasks(tmp_path / "images"), method="inc-lora", backbone=backbone, **settings
+    )
     export(tmp_path / "run", tmp_path / "model", "model")
 
     def features(folder, adapter=None):

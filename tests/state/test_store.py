@@ -307,3 +307,24 @@ def test_a_stage_that_is_gone_is_named(tmp_path, small_tasks, encoder_folder):
     scores.unlink()
     with pytest.raises(CorruptFile, match=r"scores\.json' is missing"):
         read_scores(tmp_path / "run")
+
+
+def test_a_record_is_read_once_until_it_is_replaced(tmp_path, monkeypatch):
+    """With a hundred stages, `show` read and checked a megabyte of manifest sixty-four times."""
+    import perdure.state.run_folder as module
+    from tests.report.run_folders import write_run
+
+    store = Store(write_run(tmp_path / "run"))
+    reads = []
+    real = module.read_shaped
+    monkeypatch.setattr(module, "read_shaped", lambda path, kind: reads.append(path.name) or real(path, kind))
+    for _ in range(5):
+        assert store.about["tasks"].keys() == {"mood", "topic", "spam"}
+        store.stage_folder(1)
+    assert sorted(reads) == ["manifest.json", "run.json"]
+    store.about["tasks"] = {}
+    assert store.about["tasks"].keys() == {"mood", "topic", "spam"}
+    with store.writing():
+        store._commit({**store.manifest, "warnings": ["new"]})
+    assert "new" in store.about["warnings"]
+    assert len(reads) == 3

@@ -195,7 +195,7 @@ def test_chats_from_python() -> None:
         Task("t", [record, ("a", "b")], test=[record])
     with pytest.raises(DataError, match="'t', test example 0: a chat to learn from"):
         Task("t", [record], test=[{"messages": [ASK]}])
-    with pytest.raises(DataError, match="'t': a chat is its own prompt; leave out template and"):
+    with pytest.raises(DataError, match="'t': chats take no template"):
         Task("t", [record], test=[record], template="Q: {text}")
     with pytest.raises(DataError, match="'t' holds chats: solved examples cannot"):
         with_shots(task, 2)

@@ -30,7 +30,6 @@ REFUSED: Mapping[str, str] = {
     "modules_to_save": "it carries whole trained modules beside the LoRA factors",
     "trainable_token_indices": "it trained single token embeddings",
     "layer_replication": "it changes the number of layers",
-    "target_parameters": "it adapts bare parameters (experts), not modules",
     "use_qalora": "its factors act on pooled inputs of a quantised base",
     "alora_invocation_tokens": "it is only active after certain tokens, so it does not change the weight itself",
     "use_bdlora": "its factors are block-diagonal",
@@ -59,6 +58,7 @@ class AdapterConfig:
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
         base, revision, task_type: as recorded; may be missing.
         auto_mapping: the class of the base, which PEFT needs where no task type is given.
+        target_parameters: names or ends of the parameters with experts that it adapts, see perdure.adapters.experts.
     """
 
     rank: int
@@ -72,6 +72,7 @@ class AdapterConfig:
     # not in the repr, by which runs that started from adapters recognise them
     revision: str | None = field(default=None, repr=False)
     auto_mapping: dict[str, Any] | None = field(default=None, repr=False)
+    target_parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""
@@ -150,6 +151,7 @@ def read_config(folder: Path) -> AdapterConfig:
             task_type=_name(raw, "task_type"),
             revision=_name(raw, "revision"),
             auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
+            target_parameters=_names(raw.get("target_parameters")),
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
@@ -198,6 +200,14 @@ def _name(raw: Mapping[str, Any], key: str) -> str | None:
     if not isinstance(value, str | None):
         raise ValueError(f"{key} is {_short(value)}, not a name")  # noqa: TRY004  (as in `_number`)
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """A list of names, perhaps missing; a ValueError for anything else."""
+    names = tuple(value or ())
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{_short(value)} is not a list of names")
+    return names
 
 
 def _positive(value: Any) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from perdure.backbones.chats import ChatFormat, Rendered
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.trials import Trials
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import SPLITS, Example, Task
@@ -83,6 +84,32 @@ class ChatTasks:
         """The answer as the model would write it, with reasoning and tool calls; "" where it is not known."""
         row = self.row(example) if example.label else None
         return self.form.text(row.ids[row.start :]) if row else ""
+
+
+class ReadsChats(Trials):
+    """The part of a language model that knows chats; `CausalLM` has them if it has a chat template."""
+
+    reads_chats = False
+
+    @property
+    def chats(self) -> ChatTasks:
+        """How chats are read; DataError for a model that has no chat template."""
+        raise DataError(NO_TEMPLATE)
+
+    def _prepare_chats(self, task: Task) -> None:
+        if not self.reads_chats:
+            raise DataError(f"Task '{task.name}': {NO_TEMPLATE}.")
+        self._prompts |= {f"chat:{text}": ids for text, ids in self.chats.prepare(task).items()}
+
+    def _is_chat(self, example: Example, tasks: Sequence[Task] = ()) -> bool:
+        """Whether the example's own task, or else the only one of `tasks`, holds chats."""
+        task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
+        return task is not None and task.chats
+
+    def _wanted(self, example: Example) -> str:
+        """What a written answer is compared with, if not with the label."""
+        task = self._tasks.get(example.task)
+        return self.chats.wanted(example) if task and task.chats and not task.labels else ""
 
 
 def _placed(task: Task) -> Iterator[tuple[Example, str]]:

@@ -1,4 +1,4 @@
-"""Greedy answers, the same from run to run for the same batches."""
+"""What a model writes: greedy answers, the same from run to run for the same batches; and texts drawn by a seed."""
 
 from __future__ import annotations
 
@@ -28,19 +28,42 @@ def greedy(
     Args:
         more_stops: tokens that end an answer, besides the end tokens of tokenizer and model.
     """
-    encodes = model.config.is_encoder_decoder
-    pad, given = tokenizer.pad_token_id, model.generation_config
+    encodes, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id
     ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
-    stops = [tokenizer.eos_token_id, *more_stops]
-    if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
-        stops += [own] if isinstance(own, int) else own
-    options = {"max_new_tokens": max_new_tokens, "eos_token_id": [*dict.fromkeys(stops)]}
-    written = _generated(model, ids, real, pad, **options)
-    texts = []
-    for row in written[:, 1 if encodes else ids.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(row) if token in stops), len(row))
-        texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
-    return texts
+    stops = [*_stops(model, tokenizer), *more_stops]
+    written = _generated(model, ids, real, pad, max_new_tokens=max_new_tokens, eos_token_id=stops)
+    rows = _until(written[:, 1 if encodes else ids.shape[1] :], stops)
+    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+
+
+def sampled(
+    model: Any, tokenizer: PreTrainedTokenizerBase, start: Sequence[int], count: int, tokens: int, batch: int, seed: int
+) -> list[list[int]]:
+    """`count` times what a decoder writes after `start`, token by token drawn from its softmax, as ids without the end.
+
+    The same seed gives the same ids; torch's own random state is left as it was.
+    """
+    stops, device, rows = _stops(model, tokenizer), model_device(model), []
+    options = {"max_new_tokens": tokens, "eos_token_id": stops, "do_sample": True, "top_k": 0}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        while len(rows) < count:
+            ids = torch.tensor([list(start)] * min(batch, count - len(rows)))
+            written = _generated(model, ids, torch.ones_like(ids), tokenizer.pad_token_id, **options)
+            rows += _until(written[:, ids.shape[1] :], stops)
+    return rows
+
+
+def _stops(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and the model's own (chat models may have several)."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    return [*dict.fromkeys([tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])])]  # pyright: ignore[reportReturnType]
+
+
+def _until(written: Tensor, stops: Sequence[int]) -> list[list[int]]:
+    """Every row up to its first stop."""
+    rows = written.tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
 
 
 def first_scores(
@@ -55,11 +78,11 @@ def first_scores(
 
 
 def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, **options: Any) -> Any:
-    """Greedy generation with these options alone, whatever the model's own generation settings."""
+    """Generation with these options alone, greedy unless they say otherwise, whatever the model's own generation settings."""
     given, device = model.generation_config, model_device(model)
     start = getattr(given, "decoder_start_token_id", None)
     model.generation_config = GenerationConfig(
-        do_sample=False, num_beams=1, pad_token_id=pad, decoder_start_token_id=start, **options
+        **{"do_sample": False, "num_beams": 1, "pad_token_id": pad, "decoder_start_token_id": start, **options}
     )
     try:
         return model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device))

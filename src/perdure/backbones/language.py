@@ -12,32 +12,27 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
-from perdure.backbones.chat_tasks import NO_TEMPLATE, ChatTasks
+from perdure.backbones.chat_tasks import ReadsChats
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import cut_middle, in_batches
-from perdure.backbones.trials import Trials
 from perdure.errors import DataError
+from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(Trials, ABC):
+class LanguageModel(ReadsChats, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self._completions: dict[str, list[int]] = {}
-
-    reads_chats = False
-
-    @property
-    def chats(self) -> ChatTasks:
-        """How chats are read; DataError for a model that has no chat template."""
-        raise DataError(NO_TEMPLATE)
+        self._reads = False
 
     @abstractmethod
     def _batch(
@@ -69,12 +64,17 @@ class LanguageModel(Trials, ABC):
                 self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
+        self._try_reading()
         self._try_padding()
 
-    def _prepare_chats(self, task: Task) -> None:
-        if not self.reads_chats:
-            raise DataError(f"Task '{task.name}': {NO_TEMPLATE}.")
-        self._prompts |= {f"chat:{text}": ids for text, ids in self.chats.prepare(task).items()}
+    def _try_reading(self) -> None:
+        """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
+        task = next((task for task in self._tasks.values() if task.train[0].text != NO_CHAT), None)
+        if self._reads or task is None:
+            return
+        with reading_explained(self.settings.model, self.model), torch.no_grad():
+            self.forward(self.collate(task.train[:1]))
+        self._reads = True
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -203,14 +203,6 @@ class LanguageModel(Trials, ABC):
 
     def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
         return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, stops)
-
-    def _is_chat(self, example: Example, tasks: Sequence[Task] = ()) -> bool:
-        task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
-        return task is not None and task.chats
-
-    def _wanted(self, example: Example) -> str:
-        task = self._tasks.get(example.task)
-        return self.chats.wanted(example) if task and task.chats and not task.labels else ""
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""

@@ -22,24 +22,10 @@ from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder, model_names
 from perdure.backbones.modes import not_training
 from perdure.backbones.rounded import recomputation
+from perdure.backbones.targets import default_targets
 from perdure.errors import ConfigError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Task
-
-QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, ViT, DINOv2 ...
-    ("query", "value"),  # BERT, RoBERTa
-    ("q", "v"),  # T5, MPNet
-    ("q_lin", "v_lin"),  # DistilBERT
-    ("query_proj", "value_proj"),  # DeBERTa-v2
-    ("q_head", "v_head"),  # Funnel
-    ("qkv_proj",),  # Phi-3: query, key and value in one matrix from here on
-    ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
-    ("Wqkv",),  # ModernBERT, MPT
-    ("c_attn",),  # GPT-2
-    ("qkv",),
-)
-"""What architectures call their query and value projections; the first that fits is taken."""
 
 OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
 """A model folder's own code never runs. Without this, transformers asks whether it may."""
@@ -63,7 +49,7 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["eager", "sdpa"] = "sdpa"
-    """transformers' attention implementation."""
+    """transformers' attention implementation. Where a model has no sdpa, the default becomes eager; asked for, it is refused."""
     predict_batch_size: int = Field(default=16, ge=1)
     """examples per forward pass when answering."""
     device: str = "auto"
@@ -82,6 +68,7 @@ class PretrainedBackbone:
     """What all backbones on pretrained models share."""
 
     answers_from_examples = False
+    settings: Any
 
     def __init__(self, model: PreTrainedModel, processor: Any) -> None:
         self.model: nn.Module = model
@@ -92,8 +79,21 @@ class PretrainedBackbone:
 
     @property
     def default_targets(self) -> tuple[str, ...]:
-        """The query and value projections; ConfigError if their names are not known."""
-        return query_value_targets(self.model)
+        """The query and value projections, or what stands for them; ConfigError if their names are not known."""
+        return default_targets(self.model)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that the model computes with."""
+        own: Any = self.model.config
+        asked: str = self.settings.attention
+        return "eager" if asked == "sdpa" and own._attn_implementation == "eager" else asked
+
+    def attention_note(self) -> str | None:
+        """The line for a run whose model has no sdpa though it is the default; None if it has."""
+        if self.attention == self.settings.attention:
+            return None
+        return f"{type(self.model).__name__} has no sdpa attention: it computes with attention=eager"
 
     def _classes(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """(task, label) for all labels of these tasks."""
@@ -116,8 +116,9 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         FetchError: gated, missing or unreachable on the hub.
         TrainingError: it does not fit in memory.
     """
+    by_default = settings.attention == "sdpa" and "attention" not in settings.model_fields_set
     options: dict[str, Any] = {
-        "attn_implementation": settings.attention,
+        "attn_implementation": None if by_default else settings.attention,  # None: sdpa, or eager where it is missing
         "use_safetensors": True,
         **_revision(settings),
     }
@@ -232,26 +233,6 @@ def load_image_processor(settings: ModelSettings, **options: Any) -> Any:
         return AutoImageProcessor.from_pretrained(
             model_folder(settings.model), backend="pil", **OWN_CODE, **_revision(settings), **options
         )
-
-
-def query_value_targets(model: nn.Module) -> tuple[str, ...]:
-    """Names of the model's query and value projections, the usual place of LoRA; fused ones if there are no others.
-
-    Raises:
-        ConfigError: none of the known names; lists the model's layers.
-    """
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # what PEFT's LoRA takes; GPT-2's Conv1D
-    }
-    for candidates in QUERY_VALUE_NAMES:
-        if names.issuperset(candidates):
-            return candidates
-    raise ConfigError(
-        "The names of this model's query and value layers are not known; name some with lora.targets. "
-        f"Its layers: {', '.join(sorted(names))}."
-    )
 
 
 def enable_checkpointing(model: PreTrainedModel, name: str) -> None:

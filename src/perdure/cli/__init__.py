@@ -260,8 +260,7 @@ def main() -> None:
 
     PERDURE_TRACEBACK=1 shows the traceback instead.
     """
-    # transformers' loading bars would break up perdure's own progress
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would break up perdure's own progress
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a custom part, `module:Class`; a sweep's processes inherit it
     RUN_FOLDERS.clear()

@@ -27,7 +27,8 @@ def absolute(config: RunConfig, store: Store) -> RunConfig:
     model = sources["backbone"]["model"]
     if model not in model_names():
         sources["backbone"] = {**sources["backbone"], "model": located(model)}
-    return config.model_copy(update=sources)
+    protect = located_sources({"protect": config.protect.model_dump()})["protect"]
+    return config.model_copy(update={**sources, "protect": config.protect.model_copy(update=protect)})
 
 
 def check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) -> None:

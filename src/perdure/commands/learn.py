@@ -11,10 +11,12 @@ from typing import Any, cast
 import torch
 
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
-from perdure.commands.run_record import run_record
+from perdure.commands.run_record import begin_lines, run_record
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
+from perdure.loop.base_task import base_stage, check_protect, protect_base
+from perdure.loop.progress import tell
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.build import build_method, check_needs, check_stages
 from perdure.methods.contract.parts import Method
@@ -118,6 +120,7 @@ def run_config(
     check_sources(config, tasks, begun=store.exists)
     method = build_method(config.method)
     check_gate(config, method, gate)
+    check_protect(config, method)
     processes.once(store.must_match, {"config": config.model_dump(mode="json")})
     with _writing(store, processes):
         processes.once(lambda: store.verify() if store.exists else None)
@@ -145,6 +148,10 @@ def run_config(
             check_template(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
+        protects = config.protect.base is not None and not (store.exists and store.stages())
+        base = processes.once(base_stage, config, model, backbone) if protects else None
+        if base and not processes.main:
+            backbone.prepare(base.tasks)
         processes.once(check_history, config, method, model, store)
         check_count(store, processes)
         warnings = suite.warnings if suite else ()
@@ -156,6 +163,8 @@ def run_config(
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
         with reporting(report, chosen, method, config, store):
+            if base:
+                protect_base(base, method, model, backbone, config.seed, processes)
             processes.once(learn_history, config, chosen, method, model, backbone, store, report)
             if config.shard:
                 model.shard(processes)
@@ -175,8 +184,11 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 def reporting(
     report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
 ) -> Iterator[None]:
-    """Report which stages begin (adapters of `history`, for which nothing is trained, as finished), and a body that fails."""
+    """Report what is adapted, which stages begin (adapters of `history`, for which nothing is trained, as finished), and a
+    body that fails."""
     try:
+        for line in begin_lines(store.about):
+            tell(report, line)
         names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
         report.begin(names, max(len(store.stages()), len(config.history)))
         yield

@@ -10,6 +10,7 @@ from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store, set_aside
 from perdure.state.words import BASELINE, interval, next_steps, points, standing, state_sentence
+from perdure.training.coverage import coverage_line
 from perdure.training.metrics import FORMULAS, Scores
 
 PER_TASK = "one adapter a task"
@@ -27,6 +28,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "folder": str(folder),
         "finished": store.finished,
         **{key: config[key] for key in ("method", "backbone", "lora", "seed")},
+        "adapted": about.get("adapted"),
         "base": about.get("base"),
         "precision": about.get("precision"),
         "source": config.get("suite") or "own tasks",
@@ -114,6 +116,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     replay = f", replay {method['replay']['kind']}" if method.get("replay") else ""
     yield f"method: init {method['init']['kind']}, {penalties}, consolidate {method['consolidate']['kind']}{replay}"
     yield f"lora: rank {run['lora']['rank']}, alpha {run['lora']['alpha']:g}; precision {run['precision']}"
+    if run["adapted"]:
+        yield coverage_line(run["adapted"])
     if run["history"]:
         yield f"history: {', '.join(run['history'])}"
     width = max(len(task["task"]) for task in run["tasks"])

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
+from perdure.settings.patterns import checked_pattern
 from perdure.settings.read import Settings, validate, with_override
 from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
@@ -21,6 +22,22 @@ from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 SUITE_FILES = (".yaml", ".yml")
 SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
 """Settings that apply to suites only: your own tasks set this themselves."""
+
+
+ALL_LINEAR = "all-linear"
+Targets = str | tuple[str, ...]
+"""Names or ends of names; or 'all-linear' (targets only) or a regular expression."""
+
+
+def _pattern(value: Targets) -> Targets:
+    """A checked regular expression; 'all-linear' in any case of letters, as in PEFT."""
+    if not isinstance(value, str):
+        if ALL_LINEAR in map(str.casefold, value):
+            raise ValueError(
+                f"'{ALL_LINEAR}' stands for all names and is not one of a list: write lora.targets={ALL_LINEAR}"
+            )
+        return value
+    return ALL_LINEAR if value.casefold() == ALL_LINEAR else checked_pattern(value)
 
 
 class LoraSettings(Settings):
@@ -32,8 +49,13 @@ class LoraSettings(Settings):
     """scales the update by alpha / r, or by alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout probability on the adapter's input during training."""
-    targets: tuple[str, ...] = ()
-    """names of the layers that get an adapter; empty = the backbone's default (query and value)."""
+    targets: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """which linear layers get an adapter, as PEFT's target_modules: names or their ends, 'all-linear' = all but the output
+    head, or one string = a regular expression that matches whole names; empty = the model's default (query and value)."""
+    exclude: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """layers among these that get none: names or their ends, or a regular expression."""
+    target_parameters: tuple[str, ...] = ()
+    """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
 
@@ -77,6 +99,18 @@ class BudgetSettings(Settings):
     """maximum number of test examples per task; None = all."""
 
 
+class ProtectSettings(Settings):
+    """What the base itself can do, protected as if it had been learnt before the first task (docs/protect.md)."""
+
+    base: str | None = None
+    """texts that show it: 'self' (the model writes them itself), a suite's name or YAML file, or a file of texts: one a line
+    in .txt, else records with a field `text`. None = the base is not protected. Give it alone as `protect: self`."""
+    texts: int = Field(default=128, ge=2)
+    """maximum number of texts; of a suite, of each task."""
+    tokens: int = Field(default=128, ge=2)
+    """longest text that the model writes itself, in tokens; at most backbone.max_length."""
+
+
 class EvaluationSettings(Settings):
     """How a deployed model is scored."""
 
@@ -92,6 +126,10 @@ class EvaluationSettings(Settings):
     stages about half with `future: false`. own = each task after its own stage and all after the last: 2 T; forgetting is
     then measured from right after learning, not from the best score in between. false = after the last stage only: T,
     enough for choosing settings by average accuracy."""
+
+
+def _protect(value: Any) -> Any:
+    return {"base": value} if isinstance(value, str) else value
 
 
 def _backbone(value: Any) -> dict[str, Any]:
@@ -125,6 +163,8 @@ class RunConfig(Settings):
     """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
     """how each stage is trained."""
+    protect: Annotated[ProtectSettings, BeforeValidator(_protect)] = ProtectSettings()
+    """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """how the deployed model is scored."""
     seed: int = Field(default=0, ge=0)
@@ -200,7 +240,7 @@ def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """Settings with absolute paths of the suite's file, the data folder and the model's folder, if they exist.
+    """Settings with absolute paths of the suite's file, data folder, texts to protect and model's folder, if they exist.
 
     A model's bare name stays: it may be one of the known models.
     """
@@ -209,6 +249,11 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
         found["suite"] = located(suite, folder)
     if isinstance(place := data.get("data"), str) and place != "hub":
         found["data"] = located(place, folder)
+    protect = data.get("protect")
+    base = protect.get("base") if isinstance(protect, Mapping) else protect
+    if isinstance(base, str) and Path(base).suffix:  # neither 'self' nor a suite's name
+        base = located(base, folder)
+        found["protect"] = {**protect, "base": base} if isinstance(protect, Mapping) else base
     backbone = data.get("backbone")
     model = backbone.get("model") if isinstance(backbone, Mapping) else backbone
     if isinstance(model, str) and "/" in model:

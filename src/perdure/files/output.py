@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from perdure.errors import StoreError
 from perdure.files.durable import disk_full_as_error, flush_tree, sync_folder
 from perdure.files.exchange import exchange
+from perdure.files.parsing import parse_json, read_limited
 
 RUN, STAGES, MERGE_STATE = "run.json", "stages", "state.json"
 KINDS = {RUN: "a run", MERGE_STATE: "a merge state"}
@@ -114,7 +115,7 @@ def _check_own(folder: Path) -> None:
 def _marked(path: Path) -> set[str] | None:
     """The files that a mark lists, and the mark itself; None if there is none, or not one written here."""
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = parse_json(read_limited(path))["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     listed = isinstance(files, list) and all(isinstance(name, str) for name in files)

@@ -142,6 +142,11 @@ class Base:
 
     def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:
         """The weight of `module`; an AdapterError if it is missing or has another shape."""
+        if kind == "expert":
+            raise AdapterError(
+                f"'{module}' is one of many experts in one parameter; such adapters are merged into one another, not into the "
+                "files of a base. Merge without a base, and load the result with PEFT (merge_and_unload)."
+            )
         target = self._find(module, self.transposed(module, kind, transposed))
         name, converted = target.tensor, target.converted
         stored = self.place[name][1].shape if converted is None else converted.params[name]

@@ -195,6 +195,7 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         auto_mapping=facts.auto_mapping,
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
+        experts={module.rpartition(".")[0] for module, info in facts.modules.items() if info.kind == "expert"},
         frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},
     )
     total = sum(energy for _, energy in parts.values())

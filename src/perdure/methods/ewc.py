@@ -48,6 +48,7 @@ class FisherPenalty(TensorMemory, WeightPenalty):
         {Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE, Need.FULL_GRADIENTS}
     )
     needs_past: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects what the past needs"
 
     decay: float = Field(default=1.0, ge=0, le=1)

@@ -10,6 +10,7 @@ Symbols                                                                         
     C_ui   mean of x x^T over the positions of use u that task i's scores depend on [I, I]
     F_ui   sum of g g^T over these positions, mean over task i's training examples [O, O]
     C, F   sums over earlier tasks: statistics, of a size that does not depend on the number of tasks
+    t - 1  number of earlier tasks; a base that is protected (`protect.base`) is one of them
 
 Equation
     L    = lambda / (t - 1) sum_modules sum_u tr(F_u dW C_u dW^T)             ops.input_side.drift
@@ -48,6 +49,9 @@ from perdure.ops.input_side import drift
 from perdure.ops.lowrank import Update
 from perdure.ops.precision import divided, precise
 
+BASE = "base"
+"""In the memory if one of the tasks is the base itself."""
+
 
 class ScoreDrift(TensorMemory, PastPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
@@ -55,8 +59,9 @@ class ScoreDrift(TensorMemory, PastPenalty):
     Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. An encoder has two uses.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects old tasks' scores"
 
     batches: int | None = Field(default=None, ge=1)
@@ -65,7 +70,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     """examples in each."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        exact, tasks = precise(factors), max(1, len(past))
+        exact, tasks = precise(factors), max(1, len(past) + (BASE in self._memory))
         value = torch.zeros((), dtype=torch.float64, device=exact.A.device)
         grad_A, grad_B = torch.zeros_like(exact.A), torch.zeros_like(exact.B)
         for use in (f"0.{module}", f"1.{module}"):
@@ -91,3 +96,5 @@ class ScoreDrift(TensorMemory, PastPenalty):
         C = {f"inputs.{key}": (inputs[key] / max(1, count)).float() for key, count in positions.items()}
         F = {f"outputs.{key}": (outputs[key] / examples).float() for key in positions}
         add_moments(self._memory, C | F)
+        if ctx.index < 0:
+            self._memory[BASE] = torch.ones(())

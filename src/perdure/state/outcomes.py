@@ -36,8 +36,13 @@ class Answered:
     @cached_property
     def values(self) -> list[float] | None:
         """One value an example, whose mean is the score; None if the score is no such mean."""
-        values = [float(row.get("value", is_right(row))) for row in self.rows]
-        return values if values and abs(sum(values) / len(values) - self.score) < ROUNDED else None
+        kept = [row.get("value", is_right(row)) for row in self.rows]
+        values = [float(value) for value in kept if value is not None]  # None: it was not finite
+        return (
+            values
+            if values and len(values) == len(kept) and abs(sum(values) / len(values) - self.score) < ROUNDED
+            else None
+        )
 
     def change_to(self, later: Answered) -> Change | None:
         """From here to `later`; None if the two are not about the same examples, one by one."""

@@ -12,7 +12,7 @@ import torch
 
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import RunConfig, load_config
+from perdure.config.run_config import LoraSettings, RunConfig, load_config
 from perdure.errors import DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
@@ -77,14 +77,17 @@ def initial_config(store: Store) -> RunConfig:
 
 
 def learner_config(store: Store) -> RunConfig:
-    """The same with every setting of the backbone as the run began with it, whatever the defaults are now.
+    """The same with all settings of the backbone and the adapted layers as the run began with them, whatever defaults are now.
 
     Runs of 0.1 recorded only the settings that were given; they read every encoder by its mean.
     """
     config, recorded = initial_config(store), store.initial.get("backbone")
     if recorded is None:
         recorded = {"pooling": "mean"} if backbone_kind(config.backbone) == "encoder" else {}
-    return config.model_copy(update={"backbone": {**recorded, **config.backbone}})
+    lora = config.lora
+    if not lora.targets and (adapted := store.initial.get("adapted")):
+        lora = validate(LoraSettings, {**lora.model_dump(), "targets": adapted["targets"]})
+    return config.model_copy(update={"backbone": {**recorded, **config.backbone}, "lora": lora})
 
 
 def check_base_there(store: Store) -> None:
@@ -214,13 +217,20 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
         Need.TRAINING_DATA: True,
         Need.DENSE_BASE: model.dense_base,
         Need.RANK_OF_TWO: model.smallest_rank > 1,
-        Need.FULL_GRADIENTS: not config.shard,
-        Need.PAST_DATA: not config.history,
+        Need.FULL_GRADIENTS: not config.shard and not model.expert_parameters,
+        Need.MODULE_INPUTS: not model.expert_parameters,
+        Need.PAST_DATA: not config.history or _own_texts_stand_in(config, method),
         Need.OLD_EXAMPLES: not config.history and method.replay is not None,
         Need.VALIDATION: all(task.validation for task in tasks),
         Need.LABELS: all(task.labels for task in tasks),
     }
     return {need for need, met in conditions.items() if met}
+
+
+def _own_texts_stand_in(config: RunConfig, method: Method) -> bool:
+    """Whether what the model writes with the adapters of `history` stands in for their data, in every part that needs them."""
+    needing = [part for part in method.parts().values() if Need.PAST_DATA in part.requires()]
+    return config.protect.base == "self" and all(part.holds_base for part in needing)
 
 
 def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._pending: dict[str, Any] | None = None
+        self._read: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+
+    def _once(self, path: Path, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `read` gives, called again only once the file was replaced; not to be changed."""
+        found = os.stat(path)
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if self._read.get(path.name, (None,))[0] != state:
+            self._read[path.name] = (state, read())
+        return self._read[path.name][1]
 
     @property
     def exists(self) -> bool:
@@ -54,7 +64,7 @@ class RunFolder:
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
             )
         path = self.folder / RUN
-        return _check_tasks(read_shaped(path, RunShape), path, "")
+        return dict(self._once(path, lambda: _check_tasks(read_shaped(path, RunShape), path, "")))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -70,7 +80,7 @@ class RunFolder:
             return self._pending
         path = self.folder / MANIFEST
         if path.is_file():
-            return _check_manifest(read_shaped(path, ManifestShape), path)
+            return self._once(path, lambda: _check_manifest(read_shaped(path, ManifestShape), path))
         # a process killed at the very beginning leaves the untrained stage alone without a manifest
         if learnt := [name for name in self.numbered_folders() if not name.startswith("00-")]:
             raise CorruptFile(

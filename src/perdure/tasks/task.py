@@ -121,9 +121,7 @@ class Task:
         for name, value in {**given, **(read_splits(self.name, given) or {})}.items():
             object.__setattr__(self, name, value)
         if self.chats and (self.template or self.learns_text):
-            raise DataError(
-                f"Task '{self.name}': a chat is its own prompt; leave out template and {INVERSE_PERPLEXITY}."
-            )
+            raise DataError(f"Task '{self.name}': chats take no template, and no metric {INVERSE_PERPLEXITY}.")
 
     def _label_texts(self, labels: object) -> dict[str, str]:
         if isinstance(labels, Mapping):

@@ -28,10 +28,16 @@ class Need(Enum):
     """What a part requires of a run; checked before training."""
 
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
-    FULL_GRADIENTS = "gradients of whole weights (a sharded base, shard=true, has none)"
+    FULL_GRADIENTS = (
+        "gradients of whole weights (a sharded base, shard=true, and experts, lora.target_parameters, have none)"
+    )
+    MODULE_INPUTS = "the inputs of every adapted module (those of experts, lora.target_parameters, are not measured)"
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
-    PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"
+    PAST_DATA = (
+        "the data of every task learnt before (adapters given as `history` come without it; for perdure, ewc and output-drift "
+        "`protect: self` replaces it by texts that a causal model writes with each adapter)"
+    )
     RANK_OF_TWO = "lora.rank 2 or more (a start scaled by rho = log r / log min(O, I) is 0 at rank 1 and never trains)"
     LABELS = "labels for every task (it compares their scores). For free text choose perdure, output-drift or inc-lora"
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"

@@ -82,6 +82,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is missing. Get a complete copy of the benchmark.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}).") from None
 
