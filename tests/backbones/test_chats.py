@@ -297,7 +297,7 @@ def test_answers_stop_at_the_template_s_end(tmp_path: Path) -> None:
     second = next(token for token in written[1:] if token != written[0])
     first = written[: written.index(second)]
     assert backbone.tokenizer.eos_token_id not in first
-    found = greedy(backbone.model, backbone.tokenizer, [prompt], 8, [second])
+    found = greedy(backbone.model, backbone.tokenizer, [prompt], 8, more_stops=[second])
     assert found == [backbone.tokenizer.decode(first, skip_special_tokens=True).strip()]
 
 

@@ -19,6 +19,7 @@ from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
+from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import cut_middle, in_batches
 from perdure.errors import DataError
@@ -26,7 +27,7 @@ from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(ReadsChats, ABC):
+class LanguageModel(ReadsChats, Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
@@ -152,15 +153,20 @@ class LanguageModel(ReadsChats, ABC):
             raise DataError(
                 f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
-        answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
+        ranks = with_labels and self.settings.answer_by != "generation"
+        answer = self._ranked if ranks else self._written
         prompts = [self._asked(example, tasks) for example in examples]
 
         def work(chosen: list[int]) -> list[Prediction]:
             return answer([prompts[i] for i in chosen], [examples[i] for i in chosen], tasks)
 
         with answering(self.model):
+            if ranks:
+                self._try_packing(prompts, [self.format.completion(text) for text in tasks[0].labels.values()])
             lengths = [len(ids) for ids in prompts]
-            return in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
+            alike = lengths if self._mixes else None
+            with self._sharing(prompts, "ranked" if ranks else "written") as pass_cost:
+                return in_batches(lengths, self.settings.predict_batch_size, work, alike, pass_cost)
 
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
@@ -202,7 +208,7 @@ class LanguageModel(ReadsChats, ABC):
         return answers
 
     def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, stops)
+        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix, stops)
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -250,7 +256,9 @@ class LanguageModel(ReadsChats, ABC):
     def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         self._try_packing(prompts, completions)
         with autocast(self.model, self.precision):
-            return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
+            if self._packs:
+                return self._packed(prompts, completions, self._prefix)
+            return self._exhaustive(prompts, completions)
 
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""

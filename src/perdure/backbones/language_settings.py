@@ -23,6 +23,10 @@ class LanguageSettings(ModelSettings):
     written answer counts as a label if they are equal up to case, spacing and punctuation."""
     label_score: Literal["sum", "mean"] = "sum"
     """a label's log-probabilities are summed, or averaged over its tokens."""
+    share_prefix: bool = True
+    """when answering, compute what all prompts of a task begin with (its instruction, its list of labels) once, and on a
+    CPU cut batches where padding would cost more than another pass. Only where all layers are plain attention and a trial
+    shows the same scores up to rounding; false = every prompt whole, in batches of `predict_batch_size`."""
     ranking: Literal["auto", "packed", "exhaustive"] = "auto"
     """'packed' computes the prompt once for all labels, 'exhaustive' once for each; 'auto' packs if that changes no
     score: all layers are plain attention, none has a window shorter than prompt and answer, and both ways agree on a

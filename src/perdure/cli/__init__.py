@@ -54,6 +54,7 @@ def run(
     max_forgetting: options.MaxForgetting = None,
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
+    bad_rows: options.BadRows = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
@@ -67,6 +68,8 @@ def run(
     named = {"suite": suite, "order": order, "data": data, "method": method, "backbone": backbone, "seed": seed}
     overrides = {key: value for key, value in named.items() if value is not None} | parse_overrides(given)
     config = load_config(source, overrides)
+    if bad_rows:
+        config = config.model_copy(update={"tasks": tuple(task.with_bad_rows(bad_rows) for task in config.tasks)})
 
     from perdure.commands.learn import run_config
 

@@ -163,6 +163,8 @@ class RunConfig(Settings):
     """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
     """how each stage is trained."""
+    training_by_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """settings of `training` for single tasks, by name: {april: {epochs: 6}}. They replace the run's in that stage."""
     protect: Annotated[ProtectSettings, BeforeValidator(_protect)] = ProtectSettings()
     """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -19,6 +19,7 @@ class Pool:
         metric: where the data determines it.
         chats: text and label are chats, see `perdure.tasks.chats`.
         places: text of a chat -> "file, line 3", for messages.
+        skipped: what is wrong with each row that was left out, and where it stands.
         free: labels are free text: there are no classes to keep in proportion, and one text may have several answers.
     """
 
@@ -33,3 +34,4 @@ class Pool:
     free: bool = False
     chats: bool = False
     places: dict[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()

@@ -64,8 +64,8 @@ class Task:
         metric: name of the score, between 0 and 1. 'inverse-perplexity' means language modelling: the texts themselves
             are learnt, and labels are empty.
         template: what a language model reads, with "{text}" in place of the text; empty: the text itself.
-        choices: text -> the label texts of this one input, in the order of `labels` (multiple choice, as in COPA);
-            other texts use the task's label texts.
+        choices: text -> the label texts of this one input (as in COPA), in the order of `labels`; others use the task's.
+        skipped: what is wrong with each row of its files that was left out, and where it stands.
         references: text -> all correct answers, for texts that have several; an example's label is the first.
         chats: every example is a chat (perdure.tasks.chats). places: text of a chat -> where it was read, for messages.
 
@@ -85,6 +85,7 @@ class Task:
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     chats: bool = False
     places: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -200,8 +201,7 @@ class Task:
                 [(_content(text), value) for text, value in each.items()] for each in (self.choices, self.references)
             )
             parts += [self.template, *by_text]
-        if self.chats:
-            parts.append("chats")
+        parts += ["chats"] if self.chats else []
         payload = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(payload.encode()).hexdigest()
 

@@ -34,7 +34,7 @@ def read_rows(
 
     Args:
         relative_to: what relative paths are resolved against, for the message about a missing file.
-        bad: of JSON lines, gets a message for each line that cannot be read, which is left out; None: the first is an error.
+        bad: gets a message for each line that cannot be read, which is left out; None: the first is an error.
 
     Raises:
         DataError: missing, empty, of an unknown type, or malformed; names the file and the line, and what to do.
@@ -46,17 +46,21 @@ def read_rows(
         raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
-    if path.suffix.lower() == ".jsonl":
-        rows = read_json_lines(path.read_bytes(), str(path), encoding, bad)
-    else:
-        rows = KINDS[path.suffix.lower()](path, encoding)
+    rows = KINDS[path.suffix.lower()](path, encoding, bad)
     if not rows and not bad:
         raise DataError(f"{path} holds no records.")
     return rows
 
 
-def _json_lines(path: Path, encoding: str) -> list[Row]:
-    return read_json_lines(path.read_bytes(), str(path), encoding)
+def set_apart(error: DataError, bad: list[str] | None) -> None:
+    """Add what is wrong with a record to `bad`; without such a list it is raised."""
+    if bad is None:
+        raise error
+    bad.append(str(error))
+
+
+def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+    return read_json_lines(path.read_bytes(), str(path), encoding, bad)
 
 
 def read_json_lines(content: bytes, name: str, encoding: str = "utf-8", bad: list[str] | None = None) -> list[Row]:
@@ -68,23 +72,27 @@ def read_json_lines(content: bytes, name: str, encoding: str = "utf-8", bad: lis
         try:
             rows.append(_row(f"{name}, line {number}", _parsed(name, line, number)))
         except DataError as error:
-            if bad is None:
-                raise
-            bad.append(str(error))
+            set_apart(error, bad)
     return rows
 
 
-def _json(path: Path, encoding: str) -> list[Row]:
+def _json(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A list of objects, or an object with such a list under 'data'."""
     content = _parsed(str(path), _decoded(path, encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of records, or an object with such a list under 'data'.")
-    return [_row(f"{path}, record {i}", item) for i, item in enumerate(content)]
+    rows = []
+    for i, item in enumerate(content):
+        try:
+            rows.append(_row(f"{path}, record {i}", item))
+        except DataError as error:
+            set_apart(error, bad)
+    return rows
 
 
-def _table(path: Path, encoding: str) -> list[Row]:
+def _table(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A table with a header line; tabs separate fields in .tsv, commas otherwise."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = (line + "\n" for line in _decoded(path, encoding).split("\n"))
@@ -100,7 +108,8 @@ def _table(path: Path, encoding: str) -> list[Row]:
             if not header:
                 header = _header(path, cells, delimiter)
             elif len(cells) != len(header):
-                raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
+                problem = f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text."
+                set_apart(DataError(problem), bad)
             else:
                 rows.append(Row(where, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
@@ -110,7 +119,7 @@ def _table(path: Path, encoding: str) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path, _encoding: str) -> list[Row]:
+def _parquet(path: Path, _encoding: str, _bad: list[str] | None) -> list[Row]:
     import pyarrow
     from pyarrow import parquet
 
@@ -121,7 +130,7 @@ def _parquet(path: Path, _encoding: str) -> list[Row]:
     return [Row(f"{path}, row {i}", record) for i, record in enumerate(records)]
 
 
-KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
+KINDS: dict[str, Callable[[Path, str, list[str] | None], list[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _table,
