@@ -26,6 +26,7 @@ from perdure.backbones.base import (
     class_loss,
     class_targets,
     most_probable,
+    refuse_chats,
 )
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained, reading_explained
@@ -116,6 +117,7 @@ class Encoder(PretrainedBackbone):
             DataError: a task without labels, or two labels of a task that have the same text once tokenised.
         """
         for task in tasks:
+            refuse_chats(task, "an encoder")
             if not task.labels:
                 fix = without_labels(task)
                 raise DataError(

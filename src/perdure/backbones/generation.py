@@ -20,16 +20,17 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     prefix: Prefix | None = None,
+    more_stops: Sequence[int] = (),
 ) -> list[str]:
     """What the model writes after each prompt, without special tokens.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token. What all prompts
-    begin with may be given as `prefix`.
+    begin with may be given as `prefix`; `more_stops` end an answer besides the end tokens of tokenizer and model.
     """
     encodes, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id
     ids, real = _padded(model, prompts, pad, prefix)
-    stops = _stops(model, tokenizer)
+    stops = [*_stops(model, tokenizer), *more_stops]
     written = _generated(model, ids, real, pad, prefix, max_new_tokens=max_new_tokens, eos_token_id=stops)
     rows = _until(written[:, 1 if encodes else ids.shape[1] :], stops)
     return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
