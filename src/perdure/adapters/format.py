@@ -37,6 +37,12 @@ REFUSED: Mapping[str, str] = {
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 """Setting of PEFT's LoraConfig -> why an adapter that uses it cannot be merged or compared."""
+HEADS: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Task type -> modules that PEFT trains and saves whole beside the LoRA: the head that the task needs."""
 LARGEST_RANK = 1 << 31
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Prefixes of `init_lora_weights` values that change the base; PEFT converts all but LoftQ."""
@@ -51,6 +57,7 @@ class AdapterConfig:
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
         base, revision, task_type: as recorded; may be missing.
         auto_mapping: the class of the base, which PEFT needs where no task type is given.
+        heads: modules that were trained whole, see `HEADS`; not part of the update.
     """
 
     rank: int
@@ -64,6 +71,7 @@ class AdapterConfig:
     # not in the repr, by which runs that started from adapters recognise them
     revision: str | None = field(default=None, repr=False)
     auto_mapping: dict[str, Any] | None = field(default=None, repr=False)
+    heads: tuple[str, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""
@@ -126,6 +134,7 @@ def read_config(folder: Path) -> AdapterConfig:
             task_type=raw.get("task_type"),
             revision=raw.get("revision"),
             auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
+            heads=_heads(raw),
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
@@ -154,7 +163,7 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: this is a {kind or 'nameless'} adapter; only LoRA adapters are updates of weights."
         )
     for setting, reason in REFUSED.items():
-        if raw.get(setting):
+        if raw.get(setting) and not (setting == "modules_to_save" and _heads(raw)):
             raise AdapterError(f"{path}: '{setting}' is set; {reason}. Such an adapter cannot be merged or compared.")
     if raw.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias is '{raw['bias']}'; trained biases are not part of a weight's update.")
@@ -167,6 +176,12 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
             f"the original base. {remedy}."
         )
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules saved whole, if all of them are heads of its task; else none."""
+    saved, known = raw.get("modules_to_save"), HEADS.get(str(raw.get("task_type")), ())
+    return tuple(saved) if isinstance(saved, list) and saved and all(name in known for name in saved) else ()
 
 
 def _positive(value: Any) -> int:

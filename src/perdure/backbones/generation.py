@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from perdure.backbones.device import model_device
 from perdure.backbones.tokens import padded
 
+GENERATION_FILE = "generation_config.json"
+
 
 def greedy(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
@@ -21,19 +23,37 @@ def greedy(
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
     """
-    encodes = model.config.is_encoder_decoder
-    pad, given = tokenizer.pad_token_id, model.generation_config
+    encodes, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id
     ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
-    stops = [tokenizer.eos_token_id]
-    if (own := getattr(given, "eos_token_id", None)) is not None:  # chat models may have several
-        stops += [own] if isinstance(own, int) else own
-    options = {"max_new_tokens": max_new_tokens, "eos_token_id": [*dict.fromkeys(stops)]}
+    stops = _stops(model, tokenizer)
+    options = {"max_new_tokens": max_new_tokens, "eos_token_id": stops}
     written = _generated(model, ids, real, pad, **options)
     texts = []
     for row in written[:, 1 if encodes else ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
         texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
     return texts
+
+
+def _stops(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """Tokens that end an answer."""
+    stops = [tokenizer.eos_token_id]
+    if (own := getattr(model.generation_config, "eos_token_id", None)) is not None:  # chat models may have several
+        stops += [own] if isinstance(own, int) else own
+    return [*dict.fromkeys(stops)]
+
+
+def as_scored(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> dict[str, Any]:
+    """The generation_config.json with which `model.generate` writes what `greedy` does."""
+    start = decoder_start(model.generation_config, model.config) if model.config.is_encoder_decoder else None
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": _stops(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        **({} if start is None else {"decoder_start_token_id": start}),
+    }
 
 
 def first_scores(
@@ -47,10 +67,22 @@ def first_scores(
     return given.sequences[0, -steps:], torch.stack([step[0] for step in given.logits]).float().log_softmax(dim=-1)
 
 
+def decoder_start(*stated: Any) -> int | None:
+    """The token before an encoder-decoder's answer, by the first of the configurations that names one.
+
+    T5Gemma's is its decoder's beginning of text.
+    """
+    for config in stated:
+        for holder, key in ((config, "decoder_start_token_id"), (getattr(config, "decoder", None), "bos_token_id")):
+            if (start := getattr(holder, key, None)) is not None:
+                return int(start)
+    return None
+
+
 def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, **options: Any) -> Any:
     """Greedy generation with these options alone, whatever the model's own generation settings."""
     given, device = model.generation_config, model_device(model)
-    start = getattr(given, "decoder_start_token_id", None)
+    start = decoder_start(given, model.config)
     model.generation_config = GenerationConfig(
         do_sample=False, num_beams=1, pad_token_id=pad, decoder_start_token_id=start, **options
     )

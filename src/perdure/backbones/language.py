@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.device import autocast
-from perdure.backbones.generation import greedy
+from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
@@ -178,6 +180,15 @@ class LanguageModel(Trials, ABC):
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
             answers.append(Prediction(label, (), task))
         return answers
+
+    def generation_settings(self) -> dict[str, Any]:
+        """What a model written out needs in its generation_config.json to answer as this one."""
+        return as_scored(self.model, self.tokenizer, self.settings.max_new_tokens)
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """See `PretrainedBackbone`; with the settings by which answers were written and scored."""
+        super().save(folder, state_dict)
+        (folder / GENERATION_FILE).write_text(json.dumps(self.generation_settings(), indent=2) + "\n")
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
         return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
