@@ -22,7 +22,14 @@ from perdure.backbones.encoder import EncoderSettings
 from perdure.backbones.models import MODELS
 from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
-from perdure.config.run_config import BudgetSettings, EvaluationSettings, LoraSettings, RunConfig, TrainingSettings
+from perdure.config.run_config import (
+    BudgetSettings,
+    EvaluationSettings,
+    LoraSettings,
+    ProtectSettings,
+    RunConfig,
+    TrainingSettings,
+)
 from perdure.methods.contract.build import part_class
 from perdure.methods.contract.context import Need
 from perdure.methods.table import PRESETS
@@ -38,6 +45,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "budget": ("budget", BudgetSettings),
     "lora": ("lora", LoraSettings),
     "training": ("training", TrainingSettings),
+    "protect": ("protect", ProtectSettings),
     "evaluation": ("evaluation", EvaluationSettings),
     "tasks[]": ("One of tasks, and a task's file", TaskSpec),
     "backbone, kind: encoder": ("backbone, kind: encoder", EncoderSettings),
@@ -45,7 +53,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "backbone, kind: seq2seq": ("backbone, kind: seq2seq", Seq2SeqSettings),
     "backbone, kind: vision": ("backbone, kind: vision", VisionSettings),
 }
-NAMED = ("method", "backbone")
+NAMED = ("method", "backbone", "protect")
 """Configuration keys that take a name or a mapping."""
 ONE_ADAPTER = ("latest", "slao")
 """Consolidations whose deployed adapter does not grow; tests/docs/test_reference.py checks them in real runs."""
@@ -102,6 +110,7 @@ def schema() -> str:
         "description": described["backbone"],
         "anyOf": [name, {"type": "object", "properties": {key: {} for key in settings}, "additionalProperties": False}],
     }
+    known["protect"] = {"anyOf": [name, known["protect"]]}
     known["tasks"]["items"] = {"anyOf": [name, known["tasks"]["items"]]}
     known["order"]["anyOf"].append({"type": "integer"})
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}, indent=1) + "\n"

@@ -10,6 +10,7 @@ import pytest
 import perdure
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import learn
+from perdure.errors import UnmetNeed
 from perdure.files.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
@@ -102,3 +103,21 @@ def test_free_text_is_written_and_scored_by_its_metric(kind: str, learners: dict
     tasks = [Task(f"say-{i}", rows, rows[:1], rows, metric="rouge-l") for i in (1, 2)]
     scores = run(tmp_path / "run", (tasks, learners[kind][1]), kind, "inc-lora", max_new_tokens=8)
     assert all(0 <= score < 1 for score in scores.score_matrix[-1] if score is not None)
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_the_default_recipe_protects_free_text(kind: str, learners: dict[str, Any], tmp_path: Path) -> None:
+    """Also plain texts, and beside a task with labels; the second and third task meet a penalty after their first step."""
+    rows = [(f"Say {word}.", str(word)) for word in range(40)]
+    tasks = [Task("say", rows, rows[:1], rows[:2], metric="rouge-l"), learners[kind][0][0]]
+    tasks += [Task("read", rows, rows[:1], rows[:2], metric="inverse-perplexity")] * (kind == "causal")
+    run(tmp_path / "run", (tasks, learners[kind][1]), kind, "perdure", max_new_tokens=16)
+    for position in range(2, len(tasks) + 1):
+        steps = read_lines(Store(tmp_path / "run").stage_folder(position) / "log.jsonl")
+        assert max(step["penalties"]["score-drift"] for step in steps) > 0
+
+
+def test_distillation_names_what_works_for_free_text(learners: dict[str, Any], tmp_path: Path) -> None:
+    rows = [(f"Say {word}.", word) for word in ("one", "two", "three", "four")]
+    with pytest.raises(UnmetNeed, match=r"distillation requires labels for every task .* For free text choose perdure"):
+        run(tmp_path / "run", ([Task("say", rows, (), rows)], learners["causal"][1]), "causal", "lwf")

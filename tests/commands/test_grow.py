@@ -26,6 +26,8 @@ from perdure.errors import (
 )
 from perdure.files.durable import sync_tree
 from perdure.methods.table import PRESETS
+from perdure.state.gate import Gate
+from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import read_task_spec
@@ -67,9 +69,38 @@ def test_an_add_equals_learning_all_at_once(method, tmp_path, small_tasks, encod
     assert grown.score_matrix[-1] == together.score_matrix[-1]
     assert [row[:2] for row in grown.score_matrix] == [row[:2] for row in together.score_matrix]
     assert [row[2] for row in grown.score_matrix[:-1]] == [None, None]
-    assert grown.untrained_scores[2] is None
+    assert grown.untrained_scores == together.untrained_scores
     assert grown.forward_transfer is None
     assert (grown.forgetting, grown.average_accuracy) == (together.forgetting, together.average_accuracy)
+
+
+def test_a_month_with_its_own_settings_is_bit_equal_to_a_configuration_that_says_the_same(
+    begun, folder, encoder_folder
+):
+    run, own = folder / "run", {"epochs": 3, "learning_rate": 0.004}
+    names = ["fruit", "sky", "sea"]
+    whole = load_config(write_config(folder, encoder_folder, names, "ps-lora"), {"training_by_task": {"sea": own}})
+    run_config(whole, folder / "whole")
+    perdure.add(run, folder / "sea.yaml", training=own)
+    assert bits_learnt(run) == bits_learnt(folder / "whole")
+    assert Store(run).manifest["stages"][-1]["added"]["training"] == own
+    plain = folder / "plain"
+    shutil.copytree(begun / "run", plain)
+    perdure.add(plain, folder / "sea.yaml")
+    assert bits_learnt(plain) != bits_learnt(run)
+
+
+def test_settings_of_a_single_task_are_checked_before_anything_is_loaded(begun, folder, small_tasks, encoder_folder):
+    run = folder / "run"
+    with pytest.raises(ConfigError, match=r"training_by_task\.sea: 'epoch'\. Did you mean 'epochs'"):
+        perdure.add(run, begun / "sea.yaml", training={"epoch": 3})
+    with pytest.raises(ConfigError, match="checkpoint_minutes is a setting of the run"):
+        perdure.add(run, begun / "sea.yaml", training={"checkpoint_minutes": 1})
+    with pytest.raises(UnknownName, match="Did you mean 'fruit'"):
+        short_run(folder / "new", small_tasks[:2], encoder_folder, "inc-lora", training_by_task={"fruits": {}})
+    with pytest.raises(ConfigError, match="trains all tasks together"):
+        short_run(folder / "new", small_tasks[:2], encoder_folder, "joint", training_by_task={"fruit": {"epochs": 2}})
+    assert not (folder / "new").exists()
 
 
 def test_a_run_from_files_grows_from_a_file_and_goes_on_from_anywhere(begun, folder, monkeypatch, encoder_folder):
@@ -192,7 +223,9 @@ def test_the_gate_refuses_and_leaves_everything(begun, folder, encoder_folder):
     message = str(refused.value)
     kept = folder / "hard/aside/03-fruit@2"
     best = max(row[0] for row in first.score_matrix)
-    assert f"'fruit' fell from {100 * best:.1f} to " in message
+    assert f"below its best ({100 * best:.1f} after '" in message
+    assert re.search(r"After 'fruit@2', more than 2 points are forgotten: 'fruit' is at", message)
+    assert re.search(r"by this stage \(\d+ of 10 answers became worse, 0 better; 95 % interval", message)
     assert str(kept) in message
     assert {"scores.json", "adapter", "state.safetensors", "why.json"} <= {path.name for path in kept.iterdir()}
     assert read_scores(folder / "hard") == first
@@ -205,15 +238,17 @@ def test_the_gate_refuses_and_leaves_everything(begun, folder, encoder_folder):
 def test_the_gate_stops_a_run_before_the_stage(folder, begun, monkeypatch):
     import perdure.state.gate
 
-    monkeypatch.setattr(
-        perdure.state.gate, "_losses", lambda store, folder: {"fruit": (0.9, 0.8)} if store.stages() else {}
-    )
+    def fallen(store, upcoming=None):
+        best, now = (Answered(stage, "fruit", folder, score) for stage, score in (("fruit", 0.9), ("sky", 0.8)))
+        return [TaskOutcome("fruit", [best, now], 0, None)] if store.stages() else []
+
+    monkeypatch.setattr(perdure.state.gate, "task_outcomes", fallen)
     config = load_config(begun / "config.yaml")
-    with pytest.raises(QualityGate, match=r"'fruit' fell from 90\.0 to 80\.0 \(10\.0 points\)"):
-        run_config(config, folder / "gated", max_forgetting=9.9)
+    with pytest.raises(QualityGate, match=r"'fruit' is at 80\.0, 10\.0 below its best \(90\.0 after 'fruit'\)"):
+        run_config(config, folder / "gated", gate=Gate(max_forgetting=9.9))
     assert Store(folder / "gated").stages() == ["fruit"]
     assert not (folder / "gated/deployed").exists()
-    run_config(config, folder / "gated", max_forgetting=10.0)
+    run_config(config, folder / "gated", gate=Gate(max_forgetting=10.0))
     assert bits(folder / "gated") == bits(folder / "run")
 
 

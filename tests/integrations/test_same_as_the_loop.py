@@ -14,13 +14,17 @@ from perdure.adapters.folder import open_adapter, write_adapter
 from perdure.backbones import load_backbone
 from perdure.commands.learn import learn
 from perdure.config.composition import resolve_method
+from perdure.config.run_config import LoraSettings
 from perdure.files.durable import read_lines
 from perdure.integrations import Continual
+from perdure.integrations.trainer_context import TrainerBackbone, TrainerContext, TrainerStage
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.past import Past
+from perdure.methods.plain import Kaiming
 from perdure.state.checkpoint import load_checkpoint
 from perdure.state.store import Store
-from perdure.training.context import derived_seed
+from perdure.tasks.task import Stage, Task
+from perdure.training.context import StageContext, derived_seed
 from perdure.training.lora import AdaptedModel
 from perdure.training.train import cut_batches
 from tests.backbones.tiny import tiny_causal
@@ -128,3 +132,32 @@ def test_the_same_adapter(name, accumulation, tmp_path, small_tasks, model_folde
     )
     if steps[-1]["shares"]:
         assert sum(steps[-1]["shares"].values()) > 0.5  # the penalty is at least a third of what is trained on
+
+
+def test_free_text_has_the_scores_of_the_loop(tmp_path, model_folder):
+    """The same rows give the same inputs and gradients, token for token drawn alike; rows of unequal lengths."""
+    texts = [("a", "xyz"), ("bc", "q"), ("def", "no more")]
+    learner: Any = load_backbone({"kind": "causal", "model": str(model_folder), "max_length": 64})
+    learner.model.double()
+    task = Task("t", texts, test=texts)
+    learner.prepare([task])
+    model = AdaptedModel(learner.model, LoraSettings(rank=2, alpha=4), learner.default_targets)
+    ours = StageContext(Stage("t", (task,)), 0, Past(), {}, model, learner, {}, seed=0)
+    model.start(Kaiming().start(ours))
+
+    trained = peft_model(model_folder)
+    trainer = plain_trainer(trained, [row(learner.collate(task.train))], tmp_path)
+    inside = AdaptedModel.around(trained)
+    backbone = TrainerBackbone(trainer, trained, trainer.data_collator)
+    theirs = TrainerContext(TrainerStage.named("t", ()), 0, Past(), {}, inside, backbone, {}, 0)
+    inside.start(Kaiming().start(theirs))
+
+    found: list[list[Any]] = [[], []]
+    ours.stream_scores([task.train], lambda *given: found[0].append(given))
+    theirs.stream_scores([trainer.train_dataset], lambda *given: found[1].append(given))
+    assert len(found[0]) == len(found[1]) == len(model.modules)
+    for (name, use, x, g), (other, its_use, its_x, its_g) in zip(*found, strict=True):
+        assert (name, use) == (other, its_use)
+        assert g.any()
+        torch.testing.assert_close(x, its_x, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(g, its_g, rtol=1e-5, atol=1e-6)

@@ -19,7 +19,7 @@ from tests.adapter_cases import SmallModel
 TARGETS = ["up", "down"]
 CHECKED = {  # settings of LoraConfig that change what an adapter is, beside those of REFUSED
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "bias", "init_lora_weights"),
-    *("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "target_parameters"),
 }
 WITHOUT_MEANING = {  # for the update, which lies in the factors whatever they say
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "inference_mode"),

@@ -140,3 +140,21 @@ def test_an_error_of_the_writer_is_everybodys(tmp_path, model_folder):
     with store.writing():
         assert together(2, held, store.folder, model_folder, errors=errors) == [6, 6]
     assert [last_error(errors, rank).split(":")[0] for rank in (0, 1)] == ["perdure.errors.RunBusy"] * 2
+
+
+PROTECTED = {"preset": "perdure", "penalties": {"score-drift": {"weight": 1e3}}}
+
+
+def protected_run(out: Path, model: Path) -> None:
+    exact_run(out, model, PROTECTED, count=1, protect={"base": "self", "texts": 8, "tokens": 8})
+
+
+def test_a_protected_base_is_the_same_on_both_processes(tmp_path, model_folder):
+    """The main process writes the texts; the penalty of the first task, and so the adapter, are those of one process."""
+    protected_run(tmp_path / "one", model_folder)
+    assert together(2, protected_run, tmp_path / "two", model_folder, errors=tmp_path / "errors") == [0, 0]
+    one, two = (read_lines(Store(tmp_path / name).stage_folder(1) / "log.jsonl")[-1] for name in ("one", "two"))
+    assert one["penalties"]["score-drift"] > 0.1 * one["loss"]
+    assert two["penalties"]["score-drift"] == pytest.approx(one["penalties"]["score-drift"], rel=1e-4)
+    for module, pair in trained(tmp_path / "one", 1, PROTECTED).items():
+        torch.testing.assert_close(trained(tmp_path / "two", 1, PROTECTED)[module].B, pair.B, rtol=1e-4, atol=1e-7)

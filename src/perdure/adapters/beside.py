@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from perdure.adapters.folder import Adapter
-from perdure.adapters.weights import FROZEN, PREFIX, is_head, opened
+from perdure.adapters.weights import FROZEN, PREFIX, is_head, opened, stored_tensor
 from perdure.errors import AdapterError
 
 
@@ -23,7 +23,7 @@ class FrozenTensor:
     def read(self) -> Tensor:
         """The tensor, as stored."""
         with opened(self.adapter.file) as file:
-            return file.get_tensor(self.name)
+            return stored_tensor(file, self.name, self.adapter.file)
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:

@@ -7,6 +7,7 @@ peft is not imported. What a folder may contain: perdure.adapters.format and per
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from perdure.adapters.experts import columns_of, grouped, joined, rows_of, stored_names
 from perdure.adapters.format import CONFIG_FILE, read_config
 from perdure.adapters.weights import (
     PICKLE_FILE,
@@ -26,6 +28,7 @@ from perdure.adapters.weights import (
     checked_finite,
     opened,
     read_header,
+    stored_tensor,
     weights_file,
 )
 from perdure.errors import AdapterError
@@ -83,8 +86,12 @@ class Adapter(Mapping[str, LowRank]):
         """
         entry = self.modules[module]
         with opened(self.file) as file:
-            A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
-        factors = Factors(A, B, self.config.scaling(module))
+            A, B = (
+                checked_finite(stored_tensor(file, name, self.file), name, self.file) for name in (entry.A, entry.B)
+            )
+        if entry.expert:
+            A, B = rows_of(A, *entry.expert).contiguous(), columns_of(B, *entry.expert).contiguous()
+        factors = Factors(A, B, self.config.scaling(module.rpartition(".")[0] if entry.expert else module))
         if not finite(factors.update()):
             raise AdapterError(
                 f"{self.file}: the update of '{module}' overflows: its factors, each finite, give NaN or Inf when they are "
@@ -104,7 +111,7 @@ def open_adapter(place: str | Path, *, beside: bool = False) -> Adapter:
     Raises:
         AdapterError: no such folder and not on the hub, or refused.
     """
-    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+    if os.path.exists(place) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
         return Adapter(place, beside=beside)
     folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():
@@ -167,6 +174,7 @@ def write_adapter(
     auto_mapping: Mapping[str, Any] | None = None,
     fan_in_fan_out: bool = False,
     embeddings: Collection[str] = (),
+    experts: Collection[str] = (),
     frozen: Mapping[str, FrozenTensor] | None = None,
     heads: Sequence[str] = (),
 ) -> None:
@@ -179,6 +187,7 @@ def write_adapter(
         update: module name -> factors of at most `rank` directions.
         base, revision, task_type, auto_mapping: entries of the adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
+        experts: names of the parameters of which modules NAME.0, NAME.1, ... are the experts.
         frozen: whole tensors to write beside them; see `frozen_beside`, `heads_beside`.
         heads: the modules among them that were trained whole.
 
@@ -186,11 +195,18 @@ def write_adapter(
         AdapterError: a factor is not finite, or not in `dtype`; names the module.
     """
     tensors: dict[str, Tensor] = {}
+    written: dict[str, tuple[Tensor, Tensor]] = {}
     for module, delta in update.items():
+        written[module] = _padded(delta, rank, dtype)
+        for factor, exact in zip(written[module], (delta.A, delta.B), strict=True):
+            check_written(module, factor, exact)
+    stacks = grouped(update, experts)
+    names = stored_names(stacks)
+    for parameter, own in stacks.items():
+        written[names[parameter]] = joined([written.pop(module) for module in own])
+    for module, factors in written.items():
         suffix = "embedding_{}" if module in embeddings else "{}.weight"
-        for side, factor in zip("AB", _padded(delta, rank, dtype), strict=True):
-            check_written(module, factor, delta.A if side == "A" else delta.B)
-            tensors[f"{PREFIX}{module}.lora_{suffix.format(side)}"] = factor
+        tensors |= {f"{PREFIX}{module}.lora_{suffix.format(side)}": factors[side == "B"] for side in "AB"}
     tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
@@ -206,7 +222,8 @@ def write_adapter(
         "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": fan_in_fan_out,
-        "target_modules": list(update),
+        "target_modules": [module for module in update if module in written],
+        **({"target_parameters": list(stacks)} if stacks else {}),
         "modules_to_save": list(heads) or None,
         "rank_pattern": {},
         "alpha_pattern": {},

@@ -55,6 +55,19 @@ class Outputs:
     features: Any = None
 
 
+@dataclass(frozen=True, eq=False)
+class NextTokens:
+    """What a language model thinks of the next tokens of answers.
+
+    Args:
+        logits: [T, V], fp32 or float64, at the positions before the target tokens, example by example.
+        targets: [N], how many of these rows each example has.
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+
 @dataclass(frozen=True)
 class Prediction:
     """An answer: the label (or generated text); for a choice also the probability of each option in order, and the label's task.
@@ -170,3 +183,11 @@ class Backbone(Protocol):
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
         """Write the bare model with these weights (and its tokenizer) in transformers' format."""
+
+
+class Writer(Backbone, Protocol):
+    """A backbone whose tasks may have no labels: free text."""
+
+    def next_tokens(self, batch: Batch) -> NextTokens:
+        """Differentiable scores of all next tokens at the batch's targets."""
+        ...

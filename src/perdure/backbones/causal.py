@@ -17,6 +17,7 @@ from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
+from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import label_tree, packed_scores
 from perdure.backbones.tokens import PromptFormat, padded
@@ -47,10 +48,14 @@ class CausalLM(LanguageModel):
         super().__init__(model, tokenizer, settings)
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
+        self.gap = "" if chat else settings.separator
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
-        self._refuse_packing(reads_neighbours(model) or takes_no_positions(model))
+        other = reads_neighbours(model) or takes_no_positions(model)
+        self._refuse_packing(other)
+        self._plain = other is None
         if (window := attention_window(model)) is not None and window < longest:
+            self._plain = False
             self._refuse_packing(
                 f"its layers see a window of {window} tokens ({LONGEST} = {longest})", ", or lower max_length"
             )
@@ -77,5 +82,7 @@ class CausalLM(LanguageModel):
         extra = {"predicting": predicting, "answers": ids[targets]}
         return Batch(examples, inputs, int(targets.sum()), mask, extra=extra).to(model_device(self.model))
 
-    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-        return packed_scores(self.model, prompts, label_tree(completions), self.settings.label_score)
+    def _packed(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None
+    ) -> Tensor:
+        return packed_scores(self.model, prompts, label_tree(completions), self.settings.label_score, prefix)

@@ -13,25 +13,30 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
-from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import cut_middle, in_batches
-from perdure.backbones.trials import Trials
+from perdure.backbones.sharing import Sharing
+from perdure.backbones.text_metrics import AS_WRITTEN, normalise
+from perdure.backbones.tokens import in_batches, shortened
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(Trials, ABC):
+class LanguageModel(Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
+
+    gap = ""
+    """What stands between prompt and answer, and so begins every written answer without being part of it."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self._completions: dict[str, list[int]] = {}
+        self._reads = False
 
     @abstractmethod
     def _batch(
@@ -60,7 +65,17 @@ class LanguageModel(Trials, ABC):
                 self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
+        self._try_reading()
         self._try_padding()
+
+    def _try_reading(self) -> None:
+        """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
+        task = next(iter(self._tasks.values()), None)
+        if self._reads or task is None:
+            return
+        with reading_explained(self.settings.model, self.model), torch.no_grad():
+            self.forward(self.collate(task.train[:1]))
+        self._reads = True
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}
@@ -102,9 +117,14 @@ class LanguageModel(Trials, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
+        return Outputs(functional.cross_entropy(self.next_tokens(batch).logits, batch.extra["answers"]))
+
+    def next_tokens(self, batch: Batch) -> NextTokens:
+        """Differentiable scores of all next tokens at the batch's targets, in fp32."""
+        predicting = batch.extra["predicting"]
         with autocast(self.model, self.precision):
-            logits = logits_at(self.model, batch.extra["predicting"], **batch.inputs)
-        return Outputs(functional.cross_entropy(at_least_fp32(logits), batch.extra["answers"]))
+            logits = logits_at(self.model, predicting, **batch.inputs)
+        return NextTokens(at_least_fp32(logits), predicting.sum(dim=1))
 
     def features(self, batch: Batch) -> Any:
         """A forward pass over prompts and answers, with the vocabulary projection at one position a row only."""
@@ -133,15 +153,20 @@ class LanguageModel(Trials, ABC):
             raise DataError(
                 f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
-        answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
+        ranks = with_labels and self.settings.answer_by != "generation"
+        answer = self._ranked if ranks else self._written
         prompts = [self._asked(example, tasks) for example in examples]
 
         def work(chosen: list[int]) -> list[Prediction]:
             return answer([prompts[i] for i in chosen], [examples[i] for i in chosen], tasks)
 
         with answering(self.model):
+            if ranks:
+                self._try_packing(prompts, [self.format.completion(text) for text in tasks[0].labels.values()])
             lengths = [len(ids) for ids in prompts]
-            return in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
+            alike = lengths if self._mixes else None
+            with self._sharing(prompts, "ranked" if ranks else "written") as pass_cost:
+                return in_batches(lengths, self.settings.predict_batch_size, work, alike, pass_cost)
 
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
@@ -169,6 +194,8 @@ class LanguageModel(Trials, ABC):
         names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
             written = self._generate(prompts)
+        if not any(task.metric in AS_WRITTEN for task in tasks):
+            written = [text.strip() for text in written]
         answers = []
         for text, example in zip(written, examples, strict=True):
             own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
@@ -191,7 +218,8 @@ class LanguageModel(Trials, ABC):
         (folder / GENERATION_FILE).write_text(json.dumps(self.generation_settings(), indent=2) + "\n")
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix)
+        return [text.removeprefix(self.gap) for text in written]
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -239,7 +267,9 @@ class LanguageModel(Trials, ABC):
     def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         self._try_packing(prompts, completions)
         with autocast(self.model, self.precision):
-            return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
+            if self._packs:
+                return self._packed(prompts, completions, self._prefix)
+            return self._exhaustive(prompts, completions)
 
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""
@@ -252,7 +282,7 @@ class LanguageModel(Trials, ABC):
         if text not in self._prompts:
             ids = self.format.prompt(text)
             self.truncated += len(ids) > self.settings.max_length
-            self._prompts[text] = cut_middle(ids, self.settings.max_length)
+            self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
 
 from perdure.adapters.weights import PICKLED
 from perdure.backbones.memory import out_of_memory
 from perdure.errors import ConfigError, FetchError, PerdureError
+from perdure.files.parsing import parse_json, read_limited
 
 HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
@@ -36,8 +39,29 @@ REFUSED = (
         "has itself",
     ),
     ("cannot be loaded with `safetensors`", f"has {PICKLED}"),
+    (
+        "scaled_dot_product_attention",
+        "has no sdpa attention. Set backbone.attention=eager, or leave it out: eager is then taken where sdpa is missing",
+    ),
 )
-"""What transformers says of a model it was told not to trust -> why it is refused."""
+"""A part of what transformers says -> why the model is refused, in short."""
+
+
+SIZES = (
+    (re.compile(r"(.*_)?(n_layers?|layers|depth|heads?|experts)"), 10_000),
+    (re.compile(r".*(size|dim|embd|embeddings|positions|ctx|features)"), 1 << 27),
+)
+"""Names of sizes in a model's configuration -> the largest believed; a model is built before its weights are compared."""
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise a ConfigError for a local model's configuration with a size that no model has: building it would not end."""
+    path = folder / "config.json"
+    value = parse_json(read_limited(path)) if os.path.isfile(path) else {}
+    inner = [value, *value.values()] if isinstance(value, dict) else []  # text_config, vision_config, ...
+    for key, size in (pair for one in inner if isinstance(one, dict) for pair in one.items()):
+        if isinstance(size, int | float) and any(name.fullmatch(key) and size > most for name, most in SIZES):
+            raise ConfigError(f"{path}: {key} is {size!s:.20}, more than any model has. Restore the model's own file.")
 
 
 @contextmanager
@@ -47,7 +71,7 @@ def explained(name: str, kind: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever the libraries raise that read a folder's files: it cannot be loaded
         raise out_of_memory(error) or _load_error(name, kind, error) from error
 
 
@@ -68,3 +92,17 @@ def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
             return ConfigError(f"'{name}' {why}.")
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return ConfigError(f"'{name}' cannot be loaded as a {kind}: {first:.300}")
+
+
+@contextmanager
+def reading_explained(name: str, model: object) -> Iterator[None]:
+    """Turn what a model raises at its first inputs into an error that says so: it cannot read them, whatever is trained."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except Exception as error:  # a configuration may say what no layer can do, and libraries raise anything then
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise out_of_memory(error) or ConfigError(
+            f"'{name}' ({type(model).__name__}) cannot read such inputs: {first:.300}. Choose another model."
+        ) from error

@@ -16,7 +16,16 @@ Suite = Annotated[str, typer.Argument(help="Suite name or YAML file; see `perdur
 SuiteData = Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")]
 MaxForgetting = Annotated[
     float | None,
-    typer.Option(help="Points an earlier task may lose; above that, exit with status 2 and leave the run unchanged."),
+    typer.Option(
+        help="Points an earlier task may be below its best; if more, exit with status 2 and leave the run unchanged."
+    ),
+]
+MaxDrop = Annotated[float | None, typer.Option(help="Points an earlier task may lose by the new task alone; the same.")]
+MinGain = Annotated[
+    float | None,
+    typer.Option(
+        help="Points above the untouched model and the most frequent label that the new task must reach; the same."
+    ),
 ]
 Progress = Annotated[
     Literal["auto", "quiet", "json"],
@@ -24,6 +33,10 @@ Progress = Annotated[
         help="auto: a live bar on a terminal, plain lines elsewhere; quiet: the result only; json: JSON lines on standard "
         "output, and nothing else there."
     ),
+]
+BadRows = Annotated[
+    Literal["error", "skip"] | None,
+    typer.Option(help="Rows of own files that cannot be read: an error that lists them, or left out; see `bad_rows`."),
 ]
 Tracker = Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -49,8 +62,14 @@ def show_scores(scores: Any, progress: str = "auto") -> None:
         return  # the last JSON line holds the metrics; of several processes only the first one prints
     from perdure.report.text import print_scores
     from perdure.report.words import plain
+    from perdure.state.outcomes import task_outcomes
     from perdure.state.store import Store
+    from perdure.state.words import next_steps, state_sentence
 
     print_scores(scores)
-    for text in Store(Path(scores.folder)).about.get("warnings", ()):
+    store = Store(Path(scores.folder))
+    for text in store.about.get("warnings", ()):
         typer.echo(visible(f"Warning: {plain(text)}"))
+    outcomes = task_outcomes(store)
+    for line in (state_sentence(outcomes), *next_steps(outcomes, scores.folder)):
+        typer.echo(visible(plain(line)))

@@ -5,20 +5,40 @@ Settings are frozen; an unknown key is an error that suggests the nearest known 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
+from perdure.config.protocol import with_protocol
 from perdure.errors import ConfigError, DataError
-from perdure.settings.read import Settings, read_yaml, validate, with_override
+from perdure.settings.patterns import checked_pattern
+from perdure.settings.read import Settings, validate, with_override
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
-SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
+SUITE_SETTINGS = ("order", "data", "data_seed", "budget", "protocol")
 """Settings that apply to suites only: your own tasks set this themselves."""
+
+
+ALL_LINEAR = "all-linear"
+Targets = str | tuple[str, ...]
+"""Names or ends of names; or 'all-linear' (targets only) or a regular expression."""
+
+
+def _pattern(value: Targets) -> Targets:
+    """A checked regular expression; 'all-linear' in any case of letters, as in PEFT."""
+    if not isinstance(value, str):
+        if ALL_LINEAR in map(str.casefold, value):
+            raise ValueError(
+                f"'{ALL_LINEAR}' stands for all names and is not one of a list: write lora.targets={ALL_LINEAR}"
+            )
+        return value
+    return ALL_LINEAR if value.casefold() == ALL_LINEAR else checked_pattern(value)
 
 
 class LoraSettings(Settings):
@@ -30,8 +50,13 @@ class LoraSettings(Settings):
     """scales the update by alpha / r, or by alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout probability on the adapter's input during training."""
-    targets: tuple[str, ...] = ()
-    """names of the layers that get an adapter; empty = the backbone's default (query and value)."""
+    targets: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """which linear layers get an adapter, as PEFT's target_modules: names or their ends, 'all-linear' = all but the output
+    head, or one string = a regular expression that matches whole names; empty = the model's default (query and value)."""
+    exclude: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """layers among these that get none: names or their ends, or a regular expression."""
+    target_parameters: tuple[str, ...] = ()
+    """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
 
@@ -75,6 +100,18 @@ class BudgetSettings(Settings):
     """maximum number of test examples per task; None = all."""
 
 
+class ProtectSettings(Settings):
+    """What the base itself can do, protected as if it had been learnt before the first task (docs/protect.md)."""
+
+    base: str | None = None
+    """texts that show it: 'self' (the model writes them itself), a suite's name or YAML file, or a file of texts: one a line
+    in .txt, else records with a field `text`. None = the base is not protected. Give it alone as `protect: self`."""
+    texts: int = Field(default=128, ge=2)
+    """maximum number of texts; of a suite, of each task."""
+    tokens: int = Field(default=128, ge=2)
+    """longest text that the model writes itself, in tokens; at most backbone.max_length."""
+
+
 class EvaluationSettings(Settings):
     """How a deployed model is scored."""
 
@@ -90,6 +127,10 @@ class EvaluationSettings(Settings):
     stages about half with `future: false`. own = each task after its own stage and all after the last: 2 T; forgetting is
     then measured from right after learning, not from the best score in between. false = after the last stage only: T,
     enough for choosing settings by average accuracy."""
+
+
+def _protect(value: Any) -> Any:
+    return {"base": value} if isinstance(value, str) else value
 
 
 def _backbone(value: Any) -> dict[str, Any]:
@@ -115,6 +156,9 @@ class RunConfig(Settings):
     """order of a suite's tasks: the name of one of its orders, or comma-separated task names; None = its first order."""
     data: str | None = None
     """folder with a suite's files, if it needs one; 'hub' = read them from the hub, if the suite supports that."""
+    protocol: Literal["perdure", "published"] = "perdure"
+    """how a suite is learnt and scored: 'published' = as its paper's released code does, where the suite has that
+    (`perdure suites show NAME` says what it changes). Suite `trace` is 'published' unless you say otherwise."""
     budget: BudgetSettings = BudgetSettings()
     """maximum number of examples per task of a suite."""
     backbone: Annotated[dict[str, Any], BeforeValidator(_backbone)] = Field(default_factory=lambda: {"model": "minilm"})
@@ -123,6 +167,10 @@ class RunConfig(Settings):
     """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
     """how each stage is trained."""
+    training_by_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """settings of `training` for single tasks, by name: {april: {epochs: 6}}. They replace the run's in that stage."""
+    protect: Annotated[ProtectSettings, BeforeValidator(_protect)] = ProtectSettings()
+    """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """how the deployed model is scored."""
     seed: int = Field(default=0, ge=0)
@@ -131,7 +179,7 @@ class RunConfig(Settings):
     """seed for drawing a suite's training and validation examples; the test examples are always the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
     """split the base's weights over a launcher's processes. Does not affect the result."""
@@ -151,7 +199,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     data = dict(source) if isinstance(source, Mapping) else _from_file(Path(source))
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
-    data = _with_suite_sizes(data)
+    data = with_protocol(_with_suite_sizes(data))
     for key, value in wanted_settings(data["method"]).items() if "method" in data else ():
         if not _is_given(data, key):
             data = with_override(data, key, value)
@@ -198,7 +246,7 @@ def located_settings(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """Settings with absolute paths of the suite's file, the data folder and the model's folder, if they exist.
+    """Settings with absolute paths of the suite's file, data folder, texts to protect and model's folder, if they exist.
 
     A model's bare name stays: it may be one of the known models.
     """
@@ -207,6 +255,11 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
         found["suite"] = located(suite, folder)
     if isinstance(place := data.get("data"), str) and place != "hub":
         found["data"] = located(place, folder)
+    protect = data.get("protect")
+    base = protect.get("base") if isinstance(protect, Mapping) else protect
+    if isinstance(base, str) and Path(base).suffix:  # neither 'self' nor a suite's name
+        base = located(base, folder)
+        found["protect"] = {**protect, "base": base} if isinstance(protect, Mapping) else base
     backbone = data.get("backbone")
     model = backbone.get("model") if isinstance(backbone, Mapping) else backbone
     if isinstance(model, str) and "/" in model:
@@ -218,7 +271,7 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
 def located(place: str, folder: Path = Path()) -> str:
     """The absolute path of `place`, relative to `folder`; unchanged if nothing exists there (a hub id)."""
     path = folder / Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    return str(path.resolve()) if os.path.exists(path) else place
 
 
 def _located_task(task: Any, named_in: Path) -> Any:
@@ -226,7 +279,7 @@ def _located_task(task: Any, named_in: Path) -> Any:
     folder = named_in.parent
     if isinstance(task, str):
         file = folder / Path(task).expanduser()
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ConfigError(f"No such task file: '{file}', which '{named_in}' names under `tasks`.")
         settings = read_yaml(file, "task")
         check_is_task(file, settings)

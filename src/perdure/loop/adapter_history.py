@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from perdure.backbones.models import public_name
 from perdure.config.run_config import RunConfig
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.files.durable import sha256
+from perdure.loop.base_task import holding, measuring_on, own_stage
 from perdure.merging.conversion import name_now
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.calls import after_task, consolidated
@@ -28,7 +30,7 @@ from perdure.methods.contract.context import Context
 from perdure.methods.contract.parts import Method, Part
 from perdure.methods.contract.past import Past
 from perdure.ops.factors import Factors
-from perdure.ops.lowrank import LowRank
+from perdure.ops.lowrank import LowRank, add_updates
 from perdure.state.record import StageRecord, load_past, save_stage, save_untrained, score_tasks
 from perdure.state.store import Store
 from perdure.tasks.task import Stage, Task
@@ -134,10 +136,15 @@ def learn_history(
     for index in range(len(store.stages()), len(stages)):
         past, stage, adapter = load_past(store, method), stages[index], _opened(config.history[index])
         update = own_update(adapter, torch.float32)
-        ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
         remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
-        past = with_stage(past, ctx, method, remembering, update, factors)
+        # what answers with this adapter; where a part measures, texts that the model writes so replace the task's data
+        answers = {n: d.to(model.device) for n, d in add_updates(past.carry, update).items()}
+        with measuring_on(model, answers) if holding(method) else nullcontext():
+            if holding(method):
+                stage = own_stage(stage.name, config, backbone, index)
+            ctx = StageContext(stage, index, past, {}, model, backbone, {}, config.seed)
+            past = with_stage(past, ctx, method, remembering, update, factors)
         record = StageRecord(report, stage.name)
         save_stage(
             store, stage.name, past, method, update, record, {}, {}, model, public_name(config.backbone["model"])
@@ -146,7 +153,7 @@ def learn_history(
 
 def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
     """Raise AdapterError unless the model's LoRA targets every module that the adapters change, in the same shape."""
-    present = dict(model.model.named_modules())
+    present = dict(model.model.named_modules()).keys() | model.modules.keys()
     for adapter, module, entry in ((a, module, entry) for a in history for module, entry in a.modules.items()):
         changes = f"'{adapter.folder}' changes '{module}'"
         named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
@@ -157,7 +164,7 @@ def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
             )
         if module not in present:
             raise AdapterError(f"{changes}, which the model does not have. Use another base (--backbone){named}.")
-        if module not in model.modules or entry.kind != "linear":
+        if module not in model.modules or entry.kind == "embedding":
             targets = ",".join(sorted({name.rpartition(".")[2] for name in (*adapter.modules, *model.modules)}))
             raise AdapterError(
                 f"{changes}, which the model's LoRA does not target. Give all layers that the past changed: "

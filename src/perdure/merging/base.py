@@ -7,6 +7,7 @@ right is refused with the reason: quantised weights, tied embeddings, pickles.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Base:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / CONFIG).is_file():
+        if not os.path.isfile(self.folder / CONFIG):
             raise AdapterError(
                 f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
             )
@@ -143,6 +144,11 @@ class Base:
 
     def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:
         """The weight of `module`; an AdapterError if it is missing or has another shape."""
+        if kind == "expert":
+            raise AdapterError(
+                f"'{module}' is one of many experts in one parameter; such adapters are merged into one another, not into the "
+                "files of a base. Merge without a base, and load the result with PEFT (merge_and_unload)."
+            )
         target = self._find(module, self.transposed(module, kind, transposed))
         name, converted = target.tensor, target.converted
         stored = self.place[name][1].shape if converted is None else converted.params[name]

@@ -166,8 +166,8 @@ def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: t
         lost = f"{100 * rounding.share:.2g} %"
         warning = "WARNING: " if rounding.share >= WARN_FROM else ""
         notes += (
-            f"{warning}Rounding to the stored dtype changed the update by {lost} of its norm. --dtype fp32 stores it exactly, an "
-            "adapter on the base too.",
+            f"{warning}Rounding to the stored dtype changed the update by {lost} of its norm. --dtype fp32 keeps it, as does an "
+            "adapter on the base.",
         )
     return MergeReport(out, "model", None, 1.0, notes=notes, rounded=rounding.share)
 
@@ -226,6 +226,7 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         auto_mapping=facts.auto_mapping,
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
+        experts={module.rpartition(".")[0] for module, info in facts.modules.items() if info.kind == "expert"},
         frozen={
             n: one for n, one in facts.frozen.items() if FROZEN not in n or n.rpartition(FROZEN)[0] in facts.modules
         }

@@ -30,6 +30,7 @@ from torch import Tensor
 from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Method, TensorMemory, WeightPenalty
 from perdure.methods.contract.past import Past
+from perdure.methods.measured.input_moments import check_finite
 from perdure.ops.entrywise import weighted_squares
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
@@ -47,6 +48,7 @@ class FisherPenalty(TensorMemory, WeightPenalty):
         {Need.TRAINING_DATA, Need.PAST_DATA, Need.DENSE_BASE, Need.FULL_GRADIENTS}
     )
     needs_past: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects what the past needs"
 
     decay: float = Field(default=1.0, ge=0, le=1)
@@ -92,4 +94,5 @@ class FisherPenalty(TensorMemory, WeightPenalty):
         ctx.stream(batches, "gradients", sink)
         for module, total in sums.items():
             fisher, old = total.div_(len(batches)), self._memory.get(module)
+            check_finite(f"Fisher of {module}", fisher)
             self._memory[module] = fisher if old is None else old.to(fisher) * self.decay + fisher

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from perdure.ops.factors import Factors
+from perdure.ops.low_rank_diagonal import LowRankDiagonal
 
 
 def remembered(old: Tensor | None, new_RI: Tensor) -> Tensor:
@@ -42,7 +43,9 @@ def absolute_overlap(A_RI: Tensor, old_KI: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(shared_KR, 1), shared_KR.sign().mT @ old_KI
 
 
-def drift(factors: Factors, moment_II: Tensor, metric_OO: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def drift(
+    factors: Factors, moment_II: Tensor | LowRankDiagonal, metric_OO: Tensor | LowRankDiagonal | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """tr(F dW C dW^T) (scalar, float64), and its gradients of A [R, I] and B [O, R]; never forms [O, I].
 
     The value is summed in float64, because products of an update's rank-one terms can be larger than their sum.

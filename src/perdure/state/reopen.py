@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ import torch
 
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import RunConfig, load_config
-from perdure.errors import DataError, RunMismatch, StoreError
+from perdure.config.run_config import LoraSettings, RunConfig, load_config
+from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.settings.read import validate
 from perdure.state.mismatch import base_changed, data_changed
 from perdure.state.store import Store
+from perdure.tasks.protocols import OWN
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.suites import Suite, load_suite
@@ -70,24 +72,28 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
 def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
     about = store.initial
-    return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
+    begun = {"protocol": OWN, **about["config"]}  # the only one there was, where none is recorded
+    return load_config(begun, {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def learner_config(store: Store) -> RunConfig:
-    """The same with every setting of the backbone as the run began with it, whatever the defaults are now.
+    """The same with all settings of the backbone and the adapted layers as the run began with them, whatever defaults are now.
 
     Runs of 0.1 recorded only the settings that were given; they read every encoder by its mean.
     """
     config, recorded = initial_config(store), store.initial.get("backbone")
     if recorded is None:
         recorded = {"pooling": "mean"} if backbone_kind(config.backbone) == "encoder" else {}
-    return config.model_copy(update={"backbone": {**recorded, **config.backbone}})
+    lora = config.lora
+    if not lora.targets and (adapted := store.initial.get("adapted")):
+        lora = validate(LoraSettings, {**lora.model_dump(), "targets": adapted["targets"]})
+    return config.model_copy(update={"backbone": {**recorded, **config.backbone}, "lora": lora})
 
 
 def check_base_there(store: Store) -> None:
     """Raise StoreError if the folder of the run's base is gone; `check_base` compares its weights once they are loaded."""
     model = str(store.initial["config"]["backbone"]["model"])
-    if Path(model).is_absolute() and not Path(model).is_dir():
+    if Path(model).is_absolute() and not os.path.isdir(model):
         raise StoreError(
             f"The base of the run in '{store.folder}' is missing: run.json says it was in '{model}'. Put it back there, or a "
             "link to where it is now."
@@ -155,7 +161,7 @@ def load_recorded(store: Store, spec: TaskSpec) -> Task:
     """A task of the run, loaded again from the files it recorded; DataError if one is gone or cannot be read."""
     files = [] if spec.dataset or spec.package else [file for s in SPLITS if (file := getattr(spec, s))]
     for file in files:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"{file} does not exist: the run in '{store.folder}' recorded that path for task '{spec.name}'. Put the file "
                 f"back there, or add from Python: perdure.add('{store.folder}', new_task, tasks=[...]) takes the task itself."
@@ -181,16 +187,27 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
     """The configured model with its adapter, and the backbone that knows `tasks`."""
-    learner = load_backbone(config.backbone)
+    learner = _published_backbone(config) if config.protocol != OWN else load_backbone(config.backbone)
     targets = config.lora.targets or learner.default_targets  # first: an error if the model has no known targets
     learner.prepare(tasks)
     return AdaptedModel(learner.model, config.lora, targets), learner
 
 
+def _published_backbone(config: RunConfig) -> Backbone:
+    try:
+        return load_backbone(config.backbone)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} Suite '{config.suite}' is learnt by its published protocol, which sets how a language model reads and "
+            "answers; for another model set protocol=perdure."
+        ) from error
+
+
 def load_configured_suite(config: RunConfig, load: Callable[..., Suite] = load_suite) -> Suite:
     """The configured suite, in the configured order and sizes; `load`: `load_suite`, or a cached version of it."""
     size = {split: "all" if (n := getattr(config.budget, split)) is None else n for split in SPLITS}
-    return load(config.suite or "", order=config.order, data=config.data, seed=config.data_seed, **size)
+    given = {"order": config.order, "data": config.data, "seed": config.data_seed, "protocol": config.protocol}
+    return load(config.suite or "", **given, **size)
 
 
 def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: RunConfig) -> set[Need]:
@@ -199,13 +216,20 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
         Need.TRAINING_DATA: True,
         Need.DENSE_BASE: model.dense_base,
         Need.RANK_OF_TWO: model.smallest_rank > 1,
-        Need.FULL_GRADIENTS: not config.shard,
-        Need.PAST_DATA: not config.history,
+        Need.FULL_GRADIENTS: not config.shard and not model.expert_parameters,
+        Need.MODULE_INPUTS: not model.expert_parameters,
+        Need.PAST_DATA: not config.history or _own_texts_stand_in(config, method),
         Need.OLD_EXAMPLES: not config.history and method.replay is not None,
         Need.VALIDATION: all(task.validation for task in tasks),
         Need.LABELS: all(task.labels for task in tasks),
     }
     return {need for need, met in conditions.items() if met}
+
+
+def _own_texts_stand_in(config: RunConfig, method: Method) -> bool:
+    """Whether what the model writes with the adapters of `history` stands in for their data, in every part that needs them."""
+    needing = [part for part in method.parts().values() if Need.PAST_DATA in part.requires()]
+    return config.protect.base == "self" and all(part.holds_base for part in needing)
 
 
 def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ class Pool:
         notes: remarks for the user about what was read.
         template, choices, references: as in `Task`, where the data brings them.
         metric: where the data determines it.
+        skipped: what is wrong with each row that was left out, and where it stands.
         free: labels are free text: there are no classes to keep in proportion, and one text may have several answers.
     """
 
@@ -29,3 +30,4 @@ class Pool:
     references: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metric: str | None = None
     free: bool = False
+    skipped: tuple[str, ...] = ()

@@ -65,6 +65,7 @@ class Task:
         template: what a language model reads, with "{text}" in place of the text; empty: the text itself.
         choices: text -> the label texts of this one input, in the order of `labels` (multiple choice, as in COPA);
             other texts use the task's label texts.
+        skipped: what is wrong with each row of its files that was left out, and where it stands.
         references: text -> all correct answers, for texts that have several; an example's label is the first.
 
     Raises:
@@ -81,6 +82,7 @@ class Task:
     template: str = ""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

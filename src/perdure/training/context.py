@@ -10,20 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from perdure.backbones.base import Backbone, Batch, Outputs
+from perdure.backbones.base import Backbone, Batch, NextTokens, Outputs, Writer
 from perdure.backbones.modes import without_dropout
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.context import Gradients, ScoreSink, Sink, Streamed
 from perdure.methods.contract.past import Past, PerTask
+from perdure.ops.combinations import drawn_tokens, signed_scores
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
 from perdure.training.evaluation import answer, score
 from perdure.training.lora import AdaptedModel
+from perdure.training.targets import check_reached
 from perdure.training.train import cut_batches
 
 
@@ -110,7 +113,9 @@ class StageContext:
                     take = partial(hook, name, module.transposed)
                     hooks.enter_context(module.base.register_post_accumulate_grad_hook(take))
                 for examples in batches:
-                    self.backbone.forward(self.backbone.collate(examples)).loss.backward()
+                    loss = self.backbone.forward(self.backbone.collate(examples)).loss
+                    check_reached(loss)
+                    loss.backward()
         finally:
             for module in self.model.modules.values():
                 module.base.requires_grad_(False)
@@ -119,7 +124,7 @@ class StageContext:
                 parameter.requires_grad_(True)
 
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
-        signs, uses = self.generator("signs of scores"), Counter[str]()
+        uses = Counter[str]()
 
         def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
@@ -136,19 +141,29 @@ class StageContext:
         with ExitStack() as hooks, self._measuring():
             for name, module in self.model.modules.items():
                 hooks.enter_context(module.layer.register_forward_hook(partial(hook, name)))
-            for score_NL in self._scored(batches):
-                sign_NL = torch.randint(2, score_NL.shape, generator=signs).to(score_NL) * 2 - 1
-                centred = sign_NL - sign_NL.mean(dim=1, keepdim=True)
-                combined = (score_NL * centred).sum() / score_NL.shape[1] ** 0.5
+            for combined in self._combined(batches):
                 torch.autograd.grad(combined, self.model.parameters(), allow_unused=True)
                 uses.clear()
 
-    def _scored(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor]:
-        """Differentiable scores [n, labels] of examples under their own task's labels; one forward pass per task."""
+    def _combined(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor]:
+        """For each forward pass the random combination of its scores (see perdure.ops.combinations)."""
+        signs, tokens = self.generator("signs of scores"), self.generator("drawn tokens")
+        for scored in self._scored(batches):
+            if isinstance(scored, NextTokens):
+                yield drawn_tokens(scored.logits, scored.targets, tokens)
+            else:
+                yield signed_scores(scored, signs)
+
+    def _scored(self, batches: Iterable[Sequence[Example]]) -> Iterator[Tensor | NextTokens]:
+        """Differentiable scores of examples, one forward pass per task: [n, labels], or of free text the next tokens'."""
+        known = {task.name: task for task in (*self.tasks.values(), *self.stage.tasks)}
         for examples in batches:
             for task in dict.fromkeys(example.task for example in examples):
-                own = [example for example in examples if example.task == task]
-                yield self.backbone.scores(self.backbone.collate(own), None, task)
+                batch = self.backbone.collate([example for example in examples if example.task == task])
+                if known[task].labels:
+                    yield self.backbone.scores(batch, None, task)
+                else:
+                    yield cast(Writer, self.backbone).next_tokens(batch)
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         parameters = self.model.parameters()

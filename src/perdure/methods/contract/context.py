@@ -28,12 +28,18 @@ class Need(Enum):
     """What a part requires of a run; checked before training."""
 
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
-    FULL_GRADIENTS = "gradients of whole weights (a sharded base, shard=true, has none)"
+    FULL_GRADIENTS = (
+        "gradients of whole weights (a sharded base, shard=true, and experts, lora.target_parameters, have none)"
+    )
+    MODULE_INPUTS = "the inputs of every adapted module (those of experts, lora.target_parameters, are not measured)"
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
-    PAST_DATA = "the data of every task learnt before (adapters given as `history` come without it)"
+    PAST_DATA = (
+        "the data of every task learnt before (adapters given as `history` come without it; for perdure, ewc and output-drift "
+        "`protect: self` replaces it by texts that a causal model writes with each adapter)"
+    )
     RANK_OF_TWO = "lora.rank 2 or more (a start scaled by rho = log r / log min(O, I) is 0 at rank 1 and never trains)"
-    LABELS = "labels for every task (scores are measured under them)"
+    LABELS = "labels for every task (it compares their scores). For free text choose perdure, output-drift or inc-lora"
     TRAINING_DATA = "the training examples of the task (statistics are measured on them)"
 
 
@@ -90,9 +96,10 @@ class Context(Protocol):
     def stream_scores(self, batches: Iterable[Sequence[Example]], sink: ScoreSink) -> None:
         """Run the model over `batches` and call `sink(module, use, inputs [n, I], gradients [n, O])`, batch by batch.
 
-        Gradients are those of a random combination of each example's scores under its own task's labels, with respect to
-        the module's outputs, at the positions on which the scores depend. Over many draws the gradients g of an example
-        give E[g g^T] = the mean over labels of J^T J, J the derivative of its centred scores.
+        Gradients are those of a random combination of each example's scores with respect to the module's outputs, at the
+        positions on which the scores depend. Over many draws the gradients g of an example give E[g g^T] = the Gauss-Newton
+        matrix of its scores (perdure.ops.combinations): under its own task's labels the mean over labels, for free text the
+        mean over the answer's tokens of the Fisher matrix of the next one.
         `use` counts how often the module ran before for the same scores: an encoder reads texts, then labels.
         """
 

@@ -72,6 +72,8 @@ class Part(Settings):
     protects: ClassVar[str] = ""
     """What it does for old tasks, as a clause ("it keeps A off old tasks' inputs"). A part that protects the past, or only
     `needs_past`, is refused in a method in which nothing can."""
+    holds_base: ClassVar[bool] = False
+    """Its `after_task` measures on the stage's examples what protects a finished task: the base too, as one at index -1."""
     read_by: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
     """Setting that chooses -> other setting -> the choices that read it. With any other choice it must stay at its default:
     no setting is accepted and ignored."""
@@ -149,6 +151,10 @@ class TensorMemory(Part):
     """Mixin: a part whose memory is one dictionary of tensors."""
 
     _memory: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    def acts(self, ctx: Context) -> bool:
+        """Also before a first stage is learnt, if it holds the base."""
+        return super().acts(ctx) or bool(self._memory)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self._memory)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from perdure.errors import Diverged
 from perdure.methods.contract.context import Context, Sink
 from perdure.ops.factors import Factors
+from perdure.ops.finite import all_finite
 from perdure.tasks.task import Example
 
 
@@ -46,6 +48,21 @@ def moments_of(factors: Mapping[str, Factors], stream: Callable[[Sink], None]) -
 
 
 def add_moments(sums: dict[str, Tensor], new: Mapping[str, Tensor]) -> None:
-    """Add matrices to the sums over earlier tasks, which may be on the CPU after a resume."""
+    """Add matrices to the sums over earlier tasks, which may be on the CPU after a resume.
+
+    Raises:
+        Diverged: one is not finite; nothing is added.
+    """
+    for key, moment in new.items():
+        check_finite(key, moment)
     for key, moment in new.items():
         sums[key] = sums[key].to(moment) + moment if key in sums else moment
+
+
+def check_finite(what: str, measured: Tensor) -> None:
+    """Raise Diverged if a statistic of a task holds NaN or Inf: every later task would be trained on it."""
+    if not all_finite(measured):
+        raise Diverged(
+            f"What was measured of the task to protect it, '{what}', is not finite. Finished tasks are kept. Lower "
+            "training.learning_rate, or compute in fp32 (precision=fp32), in a new folder."
+        )

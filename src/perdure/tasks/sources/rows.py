@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,44 +26,67 @@ class Row:
         return ", ".join(map(repr, self.fields))
 
 
-def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file") -> list[Row]:
+def read_rows(
+    path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file", bad: list[str] | None = None
+) -> list[Row]:
     """All records of the file.
 
     Args:
         relative_to: what relative paths are resolved against, for the message about a missing file.
+        bad: gets a message for each line that cannot be read, which is left out; None: the first is an error.
 
     Raises:
         DataError: missing, empty, of an unknown type, or malformed; names the file and the line, and what to do.
     """
-    if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):
+        problem = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         raise DataError(f"{path} {problem}; give the path of a data file, relative to {relative_to}.")
     if path.suffix.lower() not in KINDS:
         raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
-    rows = KINDS[path.suffix.lower()](path, encoding)
-    if not rows:
+    rows = KINDS[path.suffix.lower()](path, encoding, bad)
+    if not rows and not bad:
         raise DataError(f"{path} holds no records.")
     return rows
 
 
-def _json_lines(path: Path, encoding: str) -> list[Row]:
-    lines = enumerate(_decoded(path, encoding).split("\n"), 1)
-    return [_row(f"{path}, line {n}", _parsed(path, line, n)) for n, line in lines if line.strip()]
+def set_apart(error: DataError, bad: list[str] | None) -> None:
+    """Add what is wrong with a record to `bad`; without such a list it is raised."""
+    if bad is None:
+        raise error
+    bad.append(str(error))
 
 
-def _json(path: Path, encoding: str) -> list[Row]:
+def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+    rows = []
+    for n, line in enumerate(_decoded(path, encoding).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(f"{path}, line {n}", _parsed(path, line, n)))
+        except DataError as error:
+            set_apart(error, bad)
+    return rows
+
+
+def _json(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A list of objects, or an object with such a list under 'data'."""
     content = _parsed(path, _decoded(path, encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of records, or an object with such a list under 'data'.")
-    return [_row(f"{path}, record {i}", item) for i, item in enumerate(content)]
+    rows = []
+    for i, item in enumerate(content):
+        try:
+            rows.append(_row(f"{path}, record {i}", item))
+        except DataError as error:
+            set_apart(error, bad)
+    return rows
 
 
-def _table(path: Path, encoding: str) -> list[Row]:
+def _table(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A table with a header line; tabs separate fields in .tsv, commas otherwise."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = (line + "\n" for line in _decoded(path, encoding).split("\n"))
@@ -78,7 +102,8 @@ def _table(path: Path, encoding: str) -> list[Row]:
             if not header:
                 header = _header(path, cells, delimiter)
             elif len(cells) != len(header):
-                raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
+                problem = f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text."
+                set_apart(DataError(problem), bad)
             else:
                 rows.append(Row(where, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
@@ -88,7 +113,7 @@ def _table(path: Path, encoding: str) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path, _encoding: str) -> list[Row]:
+def _parquet(path: Path, _encoding: str, _bad: list[str] | None) -> list[Row]:
     import pyarrow
     from pyarrow import parquet
 
@@ -99,7 +124,7 @@ def _parquet(path: Path, _encoding: str) -> list[Row]:
     return [Row(f"{path}, row {i}", record) for i, record in enumerate(records)]
 
 
-KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
+KINDS: dict[str, Callable[[Path, str, list[str] | None], list[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _table,
