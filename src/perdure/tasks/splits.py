@@ -25,7 +25,7 @@ ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
-    texts = {text for pairs in splits.values() for text, _ in pairs}
+    texts = {text for pairs in splits.values() for text, _ in pairs} if drawn.choices or drawn.references else set()
     return Task(
         name,
         **splits,
@@ -52,25 +52,38 @@ def unique(
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
+    pairs = list(pairs)
+    hashes = [hash(normal(text)) for text, _ in pairs]  # equal texts have equal hashes: few texts need to be held twice
+    often = {value for value, count in Counter(hashes).items() if count > 1}
     labels: dict[str, set[str]] = {}
-    rows = [(normal(text), text, label) for text, label in pairs]
-    for key, _, label in rows:
-        labels.setdefault(key, set()).add(label)
-    consistent = [row for row in rows if free or len(labels[row[0]]) == 1]
-    kept: dict[str, Pair] = {}
-    for key, text, label in consistent:
-        kept.setdefault(key, (text, label))
+    for (text, label), value in zip(pairs, hashes, strict=True):
+        if value in often:
+            labels.setdefault(normal(text), set()).add(label)
+    kept: list[Pair] = []
+    seen: set[str] = set()
+    duplicates = conflicts = 0
+    for pair, value in zip(pairs, hashes, strict=True):
+        key = normal(pair[0]) if value in often else ""
+        if value in often and not free and len(labels[key]) > 1:
+            conflicts += 1
+        elif value in often and key in seen:
+            duplicates += 1
+        else:
+            kept.append(pair)
+            seen.add(key)
     notes = []
-    if duplicates := len(consistent) - len(kept):
+    if duplicates:
         notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
-    if conflicts := len(rows) - len(consistent):
+    if conflicts:
         notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
-    return list(kept.values()), notes
+    return kept, notes
 
 
 def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
     """The pairs whose text does not occur in `others`."""
     taken = {normal(text) for text, _ in others}
+    if not taken:
+        return list(pairs)
     return [pair for pair in pairs if normal(pair[0]) not in taken]
 
 
@@ -85,7 +98,7 @@ def stratified(
     Returns:
         (drawn pairs, the rest)
     """
-    pairs = rng.sample(list(pairs), len(pairs))
+    pairs = rng.sample(pairs, len(pairs))
     if free or size >= len(pairs):
         return pairs[:size], pairs[size:]
     quota = _quota(Counter(label for _, label in pairs), size, rng)

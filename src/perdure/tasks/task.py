@@ -136,6 +136,10 @@ class Task:
         return given
 
     def _example(self, split: str, index: int, given: object) -> Example:
+        if type(given) is tuple and len(given) == 2 and type(given[0]) is type(given[1]) is str:
+            text, label = given
+            if not self.labels or label in self.labels:
+                return Example(text, label, self.name)  # as below, in a third of the time
         where = f"Task '{self.name}', {split} example {index}"
         match given:
             case Example():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ def set_apart(error: DataError, bad: list[str] | None) -> None:
 
 def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     rows = []
-    for n, line in enumerate(_decoded(path, encoding).split("\n"), 1):
+    lines = deque(_decoded(path, encoding).split("\n"))
+    for n in range(1, len(lines) + 1):
+        line = lines.popleft()  # freed when read
         if not line.strip():
             continue
         try:
