@@ -172,10 +172,10 @@ def test_what_another_process_merged_meanwhile_is_kept(tmp_path, places, monkeyp
 
     real = perdure.merging.state.open_adapter
 
-    def meanwhile(place):
+    def meanwhile(place, **options):
         if place == places[0]:
             merge_into(tmp_path / "state", places[1], rule_named("ties"))
-        return real(place)
+        return real(place, **options)
 
     monkeypatch.setattr(perdure.merging.state, "open_adapter", meanwhile)
     assert merge_into(tmp_path / "state", places[0], rule_named("ties")).about.count == 2

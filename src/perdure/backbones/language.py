@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.chat_tasks import ReadsChats
 from perdure.backbones.device import autocast
-from perdure.backbones.generation import greedy
+from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
@@ -211,6 +213,15 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
             answers.append(Prediction(label, (), task, wanted=self._wanted(example)))
         return answers
+
+    def generation_settings(self) -> dict[str, Any]:
+        """What a model written out needs in its generation_config.json to answer as this one."""
+        return as_scored(self.model, self.tokenizer, self.settings.max_new_tokens)
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """See `PretrainedBackbone`; with the settings by which answers were written and scored."""
+        super().save(folder, state_dict)
+        (folder / GENERATION_FILE).write_text(json.dumps(self.generation_settings(), indent=2) + "\n")
 
     def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
         written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix, stops)

@@ -59,7 +59,8 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     """
     if len(places) < at_least:
         raise ConfigError(f"Give at least {at_least} adapters, not {len(places)}.")
-    adapters = dict(zip(_names(places), map(open_adapter, places), strict=True))
+    opened = [open_adapter(place, beside=True) for place in places]
+    adapters = dict(zip(_names(places), opened, strict=True))
     modules: dict[str, tuple[str, ModuleInfo]] = {}
     for name, adapter in adapters.items():
         for module, info in modules_of(adapter).items():
