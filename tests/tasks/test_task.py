@@ -141,3 +141,10 @@ def test_an_empty_text_is_refused_with_its_place() -> None:
     task = Task("t", [("a", "x"), (" ", "x")], test=[("b", "x")])
     with pytest.raises(DataError, match="Task 't', train example 1: the text is empty; fill it in"):
         checked(task)
+
+
+def test_a_name_too_long_for_a_file() -> None:
+    rows = [("x", "a"), ("y", "b")]
+    assert Task("n" * 200, train=rows, test=rows).name == "n" * 200
+    with pytest.raises(DataError, match=r"Task name 'nnn.*\.\.\.' is too long for a file's name"):
+        Task("n" * 201, train=rows, test=rows)

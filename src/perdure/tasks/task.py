@@ -96,6 +96,8 @@ class Task:
                 f"Invalid task name {self.name!r}: use letters, digits, '.', '_' and '-' "
                 "(and @2 at the end for a second version)."
             )
+        if len(self.name.encode()) > 200:  # a system's limit is 255, and prefixes and endings join it
+            raise DataError(f"Task name '{self.name:.40}...' is too long for a file's name: use at most 200 letters.")
         object.__setattr__(self, "labels", self._label_texts(self.labels))
         if self.template and "{text}" not in self.template:
             raise DataError(f"Task '{self.name}': the template has no {{text}}; add it where the text belongs.")
