@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
+SEED := 0
 
-.PHONY: help env check test test-slow quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +36,16 @@ test: $(READY) ## run all tests that are not slow
 
 test-slow: $(READY) ## run the tests that take minutes
 	$(BIN)/pytest -m 'slow and not browser and not quantized and not harness'
+
+# 3,000 inputs take about ten minutes; FIRST and COUNT choose others.
+FIRST := 0
+COUNT := 3000
+hostile: $(READY) ## give broken inputs to every command: no traceback, no hang, nothing else changed
+	$(BIN)/python -m tests.faults.hostile --seed $(SEED) --first $(FIRST) --count $(COUNT)
+
+KILLS := 500
+kills: $(READY) ## kill every writing command at random moments; kills-SEED.jsonl says where to go on
+	$(BIN)/python -m tests.faults.random_kills --seed $(SEED) --kills $(KILLS) --log kills-$(SEED).jsonl
 
 quantized: $(READY) ## test real 4- and 8-bit bases (downloads bitsandbytes into .quantized)
 	test -d .quantized/bitsandbytes || $(BIN)/pip install --quiet --no-deps --target .quantized -c constraints.txt bitsandbytes
@@ -73,7 +84,6 @@ leaderboard: $(READY) ## run the leaderboard's missing runs (hours; needs PERDUR
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
 
-SEED := 0
 recheck: $(READY) ## repeat two recorded quickstart runs, drawn by SEED, and compare
 	$(BIN)/python benchmarks/recheck.py --seed $(SEED)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from perdure.report.sweeps import over_orders
 from perdure.report.text import markdown_table
-from perdure.report.words import points
+from perdure.state.words import points
 from perdure.sweeps.record import outcome_values
 
 Record = Mapping[str, Any]

@@ -16,7 +16,7 @@ from benchmarks.records import HERE, in_common, record, records
 
 from perdure.report.sweeps import METRICS, cell_of, cost_cells, interval, mean, outcome, over_orders, p_value
 from perdure.report.text import markdown_table
-from perdure.report.words import points
+from perdure.state.words import points
 from perdure.sweeps.comparison import Compared, compare
 from perdure.sweeps.plan import cells, load_sweep
 

@@ -3,6 +3,7 @@
 from perdure import integrations, parts, testing
 from perdure.adapters.folder import Adapter, open_adapter, write_adapter
 from perdure.backbones.models import model_folder
+from perdure.commands.doctor import doctor
 from perdure.commands.export import export
 from perdure.commands.grow import add, rollback
 from perdure.commands.learn import learn, resume
@@ -23,7 +24,7 @@ __version__: str
 
 __all__ = [
     "Adapter", "ConfigError", "DataError", "Example", "PerdureError", "QualityGate", "Scores", "StoreError", "Task", "Trackers",
-    "__version__", "add", "diagnose", "export", "integrations", "learn", "load_suite", "load_task", "merge", "model_folder",
-    "open_adapter", "parts", "predict", "read_scores", "reporter", "resume", "rollback", "testing", "write_adapter",
-    "write_report",
+    "__version__", "add", "diagnose", "doctor", "export", "integrations", "learn", "load_suite", "load_task", "merge",
+    "model_folder", "open_adapter", "parts", "predict", "read_scores", "reporter", "resume", "rollback", "testing",
+    "write_adapter", "write_report",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ class UnknownName(ConfigError):
         names = sorted(known)
         meant = meant or nearest(name, {one: one for one in names})
         hint = f" Did you mean '{meant}'?" if meant else ""
-        super().__init__(f"Unknown {kind}: '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+        super().__init__(f"Unknown {kind}: '{name:.200}'.{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str | None:

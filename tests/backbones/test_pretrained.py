@@ -39,8 +39,9 @@ from transformers import (
 from perdure.backbones import load_backbone
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.memory import memory_explained, out_of_memory
-from perdure.backbones.pretrained import ModelSettings, check_positions, load_model, load_tokenizer, query_value_targets
+from perdure.backbones.pretrained import ModelSettings, check_positions, load_model, load_tokenizer
 from perdure.backbones.seq2seq import Seq2SeqLM
+from perdure.backbones.targets import default_targets
 from perdure.backbones.vision import Vision
 from perdure.config.run_config import load_config
 from perdure.errors import ConfigError, FetchError, TrainingError
@@ -217,20 +218,20 @@ def test_the_base_may_be_stored_in_half_precision(tmp_path: Path, dtype: str) ->
 
 def test_query_and_value_go_by_many_names(tmp_path: Path) -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=2))
-    assert query_value_targets(gpt2) == ("c_attn",)
-    with pytest.raises(ConfigError, match=r"name some with lora\.targets\. Its layers: 0\."):
-        query_value_targets(nn.Sequential(nn.Linear(2, 2)))
+    assert default_targets(gpt2) == ("c_attn",)
+    with pytest.raises(ConfigError, match=r"name some with lora\.targets, .* all-linear\. Its layers: 0\."):
+        default_targets(nn.Sequential(nn.Linear(2, 2)))
 
 
-def test_a_model_without_known_layers_learns_with_targets_that_are_named(tmp_path: Path) -> None:
+def test_a_model_learns_with_targets_that_are_named(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path))
     config = MambaConfig(vocab_size=len(tokenizer), hidden_size=8, state_size=2, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path)
     backbone = {"kind": "causal", "model": str(tmp_path), "attention": "eager"}
     model, _ = load_learner(load_config({"backbone": backbone, "lora": {"rank": 2, "targets": ["in_proj"]}}), [])
     assert list(model.modules) == ["backbone.layers.0.mixer.in_proj"]
-    with pytest.raises(ConfigError, match=r"name some with lora\.targets\. Its layers: .*in_proj"):
-        load_learner(load_config({"backbone": backbone}), [])
+    default, _ = load_learner(load_config({"backbone": backbone, "lora": {"rank": 2}}), [])
+    assert list(default.modules) == list(model.modules)
 
 
 def test_gpt2_ranks_packed_too(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_stages_of_another_shape(content: Any, place: Place, monkeypatch, capsys
 
 def test_the_task_of_an_added_stage(place: Place) -> None:
     stages = json.loads((place.run / "manifest.json").read_text())["stages"]
-    stages[2]["added"] = {"tasks": {"../../precious": "0"}, "warnings": []}
+    stages[2]["added"] = {"tasks": {"../../precious": "0"}, "sizes": {}, "asked": {}, "warnings": [], "task": {}}
     change(place.run / "manifest.json", stages=stages)
     with pytest.raises(CorruptFile, match=r"stages\[2\]\.added\.tasks is '../../precious'"):
         Store(place.run).about  # noqa: B018

@@ -49,7 +49,7 @@ def test_run(stand_in: Stand, tmp_path: Path) -> None:
     [((config, out), given)] = learnt
     assert (config.suite, config.order, config.data) == ("quickstart", "reversed", str(tmp_path))
     assert (config.method_name, config.seed, config.backbone["model"]) == ("ties", 7, "some/model")
-    assert (config.lora.rank, out, given["max_forgetting"]) == (2, tmp_path / "run", 3.0)
+    assert (config.lora.rank, out, given["gate"].max_forgetting) == (2, tmp_path / "run", 3.0)
 
 
 def test_sweep(stand_in: Stand, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ import perdure.state.gate
 from perdure.cli import app
 from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
+from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.store import Store
 from tests.cli.test_cli import fails
 from tests.contract.runs import bits
@@ -66,16 +68,28 @@ def test_a_run_with_an_adapter_for_each_task_is_exported_task_by_task(here, enco
 
 def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
     before = bits("run")
-    losses = {"fruit": (0.9, 0.8), "sky": (0.9, 0.89)}
-    monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: losses)
+
+    def fallen(store, upcoming=None):
+        scores = {"fruit": (0.9, 0.8), "sky": (0.9, 0.89)}
+        return [
+            TaskOutcome(
+                task,
+                [Answered(stage, task, Path(), score) for stage, score in zip(("sky", "sea"), pair, strict=True)],
+                0,
+                None,
+            )
+            for task, pair in scores.items()
+        ]
+
+    monkeypatch.setattr(perdure.state.gate, "task_outcomes", fallen)
     code, error = fails(monkeypatch, capsys, "add", "run", "sea.yaml", "--max-forgetting", "2", "--progress", "quiet")
     assert code == 2
-    assert "'fruit' fell from 90.0 to 80.0 (10.0 points)" in error
-    assert "'sky'" not in error
+    assert "'fruit' is at 80.0, 10.0 below its best (90.0 after 'sky'), all of it by this stage" in error
+    assert "'sky' is at" not in error
     assert "run/aside/03-sea" in error
     assert (here / "run/aside/03-sea/adapter/adapter_model.safetensors").is_file()
     assert bits("run") == before
-    assert "aside/03-sea: Learning 'sea' forgets more than 2 points" in said("show", "run")
+    assert "aside/03-sea: After 'sea', more than 2 points are forgotten" in said("show", "run")
 
 
 @pytest.mark.parametrize(

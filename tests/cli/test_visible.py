@@ -9,6 +9,7 @@ import pytest
 
 from perdure.files.terminal import CONTROL, visible
 from perdure.loop.progress import Plain
+from tests.adapter_cases import random_folder
 from tests.bad_inputs.conftest import finished, place  # noqa: F401
 from tests.bad_inputs.place import Place
 from tests.own_files import perdure
@@ -19,7 +20,10 @@ SHOWN = r"x\u001b]0;owned\u0007\u009b2J\u000d\u007f"
 
 def test_every_control_character_but_two() -> None:
     every = "".join(map(chr, range(0x110000)))
-    assert {ord(c) for c in CONTROL.findall(every)} == {*range(32), *range(0x7F, 0xA0)} - {9, 10}
+    assert {ord(c) for c in CONTROL.findall(every)} == {*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000)} - {
+        9,
+        10,
+    }
     assert visible(EVIL) == SHOWN
     assert visible("größe 日本\t\n") == "größe 日本\t\n"
 
@@ -53,3 +57,24 @@ def test_progress(capsys) -> None:
     report.begin(["a"], 0)
     report.scored([EVIL], {EVIL: 0.5})
     assert capsys.readouterr().err == f"[{SHOWN}] after {SHOWN}: {SHOWN} 50.0\n"
+
+
+@pytest.mark.parametrize("argv", [("run", f"--{EVIL}"), (EVIL,), ("show",), ("export", "x", "--as", EVIL)], ids=repr)
+def test_usage_errors(argv: tuple[str, ...], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = perdure(monkeypatch, capsys, *argv)
+    assert ended.code == 3
+    assert "Usage: perdure" in ended.err
+    assert not CONTROL.search(ended.err), ended.err
+
+
+def test_tables_of_a_diagnosis(tmp_path: Path, monkeypatch, capsys) -> None:
+    """A folder's and a module's name reach the cells; markup of rich in them is text too."""
+    monkeypatch.setenv("COLUMNS", "200")
+    evil = "[red]" + EVIL.replace("/", "")
+    folders = [random_folder(tmp_path / name, 1, shapes={"layers.0.q": (4, 4)}) for name in (evil, "two")]
+    ended = perdure(monkeypatch, capsys, "diagnose", *folders)
+    assert ended.code == 0, ended.err
+    assert not CONTROL.search(ended.out)
+    assert r"\u001b" in ended.out
+    assert "[red]" in ended.out

@@ -17,6 +17,8 @@ from perdure.merging.rules import rule_named
 from perdure.merging.state import merge_into
 from perdure.state.store import Store
 from tests.adapter_cases import random_folder
+from tests.backbones.test_runs import image_tasks
+from tests.backbones.tiny import tiny_vision
 
 IDS = torch.arange(5, 25)[None]
 
@@ -50,6 +52,27 @@ def test_a_low_rank_run_as_adapter_and_as_model(runs, encoder_folder, tmp_path):
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(left, hidden(encoder_folder, runs / "inc-lora" / "deployed"), rtol=1e-4, atol=1e-4)
     assert (left - hidden(encoder_folder)).abs().max() > 0.001
+
+
+def test_a_run_on_a_base_whose_weights_transformers_renames(tmp_path):
+    """ViT: `encoder.layer.0.attention.attention.query` in the file is `layers.0.attention.q_proj` in the model."""
+    base, pixels = tiny_vision(tmp_path / "vit"), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    settings = {"lora": {"rank": 2}, "training": {"epochs": 2, "batch_size": 8, "learning_rate": 0.05}}
+    backbone = {"kind": "vision", "model": str(base)}
+    learn(
+        out=tmp_path / "run", tasks=image_tasks(tmp_path / "images"), method="inc-lora", backbone=backbone, **settings
+    )
+    export(tmp_path / "run", tmp_path / "model", "model")
+
+    def features(folder, adapter=None):
+        model = AutoModel.from_pretrained(folder)
+        model = model if adapter is None else PeftModel.from_pretrained(model, str(adapter))
+        with torch.no_grad():
+            return model.eval()(pixels).last_hidden_state
+
+    deployed = features(base, tmp_path / "run" / "deployed")
+    torch.testing.assert_close(features(tmp_path / "model"), deployed, rtol=1e-5, atol=1e-5)
+    assert (deployed - features(base)).abs().max() > 0.001
 
 
 def test_a_damaged_run_is_not_exported(runs, tmp_path):

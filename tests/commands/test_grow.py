@@ -26,6 +26,8 @@ from perdure.errors import (
 )
 from perdure.files.durable import sync_tree
 from perdure.methods.table import PRESETS
+from perdure.state.gate import Gate
+from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import read_task_spec
@@ -67,7 +69,7 @@ def test_an_add_equals_learning_all_at_once(method, tmp_path, small_tasks, encod
     assert grown.score_matrix[-1] == together.score_matrix[-1]
     assert [row[:2] for row in grown.score_matrix] == [row[:2] for row in together.score_matrix]
     assert [row[2] for row in grown.score_matrix[:-1]] == [None, None]
-    assert grown.untrained_scores[2] is None
+    assert grown.untrained_scores == together.untrained_scores
     assert grown.forward_transfer is None
     assert (grown.forgetting, grown.average_accuracy) == (together.forgetting, together.average_accuracy)
 
@@ -192,7 +194,9 @@ def test_the_gate_refuses_and_leaves_everything(begun, folder, encoder_folder):
     message = str(refused.value)
     kept = folder / "hard/aside/03-fruit@2"
     best = max(row[0] for row in first.score_matrix)
-    assert f"'fruit' fell from {100 * best:.1f} to " in message
+    assert f"below its best ({100 * best:.1f} after '" in message
+    assert re.search(r"After 'fruit@2', more than 2 points are forgotten: 'fruit' is at", message)
+    assert re.search(r"by this stage \(\d+ of 10 answers became worse, 0 better; 95 % interval", message)
     assert str(kept) in message
     assert {"scores.json", "adapter", "state.safetensors", "why.json"} <= {path.name for path in kept.iterdir()}
     assert read_scores(folder / "hard") == first
@@ -205,15 +209,17 @@ def test_the_gate_refuses_and_leaves_everything(begun, folder, encoder_folder):
 def test_the_gate_stops_a_run_before_the_stage(folder, begun, monkeypatch):
     import perdure.state.gate
 
-    monkeypatch.setattr(
-        perdure.state.gate, "_losses", lambda store, folder: {"fruit": (0.9, 0.8)} if store.stages() else {}
-    )
+    def fallen(store, upcoming=None):
+        best, now = (Answered(stage, "fruit", folder, score) for stage, score in (("fruit", 0.9), ("sky", 0.8)))
+        return [TaskOutcome("fruit", [best, now], 0, None)] if store.stages() else []
+
+    monkeypatch.setattr(perdure.state.gate, "task_outcomes", fallen)
     config = load_config(begun / "config.yaml")
-    with pytest.raises(QualityGate, match=r"'fruit' fell from 90\.0 to 80\.0 \(10\.0 points\)"):
-        run_config(config, folder / "gated", max_forgetting=9.9)
+    with pytest.raises(QualityGate, match=r"'fruit' is at 80\.0, 10\.0 below its best \(90\.0 after 'fruit'\)"):
+        run_config(config, folder / "gated", gate=Gate(max_forgetting=9.9))
     assert Store(folder / "gated").stages() == ["fruit"]
     assert not (folder / "gated/deployed").exists()
-    run_config(config, folder / "gated", max_forgetting=10.0)
+    run_config(config, folder / "gated", gate=Gate(max_forgetting=10.0))
     assert bits(folder / "gated") == bits(folder / "run")
 
 

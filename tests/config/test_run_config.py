@@ -9,7 +9,8 @@ import pytest
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError
 from perdure.methods.contract.build import build_method
-from perdure.settings.read import Settings, parse_overrides, parse_yaml, validate
+from perdure.settings.read import Settings, parse_overrides, validate
+from perdure.settings.yaml_text import parse_yaml
 from perdure.sweeps.plan import SweepConfig
 
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from perdure.cli import app
-from perdure.settings.read import parse_yaml
+from perdure.settings.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "src/perdure/config/perdure.schema.json"

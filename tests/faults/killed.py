@@ -156,6 +156,6 @@ def rollback_killed_at(point: str, number: int, out: Path) -> bool:
 def _killed(point: str, number: int, what: Callable[..., None], args: tuple[Any, ...]) -> bool:
     child = FORK.Process(target=_child, args=(point, number, what, args))
     child.start()
-    child.join(120)
+    child.join()
     assert child.exitcode in (0, -signal.SIGKILL, 128 + signal.SIGTERM), f"the child ended with {child.exitcode}"
     return child.exitcode != 0

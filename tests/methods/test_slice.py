@@ -42,6 +42,7 @@ def test_directions_by_hand() -> None:
     assert torch.equal(B, U[:, :2])
     A, B = start_directions(U, Vh, 2, "top")
     assert torch.equal(A, Vh[:2])
+    assert torch.equal(B, U[:, :2])
 
 
 def test_first_task_is_lora_ga() -> None:

@@ -30,7 +30,7 @@ def together(count: int, work: Callable[..., Any], *given: Any, errors: Path) ->
     for member in members:
         member.start()
     for member in members:
-        member.join(240)
+        member.join(1200)  # the others of one that died wait for it; a busy machine is slow, too
         if member.exitcode is None:
             member.kill()
             member.join()

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from perdure.report.page import write_report
-from perdure.report.words import points
 from perdure.state.scores import read_scores
+from perdure.state.words import points
 from tests.report.run_folders import HOSTILE, HOSTILE_TASK, ROWS, write_hostile_run, write_joint_run, write_run
 
 pytestmark = pytest.mark.browser

@@ -20,8 +20,9 @@ from perdure.report import page as report_page
 from perdure.report.html import Table, render
 from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
-from perdure.report.words import METRICS, points
+from perdure.report.words import METRICS
 from perdure.state.scores import read_scores
+from perdure.state.words import points
 from perdure.training.metrics import FORMULAS
 from tests.report.run_folders import HOSTILE, HOSTILE_TASK, LABELS, ROWS, write_hostile_run, write_joint_run, write_run
 
@@ -390,3 +391,22 @@ def test_notes_are_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", notes={"a-gem/fired": 0.125})
     page = Page(write_report([run], tmp_path / "out")["html"].read_text(encoding="utf-8"))
     assert page.tables["ps-lora: numbers its parts noted in each stage"][1] == ["mood", "0.125"]
+
+
+def test_the_page_of_one_run_begins_with_its_tasks(tmp_path: Path) -> None:
+    """mood: 4 of 4 right when learnt, 2 now, and two examples more that cancel each other: -2/6, and 3/6 - 1/9 over 6."""
+    write_report([write_run(tmp_path / "run")], tmp_path / "report")
+    text, md = ((tmp_path / f"report/report.{kind}").read_text() for kind in ("html", "md"))
+    half = 1.959964 * ((3 / 6 - 1 / 9) / 6) ** 0.5
+    interval = f"{100 * (-1 / 3 - half):.1f} to {100 * (-1 / 3 + half):.1f}"
+    assert text.index('id="tasks"') < text.index('id="scores"')
+    assert f"| mood | not above the baseline | 100.0 | 50.0 | -50.0 | {interval} | 2 | 0 | 4 | 50.0 |" in md
+    standing = json.loads((tmp_path / "report/report.json").read_text())["runs"][0]["standing"]
+    assert [task["task"] for task in standing] == ["mood", "topic", "spam"]
+    assert (standing[0]["became_worse"], standing[0]["baseline_is"]) == (2, "the untouched model")
+
+
+def test_an_axis_of_scores_shows_twenty_points_at_least(tmp_path: Path) -> None:
+    low, high = charts._span([{"y": [80.0, None, 81.0]}])
+    assert (low, high) == (70.5, 90.5)
+    assert charts._span([{"y": [0.0, 100.0]}]) == [-5.0, 105.0]

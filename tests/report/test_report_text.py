@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from perdure.report.text import markdown, metric_table, score_table
-from perdure.report.words import METRICS, plain, points, run_names
+from perdure.report.words import METRICS, plain, run_names
 from perdure.state.scores import read_scores
+from perdure.state.words import points
 from perdure.training.metrics import FORMULAS
 from tests.report.run_folders import ROWS, write_run
 

@@ -6,11 +6,14 @@ import dataclasses
 import errno
 import json
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from perdure.config.run_config import RunConfig
 from perdure.errors import CorruptFile, RunBusy, RunMismatch, StoreError
 from perdure.files.durable import disk_full_as_error, read_lines, sync_tree, write_json, write_lines, write_text
 from perdure.methods.contract.parts import Method
@@ -19,6 +22,12 @@ from perdure.state.checkpoint import remember
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from tests.contract.runs import bits, short_run
+
+
+def run_of(tasks: Iterable[str], fingerprint: str = "") -> dict[str, Any]:
+    """run.json of a run of these tasks."""
+    config = RunConfig.model_validate({"method": "ps-lora"}).model_dump(mode="json")
+    return {"config": config, "tasks": dict.fromkeys(tasks, fingerprint), "sizes": {task: {} for task in tasks}}
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +261,7 @@ def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_pa
     """Begun with a, b, c, d; back to a; c and b added; back to b: b and c now stand with the stages that added them."""
     store = Store(tmp_path)
     every = ("a", "b", "c", "d")
-    write_json(tmp_path / "run.json", {"config": {}, "tasks": dict.fromkeys(every, "begun")})
+    write_json(tmp_path / "run.json", run_of(every, "begun"))
     entries = [{"name": name, "folder": name, "files": {}} for name in ("untrained", *every)]
     write_json(tmp_path / "manifest.json", {"stages": entries})
     with store.transaction():
@@ -269,7 +278,7 @@ def test_tasks_stand_in_the_order_of_their_stages_after_a_second_rollback(tmp_pa
 
 def test_a_rollback_that_is_killed_after_its_commit_is_ended_by_the_next_process(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    write_json(tmp_path / "run.json", {"config": {}, "tasks": {"a": "", "b": ""}})
+    write_json(tmp_path / "run.json", run_of("ab"))
     entries = [{"name": name, "folder": name, "files": {}} for name in ("untrained", "a", "b")]
     write_json(tmp_path / "manifest.json", {"stages": entries})
     write_json(tmp_path / "stages/b/scores.json", {})
@@ -298,3 +307,24 @@ def test_a_stage_that_is_gone_is_named(tmp_path, small_tasks, encoder_folder):
     scores.unlink()
     with pytest.raises(CorruptFile, match=r"scores\.json' is missing"):
         read_scores(tmp_path / "run")
+
+
+def test_a_record_is_read_once_until_it_is_replaced(tmp_path, monkeypatch):
+    """With a hundred stages, `show` read and checked a megabyte of manifest sixty-four times."""
+    import perdure.state.run_folder as module
+    from tests.report.run_folders import write_run
+
+    store = Store(write_run(tmp_path / "run"))
+    reads = []
+    real = module.read_shaped
+    monkeypatch.setattr(module, "read_shaped", lambda path, kind: reads.append(path.name) or real(path, kind))
+    for _ in range(5):
+        assert store.about["tasks"].keys() == {"mood", "topic", "spam"}
+        store.stage_folder(1)
+    assert sorted(reads) == ["manifest.json", "run.json"]
+    store.about["tasks"] = {}
+    assert store.about["tasks"].keys() == {"mood", "topic", "spam"}
+    with store.writing():
+        store._commit({**store.manifest, "warnings": ["new"]})
+    assert "new" in store.about["warnings"]
+    assert len(reads) == 3

@@ -30,9 +30,9 @@ def test_an_interrupt_ends_everything():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all([300, 0, 301, 302], 2, job, interrupt)
+        run_all([1500, 0, 1501, 1502], 2, job, interrupt)
     assert ended == [(0, "0")]
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 1000
     assert not multiprocessing.active_children()
 
 
@@ -49,6 +49,6 @@ def test_a_sweep_that_is_told_to_end_or_killed_has_its_trainings_written_down(ho
         time.sleep(0.05)
     workers = psutil.Process(sweep.pid).children(recursive=True)
     sweep.send_signal(how)
-    assert sweep.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 128 + how)
-    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert sweep.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 128 + how)
+    assert not psutil.wait_procs(workers, timeout=600)[1]
     assert len([*tmp_path.glob("written-*")]) == 2

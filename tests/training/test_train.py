@@ -7,20 +7,22 @@ import math
 import pytest
 import torch
 
+from perdure.backbones.base import Batch, Outputs
 from perdure.config.run_config import TrainingSettings
 from perdure.errors import Diverged, UnmetNeed
 from perdure.files.durable import read_lines
 from perdure.methods.contract.build import check_needs
 from perdure.methods.contract.context import Need
-from perdure.methods.contract.parts import Method
+from perdure.methods.contract.parts import BatchPenalty, Method
 from perdure.methods.l2 import SquaredNorm
 from perdure.methods.output_drift import OutputDrift
 from perdure.methods.plain import Kaiming, Sum
 from perdure.ops.lowrank import dense
 from perdure.state.store import Store
 from perdure.tasks.task import Example
+from perdure.training.processes import ALONE
 from perdure.training.state import Average, Training, schedule
-from perdure.training.train import add_weight_penalties, cut_batches
+from perdure.training.train import _backward, add_weight_penalties, cut_batches
 from tests.contract.runs import short_run
 from tests.methods.two_layers import context
 
@@ -54,6 +56,42 @@ def test_accumulation_is_memory_not_mathematics(accumulation, tmp_path, small_ta
     for ours, theirs in zip(*logs, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["penalties"]["l2"] == pytest.approx(theirs["penalties"]["l2"], rel=1e-3)
+
+
+class Slope(BatchPenalty):
+    """The factor p times the mean of the batch's numbers."""
+
+    def loss(self, ctx, batch, outputs):
+        return outputs.features * torch.tensor([float(one.text) for one in batch.examples]).mean()
+
+
+class Line:
+    """Loss p times the mean number, of which there are `terms` terms an example."""
+
+    def __init__(self, terms):
+        self.p, self._terms = torch.tensor(2.0, requires_grad=True), terms
+
+    def collate(self, examples):
+        return Batch(examples, {}, count=sum(self._terms[one.text] for one in examples))
+
+    def forward(self, batch):
+        numbers = [(float(one.text), self._terms[one.text]) for one in batch.examples]
+        return Outputs(self.p * sum(n * t for n, t in numbers) / batch.count, self.p)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 5])
+def test_a_batch_penalty_counts_by_examples_the_loss_by_terms(accumulation):
+    """Numbers 1, 2, 3, 4, 10 with 1, 1, 1, 1, 6 terms: mean 4 over examples, 7 over terms; at p = 2 with weight 3.
+
+    The loss is 2 * 7 = 14, the penalty 3 * 2 * 4 = 24, the gradient of p 7 + 3 * 4 = 19; ragged micro-batches change nothing.
+    """
+    examples = [Example(text, "a", "t") for text in ("1", "2", "3", "4", "10")]
+    line = Line({"1": 1, "2": 1, "3": 1, "4": 1, "10": 6})
+    method = Method("m", Kaiming(), Sum(), penalties={"slope": Slope(weight=3)})
+    loss, penalties = _backward(line, method, context(), examples, accumulation, ALONE)
+    assert loss == pytest.approx(14)
+    assert penalties == {"slope": pytest.approx(24)}
+    assert line.p.grad == pytest.approx(19)
 
 
 def test_a_share_of_the_task_gradient(tmp_path, small_tasks, encoder_folder):

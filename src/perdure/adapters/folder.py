@@ -7,6 +7,7 @@ peft is not imported. What a folder may contain: perdure.adapters.format and per
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from perdure.adapters.experts import columns_of, grouped, joined, rows_of, stored_names
 from perdure.adapters.format import CONFIG_FILE, read_config
 from perdure.adapters.weights import (
     FROZEN,
@@ -77,7 +79,9 @@ class Adapter(Mapping[str, LowRank]):
         entry = self.modules[module]
         with opened(self.file) as file:
             A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
-        factors = Factors(A, B, self.config.scaling(module))
+        if entry.expert:
+            A, B = rows_of(A, *entry.expert).contiguous(), columns_of(B, *entry.expert).contiguous()
+        factors = Factors(A, B, self.config.scaling(module.rpartition(".")[0] if entry.expert else module))
         if not finite(factors.update()):
             raise AdapterError(
                 f"{self.file}: the update of '{module}' overflows: its factors, each finite, give NaN or Inf when they are "
@@ -97,7 +101,7 @@ def open_adapter(place: str | Path) -> Adapter:
     Raises:
         AdapterError: no such folder and not on the hub, or refused.
     """
-    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+    if os.path.exists(place) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
         return Adapter(place)
     folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():
@@ -195,6 +199,7 @@ def write_adapter(
     auto_mapping: Mapping[str, Any] | None = None,
     fan_in_fan_out: bool = False,
     embeddings: Collection[str] = (),
+    experts: Collection[str] = (),
     frozen: Mapping[str, FrozenTensor] | None = None,
 ) -> None:
     """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
@@ -206,17 +211,25 @@ def write_adapter(
         update: module name -> factors of at most `rank` directions.
         base, revision, task_type, auto_mapping: entries of the adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
+        experts: names of the parameters of which modules NAME.0, NAME.1, ... are the experts.
         frozen: tensors of the base to write beside them; see `frozen_beside`.
 
     Raises:
         AdapterError: a factor is not finite, or not in `dtype`; names the module.
     """
     tensors: dict[str, Tensor] = {}
+    written: dict[str, tuple[Tensor, Tensor]] = {}
     for module, delta in update.items():
+        written[module] = _padded(delta, rank, dtype)
+        for factor, exact in zip(written[module], (delta.A, delta.B), strict=True):
+            check_written(module, factor, exact)
+    stacks = grouped(update, experts)
+    names = stored_names(stacks)
+    for parameter, own in stacks.items():
+        written[names[parameter]] = joined([written.pop(module) for module in own])
+    for module, factors in written.items():
         suffix = "embedding_{}" if module in embeddings else "{}.weight"
-        for side, factor in zip("AB", _padded(delta, rank, dtype), strict=True):
-            check_written(module, factor, delta.A if side == "A" else delta.B)
-            tensors[f"{PREFIX}{module}.lora_{suffix.format(side)}"] = factor
+        tensors |= {f"{PREFIX}{module}.lora_{suffix.format(side)}": factors[side == "B"] for side in "AB"}
     tensors |= {f"{PREFIX}{name}": tensor.read().contiguous() for name, tensor in (frozen or {}).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = {
@@ -232,7 +245,8 @@ def write_adapter(
         "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": fan_in_fan_out,
-        "target_modules": list(update),
+        "target_modules": [module for module in update if module in written],
+        **({"target_parameters": list(stacks)} if stacks else {}),
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},

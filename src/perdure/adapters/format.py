@@ -9,8 +9,8 @@ The tensors beside it: perdure.adapters.weights.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from perdure.errors import AdapterError
+from perdure.files.parsing import parse_json, read_limited
 
 CONFIG_FILE = "adapter_config.json"
 REFUSED: Mapping[str, str] = {
@@ -27,7 +30,6 @@ REFUSED: Mapping[str, str] = {
     "modules_to_save": "it carries whole trained modules beside the LoRA factors",
     "trainable_token_indices": "it trained single token embeddings",
     "layer_replication": "it changes the number of layers",
-    "target_parameters": "it adapts bare parameters (experts), not modules",
     "use_qalora": "its factors act on pooled inputs of a quantised base",
     "alora_invocation_tokens": "it is only active after certain tokens, so it does not change the weight itself",
     "use_bdlora": "its factors are block-diagonal",
@@ -38,6 +40,11 @@ REFUSED: Mapping[str, str] = {
 }
 """Setting of PEFT's LoraConfig -> why an adapter that uses it cannot be merged or compared."""
 LARGEST_RANK = 1 << 31
+LONGEST_PATTERN = 2000
+SLOWEST = 2.0
+"""Seconds of computing that a pattern and a module's name may take; usual ones take a millionth of that."""
+_WHOLE = r"(.*\.)?({})$"
+"""A pattern as PEFT matches it: with a module's name or its end after a dot."""
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Prefixes of `init_lora_weights` values that change the base; PEFT converts all but LoftQ."""
 
@@ -51,6 +58,7 @@ class AdapterConfig:
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
         base, revision, task_type: as recorded; may be missing.
         auto_mapping: the class of the base, which PEFT needs where no task type is given.
+        target_parameters: names or ends of the parameters with experts that it adapts, see perdure.adapters.experts.
     """
 
     rank: int
@@ -64,6 +72,7 @@ class AdapterConfig:
     # not in the repr, by which runs that started from adapters recognise them
     revision: str | None = field(default=None, repr=False)
     auto_mapping: dict[str, Any] | None = field(default=None, repr=False)
+    target_parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
         """R of a module: the pattern that matches it, else the common one."""
@@ -78,7 +87,27 @@ class AdapterConfig:
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first pattern that matches the module or the end of its name at a dot, as in PEFT."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    return next((value for key, value in patterns.items() if _matches(key, module)), default)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether PEFT would take the module for one of the pattern's; an AdapterError where the answer takes too long."""
+    try:
+        # not re, which cannot stop: some patterns take longer than the age of the universe
+        return regex.match(_WHOLE.format(pattern), module, timeout=SLOWEST) is not None
+    except (TimeoutError, regex.error) as error:
+        raise AdapterError(
+            f"The pattern {_short(pattern)} in {CONFIG_FILE} cannot be matched with '{module:.80}' ({error or 'too slow'}). "
+            "Write the module's name instead."
+        ) from error
+
+
+def _pattern(key: str) -> str:
+    """A key of rank_pattern or alpha_pattern; a ValueError for what is not a pattern in the place where PEFT puts it."""
+    if len(key) > LONGEST_PATTERN:
+        raise ValueError(f"{_short(key)} is too long for a pattern")
+    re.compile(_WHOLE.format(key))
+    return key
 
 
 def natural(name: str) -> list[Any]:
@@ -89,7 +118,7 @@ def natural(name: str) -> list[Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an AdapterError if it is unreadable, or something else."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_limited(path))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: not readable as JSON ({error}).") from error
     if not isinstance(raw, dict):
@@ -104,9 +133,9 @@ def read_config(folder: Path) -> AdapterConfig:
         AdapterError: missing, unreadable, or something other than an update of weights.
     """
     path = folder / CONFIG_FILE
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise AdapterError(f"'{folder}' is a file; give the folder that holds it and {CONFIG_FILE}: '{folder.parent}'.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise AdapterError(f"'{folder}' is not an adapter folder: it has no {CONFIG_FILE}. {_instead(folder)}")
     raw = read_object(path)
     _refuse(path, raw)
@@ -115,22 +144,19 @@ def read_config(folder: Path) -> AdapterConfig:
             rank=_positive(raw["r"]),
             alpha=_number(raw["lora_alpha"]),
             rslora=bool(raw.get("use_rslora")),
-            rank_pattern={
-                re.compile(key).pattern: _positive(value) for key, value in (raw.get("rank_pattern") or {}).items()
-            },
-            alpha_pattern={
-                re.compile(key).pattern: _number(value) for key, value in (raw.get("alpha_pattern") or {}).items()
-            },
+            rank_pattern={_pattern(key): _positive(value) for key, value in (raw.get("rank_pattern") or {}).items()},
+            alpha_pattern={_pattern(key): _number(value) for key, value in (raw.get("alpha_pattern") or {}).items()},
             fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
-            base=raw.get("base_model_name_or_path"),
-            task_type=raw.get("task_type"),
-            revision=raw.get("revision"),
+            base=_name(raw, "base_model_name_or_path"),
+            task_type=_name(raw, "task_type"),
+            revision=_name(raw, "revision"),
             auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
+            target_parameters=_names(raw.get("target_parameters")),
         )
     except KeyError as error:
         raise AdapterError(f"{path}: the entry {error} is missing.") from error
     except (TypeError, ValueError, OverflowError, AttributeError, re.error) as error:
-        raise AdapterError(f"{path}: a rank, alpha or pattern is not what PEFT writes ({error}).") from error
+        raise AdapterError(f"{path}: a rank, alpha, pattern or name is not what PEFT writes ({error}).") from error
 
 
 def _instead(folder: Path) -> str:
@@ -167,6 +193,21 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
             f"the original base. {remedy}."
         )
+
+
+def _name(raw: Mapping[str, Any], key: str) -> str | None:
+    value = raw.get(key)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{key} is {_short(value)}, not a name")  # noqa: TRY004  (as in `_number`)
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """A list of names, perhaps missing; a ValueError for anything else."""
+    names = tuple(value or ())
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{_short(value)} is not a list of names")
+    return names
 
 
 def _positive(value: Any) -> int:

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from perdure.adapters.experts import is_of_parameter, parameter_at
 from perdure.adapters.format import CONFIG_FILE, AdapterConfig, natural
 from perdure.errors import AdapterError
 from perdure.ops.finite import all_finite
@@ -38,6 +39,8 @@ KINDS = {
     "lora_embedding_A": ("A", "embedding"),
     "lora_embedding_B": ("B", "embedding"),
 }
+LARGEST_UPDATE = 1 << 34
+"""Entries of one module's update: 17 thousand million. The largest vocabularies times the widest layers are a quarter of it."""
 FACTOR = re.compile(rf"(?:{re.escape(PREFIX)})?([\w.-]+)\.({'|'.join(map(re.escape, KINDS))})")
 
 
@@ -46,11 +49,12 @@ class StoredModule:
     """One module's tensors in the file.
 
     Args:
-        A, B: names of the factors.
+        A, B: names of the factors; of an expert, those of all experts of its parameter.
         shape: (O, I) of the update.
-        kind: 'linear' or 'embedding'.
+        kind: 'linear', 'embedding' or 'expert' (one matrix of a parameter that holds many).
         frozen: names of the base's own weight (and bias), which PEFT saves beside the LoRA of an embedding or output head. Not
             part of the update, but where the vocabulary was resized the only copy of the new rows.
+        expert: its number, and how many there are.
     """
 
     A: str
@@ -59,6 +63,7 @@ class StoredModule:
     rank: int
     kind: str
     frozen: tuple[str, ...] = ()
+    expert: tuple[int, int] | None = None
 
 
 def weights_file(folder: Path) -> Path:
@@ -84,6 +89,12 @@ def opened(path: Path) -> Any:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or cut off ({error}); copy or download it again.") from error
+
+
+def _parameter(stored: str, config: AdapterConfig, path: Path) -> str | None:
+    """The parameter whose experts a file adapts under this module name; None for a module."""
+    targets = config.target_parameters
+    return parameter_at(stored, targets, str(path)) if is_of_parameter(stored, targets) else None
 
 
 def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
@@ -118,23 +129,40 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
         raise AdapterError(f"{path}: no LoRA tensor inside.")
     modules = {}
     for module in sorted(pairs, key=natural):
-        pair, rank = pairs[module], config.rank_of(module)
+        pair = pairs[module]
+        parameter = _parameter(module, config, path)
+        rank = config.rank_of(parameter or module)
         if len(pair) < 2:
             (present,) = pair.values()
             raise AdapterError(f"{path}: '{present}' has no counterpart; the file is incomplete.")
         A, B = shapes[pair["A"]], shapes[pair["B"]]
         if len(A) != 2 or len(B) != 2:
             raise AdapterError(f"{path}: '{pair['A']}' has shape {A}; LoRA on convolutions is not supported.")
-        if A[0] != rank or B[1] != rank:
+        experts = A[0] // rank if parameter else 1
+        if A[0] != rank * experts or B[1] != rank * experts:
             raise AdapterError(
                 f"{path}: '{pair['A']}' {A} and '{pair['B']}' {B} do not have the rank {rank} that {CONFIG_FILE} states."
             )
-        if not abs(scaling := config.scaling(module)) <= torch.finfo(torch.float32).max:
+        if not abs(scaling := config.scaling(parameter or module)) <= torch.finfo(torch.float32).max:
             raise AdapterError(
                 f"{path.with_name(CONFIG_FILE)}: alpha and rank give '{module}' the scaling {scaling:g}, which no weight can hold"
                 ". Correct lora_alpha or alpha_pattern."
             )
         own, shape = tuple(frozen.get(module, ())), (B[0], A[1])
+        if shape[0] * shape[1] > LARGEST_UPDATE:
+            raise AdapterError(
+                f"{path}: the update of '{module}' would be {shape[0]:,} x {shape[1]:,}, which is larger than any model's weight."
+            )
+        if parameter:
+            if experts < 2:
+                raise AdapterError(
+                    f"{path}: '{parameter}' is adapted as a bare parameter of one matrix; only stacks of experts are supported."
+                )
+            modules |= {
+                f"{parameter}.{e}": StoredModule(pair["A"], pair["B"], shape, rank, "expert", own, (e, experts))
+                for e in range(experts)
+            }
+            continue
         modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
     return modules
 

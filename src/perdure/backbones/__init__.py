@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Backbone
@@ -43,7 +43,7 @@ def backbone_kind(settings: Mapping[str, Any]) -> str:
     """
     model = str(settings.get("model", ""))
     kind = settings.get("kind") or model_kind(model)
-    if kind is None and "/" not in model and not Path(model).exists():
+    if kind is None and "/" not in model and not os.path.exists(model):
         error = UnknownName("model", model, model_names())
         error.args = (f"{error} For a folder or a hub model also give its kind: {{kind: encoder, model: {model}}}.",)
         raise error

@@ -7,6 +7,7 @@ competes among its own task's labels only. A text with its own choices (COPA's a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from perdure.backbones.base import (
     most_probable,
 )
 from perdure.backbones.device import autocast, model_device
-from perdure.backbones.load_errors import explained
+from perdure.backbones.load_errors import explained, reading_explained
 from perdure.backbones.models import model_folder
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.pooling import Pooling, read_pooling
@@ -37,10 +38,11 @@ from perdure.backbones.pretrained import (
     check_positions,
     check_vocabulary,
     load_model,
+    tried,
 )
 from perdure.backbones.ranking import agree
 from perdure.backbones.tokens import in_batches, padded
-from perdure.errors import DataError
+from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
 
@@ -90,8 +92,13 @@ class Encoder(PretrainedBackbone):
         """The pretrained model in fp32 and its tokenizer; for errors see `perdure.backbones.pretrained`."""
         base = ModelSettings(model=settings.model, attention=settings.attention, device=settings.device)
         model = load_model(AutoModel, base, "sentence encoder")
+        if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+            raise ConfigError(
+                f"'{settings.model}' ({type(model).__name__}) is an encoder and a decoder, not a sentence encoder. Use "
+                "backbone.kind=seq2seq with a model that writes (ForConditionalGeneration)."
+            )
         with explained(settings.model, "sentence encoder"):
-            tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE)
+            tokenizer = tried(AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE))
             pooling = read_pooling(settings.model, settings.pooling)
         pooling.check(getattr(model.config, "hidden_size", None), settings.model)
         check_vocabulary(model, tokenizer, settings.model)
@@ -131,7 +138,7 @@ class Encoder(PretrainedBackbone):
         short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
         if len(long) <= len(short):
             return
-        with torch.inference_mode(), without_dropout(self.model):
+        with torch.inference_mode(), without_dropout(self.model), reading_explained(self.settings.model, self.model):
             alone, beside = (self._encode(self._inputs(rows))[0] for rows in ([short], [short, long]))
         self._mixes = not agree(self.model, beside, alone)
 

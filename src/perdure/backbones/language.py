@@ -15,6 +15,7 @@ from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.text_metrics import normalise
@@ -30,6 +31,7 @@ class LanguageModel(Trials, ABC):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self._completions: dict[str, list[int]] = {}
+        self._reads = False
 
     @abstractmethod
     def _batch(
@@ -58,7 +60,17 @@ class LanguageModel(Trials, ABC):
                 self._prompt(task.prompt(example.text))
             for example in () if task.labels else task.train:
                 self._completion(example)
+        self._try_reading()
         self._try_padding()
+
+    def _try_reading(self) -> None:
+        """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
+        task = next(iter(self._tasks.values()), None)
+        if self._reads or task is None:
+            return
+        with reading_explained(self.settings.model, self.model), torch.no_grad():
+            self.forward(self.collate(task.train[:1]))
+        self._reads = True
 
     def _check_labels(self, task: Task) -> None:
         names: dict[tuple[int, ...], str] = {}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
 
 from perdure.adapters.weights import PICKLED
 from perdure.backbones.memory import out_of_memory
@@ -36,8 +35,12 @@ REFUSED = (
         "has itself",
     ),
     ("cannot be loaded with `safetensors`", f"has {PICKLED}"),
+    (
+        "scaled_dot_product_attention",
+        "has no sdpa attention. Set backbone.attention=eager, or leave it out: eager is then taken where sdpa is missing",
+    ),
 )
-"""What transformers says of a model it was told not to trust -> why it is refused."""
+"""A part of what transformers says -> why the model is refused, in short."""
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def explained(name: str, kind: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever the libraries raise that read a folder's files: it cannot be loaded
         raise out_of_memory(error) or _load_error(name, kind, error) from error
 
 
@@ -68,3 +71,17 @@ def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
             return ConfigError(f"'{name}' {why}.")
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return ConfigError(f"'{name}' cannot be loaded as a {kind}: {first:.300}")
+
+
+@contextmanager
+def reading_explained(name: str, model: object) -> Iterator[None]:
+    """Turn what a model raises at its first inputs into an error that says so: it cannot read them, whatever is trained."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except Exception as error:  # a configuration may say what no layer can do, and libraries raise anything then
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise out_of_memory(error) or ConfigError(
+            f"'{name}' ({type(model).__name__}) cannot read such inputs: {first:.300}. Choose another model."
+        ) from error

@@ -12,6 +12,7 @@ To add a model: one `Asset` in `perdure.tasks.sources.assets`, one row here, and
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def model_folder(name: str) -> str:
         folder = cache_folder() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
         return str(whole_folder(folder, lambda fresh: MODELS[name].convert(package_file(name), fresh)))
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"{folder} is not a model folder: it has no config.json. Give a folder saved by `save_pretrained`, a hub id, or "

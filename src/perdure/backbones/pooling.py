@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from perdure.backbones.models import MODELS, model_folder
 from perdure.errors import ConfigError, FetchError
+from perdure.files.parsing import parse_json, read_limited
 
 MODES = {
     "pooling_mode_cls_token": "cls",
@@ -290,7 +291,7 @@ def _json(folder: str, file: str, name: str, needed: bool = True) -> Any:
             raise _missing(name, file)
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path))
     except ValueError as error:
         raise ConfigError(f"'{name}': {file} is not JSON ({error}). Restore it. {_otherwise()}") from error
 

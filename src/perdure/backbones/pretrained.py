@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,24 +22,10 @@ from perdure.backbones.load_errors import explained
 from perdure.backbones.models import model_folder, model_names
 from perdure.backbones.modes import not_training
 from perdure.backbones.rounded import recomputation
+from perdure.backbones.targets import default_targets
 from perdure.errors import ConfigError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Task
-
-QUERY_VALUE_NAMES: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, ViT, DINOv2 ...
-    ("query", "value"),  # BERT, RoBERTa
-    ("q", "v"),  # T5, MPNet
-    ("q_lin", "v_lin"),  # DistilBERT
-    ("query_proj", "value_proj"),  # DeBERTa-v2
-    ("q_head", "v_head"),  # Funnel
-    ("qkv_proj",),  # Phi-3: query, key and value in one matrix from here on
-    ("query_key_value",),  # GPT-NeoX, BLOOM, Falcon
-    ("Wqkv",),  # ModernBERT, MPT
-    ("c_attn",),  # GPT-2
-    ("qkv",),
-)
-"""What architectures call their query and value projections; the first that fits is taken."""
 
 OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
 """A model folder's own code never runs. Without this, transformers asks whether it may."""
@@ -62,7 +49,7 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time."""
     attention: Literal["eager", "sdpa"] = "sdpa"
-    """transformers' attention implementation."""
+    """transformers' attention implementation. Where a model has no sdpa, the default becomes eager; asked for, it is refused."""
     predict_batch_size: int = Field(default=16, ge=1)
     """examples per forward pass when answering."""
     device: str = "auto"
@@ -72,7 +59,7 @@ class ModelSettings(Settings):
     @classmethod
     def _only_of_the_hub(cls, value: str | None, info: ValidationInfo) -> str | None:
         model = info.data.get("model", "hub:")
-        if value is not None and (model in model_names() or Path(model).expanduser().is_dir()):
+        if value is not None and (model in model_names() or os.path.isdir(Path(model).expanduser())):
             raise ValueError(f"'{model}' has no revisions; only hub models do. Leave it out")
         return value
 
@@ -81,6 +68,7 @@ class PretrainedBackbone:
     """What all backbones on pretrained models share."""
 
     answers_from_examples = False
+    settings: Any
 
     def __init__(self, model: PreTrainedModel, processor: Any) -> None:
         self.model: nn.Module = model
@@ -91,8 +79,21 @@ class PretrainedBackbone:
 
     @property
     def default_targets(self) -> tuple[str, ...]:
-        """The query and value projections; ConfigError if their names are not known."""
-        return query_value_targets(self.model)
+        """The query and value projections, or what stands for them; ConfigError if their names are not known."""
+        return default_targets(self.model)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that the model computes with."""
+        own: Any = self.model.config
+        asked: str = self.settings.attention
+        return "eager" if asked == "sdpa" and own._attn_implementation == "eager" else asked
+
+    def attention_note(self) -> str | None:
+        """The line for a run whose model has no sdpa though it is the default; None if it has."""
+        if self.attention == self.settings.attention:
+            return None
+        return f"{type(self.model).__name__} has no sdpa attention: it computes with attention=eager"
 
     def _classes(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """(task, label) for all labels of these tasks."""
@@ -115,8 +116,9 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
         FetchError: gated, missing or unreachable on the hub.
         TrainingError: it does not fit in memory.
     """
+    by_default = settings.attention == "sdpa" and "attention" not in settings.model_fields_set
     options: dict[str, Any] = {
-        "attn_implementation": settings.attention,
+        "attn_implementation": None if by_default else settings.attention,  # None: sdpa, or eager where it is missing
         "use_safetensors": True,
         **_revision(settings),
     }
@@ -204,7 +206,9 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with explained(settings.model, "model with a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE, **_revision(settings))
+        tokenizer = tried(
+            AutoTokenizer.from_pretrained(model_folder(settings.model), **OWN_CODE, **_revision(settings))
+        )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"The tokenizer of '{settings.model}' has no end-of-sequence token, so answers cannot end. Set `eos_token` in "
@@ -212,6 +216,12 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, once it has read a word: some of its settings are looked at only then, whatever their type."""
+    tokenizer("a")
     return tokenizer
 
 
@@ -223,26 +233,6 @@ def load_image_processor(settings: ModelSettings, **options: Any) -> Any:
         return AutoImageProcessor.from_pretrained(
             model_folder(settings.model), backend="pil", **OWN_CODE, **_revision(settings), **options
         )
-
-
-def query_value_targets(model: nn.Module) -> tuple[str, ...]:
-    """Names of the model's query and value projections, the usual place of LoRA; fused ones if there are no others.
-
-    Raises:
-        ConfigError: none of the known names; lists the model's layers.
-    """
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # what PEFT's LoRA takes; GPT-2's Conv1D
-    }
-    for candidates in QUERY_VALUE_NAMES:
-        if names.issuperset(candidates):
-            return candidates
-    raise ConfigError(
-        "The names of this model's query and value layers are not known; name some with lora.targets. "
-        f"Its layers: {', '.join(sorted(names))}."
-    )
 
 
 def enable_checkpointing(model: PreTrainedModel, name: str) -> None:

@@ -28,6 +28,7 @@ from transformers import AutoModel, PreTrainedModel
 from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
+from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task, without_labels
@@ -84,6 +85,11 @@ class Vision(PretrainedBackbone):
                 f"'{settings.model}' ({type(model).__name__}) also reads texts. Save the part that reads images, such as "
                 "CLIPVisionModel or SiglipVisionModel, in a folder with its image processor, and give that folder."
             )
+        if "noise" in accepted and getattr(model.config, "mask_ratio", 0):
+            raise ConfigError(
+                f"'{settings.model}' ({type(model).__name__}) hides a random part of every image, so each answer would be "
+                "another. Set mask_ratio to 0 in its config.json."
+            )
         self._before_patches = tokens_before_patches(model)
         if settings.pooling == "cls" and not self._before_patches:
             raise ConfigError(
@@ -131,7 +137,7 @@ class Vision(PretrainedBackbone):
             # always fp32: a reopened run measures them again, and may compute in bf16
             given, self.precision = self.precision, "fp32"
             try:
-                with answering(self.model):
+                with answering(self.model), reading_explained(self.settings.model, self.model):
                     features = self._class_features(task)
             finally:
                 self.precision = given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -51,12 +52,15 @@ def run(
     backbone: Annotated[str | None, typer.Option(help="Model: a known name, a folder, or a hub id.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the training.")] = None,
     max_forgetting: options.MaxForgetting = None,
+    max_drop: options.MaxDrop = None,
+    min_gain: options.MinGain = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration, one after another."""
     from perdure.config.run_config import load_config
     from perdure.settings.read import parse_overrides
+    from perdure.state.gate import Gate
 
     given = list(settings or [])
     source: Any = given.pop(0) if given and "=" not in given[0] else {}
@@ -68,7 +72,8 @@ def run(
 
     RUN_FOLDERS.append(out)
     report = options.progress_reporter(progress, config.method_name, out, tracker)
-    options.show_scores(run_config(config, out, max_forgetting=max_forgetting, report=report), progress)
+    gate = Gate(max_forgetting, max_drop, min_gain)
+    options.show_scores(run_config(config, out, gate=gate, report=report), progress)
 
 
 @app.command()
@@ -88,6 +93,8 @@ def init(file: Annotated[Path, typer.Argument(help="Configuration file to write.
 def resume(
     folder: options.Run,
     max_forgetting: options.MaxForgetting = None,
+    max_drop: options.MaxDrop = None,
+    min_gain: options.MinGain = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
@@ -96,7 +103,8 @@ def resume(
 
     RUN_FOLDERS.append(folder)
     report = options.progress_reporter(progress, folder.name, folder, tracker)
-    options.show_scores(resume_run(folder, max_forgetting=max_forgetting, report=report), progress)
+    found = resume_run(folder, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
+    options.show_scores(found, progress)
 
 
 @app.command()
@@ -252,8 +260,9 @@ def main() -> None:
 
     PERDURE_TRACEBACK=1 shows the traceback instead.
     """
-    # transformers' loading bars would break up perdure's own progress
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+    )  # transformers' bars would break up perdure's own progress
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a custom part, `module:Class`; a sweep's processes inherit it
     RUN_FOLDERS.clear()
@@ -274,7 +283,8 @@ def main() -> None:
         typer.echo(visible(f"perdure: {error}"), err=True)
         sys.exit(error.exit_code)
     except UsageError as error:
-        error.show()
+        error.show(file := io.StringIO())
+        typer.echo(visible(file.getvalue()), err=True, nl=False)
         sys.exit(ConfigError.exit_code)  # not the parser's 2, which means that a quality gate failed
     if code == INTERRUPTED:
         _explain_stop()

@@ -16,7 +16,16 @@ Suite = Annotated[str, typer.Argument(help="Suite name or YAML file; see `perdur
 SuiteData = Annotated[str | None, typer.Option(help="Folder with the suite's files, if it needs one.")]
 MaxForgetting = Annotated[
     float | None,
-    typer.Option(help="Points an earlier task may lose; above that, exit with status 2 and leave the run unchanged."),
+    typer.Option(
+        help="Points an earlier task may be below its best; if more, exit with status 2 and leave the run unchanged."
+    ),
+]
+MaxDrop = Annotated[float | None, typer.Option(help="Points an earlier task may lose by the new task alone; the same.")]
+MinGain = Annotated[
+    float | None,
+    typer.Option(
+        help="Points above the untouched model and the most frequent label that the new task must reach; the same."
+    ),
 ]
 Progress = Annotated[
     Literal["auto", "quiet", "json"],
@@ -49,8 +58,14 @@ def show_scores(scores: Any, progress: str = "auto") -> None:
         return  # the last JSON line holds the metrics; of several processes only the first one prints
     from perdure.report.text import print_scores
     from perdure.report.words import plain
+    from perdure.state.outcomes import task_outcomes
     from perdure.state.store import Store
+    from perdure.state.words import next_steps, state_sentence
 
     print_scores(scores)
-    for text in Store(Path(scores.folder)).about.get("warnings", ()):
+    store = Store(Path(scores.folder))
+    for text in store.about.get("warnings", ()):
         typer.echo(visible(f"Warning: {plain(text)}"))
+    outcomes = task_outcomes(store)
+    for line in (state_sentence(outcomes), *next_steps(outcomes, scores.folder)):
+        typer.echo(visible(plain(line)))

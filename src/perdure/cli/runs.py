@@ -23,6 +23,8 @@ def add(
     task: Annotated[Path, typer.Argument(help="YAML file of the task.")],
     settings: Annotated[list[str] | None, typer.Argument(help="With --history: key=value settings.")] = None,
     max_forgetting: options.MaxForgetting = None,
+    max_drop: options.MaxDrop = None,
+    min_gain: options.MinGain = None,
     history: Annotated[
         list[str] | None,
         typer.Option(help="Start a new run from this PEFT adapter. Repeatable, oldest first."),
@@ -39,13 +41,15 @@ def add(
             raise ConfigError("An existing run keeps its settings. Settings need --history, which starts a new run.")
         from perdure.commands.grow import add as add_task
 
-        options.show_scores(add_task(run, task, max_forgetting=max_forgetting, report=report), progress)
+        found = add_task(run, task, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
+        options.show_scores(found, progress)
         return
     if backbone is None:
         raise ConfigError("--history needs the base model of the adapters. Give it with --backbone.")
     from perdure.commands.learn import run_config
     from perdure.config.run_config import load_config, located
     from perdure.settings.read import parse_overrides
+    from perdure.state.gate import Gate
     from perdure.tasks.sources.files import task_spec
 
     given = {
@@ -55,7 +59,7 @@ def add(
         **({"method": method} if method else {}),
     }
     config = load_config(given, parse_overrides(settings or []))
-    options.show_scores(run_config(config, run, max_forgetting=max_forgetting, report=report), progress)
+    options.show_scores(run_config(config, run, gate=Gate(max_forgetting, max_drop, min_gain), report=report), progress)
 
 
 def rollback(run: options.Run, to: Annotated[str, typer.Option(help="Last task to keep.")]) -> None:

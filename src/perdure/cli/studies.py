@@ -26,10 +26,38 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Register mine, ability and study."""
+    """Register doctor, mine, ability and study."""
+    app.command()(doctor)
     app.command()(mine)
     app.command()(ability)
     app.add_typer(study_app, name="study")
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="Model: a known name, a folder, or a hub id.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value settings, such as lora.targets=all-linear.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind of the model: encoder, causal, seq2seq, vision.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what works for a model: loads it as a run would and tries layers, packing, batching, and deployment on a probe.
+
+    Exits with status 1 if a run would fail, or answer otherwise than it learnt.
+    """
+    from perdure.commands.doctor import examine
+    from perdure.config.run_config import load_config
+    from perdure.settings.read import parse_overrides
+
+    backbone = {"model": model} | ({"kind": kind} if kind else {})
+    found = examine(load_config({"backbone": backbone}, parse_overrides(settings or [])))
+    if as_json:
+        options.print_json(found.as_json())
+    else:
+        for line in found.lines():
+            typer.echo(visible(line))
+    if not found.works:
+        raise typer.Exit(1)
 
 
 def mine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from perdure.adapters.folder import fetch_from_hub
 from perdure.merging.base_files import BELONGING, FOLDERS, INDEX_FILE
@@ -21,7 +21,7 @@ def base_folder(name: str, revision: str | None = None) -> str:
     from perdure.backbones.models import model_folder
 
     place = model_folder(name)
-    if Path(place).is_dir():
+    if os.path.isdir(place):
         return place
     folders = ("[0-9]_*", *FOLDERS)  # of sentence-transformers, such as 2_Dense/pytorch_model.bin, and of transformers
     files = ["*.safetensors", INDEX_FILE, *BELONGING, *(f"{name}/*" for name in folders)]

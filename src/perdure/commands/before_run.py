@@ -9,6 +9,7 @@ from perdure.backbones.models import model_names
 from perdure.config.run_config import SUITE_SETTINGS, RunConfig, located, located_sources
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.methods.contract.parts import Method
+from perdure.state.gate import Gate
 from perdure.state.reopen import initial_config
 from perdure.state.store import Store
 from perdure.tasks.task import Task
@@ -46,16 +47,14 @@ def check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) 
         )
 
 
-def check_gate(config: RunConfig, method: Method, max_forgetting: float | None) -> None:
+def check_gate(config: RunConfig, method: Method, gate: Gate) -> None:
     """Raise ConfigError if the quality gate would have no scores to compare."""
-    if max_forgetting is None:
+    if not (asked := ", ".join(gate.bounds())):
         return
     if method.stream == "joint":
-        raise ConfigError(
-            f"Method '{method.name}' learns everything at once and cannot forget: leave max_forgetting out."
-        )
+        raise ConfigError(f"Method '{method.name}' learns everything at once and cannot forget: leave {asked} out.")
     if config.evaluation.every_stage is not True:
-        raise ConfigError("max_forgetting compares scores after every stage; leave evaluation.every_stage at true.")
+        raise ConfigError(f"{asked}: a gate compares scores after every stage; leave evaluation.every_stage at true.")
 
 
 def check_changed(store: Store, config: RunConfig) -> None:

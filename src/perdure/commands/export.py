@@ -6,7 +6,8 @@ inside the base's weights. Both come with a card that names tasks, method, score
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, 
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
+from perdure.state.checkpoint import damaged_as_error, read_metadata
 from perdure.state.reopen import check_base_there, learner_config, load_learner
 from perdure.state.scores import read_scores
 from perdure.state.store import STATE, Store
@@ -56,7 +58,7 @@ def export(
         AdapterError: the base does not fit.
     """
     folder = Path(folder)
-    is_state = (folder / MERGE_STATE).is_file()
+    is_state = os.path.isfile(folder / MERGE_STATE)
     if is_state and task is not None:
         raise ConfigError("A merge state deploys one update; leave --task out.")
     source = State(folder) if is_state else _Deployed(folder, task)
@@ -123,17 +125,17 @@ class _Deployed(Mergeable):
             )
         store.verify()
         self.file = store.stage_folder(len(stages)) / STATE
-        with safe_open(self.file, framework="pt") as opened:
-            deployed = json.loads((opened.metadata() or {})["perdure"])["deployed"]
+        with damaged_as_error(self.file), safe_open(self.file, framework="pt") as opened:
+            deployed = read_metadata(self.file)["deployed"]
             self.group = _group(deployed, task)
             keys = [key.split("/") for key in opened.keys() if key.startswith(f"{self.group}/")]  # noqa: SIM118
             sizes = {
                 (module, part): opened.get_slice(f"{self.group}/{module}/{part}").get_shape()
                 for _, module, part in keys
             }
-        shapes = {module: (size[0], size[1]) for (module, part), size in sizes.items() if part == "dense"}
-        self.low_rank = not shapes
-        shapes |= {module: (size[0], sizes[module, "A"][1]) for (module, part), size in sizes.items() if part == "B"}
+        with damaged_as_error(self.file):
+            shapes = _shapes(sizes)
+        self.low_rank = not any(part == "dense" for _, part in sizes)
         config = read_config(store.stage_folder(len(stages)) / "adapter")
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]
@@ -152,10 +154,16 @@ class _Deployed(Mergeable):
 
     def merge(self, module: str) -> Delta:
         key = f"{self.group}/{module}"
-        with safe_open(self.file, framework="pt") as opened:
+        with damaged_as_error(self.file), safe_open(self.file, framework="pt") as opened:
             if f"{key}/dense" in opened.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
                 return opened.get_tensor(f"{key}/dense")
             return LowRank(opened.get_tensor(f"{key}/A"), opened.get_tensor(f"{key}/B"))
+
+
+def _shapes(sizes: Mapping[tuple[str, str], list[int]]) -> dict[str, tuple[int, int]]:
+    """Module -> (O, I) of its update, from the sizes of its tensors."""
+    dense = {module: (size[0], size[1]) for (module, part), size in sizes.items() if part == "dense"}
+    return dense | {module: (size[0], sizes[module, "A"][1]) for (module, part), size in sizes.items() if part == "B"}
 
 
 def _group(deployed: str | list[str], task: str | None) -> str:

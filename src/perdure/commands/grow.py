@@ -19,9 +19,9 @@ from perdure.loop.adapter_history import check_names_apart
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.build import check_stages
 from perdure.methods.contract.own import sources
-from perdure.state.gate import forgetting_gate
+from perdure.state.gate import Gate
 from perdure.state.mismatch import other_versions
-from perdure.state.record import load_deployed, save_deployed
+from perdure.state.record import load_deployed, save_deployed, score_tasks
 from perdure.state.reopen import initial_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
@@ -41,6 +41,8 @@ def add(
     *,
     tasks: Sequence[Task] = (),
     max_forgetting: float | None = None,
+    max_drop: float | None = None,
+    min_gain: float | None = None,
     report: Reporter | None = None,
 ) -> Scores:
     """Learn one more task on the finished run in the folder `run`, with its own method and settings.
@@ -51,7 +53,7 @@ def add(
     Args:
         task: a task's YAML file or settings, or a task.
         tasks: the run's earlier tasks that were given from Python; they are scored again.
-        max_forgetting: refuse the task if an earlier one then scores more than this many points below its best.
+        max_forgetting, max_drop, min_gain: refuse the task if it breaks one of these bounds (perdure.state.gate.Gate).
         report: follows the progress.
 
     Raises:
@@ -62,7 +64,7 @@ def add(
     if started() > 1:
         raise ConfigError("Only a single process can add a task: run `perdure add` without a launcher.")
     report, tasks = as_reporter(report), given_tasks(tasks)
-    store = Store(Path(run), accept=forgetting_gate(max_forgetting))
+    store = Store(Path(run), accept=Gate(max_forgetting, max_drop, min_gain).accept)
     _check_grows(store)
     with store.writing():
         store.verify()
@@ -85,7 +87,9 @@ def add(
             ],
         }
         with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
-            more["added"] = record
+            untrained = score_tasks([new], (), {}, opened.model, opened.backbone, opened.config.evaluation, report)
+            cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in untrained.items()}
+            more["added"] = {**record, "untrained": cells}
             run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
     return report_end(report, store)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -44,7 +45,7 @@ def measured_moments(
 
 def read_moments(path: Path) -> dict[str, Tensor]:
     """Module -> second moment [I, I], from a safetensors file; an AdapterError if a tensor cannot be one."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise AdapterError(f"No such file of input moments: '{path}'.")
     moments: dict[str, Tensor] = {}
     with opened(path) as file:

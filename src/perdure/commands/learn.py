@@ -11,15 +11,16 @@ from typing import Any, cast
 import torch
 
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
-from perdure.commands.run_record import run_record
+from perdure.commands.run_record import begin_lines, run_record
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
 from perdure.loop.base_task import base_stage, check_protect, protect_base
+from perdure.loop.progress import tell
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.build import build_method, check_needs, check_stages
 from perdure.methods.contract.parts import Method
-from perdure.state.gate import forgetting_gate
+from perdure.state.gate import OPEN, Gate
 from perdure.state.reopen import (
     check_base_there,
     check_pooling,
@@ -55,6 +56,8 @@ def learn(
     method: str | Mapping[str, Any] = "ps-lora",
     backbone: str | Mapping[str, Any] = "minilm",
     max_forgetting: float | None = None,
+    max_drop: float | None = None,
+    min_gain: float | None = None,
     report: Reporter | None = None,
     **settings: Any,
 ) -> Scores:
@@ -69,7 +72,7 @@ def learn(
             `suite="quickstart"` among the settings.
         method: a preset's name, or a composition of parts.
         backbone: a model, or settings of a backbone.
-        max_forgetting: refuse a stage after which an earlier task scores more than this many points below its best.
+        max_forgetting, max_drop, min_gain: refuse a stage that breaks one of these bounds (perdure.state.gate.Gate).
         report: follows the progress.
         settings: everything else of `perdure.config.run_config.RunConfig`, for example `training={"epochs": 2}`, `seed=1`.
 
@@ -90,7 +93,7 @@ def learn(
         settings["tasks"] = [spec.model_dump() for spec in specs]
     config = load_config({"method": method, "backbone": backbone, **settings})
     own = None if tasks is None or specs else [checked(task) for task in given]
-    return run_config(config, out, tasks=own, max_forgetting=max_forgetting, report=report)
+    return run_config(config, out, tasks=own, gate=Gate(max_forgetting, max_drop, min_gain), report=report)
 
 
 def run_config(
@@ -98,7 +101,7 @@ def run_config(
     out: str | Path,
     *,
     tasks: Sequence[Task] | None = None,
-    max_forgetting: float | None = None,
+    gate: Gate = OPEN,
     report: Reporter | None = None,
     shared: Path | None = None,
     suite: Suite | None = None,
@@ -111,11 +114,11 @@ def run_config(
     """
     processes = join()
     report = as_reporter(report, processes.main)
-    store = Store(Path(out), accept=forgetting_gate(max_forgetting))
+    store = Store(Path(out), accept=gate.accept)
     config = absolute(config, store)
     check_sources(config, tasks, begun=store.exists)
     method = build_method(config.method)
-    check_gate(config, method, max_forgetting)
+    check_gate(config, method, gate)
     check_protect(config, method)
     processes.once(store.must_match, {"config": config.model_dump(mode="json")})
     with _writing(store, processes):
@@ -159,6 +162,7 @@ def run_config(
             torch.set_num_threads(about["threads"])
         with reporting(report, chosen, method, config, store):
             if base:
+                tell(report, f"protect: what the base can do is measured on {len(base.train)} texts")
                 protect_base(base, method, model, backbone, config.seed, processes)
             processes.once(learn_history, config, chosen, method, model, backbone, store, report)
             if config.shard:
@@ -179,8 +183,11 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 def reporting(
     report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
 ) -> Iterator[None]:
-    """Report which stages begin (adapters of `history`, for which nothing is trained, as finished), and a body that fails."""
+    """Report what is adapted, which stages begin (adapters of `history`, for which nothing is trained, as finished), and a
+    body that fails."""
     try:
+        for line in begin_lines(store.about):
+            tell(report, line)
         names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
         report.begin(names, max(len(store.stages()), len(config.history)))
         yield
@@ -201,25 +208,28 @@ def resume(
     *,
     tasks: Sequence[Task] = (),
     max_forgetting: float | None = None,
+    max_drop: float | None = None,
+    min_gain: float | None = None,
     report: Reporter | None = None,
 ) -> Scores:
     """Resume the run in `out` from its last checkpoint.
 
     Args:
         tasks: those that were given from Python.
-        max_forgetting: see `learn`.
+        max_forgetting, max_drop, min_gain: see `learn`.
 
     Raises:
         StoreError: no run there, or its tasks were given from Python and are not given again.
     """
-    store, tasks = Store(Path(out)), given_tasks(tasks)
+    gate = Gate(max_forgetting, max_drop, min_gain)
+    store, tasks = Store(Path(out), accept=gate.accept), given_tasks(tasks)
     config = initial_config(store)
     if not store.changed:
         if not (tasks or config.suite is not None or config.tasks):
             raise StoreError(
                 f"The tasks of '{out}' were given from Python. Call perdure.learn again with out='{out}' to resume."
             )
-        return run_config(config, out, tasks=tasks or None, max_forgetting=max_forgetting, report=report)
+        return run_config(config, out, tasks=tasks or None, gate=gate, report=report)
     processes = join()
     report = as_reporter(report, processes.main)
     with _writing(store, processes):

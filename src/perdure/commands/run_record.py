@@ -21,6 +21,7 @@ from perdure.state.reopen import UNRECORDED, task_record
 from perdure.state.store import Store
 from perdure.tasks.splits import repeated_from_older
 from perdure.tasks.task import Task
+from perdure.training.coverage import coverage_line, coverage_warnings
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import Processes
 
@@ -57,14 +58,20 @@ def run_record(
         warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
     if note := getattr(backbone, "padding_note", lambda: None)():
         warnings.append(note)
+    reach = model.coverage()
+    notes = [*coverage_warnings(reach), *model.left_out_notes()]
+    if note := getattr(backbone, "attention_note", lambda: None)():
+        notes.append(note)
+    warnings += notes
     ranked = getattr(backbone, "how_ranked", None)
     # several processes try packing together, at their first answer
     ranking = ranked(tried=processes.count == 1) if ranked else None
     return {
         "config": config.model_dump(mode="json"),
         **task_record(tasks),
-        **({"backbone": settings.model_dump(mode="json")} if isinstance(settings, Settings) else {}),
+        **({"backbone": _used(settings, backbone)} if isinstance(settings, Settings) else {}),
         **({"pooling": pools} if (pools := getattr(backbone, "pools", None)) else {}),
+        "adapted": {"targets": model.targets, **reach.as_json(), "notes": notes},
         "base": model.fingerprint(),
         "history": history_record(config, store),
         "warnings": warnings,
@@ -77,3 +84,16 @@ def run_record(
         **({"ranking": ranking} if ranking else {}),
         **({"own_parts": own} if (own := sources(method)) else {}),
     }
+
+
+def _used(settings: Settings, backbone: Backbone) -> dict[str, Any]:
+    """Every setting of the backbone as it is used: a default that the model cannot follow is replaced."""
+    used = settings.model_dump(mode="json")
+    return {**used, "attention": getattr(backbone, "attention", used["attention"])} if "attention" in used else used
+
+
+def begin_lines(about: dict[str, Any]) -> list[str]:
+    """What a run says of its adapter before it begins; nothing for runs of 0.1, which did not record it."""
+    if "adapted" not in about:
+        return []
+    return [coverage_line(about["adapted"]), *about["adapted"]["notes"]]

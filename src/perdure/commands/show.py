@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from perdure.files.durable import read_json
+from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
-from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store
+from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store, set_aside
+from perdure.state.words import BASELINE, interval, next_steps, points, standing, state_sentence
+from perdure.training.coverage import coverage_line
 from perdure.training.metrics import FORMULAS, Scores
 
 PER_TASK = "one adapter a task"
@@ -20,16 +22,20 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
     about = store.about
     learnt = [name for name in store.stages() if name not in about.get("history", {})]
     scores = read_scores(folder) if learnt else None
+    outcomes = {outcome.task: outcome for outcome in task_outcomes(store)} if learnt else {}
     config = about["config"]
     return {
         "folder": str(folder),
         "finished": store.finished,
         **{key: config[key] for key in ("method", "backbone", "lora", "seed")},
+        "adapted": about.get("adapted"),
         "base": about.get("base"),
         "precision": about.get("precision"),
         "source": config.get("suite") or "own tasks",
         "history": list(about.get("history", {})),
-        "tasks": _tasks(about, scores),
+        "tasks": _tasks(about, scores, outcomes),
+        "state": state_sentence(list(outcomes.values())),
+        "advice": next_steps(list(outcomes.values()), str(folder)),
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
         "split": config["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
@@ -38,14 +44,12 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
             for name in (STAGES, DEPLOYED, QUARANTINE)
         },
         "warnings": about.get("warnings", []),
-        "aside": {
-            path.parent.name: read_json(path)["why"] for path in sorted((store.folder / QUARANTINE).glob("*/why.json"))
-        },
+        "aside": set_aside(store),
         "next": _next(store, about),
     }
 
 
-def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]:
+def _tasks(about: dict[str, Any], scores: Scores | None, outcomes: dict[str, TaskOutcome]) -> list[dict[str, Any]]:
     rows = []
     for t, task in enumerate(about["tasks"]):
         stage = scores.stages.index(task) if scores and task in scores.stages else None
@@ -58,9 +62,23 @@ def _tasks(about: dict[str, Any], scores: Scores | None) -> list[dict[str, Any]]
                 "sizes": about["sizes"][task],
                 "when_learnt": scores.score_matrix[stage][t] if scores and stage is not None else None,
                 "now": scores.score_matrix[-1][t] if scores and learnt else None,
+                **_compared(outcomes.get(task)),
             }
         )
     return rows
+
+
+def _compared(outcome: TaskOutcome | None) -> dict[str, Any]:
+    """How a task stands against when it was learnt, and against doing nothing; None where it is unknown."""
+    change, baseline = (outcome.since_learnt, outcome.baseline) if outcome else (None, None)
+    return {
+        "change": change.mean if change else None,
+        "interval": [change.low, change.high] if change else None,
+        "interval_in_points": interval(change),
+        "baseline": baseline[1] if baseline else None,
+        "baseline_is": baseline[0] if baseline else None,
+        "standing": standing(outcome) if outcome else "",
+    }
 
 
 def _deployed(folder: Path) -> str | None:
@@ -98,15 +116,22 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     replay = f", replay {method['replay']['kind']}" if method.get("replay") else ""
     yield f"method: init {method['init']['kind']}, {penalties}, consolidate {method['consolidate']['kind']}{replay}"
     yield f"lora: rank {run['lora']['rank']}, alpha {run['lora']['alpha']:g}; precision {run['precision']}"
+    if run["adapted"]:
+        yield coverage_line(run["adapted"])
     if run["history"]:
         yield f"history: {', '.join(run['history'])}"
     width = max(len(task["task"]) for task in run["tasks"])
-    yield f"{'task':<{width}}  train  {run['split']:>10}  when learnt   now   (scores in points)"
+    yield f"{'task':<{width}}  train  {run['split']:>10}  when learnt    now  change  95 % interval  baseline"
     for task in run["tasks"]:
-        when, now = (f"{100 * task[key]:.1f}" if task[key] is not None else "-" for key in ("when_learnt", "now"))
+        when, now, change, baseline = (points(task[key]) for key in ("when_learnt", "now", "change", "baseline"))
         sizes = f"{task['sizes']['train']:>5}  {task['sizes'][run['split']]:>10}"
         notes = "added" if task["added"] else "" if task["learnt"] else "not learnt yet"
-        yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {notes}".rstrip()
+        notes = ", ".join(note for note in (notes, task["standing"]) if note)
+        compared = f"{change:>6}  {task['interval_in_points']:>13}  {baseline:>8}"
+        yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {compared}  {notes}".rstrip()
+    yield f"scores in points; the interval is of the change. {BASELINE}."
+    yield run["state"]
+    yield from (f"to do: {line}" for line in run["advice"])
     for name, value in run["metrics"].items():
         if value is not None:
             yield f"{name.replace('_', ' ')}: {100 * value:.1f}"

@@ -5,20 +5,39 @@ Settings are frozen; an unknown key is an error that suggests the nearest known 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.errors import ConfigError, DataError
-from perdure.settings.read import Settings, read_yaml, validate, with_override
+from perdure.settings.patterns import checked_pattern
+from perdure.settings.read import Settings, validate, with_override
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
 SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
 """Settings that apply to suites only: your own tasks set this themselves."""
+
+
+ALL_LINEAR = "all-linear"
+Targets = str | tuple[str, ...]
+"""Names or ends of names; or 'all-linear' (targets only) or a regular expression."""
+
+
+def _pattern(value: Targets) -> Targets:
+    """A checked regular expression; 'all-linear' in any case of letters, as in PEFT."""
+    if not isinstance(value, str):
+        if ALL_LINEAR in map(str.casefold, value):
+            raise ValueError(
+                f"'{ALL_LINEAR}' stands for all names and is not one of a list: write lora.targets={ALL_LINEAR}"
+            )
+        return value
+    return ALL_LINEAR if value.casefold() == ALL_LINEAR else checked_pattern(value)
 
 
 class LoraSettings(Settings):
@@ -30,8 +49,13 @@ class LoraSettings(Settings):
     """scales the update by alpha / r, or by alpha / sqrt(r) with `rslora`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout probability on the adapter's input during training."""
-    targets: tuple[str, ...] = ()
-    """names of the layers that get an adapter; empty = the backbone's default (query and value)."""
+    targets: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """which linear layers get an adapter, as PEFT's target_modules: names or their ends, 'all-linear' = all but the output
+    head, or one string = a regular expression that matches whole names; empty = the model's default (query and value)."""
+    exclude: Annotated[Targets, AfterValidator(_pattern)] = ()
+    """layers among these that get none: names or their ends, or a regular expression."""
+    target_parameters: tuple[str, ...] = ()
+    """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
 
@@ -149,7 +173,7 @@ class RunConfig(Settings):
     """seed for drawing a suite's training and validation examples; the test examples are always the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
     """split the base's weights over a launcher's processes. Does not affect the result."""
@@ -241,7 +265,7 @@ def located_sources(data: Mapping[str, Any], folder: Path = Path()) -> dict[str,
 def located(place: str, folder: Path = Path()) -> str:
     """The absolute path of `place`, relative to `folder`; unchanged if nothing exists there (a hub id)."""
     path = folder / Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    return str(path.resolve()) if os.path.exists(path) else place
 
 
 def _located_task(task: Any, named_in: Path) -> Any:
@@ -249,7 +273,7 @@ def _located_task(task: Any, named_in: Path) -> Any:
     folder = named_in.parent
     if isinstance(task, str):
         file = folder / Path(task).expanduser()
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ConfigError(f"No such task file: '{file}', which '{named_in}' names under `tasks`.")
         settings = read_yaml(file, "task")
         check_is_task(file, settings)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from perdure.diagnostics.report import Diagnosis, Pair
 from perdure.diagnostics.words import number, percent, places
+from perdure.files.terminal import visible
 
 
 def tables(diagnosis: Diagnosis) -> Iterator[Table]:
@@ -25,7 +26,7 @@ def _updates(diagnosis: Diagnosis) -> Table:
     for single in diagnosis.updates:
         own = single.overall
         numbers = (own.frobenius, own.nuclear_norm, own.rank, own.effective_rank, own.mean_magnitude.value)
-        table.add_row(escape(single.name), *map(number, (*numbers, own.generalised_sparsity)))
+        table.add_row(_shown(single.name), *map(number, (*numbers, own.generalised_sparsity)))
     return table
 
 
@@ -35,13 +36,13 @@ def _pairs(diagnosis: Diagnosis) -> Table:
         both = pair.overall
         shares = (both.opposite, both.opposite_top, both.opposite_weighted, both.flip, both.collision)
         numbers = (both.cosine, both.awom_normalised, both.smallest_input_angle)
-        table.add_row(escape(f"{pair.first} / {pair.second}"), *map(percent, shares), *map(number, numbers))
+        table.add_row(_shown(f"{pair.first} / {pair.second}"), *map(percent, shares), *map(number, numbers))
     return table
 
 
 def _kinds(pair: Pair) -> Table:
     """Opposite signs by size, for each module type: the least and the most over its layers."""
-    title = escape(f"{pair.first} / {pair.second}: opposite signs by size")
+    title = _shown(f"{pair.first} / {pair.second}: opposite signs by size")
     table = _table(title, "module", "least", "most", "in layer")
     by_kind: dict[str, dict[int | None, float]] = {}
     for module, (kind, layer) in places(pair.modules).items():
@@ -50,8 +51,13 @@ def _kinds(pair: Pair) -> Table:
     for kind, shares in by_kind.items():
         most = max(shares, key=lambda layer: shares[layer])
         ends = (f"{100 * value:.1f} %" for value in (min(shares.values()), shares[most]))
-        table.add_row(escape(kind), *ends, "" if most is None else str(most))
+        table.add_row(_shown(kind), *ends, "" if most is None else str(most))
     return table
+
+
+def _shown(text: str) -> str:
+    """A name for a table: neither rich's markup nor a terminal's control characters in it have an effect."""
+    return escape(visible(text))
 
 
 def _table(title: str, first: str, *others: str) -> Table:

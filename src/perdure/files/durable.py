@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import CorruptFile, StoreError
+from perdure.files.parsing import parse_json, read_limited
 
 RESTORE = "Restore it from a copy, or run again."
 
@@ -83,6 +84,7 @@ def write_text(path: Path, text: str) -> None:
     make_folder(path.parent)
     partial = path.with_name(f".partial-{path.name}")
     try:
+        partial.unlink(missing_ok=True)  # not to write through a link
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
@@ -118,13 +120,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         CorruptFile: a line is not valid JSON; names the line.
     """
     rows = []
-    # not splitlines: an answer may contain one of Unicode's other line separators
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        # not splitlines: an answer may contain one of Unicode's other line separators
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptFile(f"Cannot read '{path}': {error}. {RESTORE}") from error
+    for number, line in enumerate(lines, start=1):
         try:
-            rows += [json.loads(line)] if line else []
+            rows += [_object(line)] if line else []
         except ValueError as error:
             raise CorruptFile(f"'{path}', line {number}: not valid JSON: {error}. {RESTORE}") from error
     return rows
+
+
+def _object(line: str) -> dict[str, Any]:
+    value = parse_json(line)
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")  # noqa: TRY004  (as for what is not JSON)
+    return value
 
 
 def read_json(path: Path) -> Any:
@@ -134,9 +147,11 @@ def read_json(path: Path) -> Any:
         CorruptFile: it is missing or not valid JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path), strict=True)
     except FileNotFoundError as error:
         raise CorruptFile(f"'{path}' is missing. {RESTORE}") from error
+    except OSError as error:
+        raise CorruptFile(f"Cannot read '{path}': {error.strerror}. {RESTORE}") from error
     except ValueError as error:  # UnicodeDecodeError, too
         raise CorruptFile(f"'{path}' is not valid JSON: {error}. {RESTORE}") from error
 

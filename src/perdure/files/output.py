@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from perdure.errors import StoreError
 from perdure.files.durable import disk_full_as_error, flush_tree, sync_folder
 from perdure.files.exchange import exchange
+from perdure.files.parsing import parse_json, read_limited
 
 RUN, STAGES, MERGE_STATE = "run.json", "stages", "state.json"
 KINDS = {RUN: "a run", MERGE_STATE: "a merge state"}
@@ -61,7 +62,7 @@ def _move(made: Path, folder: Path, overwrite: bool) -> None:
     mask = os.umask(0)
     os.umask(mask)
     made.chmod(0o777 & ~mask)  # mkdtemp lets in the owner only
-    if folder.exists():
+    if os.path.exists(folder):
         exchange(made, folder)
     else:
         os.replace(made, folder)
@@ -76,15 +77,15 @@ def check_new(folder: Path, overwrite: bool = False) -> Path:
     """
     folder = Path(os.path.abspath(folder))  # not resolved: a link to a folder is neither followed nor replaced
     _check_free(folder, overwrite)
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+    if os.path.lexists(folder) and (folder.is_symlink() or not os.path.isdir(folder)):
         raise StoreError(f"'{folder}' is not a folder and will not be replaced. Choose another name.")
     for name, kind in KINDS.items():
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             raise StoreError(
                 f"'{folder}' holds {kind} ({name}), which --overwrite does not replace. Choose another name, or delete it "
                 "yourself."
             )
-    if folder.exists():
+    if os.path.exists(folder):
         _check_own(folder)
     return folder
 
@@ -114,7 +115,7 @@ def _check_own(folder: Path) -> None:
 def _marked(path: Path) -> set[str] | None:
     """The files that a mark lists, and the mark itself; None if there is none, or not one written here."""
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = parse_json(read_limited(path))["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     listed = isinstance(files, list) and all(isinstance(name, str) for name in files)
@@ -131,7 +132,7 @@ def check_apart(folder: Path, read: Iterable[str | Path | None]) -> None:
         StoreError: `folder` is or contains an input, or lies inside a run or a merge state.
     """
     for place in read:
-        if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(folder.resolve()):
+        if place is not None and os.path.exists(place) and Path(place).resolve().is_relative_to(folder.resolve()):
             raise StoreError(f"'{folder}' is or contains the input '{place}'. Choose another name.")
     _check_outside(folder)
 
@@ -147,9 +148,9 @@ def check_file(file: Path, read: Iterable[str | Path | None] = (), overwrite: bo
     """
     _check_free(file, overwrite)
     for place in read:
-        if place is not None and Path(place).exists() and file.resolve().is_relative_to(Path(place).resolve()):
+        if place is not None and os.path.exists(place) and file.resolve().is_relative_to(Path(place).resolve()):
             raise StoreError(f"'{file}' is or lies inside the input '{place}'. Choose a path outside it.")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise StoreError(f"'{file}' is a folder. Name a file.")
     _check_outside(file)
 

@@ -8,8 +8,8 @@ import sys
 from contextlib import suppress
 from typing import Any, Literal
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""C0 without tab and newline, DEL, C1."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""C0 without tab and newline, DEL, C1; halves of characters, which no terminal's encoding has."""
 
 
 class WhileOpen:

@@ -160,6 +160,7 @@ class Continual:
             Need.PAST_DATA: True,  # as the memory beside the last adapter, which `earlier_past` requires
             Need.LABELS: True,  # the trainer's own targets
             Need.FULL_GRADIENTS: True,
+            Need.MODULE_INPUTS: True,
             Need.DENSE_BASE: self.model.dense_base,
             Need.RANK_OF_TWO: self.model.smallest_rank > 1,
             Need.TRAINING_DATA: trainer.train_dataset is not None,

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from perdure.adapters.folder import Adapter, own_update
-from perdure.errors import UnmetNeed
+from perdure.errors import CorruptFile, UnmetNeed
 from perdure.files.durable import sha256
 from perdure.loop.adapter_history import own_factors, remembers, with_stage
 from perdure.methods.contract.context import Context, Need
@@ -100,8 +99,8 @@ def _mismatch(path: Path, history: Sequence[Adapter]) -> str | None:
     try:
         about = read_metadata(path)
         count = len(about["stages"])
-    except SafetensorError:
-        return "is damaged"
+    except CorruptFile as error:
+        return "was not written by perdure" if isinstance(error.__cause__, KeyError) else "is damaged"
     except KeyError:
         return "was not written by perdure"
     if count != len(history):

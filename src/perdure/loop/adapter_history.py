@@ -128,13 +128,13 @@ def learn_history(
 
 def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
     """Raise AdapterError unless the model's LoRA targets every module that the adapters change, in the same shape."""
-    present = dict(model.model.named_modules())
+    present = dict(model.model.named_modules()).keys() | model.modules.keys()
     for adapter, module, entry in ((a, module, entry) for a in history for module, entry in a.modules.items()):
         changes = f"'{adapter.folder}' changes '{module}'"
         named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
         if module not in present:
             raise AdapterError(f"{changes}, which the model does not have. Use another base (--backbone){named}.")
-        if module not in model.modules or entry.kind != "linear":
+        if module not in model.modules or entry.kind == "embedding":
             targets = ",".join(sorted({name.rpartition(".")[2] for name in (*adapter.modules, *model.modules)}))
             raise AdapterError(
                 f"{changes}, which the model's LoRA does not target. Give all layers that the past changed: "

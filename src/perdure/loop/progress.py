@@ -26,6 +26,10 @@ class CompositeReporter(Reporter):
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
 
+    def note(self, line: str) -> None:
+        for reporter in self._reporters:
+            tell(reporter, line)
+
     def begin(self, stages: Sequence[str], finished: int) -> None:
         for reporter in self._reporters:
             reporter.begin(stages, finished)
@@ -43,8 +47,16 @@ class CompositeReporter(Reporter):
             reporter.end(scores)
 
 
+def tell(reporter: Reporter, line: str) -> None:
+    """Pass a line to a reporter that takes any; one of perdure 0.1's kind has no `note`."""
+    getattr(reporter, "note", lambda _line: None)(line)
+
+
 class JsonLines(Reporter):
     """One JSON object per event, for other programs."""
+
+    def note(self, line: str) -> None:
+        self._write(event="note", line=line)
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._write(event="begin", stages=list(stages), finished=finished)
@@ -72,6 +84,9 @@ class Plain(Reporter):
         self._stages: list[str] = []
         self._trained = ""
         self._began, self._at, self._finished = time.monotonic(), 0, 0
+
+    def note(self, line: str) -> None:
+        self._print(line)
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._stages, self._at, self._finished = list(stages), finished, finished
@@ -120,6 +135,9 @@ class Live(Reporter):
         self._task = self._bar.add_task(title, total=None)
         self._stages: list[str] = []
         self._at = 0
+
+    def note(self, line: str) -> None:
+        self._bar.console.print(visible(f"[{self._title}] {line}"), markup=False, highlight=False)
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._stages, self._at = list(stages), finished

@@ -7,9 +7,11 @@ right is refused with the reason: quantised weights, tied embeddings, pickles.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,13 +20,14 @@ from perdure.adapters.format import read_object
 from perdure.adapters.weights import PICKLED
 from perdure.errors import AdapterError
 from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, check_link, copy_beside
+from perdure.merging.conversion import Conversion, Converted, read_conversion
 from perdure.merging.fold import RowsOf
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
 from perdure.ops.parallel import over_rows
 from perdure.ops.tiling import Arena
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
 """In models of those types, layers of these names are transformers' Conv1D, stored as [I, O]; all others are linear, [O, I]."""
 HEADS = ("lm_head.weight", "predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
@@ -34,10 +37,22 @@ WITH_HEAD = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "ForMaske
 
 @dataclass(frozen=True)
 class Target:
-    """A module's weight: its tensor's name, and whether it is stored as [I, O] (Conv1D, embeddings)."""
+    """A module's weight.
+
+    Args:
+        tensor: its name in the file; of a converted one, the parameter's in the model.
+        transposed: whether it is [I, O] there (Conv1D, embeddings).
+        converted: how it comes out of the file's tensors, where transformers does more than rename one.
+    """
 
     tensor: str
     transposed: bool
+    converted: Converted | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The tensors of the file that it is stored in."""
+        return (self.tensor,) if self.converted is None else tuple(self.converted.files)
 
 
 class Base:
@@ -45,7 +60,7 @@ class Base:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / CONFIG).is_file():
+        if not os.path.isfile(self.folder / CONFIG):
             raise AdapterError(
                 f"'{self.folder}' is not a model folder: it has no config.json. Give the folder of the base model."
             )
@@ -64,6 +79,13 @@ class Base:
             with TensorReader(self.folder / file) as reader:
                 self.place |= {name: (file, stored) for name, stored in reader.tensors.items()}
 
+    @cached_property
+    def conversion(self) -> Conversion:
+        """How transformers loads these files."""
+        return read_conversion(
+            self.folder, self.config, {name: stored.shape for name, (_, stored) in self.place.items()}
+        )
+
     @property
     def tied(self) -> bool:
         """Whether the output head is the input embedding."""
@@ -80,21 +102,29 @@ class Base:
         Raises:
             AdapterError: it is missing, has another shape or an integer type, or is tied to another module.
         """
-        if self._is_shared(module, shape, kind):
+        shared = self._is_shared(module, shape, kind)
+        if shared or (target := self.weight_of(module, shape, kind, transposed)).tensor in self._tied_files:
             raise AdapterError(
-                f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings); merging into one "
-                "would change the other too. Keep it as an adapter, or untie the base first."
+                f"'{module}' shares its weight with another module in '{self.folder}' (tied embeddings, shared layers); merging "
+                "into one would change the other too. Keep it as an adapter, or untie the base first."
             )
-        tensor = self.weight_of(module, shape, kind, transposed)
-        stored = self.place[tensor][1]
-        if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
-            raise AdapterError(
-                f"'{tensor}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
-            )
-        return Target(tensor, self.transposed(module, kind, transposed))
+        for name in target.files:
+            stored = self.place[name][1]
+            if stored.torch_dtype is None or not stored.torch_dtype.is_floating_point:
+                raise AdapterError(
+                    f"'{name}' in '{self.folder}' is stored as {stored.dtype}; give a base in bf16, fp16 or fp32."
+                )
+        return target
+
+    @property
+    def _tied_files(self) -> set[str]:
+        """Weights that several modules of the model share, by `Target.tensor`."""
+        return {self.conversion.renamed.get(name, name) for name in self.conversion.tied}
 
     def _is_shared(self, module: str, shape: tuple[int, int], kind: str) -> bool:
         """Whether another module has the same weight: a tied head, or an embedding common to encoder and decoder."""
+        if f"{module}.weight" in self.conversion.tied:
+            return True
         if kind == "embedding":
             of_tokens = self._settings.get("vocab_size") in (None, shape[1])  # else of positions or token types
             return of_tokens and (self.tied or bool(self.config.get("is_encoder_decoder")))
@@ -110,36 +140,51 @@ class Base:
             return module.rpartition(".")[2] in CONV1D_LAYERS
         return stated
 
-    def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> str:
-        """The name of the tensor that holds the weight of `module`; an AdapterError if it is missing or has another shape."""
-        tensor = self._tensor(module)
-        stored = self.place[tensor][1]
-        wanted = (shape[1], shape[0]) if self.transposed(module, kind, transposed) else shape
-        if stored.shape == wanted[::-1] != wanted:
+    def weight_of(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:
+        """The weight of `module`; an AdapterError if it is missing or has another shape."""
+        if kind == "expert":
             raise AdapterError(
-                f"'{tensor}' in '{self.folder}' is the transpose of what the adapter's fan_in_fan_out says "
+                f"'{module}' is one of many experts in one parameter; such adapters are merged into one another, not into the "
+                "files of a base. Merge without a base, and load the result with PEFT (merge_and_unload)."
+            )
+        target = self._find(module, self.transposed(module, kind, transposed))
+        name, converted = target.tensor, target.converted
+        stored = self.place[name][1].shape if converted is None else converted.params[name]
+        wanted = (shape[1], shape[0]) if target.transposed else shape
+        if stored == wanted[::-1] != wanted:
+            raise AdapterError(
+                f"'{name}' in '{self.folder}' is the transpose of what the adapter's fan_in_fan_out says "
                 f"for module '{module}'. Correct it in adapter_config.json, or train Conv1D and linear modules separately."
             )
-        if stored.shape != wanted:
+        if stored != wanted:
             raise AdapterError(
                 f"The adapter is of another base: at module '{module}' it needs a weight of {wanted[0]} x {wanted[1]}, "
-                f"'{tensor}' in '{self.folder}' is {' x '.join(map(str, stored.shape))}."
+                f"'{name}' in '{self.folder}' is {' x '.join(map(str, stored))}."
             )
-        return tensor
+        return target
 
-    def _tensor(self, module: str) -> str:
-        """`<module>.weight`, even if model and file differ by a leading part ('model.', 'bert.') in their names."""
-        wanted = f"{module}.weight"
-        if wanted in self.place:
-            return wanted
+    def _find(self, module: str, transposed: bool) -> Target:
+        """`<module>.weight` in the model or in the file, even if they differ by a leading part ('model.', 'bert.')."""
+        wanted, known = f"{module}.weight", self.conversion
+
+        def place(name: str) -> tuple[str, Converted | None]:
+            return known.renamed.get(name, name), known.converted.get(name)
+
+        if wanted in known.params or wanted in self.place:
+            return Target(place(wanted)[0], transposed, place(wanted)[1])
         shorter = module.partition(".")[2]
-        similar = [n for n in self.place if n.endswith("." + wanted) or (shorter and n == f"{shorter}.weight")]
-        if len(similar) != 1:
-            also = f"; {len(similar)} tensors have that ending" if similar else ""
+        names = [
+            n
+            for n in (*known.params, *self.place)
+            if n.endswith("." + wanted) or (shorter and n == f"{shorter}.weight")
+        ]
+        found = list(dict.fromkeys(map(place, names)))
+        if len(found) != 1:
+            also = f"; {len(found)} tensors have that ending" if found else ""
             raise AdapterError(
                 f"Module '{module}' of the adapter has no weight in '{self.folder}'{also}. Is this the adapter's base?"
             )
-        return similar[0]
+        return Target(found[0][0], transposed, found[0][1])
 
 
 Addition = Callable[[], RowsOf]

@@ -7,7 +7,6 @@ hub cache's own blobs: a folder from elsewhere must not bring a file of this mac
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from perdure.errors import AdapterError
+from perdure.files.parsing import parse_json, read_limited
 
 CONFIG = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -87,7 +87,7 @@ def _subfolders(folder: Path) -> list[str]:
     """The subfolders that a model needs to stay the same model."""
     path = folder / MODULES_FILE
     try:
-        named = [layer["path"] for layer in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+        named = [layer["path"] for layer in parse_json(read_limited(path))] if path.is_file() else []
     except (ValueError, KeyError, TypeError):
         named = []  # not written by sentence-transformers
     inside = (name for name in map(str, named) if re.fullmatch(r"\w[\w.-]*", name))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +16,8 @@ from pydantic import Field, field_validator, model_validator
 
 from perdure.errors import ConfigError
 from perdure.merging.rules import Rule, name_of, rule_named
-from perdure.settings.read import Settings, read_yaml, validate
+from perdure.settings.read import Settings, validate
+from perdure.settings.yaml_text import read_yaml
 
 
 class _WithSettings(Settings):
@@ -121,7 +123,7 @@ def read_merge_file(path: Path) -> MergeFile:
     here = path.parent
 
     def placed(place: str) -> str:
-        return str(here / place) if (here / place).exists() else place
+        return str(here / place) if os.path.exists(here / place) else place
 
     sources = tuple(Source(path=placed(source.path), weight=source.weight) for source in merge.adapters)
     named = {key: placed(place) for key in ("base", "tasks", "backbone") if (place := getattr(merge, key)) is not None}

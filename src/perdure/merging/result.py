@@ -7,7 +7,7 @@ it keeps; a model is always exact.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perdure.adapters.folder import FrozenTensor, write_adapter
 from perdure.adapters.weights import FROZEN
@@ -22,11 +23,12 @@ from perdure.errors import AdapterError, ConfigError
 from perdure.files.output import check_new, new_folder
 from perdure.merging.base import Addition, Base, Target, write_with
 from perdure.merging.card import card
+from perdure.merging.conversion import Converted
 from perdure.merging.fold import RowsOf
 from perdure.merging.sources import ModuleInfo, transposed
 from perdure.ops.decompose import compress, squared_norm, truncate
 from perdure.ops.finite import finite
-from perdure.ops.lowrank import Delta, LowRank
+from perdure.ops.lowrank import Delta, LowRank, dense
 from perdure.ops.tiling import tile
 
 WARN_BELOW = 0.95
@@ -121,27 +123,49 @@ def check_result(
 def _targets(base: Base, modules: Mapping[str, ModuleInfo]) -> dict[str, Target]:
     """Module -> the weight it changes, no two the same."""
     targets: dict[str, Target] = {}
-    owners: dict[str, str] = {}
+    owners: dict[str, tuple[str, Target]] = {}
     for module, info in modules.items():
         target = targets[module] = base.target(module, info.shape, info.kind, info.transposed)
-        if (other := owners.setdefault(target.tensor, module)) != module:
-            raise AdapterError(
-                f"Modules '{other}' and '{module}' both stand for '{target.tensor}' in '{base.folder}': the adapters were saved "
-                "under different model classes. Save them under one."
-            )
+        for name in target.files:
+            other, owner = owners.setdefault(name, (module, target))
+            if other != module and (owner.tensor == target.tensor or owner.converted is not target.converted):
+                raise AdapterError(
+                    f"Modules '{other}' and '{module}' both stand for '{name}' in '{base.folder}': the adapters were saved "
+                    "under different model classes. Save them under one."
+                )
     return targets
 
 
 def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: torch.dtype | None) -> MergeReport:
+    write_with(base, out, _additions(merger, _targets(base, facts.modules)), dtype)
+    return MergeReport(out, "model", None, 1.0)
+
+
+def _additions(merger: Mergeable, targets: Mapping[str, Target]) -> dict[str, Addition]:
+    """Tensor of the base's files -> what is added to it."""
+
     def columns(module: str) -> RowsOf:  # of a weight stored as [I, O]; a dense update is held in memory for that
         return partial(tile, transposed(merger.merge(module)))
 
-    additions: dict[str, Addition] = {
-        target.tensor: partial(columns if target.transposed else merger.rows, module)
-        for module, target in _targets(base, facts.modules).items()
+    def converted(
+        name: str, group: Converted, modules: Sequence[str]
+    ) -> RowsOf:  # here all updates that `name` is part of
+        changes: dict[str, Tensor] = {}
+        for module in modules:
+            merged, target = merger.merge(module), targets[module]
+            changes[target.tensor] = dense(transposed(merged) if target.transposed else merged)
+        return partial(tile, group.to_file(changes)[name])
+
+    additions: dict[str, Addition] = {}
+    groups: dict[Converted, list[str]] = {}
+    for module, target in targets.items():
+        if target.converted is None:
+            additions[target.tensor] = partial(columns if target.transposed else merger.rows, module)
+        else:
+            groups.setdefault(target.converted, []).append(module)
+    return additions | {
+        name: partial(converted, name, group, held) for group, held in groups.items() for name in group.files
     }
-    write_with(base, out, additions, dtype)
-    return MergeReport(out, "model", None, 1.0)
 
 
 def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, dtype: torch.dtype) -> MergeReport:
@@ -171,6 +195,7 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         auto_mapping=facts.auto_mapping,
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
+        experts={module.rpartition(".")[0] for module, info in facts.modules.items() if info.kind == "expert"},
         frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},
     )
     total = sum(energy for _, energy in parts.values())

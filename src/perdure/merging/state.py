@@ -11,8 +11,8 @@ at once gives: the same operations in the same order on the same numbers.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -27,6 +27,7 @@ from perdure.errors import AdapterError, ConfigError, RunBusy, StoreError
 from perdure.files.durable import disk_full_as_error, make_folder, remove_folder_on_refusal, sha256, write_text
 from perdure.files.names import stored_name
 from perdure.files.output import MERGE_STATE
+from perdure.files.parsing import parse_json, read_limited
 from perdure.merging.fold import RowsOf
 from perdure.merging.result import Facts, Mergeable
 from perdure.merging.rules import FoldRule, Rule, name_of, rule_named
@@ -113,7 +114,7 @@ def merge_into(
     folder = Path(folder)
     _state_and_rule(folder, rule, weight)  # a mistake leaves no folder behind
     adapter = open_adapter(place)
-    made = not folder.exists()
+    made = not os.path.exists(folder)
     make_folder(folder)
     try:
         with (
@@ -130,11 +131,11 @@ def merge_into(
 
 def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[State | None, Rule]:
     """The state in `folder`, None for a new one, and the rule to merge by; for errors see `merge_into`."""
-    known = State(folder) if (folder / MERGE_STATE).is_file() else None
+    known = State(folder) if os.path.isfile(folder / MERGE_STATE) else None
     if (
         known is None
-        and folder.exists()
-        and not (folder.is_dir() and all(OWN.fullmatch(p.name) for p in folder.iterdir()))
+        and os.path.exists(folder)
+        and not (os.path.isdir(folder) and all(OWN.fullmatch(p.name) for p in folder.iterdir()))
     ):
         raise StoreError(f"'{folder}' exists and holds no merge state; choose an empty or a new folder.")
     if known is not None and rule not in (None, known.rule):
@@ -237,12 +238,12 @@ def _notes(about: About, adapter: Adapter) -> Iterator[str]:
 
 def _read_about(folder: Path) -> About:
     path = folder / MERGE_STATE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StoreError(
             f"'{folder}' holds no merge state (no {MERGE_STATE}); give the folder of `perdure merge --into`."
         )
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_limited(path))
     except ValueError as error:
         raise StoreError(f"{path}: not readable as JSON ({error}).") from error
     about = validate(About, raw, str(path))

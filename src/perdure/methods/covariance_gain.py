@@ -34,7 +34,7 @@ class CovarianceGain(TensorMemory, Consolidate):
     Memory: C_<t [I, I] fp32 by module.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     protects: ClassVar[str] = "it turns updates away from old tasks' inputs"
 
     kappa: float = Field(default=1.0, ge=0)

@@ -116,7 +116,7 @@ def frozen_directions(memory: Memory, moment_II: Tensor, rank: int) -> Tensor:
 class InfLora(Init):
     """A is frozen on input directions free of earlier tasks; only B is trained."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     trains: ClassVar[Trainable] = "B"
     protects: ClassVar[str] = "it keeps A off old tasks' inputs"
 

@@ -44,7 +44,7 @@ class OutputDrift(TensorMemory, PastPenalty):
     Memory, by module: `moment.`, C [I, I] fp32; `energy.`, tr(W C W^T) of the stage (`normalised` only).
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
     holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects outputs on old inputs"

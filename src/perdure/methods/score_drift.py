@@ -63,7 +63,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     and `rest.` [N] (perdure.ops.low_rank_diagonal). An encoder has two uses.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
     needs_past: ClassVar[bool] = True
     holds_base: ClassVar[bool] = True
     protects: ClassVar[str] = "it protects old tasks' scores"

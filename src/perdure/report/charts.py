@@ -14,12 +14,15 @@ from html import escape
 from typing import Any
 
 from perdure.report.runs import Run
-from perdure.report.words import plain, points, rows
+from perdure.report.words import plain, rows
+from perdure.state.words import points
 
 SERIES = [f"var(--series-{i})" for i in range(8)]
 MARKERS = ["circle", "square", "diamond", "triangle-up", "x", "triangle-down", "star"]
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
 HEAT = [[i / 3, f"var(--heat-{i})"] for i in range(4)]
+SMALLEST_SPAN = 20.0
+"""Points that an axis of scores shows at least."""
 LONGEST_NAME = 22
 """Longer names are shortened inside charts; the tables show them whole."""
 
@@ -93,7 +96,7 @@ def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
         ends.append(f"{run.name} from {points(known[0])} to {points(known[-1])}")
     layout = {
         "xaxis": axis("tasks learnt", dtick=math.ceil(stages / 8), tick0=1, range=[0.7, stages + 0.3]),
-        "yaxis": axis("points", rangemode="tozero" if which == 1 else "normal"),
+        "yaxis": axis("points", range=_span(lines)),
         **legend(len(lines)),
     }
     height = 340 + 20 * max(0, len(lines) - 4)  # in a narrow window the legend has a line for each run
@@ -156,7 +159,11 @@ def task_lines(run: Run) -> Chart:
         line["marker"] |= {"size": [13 if name == task else 7 for name in names], "opacity": 1, "line": {"width": 0}}
         lines.append(line)
         ends.append(f"{task} from {points(values[0])} untrained to {points(values[-1])}")
-    layout = {"xaxis": {**names_axis(names), "showgrid": True}, "yaxis": axis("points"), **legend()}
+    layout = {
+        "xaxis": {**names_axis(names), "showgrid": True},
+        "yaxis": axis("points", range=_span(lines)),
+        **legend(),
+    }
     wide = 160 + 52 * len(lines) if len(lines) > 6 else 0
     summary = f"Line chart, in points: {'; '.join(ends)}."
     return Chart("Score of each task over the stages", summary, lines, layout, 420, wide)
@@ -216,6 +223,14 @@ def line(number: int, name: str, x: Sequence[float], y: Sequence[float | None], 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """A numeric axis without a line at zero."""
     return {"title": {"text": title}, "zeroline": False, **more}
+
+
+def _span(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The range of an axis that holds all lines and is never so narrow that one point looks like a cliff."""
+    known = [y for line in lines for y in line["y"] if y is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    margin = max(SMALLEST_SPAN - (high - low), 0.1 * (high - low)) / 2
+    return [low - margin, high + margin]
 
 
 def names_axis(names: Sequence[str], places: Sequence[float] | None = None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from perdure.report import sections
 from perdure.report.html import render, source
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
+from perdure.report.tasks import as_values, standing_of
 from perdure.report.words import METRICS
 from perdure.training.metrics import FORMULAS
 
@@ -38,7 +39,7 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
     folder = Path(out)
     paths = {kind: folder / f"report.{kind}" for kind in ("html", "md", "json")}
     html, md = page(runs, plotly), summary(runs)  # before anything is written
-    write_json(paths["json"], {"formulas": dict(FORMULAS), "runs": [run.as_dict() for run in runs]})
+    write_json(paths["json"], {"formulas": dict(FORMULAS), "runs": [_values(run) for run in runs]})
     write_text(paths["md"], md)
     write_text(paths["html"], html)
     return paths
@@ -62,6 +63,7 @@ def page(runs: Sequence[Run], plotly: str) -> str:
         lead=lead,
         policy=policy,
         style=Markup(source("page.css")),
+        standing=standing_of(runs[0]) if len(runs) == 1 else None,
         **sections.comparison(runs, figures),
         sequence=sections.over_the_sequence(runs, figures),
         runs=[sections.one_run(run, _score_range(runs), figures) for run in runs],
@@ -71,6 +73,10 @@ def page(runs: Sequence[Run], plotly: str) -> str:
         charts=Markup(embedded(figures.by_id())),
         scripts=[Markup(script) for script in scripts],
     )
+
+
+def _values(run: Run) -> dict[str, Any]:
+    return {**run.as_dict(), "standing": finite_or_none([as_values(outcome) for outcome in run.outcomes])}
 
 
 def _score_range(runs: Sequence[Run]) -> tuple[float, float]:

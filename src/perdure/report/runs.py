@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError, CorruptFile
-from perdure.files.durable import finite_or_none, read_json, read_lines
+from perdure.files.durable import finite_or_none
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
+from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
-from perdure.state.store import Store
+from perdure.state.shapes import NOTES, AnswerShape, StepShape, read_rows, read_shaped
+from perdure.state.store import Store, set_aside
 from perdure.training.metrics import Scores, average_accuracy, forgetting
 
 
@@ -27,6 +29,8 @@ class Run:
         notes: numbers the parts noted, one mapping for each stage.
         finished: whether every task was learnt and the model deployed.
         changes, without_changes: see `perdure.report.changes.task_changes`.
+        outcomes: of every task learnt so far.
+        aside: folder of a stage that was refused or rolled back -> why.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Run:
     finished: bool
     changes: Sequence[TaskChange]
     without_changes: Mapping[str, str]
+    outcomes: Sequence[TaskOutcome] = ()
+    aside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data_warnings(self) -> list[str]:
@@ -103,20 +109,22 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
     store = Store(Path(folder))
     order = store.stages()
     stages = [store.stage_folder(order.index(stage) + 1) for stage in scores.stages]
-    answers = [{task: _lines(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
+    answers = [{task: _answers(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
     changes, without = task_changes(scores, answers)
     return Run(
         name=name,
         scores=scores,
         about=store.about,
-        logs=[_lines(stage / "log.jsonl") for stage in stages],
-        notes=[read_json(stage / "notes.json") for stage in stages],
+        logs=[read_rows(stage / "log.jsonl", StepShape) for stage in stages],
+        notes=[read_shaped(stage / "notes.json", NOTES) for stage in stages],
         finished=store.finished,
         changes=changes,
         without_changes=without,
+        outcomes=task_outcomes(store),
+        aside=set_aside(store),
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a task that did not exist yet in that stage has no predictions."""
-    return [] if not path.is_file() and path.parent.name == "predictions" else read_lines(path)
+def _answers(path: Path) -> list[Any]:
+    """Rows of predictions; a task that did not exist yet in that stage has none."""
+    return read_rows(path, AnswerShape) if path.is_file() else []

@@ -10,7 +10,8 @@ from perdure.report.changes import change_table, confusion_table
 from perdure.report.charts import Chart
 from perdure.report.html import Table
 from perdure.report.runs import Run
-from perdure.report.words import AFTER, METRICS, points, rows
+from perdure.report.words import AFTER, METRICS, rows
+from perdure.state.words import points
 
 CONFUSIONS = 12
 """How many confusions of a run are listed; the rest is counted."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from perdure.report import settings
 from perdure.report.changes import change_table, confusion_table
 from perdure.report.runs import Run
+from perdure.report.tasks import standing_of
 from perdure.report.text import escaped, markdown, markdown_table
 
 
@@ -14,8 +15,21 @@ def summary(runs: Sequence[Run]) -> str:
     """Warnings, scores with the legend, changed answers, and what was run."""
     title, scores = markdown([run.scores for run in runs]).split("\n", 1)
     warnings = [line for text in settings.warnings(runs) for line in ("", f"> {escaped(text)}")]
+    standing = _standing(runs[0]) if len(runs) == 1 else []
     changed = [line for run in runs for line in _changed(run)]
-    return "\n".join([title, *warnings, scores.rstrip("\n"), *changed, *_what_was_run(runs)]) + "\n"
+    return "\n".join([title, *warnings, *standing, scores.rstrip("\n"), *changed, *_what_was_run(runs)]) + "\n"
+
+
+def _standing(run: Run) -> list[str]:
+    found = standing_of(run)
+    lines = ["", "## Tasks", "", escaped(found["state"]), ""]
+    if table := found["table"]:
+        lines += [*markdown_table(table.header, table.rows), "", escaped(table.caption), ""]
+    if found["steps"]:
+        lines += ["What to do:", "", *(f"- {escaped(step)}" for step in found["steps"]), ""]
+    if found["aside"]:
+        lines += ["Not part of the run:", "", *(f"- {escaped(line)}" for line in found["aside"]), ""]
+    return [*lines, "## Metrics"]
 
 
 def _changed(run: Run) -> list[str]:

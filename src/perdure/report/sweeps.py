@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import StoreError
-from perdure.files.durable import read_json, write_json, write_text
+from perdure.files.durable import write_json, write_text
 from perdure.files.names import stored_name
 from perdure.report.text import escaped, markdown_table
-from perdure.report.words import points
+from perdure.state.shapes import read_shaped
+from perdure.state.words import points
 from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
-from perdure.sweeps.record import outcome_values
+from perdure.sweeps.record import FailureShape, RecordShape, outcome_values
 
 Record = Mapping[str, Any]
 METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
@@ -52,7 +53,7 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
 
 def read_records(folder: Path) -> list[Record]:
     """Every record of a sweep, in a fixed order."""
-    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    records = [read_shaped(path, RecordShape) for path in sorted((folder / "records").glob("*.json"))]
     if not records:
         failed = "".join(f"\n{name} failed: {error}" for name, error in read_failures(folder).items())
         raise StoreError(
@@ -63,7 +64,7 @@ def read_records(folder: Path) -> list[Record]:
 
 def read_failures(folder: Path) -> dict[str, str]:
     """Id -> error of the runs that failed and have no record since."""
-    failures = {path: read_json(path) for path in sorted((folder / "failed").glob("*.json"))}
+    failures = {path: read_shaped(path, FailureShape) for path in sorted((folder / "failed").glob("*.json"))}
     named = [(stored_name(row["id"], path, "id"), row["error"]) for path, row in failures.items()]
     return {name: error for name, error in named if not (folder / "records" / f"{name}.json").is_file()}
 

@@ -11,8 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from perdure.report.words import AFTER, METRICS, plain, points, rows, run_names
+from perdure.report.words import AFTER, METRICS, plain, rows, run_names
 from perdure.state.store import DEPLOYED
+from perdure.state.words import points
 from perdure.training.metrics import FORMULAS, Scores
 
 NAME_WIDTH = 16

@@ -21,18 +21,6 @@ UNTRAINED = "(untrained)"
 AFTER = "After stage"
 
 
-def points(fraction: float | None) -> str:
-    """A fraction of 1 in points with one decimal; '-' for None; never '-0.0'.
-
-    >>> points(0.744), points(-0.0001), points(None)
-    ('74.4', '0.0', '-')
-    """
-    if fraction is None:
-        return "-"
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text
-
-
 def run_names(runs: Sequence[Scores]) -> list[str]:
     """The shortest unique name of each run: the method; else with the seed; else with the folder."""
     names = [run.method for run in runs]

@@ -11,16 +11,13 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml import YAMLError
 
-from perdure.errors import ConfigError, PerdureError, UnknownName, nearest
+from perdure.errors import ConfigError, UnknownName, nearest
+from perdure.settings.yaml_text import parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,62 +45,6 @@ def _boolean_as_number(annotation: Any, value: Any) -> bool:
     if origin in (tuple, list) and isinstance(value, list | tuple):
         return any(_boolean_as_number(kinds[0], one) for one in value)
     return annotation in (int, float) and isinstance(value, bool)
-
-
-class _Constructor(SafeConstructor):
-    """YAML 1.2 numbers; what may be a label or a commit (007, 1_000, 12e34, a date) stays a string."""
-
-    def number(self, node: ScalarNode) -> Any:
-        if re.fullmatch(r"0|[-+]?[1-9]\d*", node.value):
-            return int(node.value)
-        if re.fullmatch(r"[-+]?[\d_]*([eE]\d+)?|0.*[xob_].*", node.value):
-            return node.value
-        return self.construct_yaml_float(node)
-
-
-for _tag in ("int", "float"):
-    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", _Constructor.number)
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML 1.2 into plain Python values.
-
-    Raises:
-        YAMLError: invalid YAML or a duplicate key; names the line.
-    """
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
-    try:
-        return yaml.load(text)
-    except MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise YAMLError(f"{line}{error.problem or error.context}") from error
-    except (ValueError, LookupError, RecursionError) as error:  # a tag such as !!int that the value does not fit
-        raise YAMLError(f"{type(error).__name__}: {error}") from error
-
-
-def read_yaml(path: Path, what: str, error: type[PerdureError] = ConfigError) -> dict[str, Any]:
-    """The settings in a YAML file.
-
-    Args:
-        what: the kind of file (sweep, task), for error messages.
-
-    Raises:
-        error: the file is missing, unreadable, not valid YAML, or not a mapping.
-    """
-    try:
-        if not path.is_file():
-            raise error(f"No such {what} file: '{path}'.")
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as broken:
-        raise error(f"'{path}' is not valid YAML: {broken}. Fix it, or put the string in quotes.") from broken
-    except OSError as unread:
-        reason = unread.strerror or unread
-        raise error(f"Cannot read {what} file '{path}': {reason}. Check the permissions, or give another.") from unread
-    if not isinstance(data, dict):
-        raise error(f"'{path}' must hold settings as `key: value` lines.")
-    return data
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

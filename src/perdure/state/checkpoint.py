@@ -7,17 +7,20 @@ part:<name>. What is the same object in memory (deployed = carry in most methods
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perdure.errors import StoreError
+from perdure.errors import CorruptFile, StoreError
+from perdure.files.durable import RESTORE
 from perdure.files.names import stored_name
+from perdure.files.parsing import parse_json
 from perdure.methods.contract.calls import calling, state_of
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past, PerTask
@@ -48,8 +51,25 @@ def save_checkpoint(path: Path, past: Past, method: Method, more: Mapping[str, A
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The JSON in a file, without reading its tensors."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {})["perdure"])
+    with damaged_as_error(path), safe_open(path, framework="pt") as file:
+        about = parse_json((file.metadata() or {})["perdure"])
+        if not isinstance(about, dict):
+            raise TypeError(f"a {type(about).__name__} instead of an object")
+        return about
+
+
+@contextmanager
+def damaged_as_error(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file of tensors raises into an error that names it.
+
+    Raises:
+        CorruptFile: the file is cut off, or is not what perdure writes there.
+    """
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise CorruptFile(f"'{path}' is not what a run writes there: {what}. {RESTORE}") from error
 
 
 def load_checkpoint(
@@ -58,21 +78,23 @@ def load_checkpoint(
     """The past, on a device; every part loads its memory (see `remember`)."""
     about, groups = load_groups(path, device)
     remember(method, groups, path)
-    carry = _update(groups.get("carry", {}))
-    return Past(
-        stages=tuple(about["stages"]),
-        total=_update(groups.get("total", {})),
-        carry=carry,
-        deployed=_deployed(about["deployed"], groups, carry, path),
-        factors=unpack_factors(groups.get("factors", {}), about["scaling"]),
-        load_update=load_update,
-    )
+    with damaged_as_error(path):
+        carry = _update(groups.get("carry", {}))
+        return Past(
+            stages=tuple(about["stages"]),
+            total=_update(groups.get("total", {})),
+            carry=carry,
+            deployed=_deployed(about["deployed"], groups, carry, path),
+            factors=unpack_factors(groups.get("factors", {}), about["scaling"]),
+            load_update=load_update,
+        )
 
 
 def checkpoint_deployed(path: Path) -> Update | PerTask:
     """Only the update that answers queries."""
     about, groups = load_groups(path)
-    return _deployed(about["deployed"], groups, _update(groups.get("carry", {})), path)
+    with damaged_as_error(path):
+        return _deployed(about["deployed"], groups, _update(groups.get("carry", {})), path)
 
 
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -85,7 +107,7 @@ def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
 def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
     groups: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
+    with damaged_as_error(path), safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
             group, _, rest = key.partition("/")
             # a copy, because safetensors' memory is not aligned like torch's, and BLAS then rounds differently

@@ -112,6 +112,8 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
     cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
     write_json(folder / "scores.json", cells)
     for name, cell in scored.items():
+        if not cell.examples:
+            continue  # it was not scored: with a hundred tasks most files would be empty
         rows = (
             {
                 "label": e.label,
@@ -180,7 +182,8 @@ def write_deployed(
             _write_adapter(folder / task, update, model, base)
     elif weights:
         for module in deployed:
-            if not all_finite(weights[f"{module}.weight"]):
+            stack = module.rpartition(".")[0]
+            if not all_finite(weights[stack if stack in model.expert_parameters else f"{module}.weight"]):
                 raise TrainingError(
                     f"The merged weight of '{module}' has NaN or Inf in the base's dtype; the model was not written, earlier "
                     "results are kept. Use a smaller training.lr or scale of the merge, or a base in bf16 or fp32."
@@ -194,4 +197,5 @@ def _write_adapter(folder: Path, update: Update, model: AdaptedModel, base: str 
     folder.mkdir(exist_ok=True)
     low_rank = {name: delta for name, delta in update.items() if isinstance(delta, LowRank)}
     rank = max((delta.rank for delta in low_rank.values()), default=1)
-    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out)
+    experts = model.expert_parameters
+    write_adapter(folder, low_rank, rank=rank, base=base, fan_in_fan_out=model.fan_in_fan_out, experts=experts)

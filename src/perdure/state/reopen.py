@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import RunConfig, load_config
+from perdure.config.run_config import LoraSettings, RunConfig, load_config
 from perdure.errors import DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
@@ -74,20 +75,23 @@ def initial_config(store: Store) -> RunConfig:
 
 
 def learner_config(store: Store) -> RunConfig:
-    """The same with every setting of the backbone as the run began with it, whatever the defaults are now.
+    """The same with all settings of the backbone and the adapted layers as the run began with them, whatever defaults are now.
 
     Runs of 0.1 recorded only the settings that were given; they read every encoder by its mean.
     """
     config, recorded = initial_config(store), store.initial.get("backbone")
     if recorded is None:
         recorded = {"pooling": "mean"} if backbone_kind(config.backbone) == "encoder" else {}
-    return config.model_copy(update={"backbone": {**recorded, **config.backbone}})
+    lora = config.lora
+    if not lora.targets and (adapted := store.initial.get("adapted")):
+        lora = validate(LoraSettings, {**lora.model_dump(), "targets": adapted["targets"]})
+    return config.model_copy(update={"backbone": {**recorded, **config.backbone}, "lora": lora})
 
 
 def check_base_there(store: Store) -> None:
     """Raise StoreError if the folder of the run's base is gone; `check_base` compares its weights once they are loaded."""
     model = str(store.initial["config"]["backbone"]["model"])
-    if Path(model).is_absolute() and not Path(model).is_dir():
+    if Path(model).is_absolute() and not os.path.isdir(model):
         raise StoreError(
             f"The base of the run in '{store.folder}' is missing: run.json says it was in '{model}'. Put it back there, or a "
             "link to where it is now."
@@ -155,7 +159,7 @@ def load_recorded(store: Store, spec: TaskSpec) -> Task:
     """A task of the run, loaded again from the files it recorded; DataError if one is gone or cannot be read."""
     files = [] if spec.dataset or spec.package else [file for s in SPLITS if (file := getattr(spec, s))]
     for file in files:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"{file} does not exist: the run in '{store.folder}' recorded that path for task '{spec.name}'. Put the file "
                 f"back there, or add from Python: perdure.add('{store.folder}', new_task, tasks=[...]) takes the task itself."
@@ -199,7 +203,8 @@ def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: 
         Need.TRAINING_DATA: True,
         Need.DENSE_BASE: model.dense_base,
         Need.RANK_OF_TWO: model.smallest_rank > 1,
-        Need.FULL_GRADIENTS: not config.shard,
+        Need.FULL_GRADIENTS: not config.shard and not model.expert_parameters,
+        Need.MODULE_INPUTS: not model.expert_parameters,
         Need.PAST_DATA: not config.history or _own_texts_stand_in(config, method),
         Need.OLD_EXAMPLES: not config.history and method.replay is not None,
         Need.VALIDATION: all(task.validation for task in tasks),

@@ -18,14 +18,17 @@ RUN/
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import CorruptFile, StoreError
-from perdure.files.durable import RESTORE, read_json, sha256
+from perdure.files.durable import sha256
 from perdure.files.names import stored_name
 from perdure.files.output import RUN, STAGES
+from perdure.state.shapes import ManifestShape, RunShape, read_shaped
 
 MANIFEST = "manifest.json"
 BY_TASK = ("tasks", "sizes", "asked")
@@ -38,11 +41,20 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._pending: dict[str, Any] | None = None
+        self._read: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+
+    def _once(self, path: Path, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `read` gives, called again only once the file was replaced; not to be changed."""
+        found = os.stat(path)
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if self._read.get(path.name, (None,))[0] != state:
+            self._read[path.name] = (state, read())
+        return self._read[path.name][1]
 
     @property
     def exists(self) -> bool:
         """Whether the folder holds a run."""
-        return (self.folder / RUN).is_file()
+        return os.path.isfile(self.folder / RUN)
 
     @property
     def initial(self) -> dict[str, Any]:
@@ -52,7 +64,7 @@ class RunFolder:
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
             )
         path = self.folder / RUN
-        return _check_tasks(_object(path, "config", "tasks"), path, "")
+        return dict(self._once(path, lambda: _check_tasks(read_shaped(path, RunShape), path, "")))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -68,7 +80,7 @@ class RunFolder:
             return self._pending
         path = self.folder / MANIFEST
         if path.is_file():
-            return _check_manifest(_object(path, "stages"), path)
+            return self._once(path, lambda: _check_manifest(read_shaped(path, ManifestShape), path))
         # a process killed at the very beginning leaves the untrained stage alone without a manifest
         if learnt := [name for name in self.numbered_folders() if not name.startswith("00-")]:
             raise CorruptFile(
@@ -79,7 +91,10 @@ class RunFolder:
 
     @property
     def about(self) -> dict[str, Any]:
-        """run.json plus what was added, minus what was rolled back; `added`: added task -> its settings."""
+        """run.json plus what was added, minus what was rolled back.
+
+        added: added task -> its settings. untrained: added task -> score and examples of the untouched base, where known.
+        """
         about, manifest = self.initial, self.manifest
         added = [entry["added"] for entry in manifest["stages"] if "added" in entry]
         for key in BY_TASK:
@@ -87,6 +102,7 @@ class RunFolder:
                 about[key] = {name: value for name, value in about.get(key, {}).items() if name in manifest["begun"]}
             for record in added:
                 about[key] = {**about.get(key, {}), **record[key]}
+        about["untrained"] = {name: cell for record in added for name, cell in record.get("untrained", {}).items()}
         later = (*manifest.get("warnings", ()), *(line for record in added for line in record["warnings"]))
         about["warnings"] = [*about.get("warnings", []), *later]
         return {**about, "added": {name: record["task"] for record in added for name in record["tasks"]}}
@@ -120,49 +136,30 @@ class RunFolder:
         for entry in self.manifest["stages"]:
             for name, digest in entry["files"].items():
                 path = self.folder / STAGES / entry["folder"] / name
-                if not path.is_file() or sha256(path) != digest:
+                there = os.path.isfile(path)
+                if not there or sha256(path) != digest:
                     raise CorruptFile(
-                        f"'{path}' is {'damaged' if path.is_file() else 'missing'}: its checksum does not match {MANIFEST}. "
+                        f"'{path}' is {'damaged' if there else 'missing'}: its checksum does not match {MANIFEST}. "
                         f"The last intact stage: {intact}. Restore the file from a copy, or run again in a new folder."
                     )
             intact = entry["name"]
 
 
-def _object(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object in a file; it must have these keys."""
-    value = read_json(path)
-    if not isinstance(value, dict) or not value.keys() >= set(keys):
-        raise _not_a_runs(path)
-    return value
-
-
-def _not_a_runs(path: Path) -> CorruptFile:
-    return CorruptFile(f"'{path}' is not what a run writes there. {RESTORE}")
-
-
 def _check_manifest(manifest: dict[str, Any], path: Path) -> dict[str, Any]:
     """The manifest, once every name in it that is joined to a folder is a plain one."""
-    stages, aside = manifest["stages"], manifest.get("aside", {})
-    if not isinstance(stages, list) or not isinstance(aside, dict):
-        raise _not_a_runs(path)
-    for number, entry in enumerate(stages):
-        whole = isinstance(entry, dict) and entry.keys() >= {"name", "folder", "files"}
-        if not whole or not isinstance(entry["files"], dict) or not isinstance(entry.get("added", {}), dict):
-            raise _not_a_runs(path)
+    for number, entry in enumerate(manifest["stages"]):
         stored_name(entry["folder"], path, f"stages[{number}].folder")
         for name in entry["files"]:
             stored_name(name, path, f"stages[{number}].files", nested=True)
         if "added" in entry:
             _check_tasks(entry["added"], path, f"stages[{number}].added.")
-    for name in aside:
+    for name in manifest.get("aside", {}):
         stored_name(name, path, "aside")
     return manifest
 
 
 def _check_tasks(record: dict[str, Any], path: Path, place: str) -> dict[str, Any]:
     """A record of tasks, once their names, which files are called after, are plain ones."""
-    if not isinstance(tasks := record.get("tasks"), dict):
-        raise _not_a_runs(path)
-    for name in tasks:
+    for name in record["tasks"]:
         stored_name(name, path, f"{place}tasks")
     return record

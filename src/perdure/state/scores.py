@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.files.durable import read_json
+from perdure.state.shapes import SCORES, read_shaped
 from perdure.state.store import Store
 from perdure.training.metrics import Scores, summary
 
@@ -20,7 +20,9 @@ def read_scores(folder: str | Path) -> Scores:
         raise StoreError(f"No stage of the run in '{folder}' is finished; continue it with `perdure resume {folder}`.")
 
     def row(position: int) -> list[tuple[float | None, int]]:
-        cells = read_json(store.stage_folder(position) / "scores.json")
+        cells = read_shaped(store.stage_folder(position) / "scores.json", SCORES)
+        if position == 0:
+            cells = {**about["untrained"], **cells}
         return [(cells[task]["score"], cells[task]["examples"]) if task in cells else (None, 0) for task in tasks]
 
     untrained, *rows = map(row, (0, *positions.values()))

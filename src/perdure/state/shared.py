@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from perdure.config.run_config import RunConfig
+from perdure.errors import CorruptFile
 from perdure.files.durable import sync_file, sync_folder
 from perdure.methods.contract.parts import Method, WeightPenalty
 from perdure.settings.read import Settings
@@ -48,7 +49,7 @@ class Shared:
             about, groups = load_groups(self._path)
             state, seconds = groups["training"], float(about["seconds"])
             steps = [self._with_own_penalties(Step(**row)) for row in about["steps"]]
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError):
+        except (CorruptFile, LookupError, TypeError, ValueError):
             self._inner.restore(training)
             self._whole = training.done == 0  # otherwise the seconds would not be those of the whole stage
             return

@@ -16,7 +16,6 @@ end, whichever got the signal. A second Ctrl-C ends it at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -29,10 +28,21 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.files.durable import read_lines, sha256, sync_folder, sync_tree, write_json, write_lines
+from perdure.errors import CorruptFile
+from perdure.files.durable import read_json, sha256, sync_folder, sync_tree, write_json, write_lines
 from perdure.files.names import stored_name
 from perdure.methods.contract.parts import Method, Start
-from perdure.state.checkpoint import load_groups, memory, packed, remember, save_groups, unpack_factors
+from perdure.state.checkpoint import (
+    damaged_as_error,
+    load_groups,
+    memory,
+    packed,
+    remember,
+    save_groups,
+    unpack_factors,
+)
+from perdure.state.shapes import NOTES as NOTED
+from perdure.state.shapes import StepShape, read_rows, read_shaped
 from perdure.state.store import UNFINISHED, Store
 from perdure.training.context import StageContext
 from perdure.training.lora import AdaptedModel
@@ -81,10 +91,11 @@ class Unfinished:
             return None
         about, groups = load_groups(folder / STATE, self._model.device)
         remember(self._method, groups, folder / STATE)
-        self._steps[:] = [Step(**row) for row in read_lines(folder / LOG)]
-        self._ctx.notes.update(json.loads((folder / NOTES).read_text(encoding="utf-8")))
-        self._training = groups["training"]
-        return Start(unpack_factors(groups["started"], about["scaling"]), about["trainable"])
+        with damaged_as_error(folder):
+            self._steps[:] = [Step(**row) for row in read_rows(folder / LOG, StepShape)]
+            self._ctx.notes.update(read_shaped(folder / NOTES, NOTED))
+            self._training = groups["training"]
+            return Start(unpack_factors(groups["started"], about["scaling"]), about["trainable"])
 
     def restore(self, training: Training) -> None:
         """See `Checkpoints`."""
@@ -168,8 +179,8 @@ class Unfinished:
     def _checkpoint(self) -> Path | None:
         """The folder of an intact checkpoint of this stage; anything else that lies there is removed."""
         try:
-            about: Any = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            about: Any = read_json(self._folder / MANIFEST)
+        except CorruptFile:
             about = {}
         whole = isinstance(about, dict) and "folder" in about and isinstance(about.get("files"), dict)
         if whole and {key: about.get(key) for key in self._stage} == self._stage:

@@ -32,7 +32,8 @@ from perdure.config.run_config import RunConfig, load_config, located_settings
 from perdure.errors import ConfigError
 from perdure.methods.contract.build import build_method
 from perdure.methods.table import PRESETS
-from perdure.settings.read import WHICH, Settings, read_yaml, unknown_key, validate, with_override
+from perdure.settings.read import WHICH, Settings, unknown_key, validate, with_override
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.suites import chosen_order, describe
 
 LONGEST_NAME = 100

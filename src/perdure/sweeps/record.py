@@ -6,14 +6,17 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from perdure.diagnostics.report import diagnose
 from perdure.files.durable import read_json, read_lines
 from perdure.methods.contract.build import build_method
 from perdure.state.record import load_stage_update
+from perdure.state.shapes import Number
 from perdure.state.store import Store
 from perdure.sweeps.comparison import Values
 from perdure.training.metrics import Scores, is_right
@@ -62,6 +65,46 @@ def final_answers(store: Store, scores: Scores) -> dict[str, dict[str, Any]]:
             right = [is_right(row) for row in rows]
             packed[task] = f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
     return {"right": packed, "values": values}
+
+
+class SequenceShape(TypedDict):
+    """Of a run's configuration what tells the cells of a sweep apart."""
+
+    seed: int
+    suite: NotRequired[str | None]
+    order: NotRequired[str | None]
+
+
+class ScoresShape(TypedDict):
+    """The scores in a record."""
+
+    tasks: list[str]
+    score_matrix: Annotated[list[list[Number | None]], Field(min_length=1)]
+    learning_accuracy: Number | None
+    forgetting: Number | None
+    backward_transfer: Number | None
+
+
+class RecordShape(TypedDict):
+    """A record, as far as tables are made from it."""
+
+    method: str
+    varied: dict[str, Any]
+    config: SequenceShape
+    scores: ScoresShape
+    sequence: NotRequired[dict[str, Any]]
+    right: NotRequired[dict[str, Annotated[str, Field(pattern=r"^\d{1,9}:[A-Za-z0-9+/]*=*$")]]]
+    values: NotRequired[dict[str, list[Number]]]
+    bytes: NotRequired[dict[str, Number]]
+    diagnostics: NotRequired[dict[str, Number | None]]
+    processor_seconds: NotRequired[Number]
+
+
+class FailureShape(TypedDict):
+    """Why a run of a sweep has no record."""
+
+    id: str
+    error: str
 
 
 def unpacked(bits: str) -> Values:

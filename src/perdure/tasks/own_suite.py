@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import ConfigError, DataError
-from perdure.settings.read import Settings, read_yaml, validate
+from perdure.settings.read import Settings, validate
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import Labels, Size, Some, TaskSpec
 from perdure.tasks.task import Task

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
-from perdure.settings.read import read_yaml
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
@@ -187,7 +187,7 @@ def _location(about: dict[str, Any], data: str | Path | None) -> Path | str | No
     """Where a suite with a data folder is read from: a Path, HUB, or None if that is not known."""
     settings = about["data"]
     usual = settings.get("usual")  # where a system's package installs the data
-    given = data or os.environ.get(settings["variable"]) or (usual if usual and Path(usual).is_dir() else None)
+    given = data or os.environ.get(settings["variable"]) or (usual if usual and os.path.isdir(usual) else None)
     if not given:
         return HUB if settings.get("optional") else None
     return HUB if given == HUB and settings.get("hub") else Path(given).expanduser()
@@ -208,7 +208,7 @@ def _data_folder(about: dict[str, Any], data: str | Path | None) -> Path | None:
         )
     if isinstance(location, str):
         return None
-    if not location.is_dir():
+    if not os.path.isdir(location):
         raise DataError(f"No such folder: {location}. {_layout(about)}")
     return location
 

@@ -33,6 +33,8 @@ class SidePath:
 class AdaptedModule:
     """One target module: its trainable factors, and the pretrained values of its base weight [O, I] in fp32 (perhaps sharded).
 
+    `index`: which expert of a stack it is.
+
     A quantised weight (4 or 8 bit) cannot be written. It has a side path instead of pretrained values: the low-rank terms are
     added to the layer's output, y = W_0 x + B (A x), which is the same function.
     """
@@ -44,11 +46,20 @@ class AdaptedModule:
     pretrained_OI: Tensor | None
     transposed: bool
     side: SidePath | None = None
+    index: int | None = None
+
+    @classmethod
+    def of_expert(cls, stack: Any, index: int) -> AdaptedModule:
+        """One expert of a stack (perdure.training.experts.Experts)."""
+        own = stack.parameter.detach()[index]
+        pretrained = (own.mT if stack.transposed else own).float().clone()
+        return cls(stack, stack.A[index], stack.B[index], stack.scaling, pretrained, stack.transposed, None, index)
 
     @classmethod
     def around(cls, name: str, layer: Any, adapter: str) -> AdaptedModule:
         """The module of a PEFT LoRA layer; ConfigError if it is merged or is not a linear layer."""
-        if layer.merged or adapter not in layer.lora_A or layer.lora_A[adapter].weight.ndim != 2:
+        bare = hasattr(layer, "parameter_name")  # PEFT's wrapper of a module whose parameter is adapted
+        if bare or layer.merged or adapter not in layer.lora_A or layer.lora_A[adapter].weight.ndim != 2:
             raise ConfigError(
                 f"The adapter '{adapter}' at '{name}' is merged into the base, or does not adapt a linear layer's weight. Give "
                 "an unmerged model with LoRA on linear layers."
@@ -64,8 +75,8 @@ class AdaptedModule:
 
     @property
     def base(self) -> nn.Parameter:
-        """The base weight, in its own dtype and layout."""
-        return self.layer.get_base_layer().weight
+        """The base weight, in its own dtype and layout; of an expert, its part of the parameter."""
+        return self.layer.get_base_layer().weight if self.index is None else self.layer.parameter[self.index]
 
     @property
     def shape(self) -> tuple[int, int]:

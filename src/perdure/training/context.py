@@ -26,6 +26,7 @@ from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
 from perdure.training.evaluation import answer, score
 from perdure.training.lora import AdaptedModel
+from perdure.training.targets import check_reached
 from perdure.training.train import cut_batches
 
 
@@ -112,7 +113,9 @@ class StageContext:
                     take = partial(hook, name, module.transposed)
                     hooks.enter_context(module.base.register_post_accumulate_grad_hook(take))
                 for examples in batches:
-                    self.backbone.forward(self.backbone.collate(examples)).loss.backward()
+                    loss = self.backbone.forward(self.backbone.collate(examples)).loss
+                    check_reached(loss)
+                    loss.backward()
         finally:
             for module in self.model.modules.values():
                 module.base.requires_grad_(False)

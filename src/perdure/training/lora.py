@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 
-from perdure.config.run_config import LoraSettings
+from perdure.config.run_config import LoraSettings, Targets
 from perdure.errors import ConfigError
 from perdure.methods.contract.context import Gradients
 from perdure.methods.contract.parts import Start, Trainable
@@ -28,15 +29,20 @@ from perdure.methods.contract.past import PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update
 from perdure.training.adapted_module import AdaptedModule
+from perdure.training.coverage import Coverage
+from perdure.training.experts import Experts, chosen_parameters
+from perdure.training.matrices import coverage
 from perdure.training.processes import Processes
 from perdure.training.sharding import gathered
-from perdure.training.targets import check_targets, check_unshared
+from perdure.training.targets import check_unshared, chosen_modules
 
 ADAPTER = "default"
+MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+"""Model types of whose Mamba layers PEFT refuses `out_proj`."""
 
 
 class AdaptedModel:
-    """A frozen model with one LoRA adapter, and the base weights it stands on. For errors see `check_targets`.
+    """A frozen model with one LoRA adapter, and the base weights it stands on. For errors see `chosen_modules`.
 
     Args:
         model: any module with linear layers; changed in place.
@@ -44,22 +50,27 @@ class AdaptedModel:
         default_targets: used when `settings.targets` is empty.
     """
 
-    def __init__(self, model: nn.Module, settings: LoraSettings, default_targets: tuple[str, ...]) -> None:
-        targets = settings.targets or default_targets
-        check_targets(model, targets, settings.rank)
+    def __init__(self, model: nn.Module, settings: LoraSettings, default_targets: Targets) -> None:
+        chosen = chosen_modules(model, settings, default_targets, _unfit)
+        parameters = chosen_parameters(model, settings)
         model.requires_grad_(False)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  (peft accepts a float)
             lora_dropout=settings.dropout,
             use_rslora=settings.rslora,
-            target_modules=list(targets),
+            target_modules=list(chosen.modules),
         )
-        adapted = inject_adapter_in_model(config, model, ADAPTER)
+        adapted = model
+        if chosen.modules:
+            with _refusals_explained(model):
+                adapted = inject_adapter_in_model(config, model, ADAPTER)
         for name, parameter in adapted.named_parameters():  # PEFT takes the base's dtype; factors need fp32 or better
             if ".lora_" in name and parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
-        self._wrap(adapted, ADAPTER)
+        stacks = {name: Experts(module, name.rpartition(".")[2], settings) for name, module in parameters}
+        self._wrap(adapted, ADAPTER, stacks)
+        self.targets, self._left_out = settings.targets or default_targets, chosen.left_out
         self.enable(False)
 
     @classmethod
@@ -79,19 +90,28 @@ class AdaptedModel:
         check_unshared(adapted.model, adapted.modules)
         return adapted
 
-    def _wrap(self, model: nn.Module, adapter: str) -> None:
-        self.model, self._adapter = model, adapter
+    def _wrap(self, model: nn.Module, adapter: str, stacks: Mapping[str, Experts] | None = None) -> None:
+        self.model, self._adapter, self._stacks = model, adapter, stacks or {}
         self._find_modules()
         self.trainable: Trainable = "AB"
         self._offset: dict[str, Factors] = {}
         self._carry: Update = {}
+        self.targets: Targets = tuple(self.modules)
+        self._left_out: Mapping[str, tuple[str, ...]] = {}
 
     def _find_modules(self) -> None:
         layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)}
         self.modules = {name: AdaptedModule.around(name, layer, self._adapter) for name, layer in layers.items()}
+        for name, stack in self._stacks.items():
+            self.modules |= {f"{name}.{e}": AdaptedModule.of_expert(stack, e) for e in range(len(stack.A))}
 
     def shard(self, processes: Processes) -> None:
-        """Split the base over the processes, not the adapter; ConfigError if it is quantised or there is only one process."""
+        """Split the base over the processes, not the adapter; ConfigError if it is quantised or there is only one process, or
+        experts are adapted."""
+        if self._stacks:
+            raise ConfigError(
+                "shard=true splits single layers; experts stay whole. Leave out it or lora.target_parameters."
+            )
         if not self.dense_base:
             raise ConfigError("shard=true splits dense weights; a quantised base stays whole. Use one of the two.")
         processes.shard(self.model, {p for module in self.modules.values() for p in (module.A, module.B)})
@@ -110,12 +130,30 @@ class AdaptedModel:
     @property
     def fan_in_fan_out(self) -> bool:
         """Whether the base stores any target's weight as [I, O] (Conv1D of GPT-2); adapter files record it."""
-        return any(module.transposed for module in self.modules.values())
+        return any(module.transposed for module in self.modules.values() if module.index is None)
+
+    @property
+    def expert_parameters(self) -> tuple[str, ...]:
+        """Names of the adapted parameters of many experts, each of which is a module NAME.e."""
+        return tuple(self._stacks)
 
     @property
     def smallest_rank(self) -> int:
         """The lowest rank among the adapter's modules."""
         return min(module.A.shape[0] for module in self.modules.values())
+
+    def coverage(self) -> Coverage:
+        """How much of the model the adapter reaches."""
+        linear = [name for name, module in self.modules.items() if module.index is None]
+        return coverage(self.model, [*linear, *self._stacks])
+
+    def left_out_notes(self) -> list[str]:
+        """What 'all-linear' left out, one line for each reason."""
+        return [
+            f"lora.targets=all-linear leaves out {len(names)} layers ({', '.join(names[:2])}{', ...' * (len(names) > 2)}): they "
+            f"{reason}"
+            for reason, names in self._left_out.items()
+        ]
 
     def enable(self, on: bool) -> None:
         """Switch the adapter on (training) or off (the base alone answers)."""
@@ -232,3 +270,39 @@ class AdaptedModel:
         else:
             with self.deployed(deployed):
                 yield {name: tensor.cpu() for name, tensor in self.plain_state_dict().items()}
+
+
+def _unfit(model: nn.Module, name: str) -> str | None:
+    """Why PEFT cannot adapt a linear layer of this model; None: it can."""
+    end = name.rpartition(".")[2]
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind in MAMBA and end == "out_proj":
+        return "are read by Mamba's fused kernels past any adapter"
+    if end == "dt_proj" and "Mamba" in type(model.get_submodule(name.rpartition(".")[0])).__name__:
+        return "have their weight read by Mamba directly, past any adapter"
+    if kind is not None and _is_redirected(model, end):
+        return "have the name of this model's experts, among which PEFT would look for them"
+    return None
+
+
+def _is_redirected(model: nn.Module, end: str) -> bool:
+    """Whether PEFT takes a layer's name for that of experts, which were layers of that name in transformers 4."""
+    config = LoraConfig(target_modules=[end])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # it must not be named without the other one that was fused with it
+        return True
+    return end not in (config.target_modules or ())
+
+
+@contextmanager
+def _refusals_explained(model: nn.Module) -> Iterator[None]:
+    """PEFT's own refusals as errors that name the setting."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, KeyError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"lora.targets: PEFT cannot adapt the chosen layers of {type(model).__name__}: {said:.300} Choose others, or leave "
+            "some out with lora.exclude."
+        ) from error

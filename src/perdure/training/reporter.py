@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class Reporter(Protocol):
     """What the loop calls as a run progresses."""
 
+    def note(self, line: str) -> None:
+        """A line about the run that is about to begin, such as what its adapter reaches. May be missing."""
+
     def begin(self, stages: Sequence[str], finished: int) -> None:
         """The sequence begins, or resumes after `finished` stages."""
 

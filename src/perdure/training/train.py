@@ -33,6 +33,7 @@ from perdure.tasks.task import Example
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
 from perdure.training.state import Training
+from perdure.training.targets import check_reached
 
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that there is little padding and the order stays random."""
@@ -208,6 +209,7 @@ def _backward(
             extra = calls.batch_loss(penalty, ctx, batch, outputs) * share
             values[name] += extra.item()
             loss = loss + extra
+        check_reached(loss)
         loss.backward()
     mean_loss, *weighted = processes.total(mean_loss, *values.values())
     return mean_loss, dict(zip(values, weighted, strict=True))

@@ -91,7 +91,7 @@ def target() -> Path:
 def test_asking_pip_leaves_setuptools_usable() -> None:
     """torch.compile imports it, and it fails where pip was looked for in the same process."""
     code = "import perdure.tasks.sources.download as d; d.pip_settings(); import setuptools"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_fetches_once(index: Index) -> None:

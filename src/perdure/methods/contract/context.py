@@ -28,7 +28,10 @@ class Need(Enum):
     """What a part requires of a run; checked before training."""
 
     DENSE_BASE = "a base whose weights are stored dense (not 4- or 8-bit)"
-    FULL_GRADIENTS = "gradients of whole weights (a sharded base, shard=true, has none)"
+    FULL_GRADIENTS = (
+        "gradients of whole weights (a sharded base, shard=true, and experts, lora.target_parameters, have none)"
+    )
+    MODULE_INPUTS = "the inputs of every adapted module (those of experts, lora.target_parameters, are not measured)"
     OLD_EXAMPLES = "examples of earlier tasks: choose a replay part"
     VALIDATION = "validation examples for every task"
     PAST_DATA = (

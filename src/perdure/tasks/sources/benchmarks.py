@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def read_trace(root: Path, *, path: str) -> Pool:
 def task_folder(root: Path, path: str) -> Path:
     """`root`/`path`, or MissingTask."""
     folder = root / path
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise MissingTask(f"not found: folder {path} in {root}")
     return folder
 
@@ -81,6 +82,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is missing. Get a complete copy of the benchmark.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}).") from None
 

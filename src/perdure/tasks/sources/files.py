@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError, DataError
-from perdure.settings.read import read_yaml, validate
+from perdure.settings.read import validate
+from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import choose_format
 from perdure.tasks.sources.hub import dataset_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_hub(
 
 
 def _local_rows(folder: Path, split: str) -> list[Row]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise MissingTask(f"not found: folder {folder.name} in {folder.parent}")
     for suffix in KINDS:
         if (path := folder / f"{split}{suffix}").is_file():

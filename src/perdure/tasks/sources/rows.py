@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task'
     Raises:
         DataError: missing, empty, of an unknown type, or malformed; names the file and the line, and what to do.
     """
-    if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):
+        problem = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         raise DataError(f"{path} {problem}; give the path of a data file, relative to {relative_to}.")
     if path.suffix.lower() not in KINDS:
         raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")

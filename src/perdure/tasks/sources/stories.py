@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_stories(
 def _stories(folder: Path, file: str) -> Iterator[str]:
     """The stories of one file, read lazily."""
     path = folder / file
-    if not path.is_file():
+    if not os.path.isfile(path):
         if not any(folder.glob("TinyStories-*.txt")):
             raise MissingTask(f"not found: {file} in {folder}")
         raise DataError(f"{path} is missing.")

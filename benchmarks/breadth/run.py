@@ -1,0 +1,149 @@
+"""Does every architecture learn, and does what is deployed answer as the run did? One record per architecture and targets.
+
+    python benchmarks/breadth/run.py [--kind causal] [--only llama,gpt2] [--seconds 100]
+    make tables
+
+Tiny random models (architectures.py) learn two tasks with four methods, by default targets and with all linear layers, in
+fp32. The deployed folder is then loaded without the run, adapters by PEFT, and its probabilities are compared with the run's.
+A record that exists is kept: remove it to measure again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from benchmarks.breadth.architectures import KINDS, build
+from peft import PeftModel
+
+from perdure import Example, PerdureError, Task, learn, predict
+from perdure.backbones import load_backbone
+from perdure.commands.doctor import COLOURS, LABELS, TEXTS, picture
+
+HERE = Path(__file__).parent
+METHODS = ("ps-lora", "perdure", "slice", "n-lora")
+TARGETS: dict[str, Any] = {"default": [], "all-linear": "all-linear"}
+SETTINGS: dict[str, Any] = {
+    "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-3},
+    "evaluation": {"every_stage": False, "future": False},
+    "precision": "fp32",
+    "threads": 1,
+}
+
+
+def tasks(kind: str) -> list[Task]:
+    """Two tasks of two classes with other words (or colours); their validation and test examples are those they learn."""
+    made = []
+    for place, name in enumerate(("first", "second")):
+        rows = [
+            Example(picture(shifted(colour, place, i)) if kind == "vision" else f"{text}, {name} {i}", label)
+            for i in range(3)
+            for label in LABELS
+            for text, colour in zip(TEXTS[label], COLOURS[label], strict=True)
+        ]
+        made.append(Task(name, rows, validation=rows, test=rows, labels=LABELS))
+    return made
+
+
+def shifted(colour: tuple[int, int, int], task: int, i: int) -> tuple[int, int, int]:
+    """Another shade for every image, and other channels for the second task."""
+    red, green, blue = (min(255, value + 9 * i) for value in colour)
+    return (green, blue, red) if task else (red, green, blue)
+
+
+def backbone(kind: str, folder: Path) -> dict[str, Any]:
+    """Settings under which every architecture of a kind can be tried."""
+    pooling = {"pooling": "mean"} if kind == "vision" else {}
+    lengths = {"max_length": 64, "max_new_tokens": 16} if kind in ("causal", "seq2seq") else {}
+    return {"kind": kind, "model": str(folder), **pooling, **lengths}
+
+
+def tried(kind: str, folder: Path, targets: Any, method: str) -> dict[str, Any]:
+    """What happened: the largest difference between the run's and the deployed model's probabilities, or the refusal."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "run"
+        settings = {**SETTINGS, "lora": {"rank": 2, "targets": targets}}
+        try:
+            learn(out=out, tasks=tasks(kind), backbone=backbone(kind, folder), method=method, **settings)
+            return {"difference": difference(kind, folder, out)}
+        except PerdureError as error:
+            return {"refused": f"{type(error).__name__}: {str(error).replace(str(folder), folder.name)}"}
+        except Exception as error:
+            return {"traceback": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def difference(kind: str, folder: Path, out: Path) -> float:
+    """The largest between the probabilities of the run and of its deployed folder, loaded by transformers and PEFT."""
+    deployed, largest = out / "deployed", 0.0
+    is_adapter = (deployed / "adapter_config.json").is_file()
+    learner: Any = load_backbone(backbone(kind, folder if is_adapter else deployed))
+    learnt = tasks(kind)
+    learner.prepare(learnt)  # images are compared with features of the pretrained weights
+    if is_adapter:
+        learner.model = PeftModel.from_pretrained(learner.model, str(deployed)).get_base_model().eval()
+    for task in learnt:
+        mine = learner.predict(task.test, [task.name])
+        runs = predict(out, [example.text for example in task.test], task=task.name, tasks=learnt)
+        for own, row in zip(mine, runs, strict=True):
+            pairs = zip(own.probabilities, row["probabilities"].values(), strict=True)
+            largest = max(largest, *(abs(a - b) for a, b in pairs))
+    return largest
+
+
+def measure(kind: str, name: str, targets: str) -> dict[str, Any]:
+    """The record of an architecture with these targets."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = build(kind, name, Path(place) / name)
+        begun = time.process_time()
+        found = {method: tried(kind, folder, TARGETS[targets], method) for method in METHODS}
+        seconds = round(time.process_time() - begun, 1)
+        shutil.rmtree(folder)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "kind": kind,
+        "name": name,
+        "targets": targets,
+        "methods": found,
+        "cpu_seconds": seconds,
+        "versions": versions,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no other record after these")
+    asked = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    only, end = [name for name in asked.only.split(",") if name], time.monotonic() + asked.seconds
+    for kind, names in KINDS.items():
+        for name in sorted(names):
+            for targets in TARGETS:
+                place = HERE / "records" / f"{kind}-{name}-{targets}.json"
+                if place.exists() or (only and name not in only) or asked.kind not in (None, kind):
+                    continue
+                if time.monotonic() > end:
+                    return
+                record = measure(kind, name, targets)
+                place.parent.mkdir(exist_ok=True)
+                place.write_text(json.dumps(record, indent=1) + "\n")
+                print(
+                    kind,
+                    name,
+                    targets,
+                    *(f"{m}:{next(iter(r.items()))!s:.90}" for m, r in record["methods"].items()),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
