@@ -7,13 +7,15 @@ import json
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from perdure.cli import init
+from perdure.cli import app, init
 from perdure.commands.learn import resume, run_config
 from perdure.commands.predict import predict
 from perdure.config.run_config import load_config
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.settings.read import parse_overrides
+from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, bits
 
 
@@ -46,6 +48,30 @@ def test_own_files_are_learnt_and_resumed_from_anywhere(folder, monkeypatch, tmp
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert resume(folder / "run").score_matrix == scores.score_matrix
     assert bits(folder / "run") == before
+
+
+def test_bad_rows_are_left_out_of_a_run_and_written_beside_it(folder):
+    """In a run and in `add`; asked for by neither, they are an error."""
+    with (folder / "data/fruit.jsonl").open("a") as file:
+        file.write('{"text": "broken\n{"text": "", "label": "a"}\n')
+    (folder / "data/sea.csv").write_text((folder / "data/sky.csv").read_text().replace("sun", "waves") + "a,b,c\n")
+    (folder / "data/sea.yaml").write_text("name: sea\ntrain: sea.csv\n")
+    run, said = str(folder / "run"), CliRunner()
+    refused = said.invoke(app, ["run", str(folder / "config.yaml"), "--out", run])
+    assert "2 of 42 rows cannot be read" in str(refused.exception)
+    for command in (["run", str(folder / "config.yaml"), "--out", run], ["add", run, str(folder / "data/sea.yaml")]):
+        result = said.invoke(app, [*command, "--bad-rows", "skip", "--progress", "quiet"])
+        assert result.exit_code == 0, result.output
+    assert "sea: 1 of 41 rows left out, the first: " in result.output
+    found = {
+        path.stem: [json.loads(line)["problem"] for line in path.read_text().splitlines()]
+        for path in folder.glob("run/skipped/*")
+    }
+    assert sorted(found) == ["fruit", "sea"]
+    places = [problem.partition(": ")[0].rpartition("/")[2] for problem in [*found["fruit"], *found["sea"]]]
+    assert places == ["fruit.jsonl, line 41", "fruit.jsonl, line 42", "sea.csv, line 42"]
+    Store(folder / "run").verify()
+    assert len(resume(run).tasks) == 3  # read again the same way
 
 
 def test_a_model_beside_the_run_is_found_from_anywhere(folder, monkeypatch, tmp_path_factory, encoder_folder):

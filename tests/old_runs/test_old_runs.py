@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
+from perdure.commands.before_run import absolute
+from perdure.config.run_config import load_config
+from perdure.errors import RunMismatch
 from perdure.state.store import Store
 
 
@@ -36,6 +39,21 @@ def test_is_whole_and_shown(unpacked: Path, run: str) -> None:
     shown = CliRunner().invoke(app, ["show", str(unpacked / run)])
     assert shown.exit_code == 0, shown.output
     assert "fruit" in shown.output
+
+
+def test_a_configuration_that_leaves_sizes_open_is_still_that_of_a_run_that_took_all(unpacked: Path) -> None:
+    """Splits cut from train had no limit in 0.1; a run that began so keeps them, under the configuration it was given."""
+    store = Store(unpacked / "stopped")
+    begun = store.initial["config"]
+    assert {task["test_size"] for task in begun["tasks"]} == {"all"}
+    sizes = ("test_size", "validation_size")
+    tasks = [{key: value for key, value in task.items() if key not in sizes} for task in begun["tasks"]]
+    config = absolute(load_config({**begun, "tasks": tasks}), store)
+    assert {task.test_size for task in config.tasks} == {"all"}
+    store.must_match({"config": config.model_dump(mode="json")})
+    other = absolute(load_config({**begun, "tasks": [{**task, "test_size": 5} for task in tasks]}), store)
+    with pytest.raises(RunMismatch, match=r"another configuration: config\.tasks"):
+        store.must_match({"config": other.model_dump(mode="json")})
 
 
 def test_scores_are_those_that_were_written(unpacked: Path) -> None:

@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from perdure.commands.learn import learn
+from perdure.config.run_config import EvaluationSettings
 from perdure.errors import ConfigError
 from perdure.files.durable import read_lines
 from perdure.report.page import write_report
 from perdure.state.store import Store
 from perdure.tasks.task import Task
-from perdure.training.evaluation import check_scorable, score_and_outcomes
+from perdure.training.evaluation import check_scorable, score_and_outcomes, scored_examples
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, bits_learnt, short_run
 
@@ -53,6 +54,28 @@ def test_scored_after_its_own_stage_and_the_last(tmp_path, small_tasks, encoder_
     assert own.learning_accuracy == always.learning_accuracy
     assert own.forgetting == -own.backward_transfer
     write_report([tmp_path / "own"], tmp_path / "report")
+
+
+def test_a_limited_number_of_examples_is_scored_the_same_ones_every_time(tmp_path, small_tasks, encoder_folder):
+    limited = short_run(tmp_path / "some", small_tasks, encoder_folder, "inc-lora", evaluation={"examples": 3})
+    whole = short_run(tmp_path / "all", small_tasks, encoder_folder, "inc-lora")
+    assert limited.examples == [3, 3, 3]
+    assert min(whole.examples) > 3
+    assert bits_learnt(tmp_path / "some")[2] == bits_learnt(tmp_path / "all")[2]  # training is another matter
+    for task in limited.tasks:
+        files = [path / f"predictions/{task}.jsonl" for path in sorted((tmp_path / "some/stages").iterdir())]
+        rows = [[row["label"] for row in read_lines(file)] for file in files if file.is_file()]
+        assert len(rows) > 1
+        assert all(labels == rows[0] for labels in rows)
+    first = next(path for path in sorted((tmp_path / "all/stages").iterdir()) if path.name.endswith(limited.stages[-1]))
+    same = tmp_path / "some" / first.relative_to(tmp_path / "all")
+    task = small_tasks[0]
+    chosen = scored_examples(task, EvaluationSettings(examples=3))
+    places = [task.test.index(example) for example in chosen]
+    assert places == sorted(places)
+    answers, some = (list(read_lines(folder / f"predictions/{task.name}.jsonl")) for folder in (first, same))
+    assert [row["predicted"] for row in some] == [answers[place]["predicted"] for place in places]
+    assert scored_examples(task, EvaluationSettings(examples=len(task.test))) == task.test
 
 
 def test_a_gate_needs_every_stage(tmp_path, small_tasks, encoder_folder):

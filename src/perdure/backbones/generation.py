@@ -10,23 +10,30 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from perdure.backbones.device import model_device
+from perdure.backbones.prefix import Prefix
 from perdure.backbones.tokens import padded
 
 
 def greedy(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    prefix: Prefix | None = None,
+    more_stops: Sequence[int] = (),
 ) -> list[str]:
-    """What the model writes after each prompt, without special tokens and surrounding white space.
+    """What the model writes after each prompt, without special tokens.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
-    it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token.
+    it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token. What all prompts
+    begin with may be given as `prefix`; `more_stops` end an answer besides the end tokens of tokenizer and model.
     """
     encodes, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id
-    ids, real = padded(prompts, pad, "right" if encodes else "left")  # pyright: ignore[reportArgumentType]
-    stops = _stops(model, tokenizer)
-    written = _generated(model, ids, real, pad, max_new_tokens=max_new_tokens, eos_token_id=stops)
+    ids, real = _padded(model, prompts, pad, prefix)
+    stops = [*_stops(model, tokenizer), *more_stops]
+    written = _generated(model, ids, real, pad, prefix, max_new_tokens=max_new_tokens, eos_token_id=stops)
     rows = _until(written[:, 1 if encodes else ids.shape[1] :], stops)
-    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
 
 
 def sampled(
@@ -42,7 +49,7 @@ def sampled(
         torch.manual_seed(seed)
         while len(rows) < count:
             ids = torch.tensor([list(start)] * min(batch, count - len(rows)))
-            written = _generated(model, ids, torch.ones_like(ids), tokenizer.pad_token_id, **options)
+            written = _generated(model, ids, torch.ones_like(ids), tokenizer.pad_token_id, None, **options)
             rows += _until(written[:, ids.shape[1] :], stops)
     return rows
 
@@ -60,17 +67,30 @@ def _until(written: Tensor, stops: Sequence[int]) -> list[list[int]]:
 
 
 def first_scores(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], steps: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What the model writes after the first prompt in `steps` steps [steps], and each step's log-probabilities [steps, V]."""
     pad = tokenizer.pad_token_id
-    ids, real = padded(prompts, pad, "right" if model.config.is_encoder_decoder else "left")  # pyright: ignore[reportArgumentType]
+    ids, real = _padded(model, prompts, pad, prefix)
     options = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
-    given = _generated(model, ids, real, pad, **options)
+    given = _generated(model, ids, real, pad, prefix, **options)
     return given.sequences[0, -steps:], torch.stack([step[0] for step in given.logits]).float().log_softmax(dim=-1)
 
 
-def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, **options: Any) -> Any:
+def _padded(model: Any, prompts: Sequence[Sequence[int]], pad: Any, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+    """Ids and the mask of real positions. Padding stands behind a prefix: positions are counted over real ones alone."""
+    if prefix is None:
+        return padded(prompts, pad, "right" if model.config.is_encoder_decoder else "left")
+    ids, real = padded([prompt[len(prefix.ids) :] for prompt in prompts], pad, "left")
+    begin = torch.tensor(prefix.ids).expand(len(ids), -1)
+    return torch.cat([begin, ids], dim=1), torch.cat([torch.ones_like(begin, dtype=torch.bool), real], dim=1)
+
+
+def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, prefix: Prefix | None, **options: Any) -> Any:
     """Generation with these options alone, greedy unless they say otherwise, whatever the model's own generation settings."""
     given, device = model.generation_config, model_device(model)
     start = getattr(given, "decoder_start_token_id", None)
@@ -78,6 +98,7 @@ def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, **options: Any) 
         **{"do_sample": False, "num_beams": 1, "pad_token_id": pad, "decoder_start_token_id": start, **options}
     )
     try:
-        return model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device))
+        known = {"past_key_values": prefix.grown(len(ids))} if prefix else {}
+        return model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device), **known)
     finally:
         model.generation_config = given

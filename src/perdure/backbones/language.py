@@ -12,21 +12,26 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.chat_tasks import ReadsChats
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import greedy
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
-from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import cut_middle, in_batches
-from perdure.backbones.trials import Trials
+from perdure.backbones.sharing import Sharing
+from perdure.backbones.text_metrics import AS_WRITTEN, normalise
+from perdure.backbones.tokens import in_batches, shortened
 from perdure.errors import DataError
+from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(Trials, ABC):
+class LanguageModel(ReadsChats, Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
+
+    gap = ""
+    """What stands between prompt and answer, and so begins every written answer without being part of it."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
@@ -53,6 +58,9 @@ class LanguageModel(Trials, ABC):
             self._tasks[task.name] = task
             self._check_labels(task)
             examples = (*task.train, *task.validation, *task.test)
+            if task.chats:
+                self._prepare_chats(task)
+                continue
             if task.learns_text:  # tokenised when needed; here only counted
                 self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
                 continue
@@ -65,7 +73,7 @@ class LanguageModel(Trials, ABC):
 
     def _try_reading(self) -> None:
         """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
-        task = next(iter(self._tasks.values()), None)
+        task = next((task for task in self._tasks.values() if task.train[0].text != NO_CHAT), None)
         if self._reads or task is None:
             return
         with reading_explained(self.settings.model, self.model), torch.no_grad():
@@ -131,7 +139,7 @@ class LanguageModel(Trials, ABC):
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""
         asked = self._tasks[task]
-        prompts = [self._prompt(asked.prompt(e.text)) for e in batch.examples]
+        prompts = [self._presented(asked, e) for e in batch.examples]
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
@@ -148,15 +156,20 @@ class LanguageModel(Trials, ABC):
             raise DataError(
                 f"{', '.join(labels)}: no labels, so there is nothing to rank; set backbone.answer_by=generation."
             )
-        answer = self._ranked if with_labels and self.settings.answer_by != "generation" else self._written
+        ranks = with_labels and self.settings.answer_by != "generation"
+        answer = self._ranked if ranks else self._written
         prompts = [self._asked(example, tasks) for example in examples]
 
         def work(chosen: list[int]) -> list[Prediction]:
             return answer([prompts[i] for i in chosen], [examples[i] for i in chosen], tasks)
 
         with answering(self.model):
+            if ranks:
+                self._try_packing(prompts, [self.format.completion(text) for text in tasks[0].labels.values()])
             lengths = [len(ids) for ids in prompts]
-            return in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
+            alike = lengths if self._mixes else None
+            with self._sharing(prompts, "ranked" if ranks else "written") as pass_cost:
+                return in_batches(lengths, self.settings.predict_batch_size, work, alike, pass_cost)
 
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
@@ -182,8 +195,11 @@ class LanguageModel(Trials, ABC):
         name but no label's text becomes empty: scores compare names, so it would count as right.
         """
         names = {normalise(label) for task in tasks for label in task.labels}
+        ends = {"stops": [self.chats.form.stop]} if any(self._is_chat(e, tasks) for e in examples) else {}
         with autocast(self.model, self.precision):
-            written = self._generate(prompts)
+            written = self._generate(prompts, **ends)
+        if not any(task.metric in AS_WRITTEN for task in tasks):
+            written = [text.strip() for text in written]
         answers = []
         for text, example in zip(written, examples, strict=True):
             own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
@@ -193,11 +209,12 @@ class LanguageModel(Trials, ABC):
                 for label, label_text in reversed(list(zip(task.labels, _label_texts(task, example.text), strict=True)))
             }
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
-            answers.append(Prediction(label, (), task))
+            answers.append(Prediction(label, (), task, wanted=self._wanted(example)))
         return answers
 
-    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens)
+    def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
+        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix, stops)
+        return [text.removeprefix(self.gap) for text in written]
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -245,20 +262,28 @@ class LanguageModel(Trials, ABC):
     def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         self._try_packing(prompts, completions)
         with autocast(self.model, self.precision):
-            return self._packed(prompts, completions) if self._packs else self._exhaustive(prompts, completions)
+            if self._packs:
+                return self._packed(prompts, completions, self._prefix)
+            return self._exhaustive(prompts, completions)
 
     def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
         """Ids of the example's prompt, as its own task (or else the only one of `tasks`) formats it."""
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
         if task and task.learns_text:
             return self.format.start()
+        return self._presented(task, example)
+
+    def _presented(self, task: Task | None, example: Example) -> list[int]:
+        """Ids of the example's prompt as `task` presents it; a chat is its own prompt, whichever task asks."""
+        if self._is_chat(example, [task] if task else []):
+            return self.chats.prompt(example.text)
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
         if text not in self._prompts:
             ids = self.format.prompt(text)
             self.truncated += len(ids) > self.settings.max_length
-            self._prompts[text] = cut_middle(ids, self.settings.max_length)
+            self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:
@@ -266,6 +291,8 @@ class LanguageModel(Trials, ABC):
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
             return self.format.plain(example.text)[: self.settings.max_length]
+        if task and task.chats and not task.labels:
+            return self.chats.answer(example)
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from perdure.backbones.device import model_device
+from perdure.backbones.prefix import Prefix
 from perdure.backbones.tokens import padded
 from perdure.errors import DataError
 
@@ -123,13 +125,19 @@ def logits_at(model: nn.Module, positions: Tensor, **inputs: Any) -> Tensor:
 
 
 def packed_scores(
-    model: nn.Module, prompts: Sequence[Sequence[int]], tree: LabelTree, reduction: Reduction = "sum"
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    tree: LabelTree,
+    reduction: Reduction = "sum",
+    prefix: Prefix | None = None,
 ) -> Tensor:
     """Scores [N, L] in one forward pass of a decoder: every prompt once, followed by the whole tree.
 
-    A node sees its prompt and its ancestors; its position is the one it would have right after the prompt.
+    A node sees its prompt and its ancestors; its position is the one it would have right after the prompt. What all prompts
+    begin with may be given as `prefix`; P then counts the rest.
     """
-    ids_NP, real_NP = padded(prompts, 0)
+    known = len(prefix.ids) if prefix else 0
+    ids_NP, real_NP = padded([prompt[known:] for prompt in prompts], 0)
     n, width, t = len(ids_NP), ids_NP.shape[1], len(tree.tokens)
     lengths_N = real_NP.sum(dim=1)
     ids = torch.cat([ids_NP, tree.tokens.expand(n, t)], dim=1)
@@ -139,6 +147,7 @@ def packed_scores(
     allowed[:, :width, :width] = torch.ones(width, width, dtype=torch.bool).tril()
     allowed[:, width:, :width] = real_NP[:, None, :]
     allowed[:, width:, width:] = tree.sees
+    allowed = functional.pad(allowed, (known, 0), value=True)  # all see the prefix
 
     wanted = torch.zeros(n, width + t, dtype=torch.bool)
     wanted[torch.arange(n), lengths_N - 1] = True
@@ -149,7 +158,8 @@ def packed_scores(
         wanted.to(device),
         input_ids=ids.to(device),
         attention_mask=additive_mask(model, allowed)[:, None],
-        position_ids=position.to(device),
+        position_ids=(known + position).to(device),
+        **({"past_key_values": prefix.lent} if prefix else {}),
     )
     return tree_scores(logits.view(n, 1 + t, -1), tree, reduction)
 

@@ -19,6 +19,7 @@ from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, counts_places, reads_neighbours
+from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, label_chains, logits_at, tree_scores
 from perdure.backbones.tokens import EncoderDecoderFormat, padded
@@ -85,7 +86,9 @@ class Seq2SeqLM(LanguageModel):
         """Encoders read padding in more ways than a causal model, and two short passes cost little."""
         return True
 
-    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
+    def _packed(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None
+    ) -> Tensor:
         chains = label_chains(completions, self.start)
         n, s = len(prompts), len(chains.tokens)
         ids, mask = self._padded(prompts)

@@ -1,10 +1,10 @@
-"""Texts as token ids: prompts cut in the middle, completions with their terminator, rows padded on either side."""
+"""Texts as token ids: prompts cut to a length, completions with their terminator, rows padded on either side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import torch
 from jinja2 import TemplateError
@@ -22,6 +22,13 @@ def cut_middle(ids: Sequence[int], limit: int) -> list[int]:
         return list(ids)
     head = (limit + 1) // 2
     return [*ids[:head], *ids[len(ids) - (limit - head) :]]
+
+
+def shortened(ids: Sequence[int], limit: int, cut: Literal["middle", "start", "end"] = "middle") -> list[int]:
+    """At most `limit` ids, without the others in their middle, at their start or at their end."""
+    if cut == "middle":
+        return cut_middle(ids, limit)
+    return list(ids[:limit] if cut == "end" else ids[max(0, len(ids) - limit) :])
 
 
 def padded(
@@ -42,10 +49,12 @@ def in_batches(
     size: int,
     work: Callable[[list[int]], Iterable[Result]],
     alike: Sequence[Hashable] | None = None,
+    pass_cost: int = 0,
 ) -> list[Result]:
     """`work(indices)` on batches of at most `size`, longest first; its results in the order of `lengths`.
 
-    The same lengths give the same batches. `alike`: only those with equal entries share a batch.
+    The same lengths give the same batches. `alike`: only those with equal entries share a batch. `pass_cost`: batches are
+    smaller where padding would cost more than another pass, which costs as much as so many positions; 0: never.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: dict[Hashable, list[int]] = {}
@@ -53,10 +62,29 @@ def in_batches(
         groups.setdefault(alike[i] if alike else None, []).append(i)
     results: dict[int, Result] = {}
     for group in groups.values():
-        for start in range(0, len(group), size):
-            chosen = group[start : start + size]
+        for chosen in _cut(group, lengths, size, pass_cost):
             results |= zip(chosen, work(chosen), strict=True)
     return [results[i] for i in range(len(lengths))]
+
+
+def _cut(group: list[int], lengths: Sequence[int], size: int, pass_cost: int) -> list[list[int]]:
+    """The group, longest first, in batches of `size`; with a cost of a pass, those with the least cost in all."""
+    if not pass_cost:
+        return [group[start : start + size] for start in range(0, len(group), size)]
+    least, begins = [0], [0]  # of the first i: the least cost, and where their last batch begins
+    for end in range(1, len(group) + 1):
+        costs = {
+            start: least[start] + (end - start) * lengths[group[start]] + pass_cost
+            for start in range(max(0, end - size), end)
+        }
+        begins.append(min(costs, key=costs.__getitem__))
+        least.append(costs[begins[-1]])
+    batches: list[list[int]] = []
+    end = len(group)
+    while end:
+        batches.insert(0, group[begins[end] : end])
+        end = begins[end]
+    return batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +99,7 @@ class PromptFormat:
         chat: wrap the text as a user message in the tokenizer's chat template.
         system: system message before it; None = the template's default.
         separator: between a plain prompt and its answer; replaces spaces at the prompt's end.
+        args: further arguments of the chat template.
 
     Raises:
         ConfigError: chat without a template, or a system message without chat or that the template rejects.
@@ -80,6 +109,7 @@ class PromptFormat:
     chat: bool = False
     system: str | None = None
     separator: str = " "
+    args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chat and not self.tokenizer.chat_template:
@@ -126,7 +156,7 @@ class PromptFormat:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages.append({"role": "user", "content": text})
         try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)  # pyright: ignore[reportReturnType]
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self.args)  # pyright: ignore[reportReturnType]
         except TemplateError as error:
             setting, fix = ("system", "Remove it") if self.system is not None else ("chat", "Set it to false")
             raise ConfigError(

@@ -14,6 +14,7 @@ from perdure.backbones.generation import first_scores
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, reads_neighbours
 from perdure.backbones.modes import without_dropout
+from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import PretrainedBackbone, answering
 from perdure.backbones.ranking import agree
 from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat
@@ -33,11 +34,14 @@ class Trials(PretrainedBackbone):
         self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
         # where padding changes answers: "read" or "written"; "": nowhere; None: not tried yet
         self._mixes: str | None = None
+        self._shared: dict[str, bool] = {}  # whether prompts may share their beginning, by the kind of answer
         self._prompts: dict[str, list[int]] = {}
 
     @abstractmethod
-    def _packed(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
-        """Scores [N, L] with every prompt computed once."""
+    def _packed(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None
+    ) -> Tensor:
+        """Scores [N, L] with every prompt computed once, behind `prefix` where all begin with it."""
 
     @abstractmethod
     def _exhaustive(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable, refuse_chats
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
 from perdure.backbones.load_errors import reading_explained
@@ -128,6 +128,7 @@ class Vision(PretrainedBackbone):
             DataError: a task without labels, a class without training images, an image that cannot be read.
         """
         for task in tasks:
+            refuse_chats(task, "a vision model")
             if not task.labels:
                 raise DataError(
                     f"Task '{task.name}' has no labels; an image task needs classes to tell apart"
@@ -234,6 +235,8 @@ class Vision(PretrainedBackbone):
     def _encode(self, pixel_values: Tensor) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NPD = self.model(pixel_values=pixel_values, **self._options).last_hidden_state
+        if hidden_NPD.ndim == 4:  # a convolutional net's, [N, D, height, width]
+            hidden_NPD = hidden_NPD.flatten(2).mT
         patches_NPD = hidden_NPD[:, self._before_patches :]
         pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else patches_NPD.mean(dim=1)
         return pooled.float()

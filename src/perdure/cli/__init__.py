@@ -54,6 +54,7 @@ def run(
     max_forgetting: options.MaxForgetting = None,
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
+    bad_rows: options.BadRows = None,
     progress: options.Progress = "auto",
     tracker: options.Tracker = None,
 ) -> None:
@@ -67,7 +68,8 @@ def run(
     named = {"suite": suite, "order": order, "data": data, "method": method, "backbone": backbone, "seed": seed}
     overrides = {key: value for key, value in named.items() if value is not None} | parse_overrides(given)
     config = load_config(source, overrides)
-
+    if bad_rows:
+        config = config.model_copy(update={"tasks": tuple(task.with_bad_rows(bad_rows) for task in config.tasks)})
     from perdure.commands.learn import run_config
 
     RUN_FOLDERS.append(out)
@@ -105,18 +107,6 @@ def resume(
     report = options.progress_reporter(progress, folder.name, folder, tracker)
     found = resume_run(folder, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
     options.show_scores(found, progress)
-
-
-@app.command()
-def scores(folder: options.Run, as_json: options.AsJson = False) -> None:
-    """Show the score matrix and metrics of a run."""
-    from perdure.state.scores import read_scores
-
-    found = read_scores(folder)
-    if as_json:
-        options.print_json(found.as_dict())
-    else:
-        options.show_scores(found)
 
 
 @app.command()
@@ -260,9 +250,7 @@ def main() -> None:
 
     PERDURE_TRACEBACK=1 shows the traceback instead.
     """
-    os.environ.setdefault(
-        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-    )  # transformers' bars would break up perdure's own progress
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would break up perdure's own progress
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a custom part, `module:Class`; a sweep's processes inherit it
     RUN_FOLDERS.clear()

@@ -34,6 +34,10 @@ Progress = Annotated[
         "output, and nothing else there."
     ),
 ]
+BadRows = Annotated[
+    Literal["error", "skip"] | None,
+    typer.Option(help="Rows of own files that cannot be read: an error that lists them, or left out; see `bad_rows`."),
+]
 Tracker = Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]

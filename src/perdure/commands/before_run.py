@@ -15,20 +15,37 @@ from perdure.state.store import Store
 from perdure.tasks.task import Task
 from perdure.training.processes import Processes
 
+CUT_SIZES = ("validation_size", "test_size")
+
 
 def absolute(config: RunConfig, store: Store) -> RunConfig:
     """The configuration with absolute paths, so that the run can be resumed from any folder.
 
-    The configuration that the run in `store` began with is returned unchanged.
+    The configuration that the run in `store` began with is returned unchanged. Where it asked for all examples of splits cut
+    from train, as every run did before sizes could be left open, it still does.
     """
-    if store.exists and initial_config(store).model_dump() == config.model_dump():
-        return config
+    if store.exists:
+        begun = initial_config(store)
+        config = _with_begun_sizes(config, begun)
+        if begun.model_dump() == config.model_dump():
+            return config
     sources = located_sources({"suite": config.suite, "data": config.data, "backbone": config.backbone})
     model = sources["backbone"]["model"]
     if model not in model_names():
         sources["backbone"] = {**sources["backbone"], "model": located(model)}
     protect = located_sources({"protect": config.protect.model_dump()})["protect"]
     return config.model_copy(update={**sources, "protect": config.protect.model_copy(update=protect)})
+
+
+def _with_begun_sizes(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """`config`, which leaves sizes of splits open, with "all" where the run began so."""
+    tasks = [
+        task.model_copy(
+            update={key: "all" for key in CUT_SIZES if (getattr(task, key), getattr(old, key)) == (None, "all")}
+        )
+        for task, old in zip(config.tasks, begun.tasks, strict=False)
+    ]
+    return config.model_copy(update={"tasks": (*tasks, *config.tasks[len(tasks) :])})
 
 
 def check_sources(config: RunConfig, tasks: Sequence[Task] | None, begun: bool) -> None:

@@ -12,6 +12,8 @@ import torch
 
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
 from perdure.commands.run_record import begin_lines, run_record
+from perdure.commands.skipped import write_skipped
+from perdure.config.for_stage import check_stage_settings
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
@@ -24,6 +26,7 @@ from perdure.state.gate import OPEN, Gate
 from perdure.state.reopen import (
     check_base_there,
     check_pooling,
+    check_template,
     initial_config,
     learner_config,
     load_configured_suite,
@@ -132,6 +135,7 @@ def run_config(
         chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: list(map(load, config.tasks))))
         for task in chosen:
             check_scorable(task, config.evaluation.split)
+        check_stage_settings(config, stages(chosen, method.stream))
         # conflicting names and too many tasks are refused before a model is loaded
         check_stages(method, stages(chosen, method.stream))
         check_names_apart([stage.name for stage in history_stages(config.history)], chosen)
@@ -144,6 +148,7 @@ def run_config(
         model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
         if store.exists:
             check_pooling(store, backbone)
+            check_template(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
         protects = config.protect.base is not None and not (store.exists and store.stages())
@@ -156,6 +161,7 @@ def run_config(
         processes.once(
             lambda: store.create(run_record(config, chosen, method, model, warnings, store, backbone, processes))
         )
+        processes.once(write_skipped, store.folder, chosen)
         about = store.about
         backbone.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():

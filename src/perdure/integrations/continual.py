@@ -22,6 +22,7 @@ from perdure.config.composition import resolve_method
 from perdure.errors import ConfigError
 from perdure.files.output import new_folder
 from perdure.integrations.earlier import digests, earlier_past, measures, save_memory
+from perdure.integrations.reference import check_reference, give_reference, keep_frozen
 from perdure.integrations.refusals import check_adapter, check_method, check_name, check_trainer, check_weight_decay
 from perdure.integrations.trainer_context import (
     DatasetRows,
@@ -99,6 +100,7 @@ class Continual:
         self.model = AdaptedModel.around(peft_model)
         check_adapter(peft_model)
         check_weight_decay(trainer, peft_model)
+        check_reference(trainer)
         check_fits(self.history, self.model)
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))
@@ -109,6 +111,8 @@ class Continual:
             )
         self._context(trainer, peft_model)
         self._begin()
+        keep_frozen(trainer, peft_model, self.model)
+        give_reference(trainer, peft_model, self.model)
         self._trainer = trainer
         self._wrap(trainer)
 
@@ -173,6 +177,8 @@ class Continual:
         reads = any(part.needs & {Need.TRAINING_DATA, Need.OLD_EXAMPLES} for part in self.method.parts().values())
         rows, collate = training_rows(trainer) if reads else (DatasetRows(()), trainer.data_collator)
         backbone = TrainerBackbone(trainer, peft_model, collate)
+        for measured in (rows, *self._old.values()) if reads else ():
+            backbone.check_readable(measured[:2], self.method.name)
 
         def context(name: str, index: int, past: Past) -> TrainerContext:
             stage = TrainerStage.named(name, rows)

@@ -15,6 +15,13 @@ from perdure.training.processes import ENGINES
 STEP_INSIDE_BACKWARD = ("lomo", "layerwise")
 """Optimisers after whose backward no gradient is left to add a penalty to."""
 
+HEAD = (
+    "The model's LoraConfig has task_type SEQ_CLS or TOKEN_CLS, for which PEFT trains the classification head too; the history "
+    "holds LoRA updates only, and every task needs the same head. Leave task_type out of LoraConfig, which keeps the head as it "
+    "is, and load every task's model from one folder that holds the head: once "
+    "AutoModelForSequenceClassification.from_pretrained(base, num_labels=...).save_pretrained(folder)."
+)
+
 
 def check_method(method: Method) -> None:
     """Raise ConfigError or UnmetNeed if a part works only in perdure's own loop."""
@@ -105,6 +112,12 @@ def check_adapter(peft_model: Any) -> None:
     """Raise ConfigError if anything but a plain LoRA is trained."""
     config = peft_model.peft_config[peft_model.active_adapter].to_dict()
     for setting, reason in REFUSED.items():
+        if (
+            setting == "modules_to_save"
+            and config.get(setting)
+            and str(config["task_type"]).endswith(("SEQ_CLS", "TOKEN_CLS"))
+        ):
+            raise ConfigError(HEAD)
         if config.get(setting):
             raise ConfigError(f"The model's LoraConfig sets {setting}; {reason}. Leave it out.")
     start = str(config.get("init_lora_weights")).lower()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction
-from perdure.backbones.modes import not_training
+from perdure.backbones.modes import not_training, without_dropout
 from perdure.backbones.ranking import at_least_fp32
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.past import PerTask
@@ -93,13 +95,36 @@ class TrainerBackbone:
             return Batch(examples, inputs, len(examples), mask, decoder_positions(inputs))
         return Batch(examples, inputs, len(examples), mask)
 
+    def check_readable(self, rows: Sequence[Any], method: str) -> None:
+        """The model reads these rows and gives their loss: what a method measures after training must not fail there.
+
+        Raises:
+            UnmetNeed: the trainer makes its batches otherwise (by generating, say).
+        """
+        try:
+            with torch.no_grad(), without_dropout(self.model):
+                batch = self.collate(rows)
+                self.features(batch)
+                self.forward(batch)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UnmetNeed(
+                f"Method '{method}' measures something on examples, and those of a {type(self._trainer).__name__} cannot be "
+                f"given to its model as they are ({type(error).__name__}: {error}). Choose a method that works on weights alone, "
+                "such as ps-lora, o-lora or n-lora."
+            ) from error
+
     def forward(self, batch: Batch) -> Outputs:
-        with self._trainer.compute_loss_context_manager():
+        with self._trainer.compute_loss_context_manager(), unlogged(self._trainer):
             return Outputs(self._trainer.compute_loss(self.model, dict(batch.inputs)))
 
     def features(self, batch: Batch) -> Any:
         with self._trainer.compute_loss_context_manager():
-            return self.model(**batch.inputs)
+            return self.model(**{name: batch.inputs[name] for name in batch.inputs if self._reads(name)})
+
+    def _reads(self, name: str) -> bool:
+        """Whether the model has this argument: TRL's collators add masks for the loss alone."""
+        known = inspect.signature(self.model.get_base_model().forward).parameters  # pyright: ignore[reportCallIssue]
+        return name in known or "input_ids" not in known
 
     def length(self, example: Any) -> int:
         return 0  # unknown; batches are not sorted
@@ -134,7 +159,7 @@ class TrainerContext(StageContext):
         """A classifier's logits [n, classes], or a language model's at the labels; a causal model's are one position further."""
         for rows in batches:
             batch = self.backbone.collate(rows)
-            logits, labels = self.backbone.features(batch).logits, batch.inputs.get("labels")
+            logits, labels = self.backbone.features(batch).logits, answered(batch.inputs)
             if logits.ndim == 3 and labels is not None:
                 if not self.backbone.model.config.is_encoder_decoder:  # pyright: ignore[reportAttributeAccessIssue]
                     logits, labels = logits[:, :-1], labels[:, 1:]
@@ -148,6 +173,26 @@ class TrainerContext(StageContext):
 
     def evaluate(self, deployed: Update | PerTask, task: str) -> float:
         _refuse("scores on validation examples")
+
+
+def answered(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Labels, -100 where none is learnt; without them, the completion's tokens (TRL's preference trainers), or all real ones."""
+    mask = inputs.get("completion_mask", inputs.get("attention_mask"))
+    if "labels" in inputs or "input_ids" not in inputs or mask is None:
+        return inputs.get("labels")
+    return inputs["input_ids"].masked_fill(mask == 0, -100)
+
+
+@contextmanager
+def unlogged(trainer: Any) -> Iterator[None]:
+    """Within: what TRL's trainers note for their log while computing a loss is dropped; a measurement is not a training step."""
+    names = ("_metrics", "_total_train_tokens")
+    kept = {name: copy.deepcopy(getattr(trainer, name)) for name in names if hasattr(trainer, name)}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(trainer, name, value)
 
 
 def decoder_positions(inputs: Mapping[str, Tensor]) -> Tensor | None:

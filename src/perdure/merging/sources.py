@@ -78,6 +78,11 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     return Sources(adapters, ordered, tuple(notes))
 
 
+def largest_rank(places: Sequence[str | Path]) -> int:
+    """The largest rank of any module of these adapters; raises as `open_sources` does."""
+    return max(module.rank for adapter in open_sources(places).updates for module in adapter.modules.values())
+
+
 def agreed(stated: Iterable[Any]) -> Any:
     """The value that all who state one agree on; None if nobody does, or two differ."""
     known = [one for one in stated if one is not None]
@@ -100,6 +105,10 @@ class Only(Mapping[str, Delta]):
         if module not in self._modules:
             raise KeyError(module)
         return self._update[module]
+
+    def scaling(self, module: str) -> float:
+        """What the adapter multiplies B A by, which is inside the B given here; 1 for an update without factors of its own."""
+        return self._update.config.scaling(module) if isinstance(self._update, Adapter) else 1.0
 
 
 def transposed(delta: Delta) -> Delta:

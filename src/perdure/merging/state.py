@@ -148,7 +148,7 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
         raise ConfigError("A new state needs a rule (--rule).")
     if not chosen.incremental:
         raise ConfigError(
-            f"'{name_of(chosen)}' weighs every update against all others, so it cannot be merged one by one in constant memory; "
+            f"'{name_of(chosen)}' needs all updates at once, so it cannot be merged one by one in constant memory; "
             "merge all at once."
         )
     if getattr(chosen, "weights", None) is not None:

@@ -23,7 +23,7 @@ from perdure.ops.lowrank import LowRank, Update
 from perdure.state.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Example, Task
-from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes
+from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes, scored_examples
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
 from perdure.training.reporter import Reporter
@@ -71,7 +71,7 @@ def score_tasks(
         due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
         if not (due or last) or (learnt and not settings.future and task.name not in learnt):
             return TaskScore(None)
-        examples: Sequence[Example] = getattr(task, settings.split)
+        examples = scored_examples(task, settings)
         predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
         score, values = score_and_outcomes(task, examples, predictions)
         return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values)
@@ -116,7 +116,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
             continue  # it was not scored: with a hundred tasks most files would be empty
         rows = (
             {
-                "label": e.label,
+                "label": p.wanted or e.label,
                 "predicted": p.label,
                 **({} if own_task(p, e) else {"predicted_task": p.task}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),

@@ -13,13 +13,15 @@ import torch
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config.run_config import LoraSettings, RunConfig, load_config
-from perdure.errors import DataError, RunMismatch, StoreError
+from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.settings.read import validate
 from perdure.state.mismatch import base_changed, data_changed
 from perdure.state.store import Store
+from perdure.tasks.chats import NO_CHAT
+from perdure.tasks.protocols import OWN
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.suites import Suite, load_suite
@@ -64,6 +66,7 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
     model, backbone = load_learner(learner_config(store), tasks)
     check_base(store, model)
     check_pooling(store, backbone)
+    check_template(store, backbone)
     backbone.precision = about["precision"]
     return model, backbone
 
@@ -71,7 +74,8 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
 def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
     about = store.initial
-    return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
+    begun = {"protocol": OWN, **about["config"]}  # the only one there was, where none is recorded
+    return load_config(begun, {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def learner_config(store: Store) -> RunConfig:
@@ -112,6 +116,16 @@ def check_pooling(store: Store, backbone: Backbone) -> None:
         raise RunMismatch(
             f"The base model of the run in '{store.folder}' pools otherwise than when the run began: {begun} then, {now} now. "
             "Restore its modules.json and the folders that it names, or start a new run in another folder."
+        )
+
+
+def check_template(store: Store, backbone: Backbone) -> None:
+    """Raise RunMismatch unless a language model's chat template is that of the run's beginning."""
+    begun, now = store.initial.get("chat_template"), getattr(backbone, "template", None)
+    if begun is not None and begun != now:
+        raise RunMismatch(
+            f"The chat template of the base model changed since the run in '{store.folder}' began: prompts would differ "
+            "from those that were learnt. Restore the template beside the base's tokenizer, or start a new run in another folder."
         )
 
 
@@ -178,23 +192,36 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
     tasks = []
     for name in names:
         labels, template = asked[name]["labels"], asked[name]["template"]
-        placeholder = [Example("nothing learns from this", next(iter(labels), ""))]  # a task cannot be without examples
-        tasks.append(Task(name, placeholder, test=placeholder, labels=labels, template=template))
+        chats = asked[name].get("chats", False)
+        text = NO_CHAT if chats else "nothing learns from this"
+        placeholder = [Example(text, next(iter(labels), ""))]  # a task cannot be without examples
+        tasks.append(Task(name, placeholder, test=placeholder, labels=labels, template=template, chats=chats))
     return tuple(tasks)
 
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
     """The configured model with its adapter, and the backbone that knows `tasks`."""
-    learner = load_backbone(config.backbone)
+    learner = _published_backbone(config) if config.protocol != OWN else load_backbone(config.backbone)
     targets = config.lora.targets or learner.default_targets  # first: an error if the model has no known targets
     learner.prepare(tasks)
     return AdaptedModel(learner.model, config.lora, targets), learner
 
 
+def _published_backbone(config: RunConfig) -> Backbone:
+    try:
+        return load_backbone(config.backbone)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} Suite '{config.suite}' is learnt by its published protocol, which sets how a language model reads and "
+            "answers; for another model set protocol=perdure."
+        ) from error
+
+
 def load_configured_suite(config: RunConfig, load: Callable[..., Suite] = load_suite) -> Suite:
     """The configured suite, in the configured order and sizes; `load`: `load_suite`, or a cached version of it."""
     size = {split: "all" if (n := getattr(config.budget, split)) is None else n for split in SPLITS}
-    return load(config.suite or "", order=config.order, data=config.data, seed=config.data_seed, **size)
+    given = {"order": config.order, "data": config.data, "seed": config.data_seed, "protocol": config.protocol}
+    return load(config.suite or "", **given, **size)
 
 
 def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: RunConfig) -> set[Need]:
@@ -226,6 +253,7 @@ def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
         "sizes": {task.name: {s: len(getattr(task, s)) for s in SPLITS} for task in tasks},
         "asked": {
             t.name: {"labels": t.labels, "template": t.template, "metric": t.metric, "choices": bool(t.choices)}
+            | ({"chats": True} if t.chats else {})
             for t in tasks
         },
     }

@@ -17,7 +17,7 @@ Size = Annotated[int, Field(ge=0)] | Literal["all"]
 """Maximum number of examples of a split."""
 Some = Annotated[int, Field(ge=1)] | Literal["all"]
 """The same for a split that must not be empty."""
-READING = ("format", "text_field", "label_field", "free", "encoding")
+READING = ("format", "text_field", "label_field", "free", "encoding", "bad_rows")
 LABELLING = ("format", "label_field", "labels", "free", "template")
 
 
@@ -79,18 +79,23 @@ class TaskSpec(Settings):
     template: str = ""
     """what a language model reads, with "{text}" in place of the text."""
     metric: str | None = None
-    """name of the score; None = accuracy, or rouge-l for free text. With inverse-perplexity the texts themselves are
-    learnt: only the text of a record is read."""
+    """name of the score (docs/own-data.md lists them), or `module:function` of your own; None = accuracy, or rouge-l for
+    free text. With inverse-perplexity the texts themselves are learnt: only the text of a record is read."""
     train_size: Some = "all"
     """maximum number of examples."""
-    validation_size: Size = "all"
-    """maximum number of examples; if cut from train, at most a fifth of it."""
-    test_size: Some = "all"
-    """maximum number of examples; if cut from train, at most a quarter of it."""
+    validation_size: Size | None = None
+    """maximum number of examples; if cut from train, at most a fifth of it. None = all of a given split, and at most 1,000
+    if cut from train."""
+    test_size: Some | None = None
+    """maximum number of examples; if cut from train, at most a quarter of it. None = all of a given split, and at most 2,000
+    if cut from train."""
     seed: int = Field(default=0, ge=0)
     """which training and validation examples are drawn; the test examples are the same for every seed."""
     encoding: str = "utf-8"
     """encoding of text files."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """rows that cannot be read are an error that lists them, or are left out; then the notes say how many, and skipped/ in the
+    run's folder which and why."""
     same_validation_and_test: bool = False
     """accept that both hold the same examples. Settings chosen on validation are then chosen on the test split."""
     without_near_repeats: bool = False
@@ -122,6 +127,10 @@ class TaskSpec(Settings):
         ignored = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if condition and ignored:
             raise ValueError(f"{why}: leave out {', '.join(ignored)}")
+
+    def with_bad_rows(self, way: Literal["error", "skip"]) -> TaskSpec:
+        """The same, with rows that cannot be read treated so; a package reads its rows itself."""
+        return self if self.package else self.model_copy(update={"bad_rows": way})
 
     def located(self, folder: str | Path) -> TaskSpec:
         """The same with absolute file names; relative ones are resolved against `folder`."""

@@ -17,13 +17,15 @@ from perdure.tasks.task import SPLITS, Task, same_task
 
 OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 """(split, other): a text that is in both leaves the first."""
+MOST_CUT = {"validation": 1_000, "test": 2_000}
+"""How many examples of a split that is not given are cut from train, unless a size is asked for: enough for +- 2 points."""
 ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
-    texts = {text for pairs in splits.values() for text, _ in pairs}
+    texts = {text for pairs in splits.values() for text, _ in pairs} if drawn.choices or drawn.references else set()
     return Task(
         name,
         **splits,
@@ -31,8 +33,11 @@ def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, temp
         metric=metric,
         notes=tuple(drawn.notes),
         template=template or drawn.template,
+        skipped=drawn.skipped,
         choices={text: choices for text, choices in drawn.choices.items() if text in texts},
         references={text: answers for text, answers in drawn.references.items() if text in texts},
+        chats=drawn.chats,
+        places={text: place for text, place in drawn.places.items() if text in texts},
     )
 
 
@@ -49,25 +54,38 @@ def unique(
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
+    pairs = list(pairs)
+    hashes = [hash(normal(text)) for text, _ in pairs]  # equal texts have equal hashes: few texts need to be held twice
+    often = {value for value, count in Counter(hashes).items() if count > 1}
     labels: dict[str, set[str]] = {}
-    rows = [(normal(text), text, label) for text, label in pairs]
-    for key, _, label in rows:
-        labels.setdefault(key, set()).add(label)
-    consistent = [row for row in rows if free or len(labels[row[0]]) == 1]
-    kept: dict[str, Pair] = {}
-    for key, text, label in consistent:
-        kept.setdefault(key, (text, label))
+    for (text, label), value in zip(pairs, hashes, strict=True):
+        if value in often:
+            labels.setdefault(normal(text), set()).add(label)
+    kept: list[Pair] = []
+    seen: set[str] = set()
+    duplicates = conflicts = 0
+    for pair, value in zip(pairs, hashes, strict=True):
+        key = normal(pair[0]) if value in often else ""
+        if value in often and not free and len(labels[key]) > 1:
+            conflicts += 1
+        elif value in often and key in seen:
+            duplicates += 1
+        else:
+            kept.append(pair)
+            seen.add(key)
     notes = []
-    if duplicates := len(consistent) - len(kept):
+    if duplicates:
         notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
-    if conflicts := len(rows) - len(consistent):
+    if conflicts:
         notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
-    return list(kept.values()), notes
+    return kept, notes
 
 
 def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
     """The pairs whose text does not occur in `others`."""
     taken = {normal(text) for text, _ in others}
+    if not taken:
+        return list(pairs)
     return [pair for pair in pairs if normal(pair[0]) not in taken]
 
 
@@ -82,7 +100,7 @@ def stratified(
     Returns:
         (drawn pairs, the rest)
     """
-    pairs = rng.sample(list(pairs), len(pairs))
+    pairs = rng.sample(pairs, len(pairs))
     if free or size >= len(pairs):
         return pairs[:size], pairs[size:]
     quota = _quota(Counter(label for _, label in pairs), size, rng)
@@ -113,15 +131,22 @@ def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int
 
 
 def draw(
-    pool: Pool, *, train: Size, validation: Size, test: Size, name: str, seed: int = 0, near: bool = False
+    pool: Pool,
+    *,
+    train: Size,
+    validation: Size | None,
+    test: Size | None,
+    name: str,
+    seed: int = 0,
+    near: bool = False,
 ) -> Pool:
     """The pool with three disjoint splits of at most these sizes, drawn from its own, and notes on what was removed.
 
     Test is drawn first, then validation, then train. The test examples depend neither on the training size nor on the
     seed: an example used to choose settings under one seed is never tested on under another. A given test split is kept,
     and training rows that repeat it are removed; without one, it is cut from the rest (at most a quarter). The same holds
-    for validation (at most a fifth). With `near`, near-duplicates are removed too (`perdure.tasks.near`), from training
-    first.
+    for validation (at most a fifth). A size of None is all of a given split, and at most `MOST_CUT` of one that is cut.
+    With `near`, near-duplicates are removed too (`perdure.tasks.near`), from training first.
     """
     notes, free = list(pool.notes), pool.free
     splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
@@ -147,19 +172,27 @@ def draw(
             splits[split] = kept
 
     rng = random.Random(f"0/{name}")
-    chosen_test, rest = _take(splits["test"], splits["train"] or [], test, 4, rng, free)
+    sizes: dict[str, Size] = {"train": train}
+    sizes["test"], whole = _size(test, "test", splits["test"], len(splits["train"] or ()) // 4)
+    chosen_test, rest = _take(splits["test"], splits["train"] or [], sizes["test"], 4, rng, free)
     rng = random.Random(f"{seed}/{name}") if seed else rng
-    chosen_validation, rest = _take(splits["validation"], rest, validation, 5, rng, free)
+    sizes["validation"], also = _size(validation, "validation", splits["validation"], len(rest) // 5)
+    chosen_validation, rest = _take(splits["validation"], rest, sizes["validation"], 5, rng, free)
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
-    chosen = {
-        "train": (chosen_train, train),
-        "validation": (chosen_validation, validation),
-        "test": (chosen_test, test),
-    }
-    for split, (pairs, size) in chosen.items():
-        if isinstance(size, int) and len(pairs) < size:
+    if kept := [f"{split}_size ({MOST_CUT[split]:,} of at most {n:,})" for split, n in (*whole.items(), *also.items())]:
+        notes.append(f"what is cut from train is limited; for more, set {' and '.join(kept)}")
+    chosen = {"train": chosen_train, "validation": chosen_validation, "test": chosen_test}
+    for split, pairs in chosen.items():
+        if isinstance(size := sizes[split], int) and len(pairs) < size:
             notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
     return dataclasses.replace(pool, train=chosen_train, validation=chosen_validation, test=chosen_test, notes=notes)
+
+
+def _size(size: Size | None, split: str, given: list[Pair] | None, most: int) -> tuple[Size, dict[str, int]]:
+    """The size to draw, and for a split that is cut smaller than it could be: how large that is."""
+    if size is not None or given is not None or most <= MOST_CUT[split]:
+        return "all" if size is None else size, {}
+    return MOST_CUT[split], {split: most}
 
 
 def _take(

@@ -61,22 +61,6 @@ FORMATS = {
     "input-output": ({"input": "a", "output": "b"}, ("a", "b"), True),
     "instruction": ({"instruction": "i", "input": "a", "output": "b"}, ("i\n\na", "b"), True),
     "instruction alone": ({"instruction": "i", "input": "", "output": "b"}, ("i", "b"), True),
-    "messages": (
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
-        ("a", "b"),
-        True,
-    ),
-    "longer chat": (
-        {
-            "messages": [
-                {"role": "system", "content": "s"},
-                {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"},
-            ]
-        },
-        ("system: s\nuser: a", "b"),
-        True,
-    ),
 }
 
 
@@ -112,6 +96,88 @@ def test_splits_are_cut_by_seed_and_said(tmp_path: Path) -> None:
     assert (len(first.train), len(first.validation), len(first.test)) == (24, 6, 10)
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert first.notes == ("no validation split given: cut from train", "no test split given: cut from train")
+
+
+def test_what_is_cut_from_train_is_limited_unless_a_size_asks_for_more(tmp_path: Path) -> None:
+    """Of 10,000 rows a quarter would be 2,500, and a fifth of the 8,000 that are left 1,600."""
+    rows = [{"text": f"text {i}", "label": "xy"[i % 2]} for i in range(10_000)]
+    write(tmp_path / "a.jsonl", rows)
+    task = load_task(TaskSpec(name="t", train="a.jsonl"), tmp_path)
+    assert (len(task.train), len(task.validation), len(task.test)) == (7_000, 1_000, 2_000)
+    limited = "what is cut from train is limited; for more, set "
+    assert task.notes[-1] == (
+        f"{limited}test_size (2,000 of at most 2,500) and validation_size (1,000 of at most 1,600)"
+    )
+    task = load_task(TaskSpec(name="t", train="a.jsonl", validation_size="all", test_size="all"), tmp_path)
+    assert (len(task.train), len(task.validation), len(task.test)) == (6_000, 1_500, 2_500)
+    assert not any(limited in note for note in task.notes)
+    task = load_task(TaskSpec(name="t", train="a.jsonl", test_size=2_400), tmp_path)
+    assert (len(task.validation), len(task.test)) == (1_000, 2_400)
+    write(tmp_path / "test.jsonl", [{"text": f"given {i}", "label": "xy"[i % 2]} for i in range(2_100)])
+    task = load_task(TaskSpec(name="t", train="a.jsonl", test="test.jsonl"), tmp_path)
+    assert (len(task.validation), len(task.test)) == (1_000, 2_100)  # what is given is kept
+
+
+BAD = [
+    *GOOD,
+    {"text": "", "label": "x"},
+    {"text": "no label"},
+    {"text": "unknown", "label": "z"},
+    {"text": 3, "label": "x"},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_all_bad_rows_are_listed_or_left_out(tmp_path: Path, ending: str) -> None:
+    file = write(tmp_path / f"a.{ending}", BAD)
+    at = "line" if ending == "jsonl" else "record"
+    first = len(GOOD) + (ending == "jsonl")
+    places = [f"{file}, {at} {first + i}: " for i in range(4)]
+    problems = [
+        f"{places[0]}field 'text' is empty; fill it in or remove the record.",
+        f"{places[1]}no field 'label', found 'text'.",
+        f"{places[3]}field 'text' must be a string, found int.",
+        f"{places[2]}label 'z' is not one of `labels` (x, y).",
+    ]
+    spec = TaskSpec(name="t", train=f"a.{ending}", labels=("x", "y"))
+    with pytest.raises(DataError) as error:
+        load_task(spec, tmp_path)
+    fix = "4 of 44 rows cannot be read: correct them, or set `bad_rows: skip` to leave them out."
+    assert str(error.value).splitlines() == [*problems, fix]
+
+    task = load_task(spec.with_bad_rows("skip"), tmp_path)
+    assert task.skipped == tuple(problems)
+    assert f"4 of 44 rows left out, the first: {problems[0]}" in task.notes
+    write(tmp_path / f"good.{ending}", GOOD)
+    good = load_task(TaskSpec(name="t", train=f"good.{ending}", labels=("x", "y")), tmp_path)
+    assert task.fingerprint() == good.fingerprint()
+
+
+def test_lines_that_are_not_json_and_rows_with_cells_too_many(tmp_path: Path) -> None:
+    lines = [json.dumps(record) for record in GOOD]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[:3], "{broken", "[1]", *lines[3:]]))
+    task = load_task(TaskSpec(name="t", train="a.jsonl", bad_rows="skip"), tmp_path)
+    assert [problem.partition(": ")[0] for problem in task.skipped] == [
+        f"{tmp_path / 'a.jsonl'}, line {n}" for n in (4, 5)
+    ]
+    table = write(tmp_path / "a.csv", GOOD)
+    table.write_text(table.read_text() + "one,two,three\n")
+    task = load_task(TaskSpec(name="t", train="a.csv", bad_rows="skip"), tmp_path)
+    assert task.skipped == (f"{table}, line 42: 3 cells, the header has 2: quote the text.",)
+    with pytest.raises(DataError, match=r"line 42: 3 cells, the header has 2: quote the text\.$"):
+        load_task(TaskSpec(name="t", train="a.csv"), tmp_path)  # a single problem stands alone
+
+
+def test_many_bad_rows_are_counted_and_a_file_of_nothing_else_is_refused(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.jsonl",
+        [{"text": f"text {i}", "label": "xy"[i % 2]} if i % 2 else {"text": ""} for i in range(60)],
+    )
+    with pytest.raises(DataError, match=r"\.\.\. and 20 more\n30 of 60 rows cannot be read"):
+        load_task(TaskSpec(name="t", train="a.jsonl", format="text-label", labels=("x", "y")), tmp_path)
+    (tmp_path / "b.jsonl").write_text("broken\n" * 12)
+    with pytest.raises(DataError, match=r"12 of 12 rows cannot be read"):
+        load_task(TaskSpec(name="t", train="b.jsonl", bad_rows="skip"), tmp_path)
 
 
 def test_sizes_bound_the_splits(tmp_path: Path) -> None:
@@ -298,9 +364,9 @@ BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "chat without an answer": (
         "a.jsonl",
         b'{"messages": [{"role": "user", "content": "a"}]}',
-        r"line 1: `messages` must be a chat .* ends with the assistant",
+        "line 1: a chat to learn from .* ends with the assistant",
     ),
-    "message without a role": ("a.jsonl", b'{"messages": ["a", "b"]}', r"line 1: a message must be"),
+    "message without a role": ("a.jsonl", b'{"messages": ["a", "b"]}', "line 1, message 0: expected"),
     "instruction with a list": (
         "a.jsonl",
         b'{"instruction": "i", "input": ["a"], "output": "b"}',

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import validate
 from perdure.settings.yaml_text import read_yaml
+from perdure.tasks.chats import one_turn
 from perdure.tasks.pool import Pair, Pool
-from perdure.tasks.sources.formats import choose_format
+from perdure.tasks.sources.formats import Format, choose_format
 from perdure.tasks.sources.hub import dataset_rows
-from perdure.tasks.sources.rows import Row, read_rows
+from perdure.tasks.sources.rows import Row, read_rows, set_apart
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
 from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Task, version
+
+SHOWN = 10
+"""How many problems of a task's files an error lists."""
 
 
 def read_task_spec(path: str | Path) -> TaskSpec:
@@ -99,6 +104,7 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
     """All examples, and the rows they came from."""
     rows: dict[str, list[Row]] = {}
     places: dict[str, Path] = {}
+    bad: list[str] = []
     for split in SPLITS:
         given = getattr(spec, split) or ("train" if split == "train" else None)
         if not given:
@@ -107,9 +113,11 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
             rows[split] = dataset_rows(spec.dataset, spec.config, given)
         else:
             file = folder / Path(given).expanduser()
-            rows[split], places[split] = read_rows(file, spec.encoding), file.parent
-    form = choose_format(spec, rows["train"][0])
-    pairs: dict[str, list[Pair]] = {split: [form.read(row) for row in found] for split, found in rows.items()}
+            rows[split], places[split] = read_rows(file, spec.encoding, bad=bad), file.parent
+    if not rows["train"]:
+        _refuse_bad_rows(bad, len(bad))
+    form = _format(spec, rows["train"])
+    pairs = {split: _read_pairs(form, found, bad) for split, found in rows.items()}
     for split, place in places.items():
         pairs[split] = [(image_in(place, text), label) for text, label in pairs[split]]
     names = tuple(spec.labels or ())
@@ -117,9 +125,73 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
     if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
         # integers, none of them a name in `labels`, are positions there
         pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
+    if spec.labels:
+        _leave_out_unknown(spec.labels, rows, pairs, bad)
+    whole = len(bad) + sum(map(len, rows.values()))
+    if bad and (spec.bad_rows == "error" or not pairs["train"]):
+        _refuse_bad_rows(bad, whole)
     notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
+    if bad:
+        notes.append(f"{len(bad)} of {whole} rows left out, the first: {bad[0]}")
     free = spec.free if spec.free is not None else form.free and spec.labels is None
-    return Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free), rows
+    chats, every = form.chats, [text for split in pairs.values() for text, _ in split]
+    if chats and not free and all(one_turn(text) is not None for text in every):
+        # a class for one plain message: a text and its label, which every kind of model learns
+        pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
+        chats = False
+    named = [(text, row) for split in rows for row, (text, _) in zip(rows[split], pairs[split], strict=True)]
+    where = {text: row.where for text, row in named} if chats else {}
+    splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
+    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
+    return pool, rows
+
+
+def _format(spec: TaskSpec, rows: list[Row]) -> Format:
+    """The format of the first of these rows that has one; the error is about the first row."""
+    for row in rows[:SHOWN]:
+        with contextlib.suppress(DataError):
+            return choose_format(spec, row)
+    return choose_format(spec, rows[0])
+
+
+def _read_pairs(form: Format, rows: list[Row], bad: list[str]) -> list[Pair]:
+    """(text, label) of each row; those that cannot be read are taken out of `rows`."""
+    pairs: list[Pair] = []
+    kept: list[Row] = []
+    for row in rows:
+        try:
+            pairs.append(form.read(row))
+            kept.append(row)
+        except DataError as error:
+            set_apart(error, bad)
+    rows[:] = kept
+    return pairs
+
+
+def _leave_out_unknown(
+    names: Collection[str], rows: dict[str, list[Row]], pairs: dict[str, list[Pair]], bad: list[str]
+) -> None:
+    """Take rows with a label that is not one of `names` out of `rows` and `pairs`."""
+    for split, found in pairs.items():
+        wrong = {i for i, (_, label) in enumerate(found) if label not in names}
+        bad += [
+            f"{rows[split][i].where}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
+            for i in sorted(wrong)
+        ]
+        if wrong:
+            pairs[split] = [pair for i, pair in enumerate(found) if i not in wrong]
+            rows[split] = [row for i, row in enumerate(rows[split]) if i not in wrong]
+
+
+def _refuse_bad_rows(bad: list[str], whole: int) -> NoReturn:
+    """Raise DataError with what is wrong with the rows: of one row that alone, of many the first and how many."""
+    if len(bad) == 1:
+        raise DataError(bad[0])
+    more = [f"... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    lines = "\n".join([*bad[:SHOWN], *more])
+    raise DataError(
+        f"{lines}\n{len(bad)} of {whole} rows cannot be read: correct them, or set `bad_rows: skip` to leave them out."
+    )
 
 
 def image_in(folder: Path, text: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import DataError
+from perdure.tasks.chats import is_list_of_messages
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,14 @@ class Row:
         return ", ".join(map(repr, self.fields))
 
 
-def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file") -> list[Row]:
+def read_rows(
+    path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file", bad: list[str] | None = None
+) -> list[Row]:
     """All records of the file.
 
     Args:
         relative_to: what relative paths are resolved against, for the message about a missing file.
+        bad: gets a message for each line that cannot be read, which is left out; None: the first is an error.
 
     Raises:
         DataError: missing, empty, of an unknown type, or malformed; names the file and the line, and what to do.
@@ -42,28 +47,56 @@ def read_rows(path: Path, encoding: str = "utf-8", relative_to: str = "the task'
         raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
-    rows = KINDS[path.suffix.lower()](path, encoding)
-    if not rows:
+    rows = KINDS[path.suffix.lower()](path, encoding, bad)
+    if not rows and not bad:
         raise DataError(f"{path} holds no records.")
     return rows
 
 
-def _json_lines(path: Path, encoding: str) -> list[Row]:
-    lines = enumerate(_decoded(path, encoding).split("\n"), 1)
-    return [_row(f"{path}, line {n}", _parsed(path, line, n)) for n, line in lines if line.strip()]
+def set_apart(error: DataError, bad: list[str] | None) -> None:
+    """Add what is wrong with a record to `bad`; without such a list it is raised."""
+    if bad is None:
+        raise error
+    bad.append(str(error))
 
 
-def _json(path: Path, encoding: str) -> list[Row]:
+def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+    return read_json_lines(path.read_bytes(), str(path), encoding, bad)
+
+
+def read_json_lines(content: bytes, name: str, encoding: str = "utf-8", bad: list[str] | None = None) -> list[Row]:
+    """The records of JSON lines; `name` is what they are called in messages. For `bad` and errors see `read_rows`."""
+    rows = []
+    lines = deque(_text(content, name, encoding).split("\n"))
+    del content  # half of the memory
+    for number in range(1, len(lines) + 1):
+        line = lines.popleft()  # freed when read
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(f"{name}, line {number}", _parsed(name, line, number)))
+        except DataError as error:
+            set_apart(error, bad)
+    return rows
+
+
+def _json(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A list of objects, or an object with such a list under 'data'."""
-    content = _parsed(path, _decoded(path, encoding))
+    content = _parsed(str(path), _decoded(path, encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of records, or an object with such a list under 'data'.")
-    return [_row(f"{path}, record {i}", item) for i, item in enumerate(content)]
+    rows = []
+    for i, item in enumerate(content):
+        try:
+            rows.append(_row(f"{path}, record {i}", item))
+        except DataError as error:
+            set_apart(error, bad)
+    return rows
 
 
-def _table(path: Path, encoding: str) -> list[Row]:
+def _table(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A table with a header line; tabs separate fields in .tsv, commas otherwise."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = (line + "\n" for line in _decoded(path, encoding).split("\n"))
@@ -79,7 +112,8 @@ def _table(path: Path, encoding: str) -> list[Row]:
             if not header:
                 header = _header(path, cells, delimiter)
             elif len(cells) != len(header):
-                raise DataError(f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text.")
+                problem = f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text."
+                set_apart(DataError(problem), bad)
             else:
                 rows.append(Row(where, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
@@ -89,7 +123,7 @@ def _table(path: Path, encoding: str) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path, _encoding: str) -> list[Row]:
+def _parquet(path: Path, _encoding: str, _bad: list[str] | None) -> list[Row]:
     import pyarrow
     from pyarrow import parquet
 
@@ -100,7 +134,7 @@ def _parquet(path: Path, _encoding: str) -> list[Row]:
     return [Row(f"{path}, row {i}", record) for i, record in enumerate(records)]
 
 
-KINDS: dict[str, Callable[[Path, str], list[Row]]] = {
+KINDS: dict[str, Callable[[Path, str, list[str] | None], list[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _table,
@@ -114,7 +148,10 @@ SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
 
 def _decoded(path: Path, encoding: str) -> str:
     """The file's text without a byte order mark."""
-    content = path.read_bytes()
+    return _text(path.read_bytes(), str(path), encoding)
+
+
+def _text(content: bytes, path: str, encoding: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path} is UTF-16: save it as UTF-8, or set `encoding: utf-16`.")
     try:
@@ -131,12 +168,12 @@ def _decoded(path: Path, encoding: str) -> str:
         ) from None
 
 
-def _parsed(path: Path, text: str, line: int = 1) -> Any:
+def _parsed(path: str, text: str, line: int = 1) -> Any:
     """The JSON value of `text`, which starts at `line` of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        lines = error.msg == "Extra data" and path.suffix.lower() == ".json"
+        lines = error.msg == "Extra data" and path.lower().endswith(".json")
         hint = " If there is one object per line, name the file .jsonl." if lines else ""
         where = f"{path}, line {line + error.lineno - 1}"
         raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).{hint}") from None
@@ -145,6 +182,8 @@ def _parsed(path: Path, text: str, line: int = 1) -> Any:
 
 
 def _row(where: str, value: Any) -> Row:
+    if is_list_of_messages(value):
+        value = {"messages": value}
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with fields, found {type(value).__name__}.")
     return Row(where, value)
