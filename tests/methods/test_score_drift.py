@@ -136,7 +136,7 @@ def test_the_size_at_large_shapes() -> None:
     llama = layer * 32
     assert bytes_of(llama, 64) == 681_574_400
     assert bytes_of(llama, 64) < 1e9 < 98e9 < 4 * sum(out**2 + into**2 for out, into in llama)
-    minilm = [(384, 384)] * 6  # query and value of three layers, for texts and for labels
+    minilm = [(384, 384)] * 12  # query and value of six layers, for texts and for labels
     adapter = 4 * 8 * sum(out + into for out, into in minilm)
     assert bytes_of(minilm, 15, uses=2) == 4 * adapter
 

@@ -168,6 +168,7 @@ def run_config(
             torch.set_num_threads(about["threads"])
         with reporting(report, chosen, method, config, store):
             if base:
+                tell(report, f"protect: what the base can do is measured on {len(base.train)} texts")
                 protect_base(base, method, model, backbone, config.seed, processes)
             processes.once(learn_history, config, chosen, method, model, backbone, store, report)
             if config.shard:
