@@ -232,6 +232,17 @@ def test_a_written_answer_that_equals_a_label_text_is_that_label(folder: Path, m
     assert [(p.label, p.task) for p in found] == [("", ""), ("", "")]
 
 
+@pytest.mark.parametrize("metric,answer", [("rouge-l", "A \n"), ("trace-exact-match", " A \n")])
+def test_a_metric_of_the_answer_as_written_gets_its_white_space(folder, monkeypatch, metric, answer) -> None:
+    """The space between prompt and answer is no part of it; whatever else the model wrote is, where the metric looks at it."""
+    task = Task("free", [("a", "A")], test=[("b", "A")], metric=metric)
+    backbone = load(folder)
+    backbone.prepare([task])
+    monkeypatch.setattr("perdure.backbones.language.greedy", lambda *given: ["  A \n"])
+    [found] = backbone.predict(task.test, ["free"])
+    assert found.label == (answer if metric.startswith("trace") else "A")
+
+
 def test_a_chat_model_is_asked_through_its_template_and_only_the_answer_is_learnt(chat_folder: Path) -> None:
     backbone = load(chat_folder, system="Be brief.")
     batch = backbone.collate([FEELING.train[0]])

@@ -13,7 +13,6 @@ from perdure.backbones.text_metrics import (
     normalise,
     rouge_l,
     sari,
-    with_literals,
 )
 from perdure.errors import ConfigError
 
@@ -77,7 +76,6 @@ def test_edit_similarity_counts_insertions_and_deletions() -> None:
     # "kitten" -> "sitting": longest common subsequence "ittn", 4 of 6 and of 7
     assert edit_similarity("", "kitten", ["sitting"]) == pytest.approx(2 * 4 / (6 + 7))
     assert edit_similarity("", "return 1", ["return <NUM_LIT:1>"]) == 1.0
-    assert with_literals("f(<STR_LIT:a b>, <NUM_LIT>, <STR_LIT>)") == "f(a b, 0, )"
 
 
 def test_sari_is_the_value_the_hub_script_publishes() -> None:

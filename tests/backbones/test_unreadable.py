@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from benchmarks.breadth.architectures import build
 
 from perdure.backbones import load_backbone
@@ -34,6 +36,17 @@ def test_an_autoencoder_that_hides_patches_is_refused(tmp_path: Path) -> None:
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"mask_ratio": 0.75', '"mask_ratio": 0.0'))
     load_backbone({"kind": "vision", "model": str(folder)})
+
+
+def test_the_mean_of_a_convolutional_net_is_over_the_places_of_the_image(tmp_path: Path) -> None:
+    """It was over the channels, and the first training step failed."""
+    folder = build("vision", "convnext", tmp_path / "convnext")
+    backbone: Any = load_backbone({"kind": "vision", "model": str(folder), "pooling": "mean"})
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features, hidden = backbone._encode(pixels), backbone.model(pixels).last_hidden_state
+    assert hidden.shape[1:] == (64, 1, 1)
+    torch.testing.assert_close(features, hidden.mean(dim=(2, 3)))
 
 
 def test_a_language_model_that_answers_in_another_shape_is_refused_before_it_learns(tmp_path: Path) -> None:

@@ -74,6 +74,35 @@ def test_an_add_equals_learning_all_at_once(method, tmp_path, small_tasks, encod
     assert (grown.forgetting, grown.average_accuracy) == (together.forgetting, together.average_accuracy)
 
 
+def test_a_month_with_its_own_settings_is_bit_equal_to_a_configuration_that_says_the_same(
+    begun, folder, encoder_folder
+):
+    run, own = folder / "run", {"epochs": 3, "learning_rate": 0.004}
+    names = ["fruit", "sky", "sea"]
+    whole = load_config(write_config(folder, encoder_folder, names, "ps-lora"), {"training_by_task": {"sea": own}})
+    run_config(whole, folder / "whole")
+    perdure.add(run, folder / "sea.yaml", training=own)
+    assert bits_learnt(run) == bits_learnt(folder / "whole")
+    assert Store(run).manifest["stages"][-1]["added"]["training"] == own
+    plain = folder / "plain"
+    shutil.copytree(begun / "run", plain)
+    perdure.add(plain, folder / "sea.yaml")
+    assert bits_learnt(plain) != bits_learnt(run)
+
+
+def test_settings_of_a_single_task_are_checked_before_anything_is_loaded(begun, folder, small_tasks, encoder_folder):
+    run = folder / "run"
+    with pytest.raises(ConfigError, match=r"training_by_task\.sea: 'epoch'\. Did you mean 'epochs'"):
+        perdure.add(run, begun / "sea.yaml", training={"epoch": 3})
+    with pytest.raises(ConfigError, match="checkpoint_minutes is a setting of the run"):
+        perdure.add(run, begun / "sea.yaml", training={"checkpoint_minutes": 1})
+    with pytest.raises(UnknownName, match="Did you mean 'fruit'"):
+        short_run(folder / "new", small_tasks[:2], encoder_folder, "inc-lora", training_by_task={"fruits": {}})
+    with pytest.raises(ConfigError, match="trains all tasks together"):
+        short_run(folder / "new", small_tasks[:2], encoder_folder, "joint", training_by_task={"fruit": {"epochs": 2}})
+    assert not (folder / "new").exists()
+
+
 def test_a_run_from_files_grows_from_a_file_and_goes_on_from_anywhere(begun, folder, monkeypatch, encoder_folder):
     run = folder / "run"
     before = (run / "run.json").read_bytes()

@@ -101,6 +101,9 @@ def written(output: Path) -> Any:
         store = Store(output)
         store.verify()
         return [store.about, store.manifest, sync_tree(output / "deployed")]
+    if (output / "state.json").is_file():
+        about = (output / "state.json").read_text()
+        return [about, hashlib.sha256((output / json.loads(about)["file"]).read_bytes()).hexdigest()]
     if (output / "records").is_dir():
         records = {path.name: json.loads(path.read_text()) for path in sorted((output / "records").iterdir())}
         return {n: {k: v for k, v in r.items() if "seconds" not in k} for n, r in records.items()}
@@ -122,7 +125,8 @@ class Kills:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._pristine, self._place, self._seed = made(folder), folder / "around/place", seed
-        self._whole: dict[str, tuple[Any, float]] = {}
+        self._known = folder / "uninterrupted.json"
+        self._whole: dict[str, Any] = json.loads(self._known.read_text()) if self._known.is_file() else {}
 
     def _fresh(self) -> None:
         shutil.rmtree(self._place, ignore_errors=True)
@@ -133,9 +137,14 @@ class Kills:
         if command not in self._whole:
             self._fresh()
             began = time.monotonic()
-            assert _called(command.split(), self._place) == (0, ""), command
-            self._whole[command] = (written(self._place / COMMANDS[command]), time.monotonic() - began)
-        return self._whole[command]
+            ended = _called(command.split(), self._place)
+            assert ended, command
+            assert ended[0] == 0, f"{command}: {ended[1]}"
+            found, seconds = written(self._place / COMMANDS[command]), time.monotonic() - began
+            self._whole[command] = json.loads(json.dumps([found, seconds]))
+            self._known.write_text(json.dumps(self._whole))
+        expected, seconds = self._whole[command]
+        return expected, seconds
 
     def case(self, number: int) -> dict[str, Any]:
         """One case: {"number", "command", "kills", "result": 'same', 'different' or 'lost'; and why}."""
@@ -156,7 +165,7 @@ class Kills:
             return {**about, "result": "lost", "why": f"{error!r} after {ended}"}
         if _digests(self._place, hidden=False, without=output) != others:
             return {**about, "result": "lost", "why": "a file beside the output changed"}
-        if found != json.loads(json.dumps(expected)):
+        if found != expected:
             return {**about, "result": "different", "why": f"{ended}"}
         return {**about, "result": "same"}
 
@@ -167,6 +176,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=1e9, help="Stop after this time; the log says where to go on.")
+    parser.add_argument("--place", type=Path, help="Keep the place here, and take the one that is there.")
     parser.add_argument("--log", type=Path, default=Path("kills.jsonl"))
     given = parser.parse_args()
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -174,7 +184,7 @@ def main() -> None:
     rows = [json.loads(line) for line in given.log.read_text().splitlines()] if given.log.is_file() else []
     ends = time.monotonic() + 60 * given.minutes
     with tempfile.TemporaryDirectory() as scratch:
-        cases = Kills(Path(scratch), given.seed)
+        cases = Kills((given.place or Path(scratch)).absolute(), given.seed)
         while sum(row["kills"] for row in rows) < given.kills and time.monotonic() < ends:
             rows.append(cases.case(len(rows)))
             with given.log.open("a") as file:

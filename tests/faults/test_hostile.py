@@ -12,6 +12,7 @@ import torch
 from perdure.adapters import format as adapter_format
 from perdure.adapters import weights
 from perdure.adapters.folder import Adapter
+from perdure.backbones.load_errors import check_sizes
 from perdure.errors import AdapterError, ConfigError, CorruptFile
 from perdure.files import parsing
 from perdure.files.durable import read_json
@@ -159,3 +160,41 @@ def test_a_module_larger_than_any_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(weights, "LARGEST_UPDATE", 11)
     with pytest.raises(AdapterError, match="update of 'm' would be 3 x 4, which is larger than any model's"):
         Adapter(folder)
+
+
+@pytest.mark.parametrize("dtype,bits", [("F4", 4), ("F6_E2M3", 6), ("U8", 8), ("BOOL", 8), ("C64", 64)])
+def test_formats_that_are_not_numbers_to_compute_with(dtype: str, bits: int, tmp_path: Path) -> None:
+    folder, size = hand_folder(tmp_path / "one"), bits * 8 // 8
+    shapes = {"A": [2, 4], "B": [4, 2]}
+    header = {
+        f"base_model.model.m.lora_{side}.weight": {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [i * size, (i + 1) * size],
+        }
+        for i, (side, shape) in enumerate(shapes.items())
+    }
+    text = json.dumps(header).encode()
+    (folder / weights.WEIGHTS_FILE).write_bytes(len(text).to_bytes(8, "little") + text + bytes(2 * size))
+    with pytest.raises(
+        AdapterError, match=r"adapter_model\.safetensors: '.*lora_A\.weight' (is stored as|cannot be read)"
+    ):
+        Adapter(folder)["m"]
+
+
+@pytest.mark.parametrize(
+    "key,size",
+    [("num_hidden_layers", 10_001), ("n_head", 10**400), ("hidden_size", 2**28)],
+    ids=["layers", "heads", "width"],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_larger_than_any(key: str, size: int, inside: bool, tmp_path: Path) -> None:
+    """Found in the file, before anything is built."""
+    config = {"model_type": "llama", "rope_theta": 10**9, "hidden_size": 2**20, "num_hidden_layers": 200}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check_sizes(tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | ({"text_config": {key: size}} if inside else {key: size}))
+    )
+    with pytest.raises(ConfigError, match=rf"config\.json: {key} is .*, more than any model has"):
+        check_sizes(tmp_path)

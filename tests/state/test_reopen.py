@@ -34,6 +34,7 @@ def test_order_budget_and_the_seed_of_the_data_reach_the_suite() -> None:
         "name": "quickstart",
         "order": "reversed",
         "data": None,
+        "protocol": "perdure",
         "train": 7,
         "validation": "all",
         "test": 9,

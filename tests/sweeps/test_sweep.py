@@ -150,6 +150,14 @@ def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
     assert "3 runs; 1 cells" in text
     assert f"| l2 | {escaped('50.0 [50.0, 50.0]')} | 10.0 | 10.0 | -10.0 |" in text
     assert "| l2 | 100 |" in text
+    assert "| Average accuracy " in text  # records of earlier versions do not say
+    for path in (tmp_path / "records").iterdir():
+        record = json.loads(path.read_text())
+        record["scores"]["metrics"] = ["rouge-l"]
+        path.write_text(json.dumps(record))
+    text = write_sweep_report(tmp_path, tmp_path)["md"].read_text()
+    assert "Average ROUGE-L" in text
+    assert "accuracy" not in text
 
 
 def made(method: str, score: float, **about) -> dict:

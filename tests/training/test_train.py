@@ -257,7 +257,7 @@ def test_needs_are_checked_before_training():
 
 def test_a_setting_may_need_what_the_part_does_not():
     """Output drift takes the weights themselves only where it is a share of their outputs' energy."""
-    given = [Need.TRAINING_DATA, Need.PAST_DATA]
+    given = [Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS]
     plain, share = (
         Method("m", Kaiming(), Sum(), {"drift": OutputDrift(weight=1.0, normalised=on)}) for on in (False, True)
     )

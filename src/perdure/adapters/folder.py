@@ -30,6 +30,7 @@ from perdure.adapters.weights import (
     checked_finite,
     opened,
     read_header,
+    stored_tensor,
     weights_file,
 )
 from perdure.errors import AdapterError
@@ -78,7 +79,9 @@ class Adapter(Mapping[str, LowRank]):
         """
         entry = self.modules[module]
         with opened(self.file) as file:
-            A, B = (checked_finite(file.get_tensor(name), name, self.file) for name in (entry.A, entry.B))
+            A, B = (
+                checked_finite(stored_tensor(file, name, self.file), name, self.file) for name in (entry.A, entry.B)
+            )
         if entry.expert:
             A, B = rows_of(A, *entry.expert).contiguous(), columns_of(B, *entry.expert).contiguous()
         factors = Factors(A, B, self.config.scaling(module.rpartition(".")[0] if entry.expert else module))
@@ -136,7 +139,7 @@ class FrozenTensor:
     def read(self) -> Tensor:
         """The tensor, as stored."""
         with opened(self.adapter.file) as file:
-            return file.get_tensor(self.name)
+            return stored_tensor(file, self.name, self.adapter.file)
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:

@@ -167,11 +167,22 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
     return modules
 
 
+def stored_tensor(file: Any, name: str, path: Path) -> Tensor:
+    """A tensor of an open file; an AdapterError if it is stored in a format that PyTorch does not have."""
+    try:
+        return file.get_tensor(name)
+    except (SafetensorError, RuntimeError, AttributeError) as error:
+        raise AdapterError(f"{path}: '{name}' cannot be read ({error}). Save it in fp32, bf16 or fp16.") from error
+
+
 def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """The tensor in fp32 (float64 if stored so); an AdapterError if it has NaN or Inf, or is not floating point."""
     if not tensor.dtype.is_floating_point:
         raise AdapterError(f"{path}: '{name}' is stored as {tensor.dtype}; factors must be floating point.")
-    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    try:
+        wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    except RuntimeError as error:  # 4-bit floats
+        raise AdapterError(f"{path}: '{name}' is stored as {tensor.dtype}, which PyTorch cannot convert.") from error
     if not all_finite(wide):
         raise AdapterError(f"{path}: '{name}' contains NaN or Inf; the training that wrote it has failed.")
     return wide

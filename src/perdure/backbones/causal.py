@@ -48,6 +48,7 @@ class CausalLM(LanguageModel):
         super().__init__(model, tokenizer, settings)
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
         self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
+        self.gap = "" if chat else settings.separator
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
         other = reads_neighbours(model) or takes_no_positions(model)

@@ -21,7 +21,7 @@ def greedy(
     max_new_tokens: int,
     prefix: Prefix | None = None,
 ) -> list[str]:
-    """What the model writes after each prompt, without special tokens and surrounding white space.
+    """What the model writes after each prompt, without special tokens.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token. What all prompts
@@ -32,7 +32,7 @@ def greedy(
     stops = _stops(model, tokenizer)
     written = _generated(model, ids, real, pad, prefix, max_new_tokens=max_new_tokens, eos_token_id=stops)
     rows = _until(written[:, 1 if encodes else ids.shape[1] :], stops)
-    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
 
 
 def sampled(

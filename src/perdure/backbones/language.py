@@ -19,14 +19,17 @@ from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.sharing import Sharing
-from perdure.backbones.text_metrics import normalise
-from perdure.backbones.tokens import cut_middle, in_batches
+from perdure.backbones.text_metrics import AS_WRITTEN, normalise
+from perdure.backbones.tokens import in_batches, shortened
 from perdure.errors import DataError
 from perdure.tasks.task import Example, Task, same_task
 
 
 class LanguageModel(Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
+
+    gap = ""
+    """What stands between prompt and answer, and so begins every written answer without being part of it."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
@@ -189,6 +192,8 @@ class LanguageModel(Sharing, ABC):
         names = {normalise(label) for task in tasks for label in task.labels}
         with autocast(self.model, self.precision):
             written = self._generate(prompts)
+        if not any(task.metric in AS_WRITTEN for task in tasks):
+            written = [text.strip() for text in written]
         answers = []
         for text, example in zip(written, examples, strict=True):
             own_first = sorted(tasks, key=lambda task: not same_task(task.name, example.task))
@@ -202,7 +207,8 @@ class LanguageModel(Sharing, ABC):
         return answers
 
     def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        return greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix)
+        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix)
+        return [text.removeprefix(self.gap) for text in written]
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         """For each example the summed negative log-likelihood of its answer in nats, and its number of tokens (perplexity)."""
@@ -265,7 +271,7 @@ class LanguageModel(Sharing, ABC):
         if text not in self._prompts:
             ids = self.format.prompt(text)
             self.truncated += len(ids) > self.settings.max_length
-            self._prompts[text] = cut_middle(ids, self.settings.max_length)
+            self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
         return self._prompts[text]
 
     def _completion(self, example: Example) -> list[int]:

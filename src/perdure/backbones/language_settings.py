@@ -13,7 +13,9 @@ class LanguageSettings(ModelSettings):
     """How a language model reads and answers."""
 
     max_length: int = Field(default=256, ge=2)
-    """prompts are cut to this many tokens, in the middle."""
+    """prompts are cut to this many tokens."""
+    cut: Literal["middle", "start", "end"] = "middle"
+    """where longer prompts are cut: what goes is their middle, their start or their end (with the cue for the answer)."""
     max_new_tokens: int = Field(default=50, ge=1)
     """longest answer in tokens, its end included; a label text must fit."""
     long_targets: Literal["error", "cut"] = "error"

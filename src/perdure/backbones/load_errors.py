@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub import errors as hub
 
 from perdure.adapters.weights import PICKLED
 from perdure.backbones.memory import out_of_memory
 from perdure.errors import ConfigError, FetchError, PerdureError
+from perdure.files.parsing import parse_json, read_limited
 
 HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
@@ -41,6 +45,23 @@ REFUSED = (
     ),
 )
 """A part of what transformers says -> why the model is refused, in short."""
+
+
+SIZES = (
+    (re.compile(r"(.*_)?(n_layers?|layers|depth|heads?|experts)"), 10_000),
+    (re.compile(r".*(size|dim|embd|embeddings|positions|ctx|features)"), 1 << 27),
+)
+"""Names of sizes in a model's configuration -> the largest believed; a model is built before its weights are compared."""
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise a ConfigError for a local model's configuration with a size that no model has: building it would not end."""
+    path = folder / "config.json"
+    value = parse_json(read_limited(path)) if os.path.isfile(path) else {}
+    inner = [value, *value.values()] if isinstance(value, dict) else []  # text_config, vision_config, ...
+    for key, size in (pair for one in inner if isinstance(one, dict) for pair in one.items()):
+        if isinstance(size, int | float) and any(name.fullmatch(key) and size > most for name, most in SIZES):
+            raise ConfigError(f"{path}: {key} is {size!s:.20}, more than any model has. Restore the model's own file.")
 
 
 @contextmanager

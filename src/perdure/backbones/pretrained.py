@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from perdure.adapters.weights import PICKLED
 from perdure.backbones.device import chosen_device
-from perdure.backbones.load_errors import explained
+from perdure.backbones.load_errors import check_sizes, explained
 from perdure.backbones.models import model_folder, model_names
 from perdure.backbones.modes import not_training
 from perdure.backbones.rounded import recomputation
@@ -128,6 +128,7 @@ def load_model(auto: Any, settings: ModelSettings, kind: str) -> PreTrainedModel
     with explained(settings.model, kind):
         folder = model_folder(settings.model)
         _check_not_pickled(Path(folder))
+        check_sizes(Path(folder))
         dtype = getattr(torch, settings.dtype)
         model, info = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **OWN_CODE, **options)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # no backbone uses a pooler

@@ -1,4 +1,4 @@
-"""Scores of one written answer, each in [0, 1]: exact match, first character, ROUGE-L, edit similarity, SARI.
+"""Scores of one written answer, each in [0, 1]: exact match, first character, ROUGE-L, edit similarity, SARI; and TRACE's own.
 
 `TEXT_METRICS` maps a name to a function of (input, answer, references). With several references the best score counts
 (SARI uses them all). A task's score is the mean over its examples.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 
+from perdure.backbones import trace_metrics as trace
 from perdure.errors import ConfigError
 
 TextMetric = Callable[[str, str, Sequence[str]], float]
@@ -24,7 +25,6 @@ _ONE_CHARACTER_WORD = re.compile(
     r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
 )  # written without spaces
 _WORD = re.compile(r"\w+|[^\w\s]")
-_LITERAL = re.compile(r"<(NUM|STR|CHAR)_LIT(?::(.*?))?>")
 _PUNCTUATION = re.compile(rf"(?!\.\d|(?<!\w)-\.?\d)[{re.escape(string.punctuation)}]")
 
 
@@ -45,7 +45,7 @@ def exact_match(_text: str, answer: str, references: Sequence[str]) -> float:
 
 
 def first_character(_text: str, answer: str, references: Sequence[str]) -> float:
-    """1 if the first non-blank characters agree, else 0: TRACE's score of ScienceQA (arXiv 2310.06762)."""
+    """1 if the first non-blank characters agree, else 0."""
     return float(bool(answer.strip()) and any(answer.strip()[0] == one.strip()[:1] for one in references))
 
 
@@ -78,9 +78,7 @@ def _any_script_words(text: str, ascii_words: Callable[[str], list[str]]) -> lis
 
 
 def edit_similarity(_text: str, answer: str, references: Sequence[str]) -> float:
-    """1 - (insertions + deletions) / (sum of lengths), by rapidfuzz: TRACE's score of Py150 (arXiv 2310.06762).
-
-    Py150's placeholders for literals are replaced first: <NUM_LIT:1> becomes 1, <STR_LIT> nothing.
+    """1 - (insertions + deletions) / (sum of lengths), by rapidfuzz; of code with its literals (`trace_metrics.literals`).
 
     Raises:
         ConfigError: the package is not installed.
@@ -88,30 +86,27 @@ def edit_similarity(_text: str, answer: str, references: Sequence[str]) -> float
     _require("rapidfuzz", "edit-similarity")
     from rapidfuzz import fuzz
 
-    return max(fuzz.ratio(with_literals(answer), with_literals(one)) / 100 for one in references)
+    return max(fuzz.ratio(trace.literals(answer), trace.literals(one)) / 100 for one in references)
 
 
-def with_literals(code: str) -> str:
-    """Replace CodeXGLUE's placeholders for literals.
-
-    >>> with_literals("x = <NUM_LIT:1> + len(<STR_LIT>)")
-    'x = 1 + len()'
-    """
-    return _LITERAL.sub(lambda match: match[2] or ("0" if match[1] == "NUM" else ""), code)
+def _words(text: str) -> list[str]:
+    """Lower-cased words and punctuation marks, one unit each: close to the rules 13a."""
+    return _WORD.findall(text.lower())
 
 
-def sari(text: str, answer: str, references: Sequence[str]) -> float:
+def sari(text: str, answer: str, references: Sequence[str], words: Callable[[str], list[str]] = _words) -> float:
     """SARI: mean over n-gram orders 1..4 of (F1 of kept + F1 of added + precision of deleted) / 3 (Xu et al. 2016, Q16-1029).
 
-    Texts are lower-cased; words and punctuation marks are one unit each (close to the 13a rules the script below uses).
+    `words` cuts a text into units; `trace_metrics.tokens_13a` are those of the script below.
     Counts are weighted by the share of references that hold the n-gram; 0 / 0 counts as 1, and kept n-grams are scored by
     the released formula's repaired form, both as in the maintained script `evaluate-metric/sari`, whose published example
     is a test here. Implemented here because no package on the index has SARI, and that script is fetched from the hub and run.
     """
     scores = []
     for n in range(1, 5):
-        targets = sum((_grams(one, n) for one in references), Counter[tuple[str, ...]]())
-        scores.append(sum(_sari_of_order(_grams(text, n), _grams(answer, n), targets, len(references))) / 3)
+        targets = sum((_grams(words(one), n) for one in references), Counter[tuple[str, ...]]())
+        source, written = _grams(words(text), n), _grams(words(answer), n)
+        scores.append(sum(_sari_of_order(source, written, targets, len(references))) / 3)
     return sum(scores) / 4
 
 
@@ -140,8 +135,8 @@ def _sari_of_order(
     return _f1(precision, recall), delete_precision, add_f1
 
 
-def _grams(text: str, n: int) -> Counter[tuple[str, ...]]:
-    words = _WORD.findall(text.lower()) or [""]  # an empty answer adds one wrong word, as in the maintained script
+def _grams(units: list[str], n: int) -> Counter[tuple[str, ...]]:
+    words = units or [""]  # an empty answer adds one wrong word, as in the maintained script
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
@@ -168,4 +163,11 @@ TEXT_METRICS: dict[str, TextMetric] = {
     "rouge-l": rouge_l,
     "edit-similarity": edit_similarity,
     "sari": sari,
+    "trace-exact-match": trace.exact_match,
+    "trace-first-character": trace.first_character,
+    "trace-rouge-l": trace.rouge_l,
+    "trace-edit-similarity": trace.edit_similarity,
+    "trace-sari": partial(sari, words=trace.tokens_13a),
 }
+AS_WRITTEN = frozenset(name for name in TEXT_METRICS if name.startswith("trace-"))
+"""Metrics of the answer as the model wrote it, white space included; others get it without that around."""

@@ -1,4 +1,4 @@
-"""Texts as token ids: prompts cut in the middle, completions with their terminator, rows padded on either side."""
+"""Texts as token ids: prompts cut to a length, completions with their terminator, rows padded on either side."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def cut_middle(ids: Sequence[int], limit: int) -> list[int]:
         return list(ids)
     head = (limit + 1) // 2
     return [*ids[:head], *ids[len(ids) - (limit - head) :]]
+
+
+def shortened(ids: Sequence[int], limit: int, cut: Literal["middle", "start", "end"] = "middle") -> list[int]:
+    """At most `limit` ids, without the others in their middle, at their start or at their end."""
+    if cut == "middle":
+        return cut_middle(ids, limit)
+    return list(ids[:limit] if cut == "end" else ids[max(0, len(ids) - limit) :])
 
 
 def padded(

@@ -234,6 +234,8 @@ class Vision(PretrainedBackbone):
     def _encode(self, pixel_values: Tensor) -> Tensor:
         with autocast(self.model, self.precision):
             hidden_NPD = self.model(pixel_values=pixel_values, **self._options).last_hidden_state
+        if hidden_NPD.ndim == 4:  # a convolutional net's, [N, D, height, width]
+            hidden_NPD = hidden_NPD.flatten(2).mT
         patches_NPD = hidden_NPD[:, self._before_patches :]
         pooled = hidden_NPD[:, 0] if self.settings.pooling == "cls" else patches_NPD.mean(dim=1)
         return pooled.float()

@@ -113,11 +113,11 @@ def resume(
 @app.command()
 def scores(folder: options.Run, as_json: options.AsJson = False) -> None:
     """Show the score matrix and metrics of a run."""
-    from perdure.state.scores import read_scores
+    from perdure.state.scores import class_scores, read_scores
 
     found = read_scores(folder)
     if as_json:
-        options.print_json(found.as_dict())
+        options.print_json({**found.as_dict(), "classes": class_scores(folder)})
     else:
         options.show_scores(found)
 

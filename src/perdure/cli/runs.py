@@ -21,7 +21,10 @@ def add_commands(app: typer.Typer) -> None:
 def add(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run; with --history, of a new one.")],
     task: Annotated[Path, typer.Argument(help="YAML file of the task.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="With --history: key=value settings.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="training.KEY=value for this task; with --history, any key=value settings."),
+    ] = None,
     max_forgetting: options.MaxForgetting = None,
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
@@ -36,23 +39,35 @@ def add(
     tracker: options.Tracker = None,
 ) -> None:
     """Learn one more task on a finished run, or on top of existing adapters."""
+    from perdure.settings.read import parse_overrides
     from perdure.tasks.sources.files import task_spec
 
     report = options.progress_reporter(progress, run.name, run, tracker)
     spec = task_spec(task).with_bad_rows(bad_rows) if bad_rows else task
     if not history:
-        if settings or backbone or method:
-            raise ConfigError("An existing run keeps its settings. Settings need --history, which starts a new run.")
+        own = parse_overrides(settings or [])
+        if backbone or method or any(not key.startswith("training.") for key in own):
+            raise ConfigError(
+                "An existing run keeps its settings; only those of `training` may be given for this task (training.epochs=6). "
+                "Others need --history, which starts a new run."
+            )
         from perdure.commands.grow import add as add_task
 
-        found = add_task(run, spec, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
+        found = add_task(
+            run,
+            spec,
+            max_forgetting=max_forgetting,
+            max_drop=max_drop,
+            min_gain=min_gain,
+            training={key.partition(".")[2]: value for key, value in own.items()},
+            report=report,
+        )
         options.show_scores(found, progress)
         return
     if backbone is None:
         raise ConfigError("--history needs the base model of the adapters. Give it with --backbone.")
     from perdure.commands.learn import run_config
     from perdure.config.run_config import load_config, located
-    from perdure.settings.read import parse_overrides
     from perdure.state.gate import Gate
 
     given = {

@@ -15,6 +15,7 @@ from perdure.backbones.models import public_name
 from perdure.commands.learn import report_end, reporting
 from perdure.commands.run_record import versions
 from perdure.commands.skipped import write_skipped
+from perdure.config.for_stage import check_stage_settings
 from perdure.errors import ConfigError, DataError, StoreError, UnknownName
 from perdure.loop.adapter_history import check_names_apart
 from perdure.loop.sequence import run_sequence
@@ -29,7 +30,7 @@ from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import checked, repeated_from_older
-from perdure.tasks.task import Task, given_tasks, same_task, stages, version
+from perdure.tasks.task import Stage, Task, given_tasks, same_task, stages, version
 from perdure.training.evaluation import check_scorable
 from perdure.training.metrics import Scores
 from perdure.training.processes import started
@@ -44,6 +45,7 @@ def add(
     max_forgetting: float | None = None,
     max_drop: float | None = None,
     min_gain: float | None = None,
+    training: Mapping[str, Any] | None = None,
     report: Reporter | None = None,
 ) -> Scores:
     """Learn one more task on the finished run in the folder `run`, with its own method and settings.
@@ -55,6 +57,7 @@ def add(
         task: a task's YAML file or settings, or a task.
         tasks: the run's earlier tasks that were given from Python; they are scored again.
         max_forgetting, max_drop, min_gain: refuse the task if it breaks one of these bounds (perdure.state.gate.Gate).
+        training: settings of `training` for this task alone, for example {"epochs": 6}; recorded with the stage.
         report: follows the progress.
 
     Raises:
@@ -73,6 +76,8 @@ def add(
         new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
         check_scorable(new, initial_config(store).evaluation.split)
         every = (*recorded_tasks(store, tasks), new)
+        config = initial_config(store).model_copy(update={"training_by_task": {new.name: dict(training or {})}})
+        check_stage_settings(config, [Stage(new.name, (new,))])
         opened = reopen(store, every)
         check_stages(opened.method, stages(every))
         check_names_apart(store.about.get("history", {}), [new])
@@ -80,6 +85,7 @@ def add(
         record = {
             "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
             **task_record([new]),
+            "training": dict(training or {}),
             "warnings": [
                 *(f"{new.name}: {note}" for note in new.notes),
                 *(line for line in repeated_from_older(every) if line.startswith(f"{new.name}: ")),
@@ -88,10 +94,10 @@ def add(
             ],
         }
         with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
-            untrained = score_tasks([new], (), {}, opened.model, opened.backbone, opened.config.evaluation, report)
+            untrained = score_tasks([new], (), {}, opened.model, opened.backbone, config.evaluation, report)
             cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in untrained.items()}
             more["added"] = {**record, "untrained": cells}
-            run_sequence(every, opened.method, opened.model, opened.backbone, opened.config, store, report)
+            run_sequence(every, opened.method, opened.model, opened.backbone, config, store, report)
         write_skipped(store.folder, [new])
     return report_end(report, store)
 

@@ -13,6 +13,7 @@ import torch
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
 from perdure.commands.run_record import begin_lines, run_record
 from perdure.commands.skipped import write_skipped
+from perdure.config.for_stage import check_stage_settings
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, StoreError
 from perdure.loop.adapter_history import check_history, check_names_apart, history_stages, learn_history
@@ -133,6 +134,7 @@ def run_config(
         chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: list(map(load, config.tasks))))
         for task in chosen:
             check_scorable(task, config.evaluation.split)
+        check_stage_settings(config, stages(chosen, method.stream))
         # conflicting names and too many tasks are refused before a model is loaded
         check_stages(method, stages(chosen, method.stream))
         check_names_apart([stage.name for stage in history_stages(config.history)], chosen)

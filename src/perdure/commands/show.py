@@ -11,7 +11,7 @@ from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store, set_aside
 from perdure.state.words import BASELINE, interval, next_steps, points, standing, state_sentence
 from perdure.training.coverage import coverage_line
-from perdure.training.metrics import FORMULAS, Scores
+from perdure.training.metrics import FORMULAS, Scores, averaged, noun
 
 PER_TASK = "one adapter a task"
 
@@ -57,6 +57,7 @@ def _tasks(about: dict[str, Any], scores: Scores | None, outcomes: dict[str, Tas
         rows.append(
             {
                 "task": task,
+                "metric": about.get("asked", {}).get(task, {}).get("metric", "accuracy"),
                 "learnt": learnt,
                 "added": task in about["added"],
                 "sizes": about["sizes"][task],
@@ -125,16 +126,18 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     for task in run["tasks"]:
         when, now, change, baseline = (points(task[key]) for key in ("when_learnt", "now", "change", "baseline"))
         sizes = f"{task['sizes']['train']:>5}  {task['sizes'][run['split']]:>10}"
+        metric = "" if task["metric"] == "accuracy" else noun(task["metric"])
         notes = "added" if task["added"] else "" if task["learnt"] else "not learnt yet"
-        notes = ", ".join(note for note in (notes, task["standing"]) if note)
+        notes = ", ".join(note for note in (metric, notes, task["standing"]) if note)
         compared = f"{change:>6}  {task['interval_in_points']:>13}  {baseline:>8}"
         yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {compared}  {notes}".rstrip()
     yield f"scores in points; the interval is of the change. {BASELINE}."
     yield run["state"]
     yield from (f"to do: {line}" for line in run["advice"])
+    name_of_score = averaged(task["metric"] for task in run["tasks"])
     for name, value in run["metrics"].items():
         if value is not None:
-            yield f"{name.replace('_', ' ')}: {100 * value:.1f}"
+            yield f"{name.replace('_', ' ').replace('accuracy', name_of_score)}: {100 * value:.1f}"
     yield f"deployed: {run['deployed'] or 'nothing yet'}"
     sizes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in run["bytes"].items() if count)
     yield f"on disk: {sizes or 'nothing yet'}"

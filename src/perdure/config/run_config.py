@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
+from perdure.config.protocol import with_protocol
 from perdure.errors import ConfigError, DataError
 from perdure.settings.patterns import checked_pattern
 from perdure.settings.read import Settings, validate, with_override
@@ -20,7 +21,7 @@ from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.spec import SPLITS, TaskSpec, check_is_task
 
 SUITE_FILES = (".yaml", ".yml")
-SUITE_SETTINGS = ("order", "data", "data_seed", "budget")
+SUITE_SETTINGS = ("order", "data", "data_seed", "budget", "protocol")
 """Settings that apply to suites only: your own tasks set this themselves."""
 
 
@@ -158,6 +159,9 @@ class RunConfig(Settings):
     """order of a suite's tasks: the name of one of its orders, or comma-separated task names; None = its first order."""
     data: str | None = None
     """folder with a suite's files, if it needs one; 'hub' = read them from the hub, if the suite supports that."""
+    protocol: Literal["perdure", "published"] = "perdure"
+    """how a suite is learnt and scored: 'published' = as its paper's released code does, where the suite has that
+    (`perdure suites show NAME` says what it changes). Suite `trace` is 'published' unless you say otherwise."""
     budget: BudgetSettings = BudgetSettings()
     """maximum number of examples per task of a suite."""
     backbone: Annotated[dict[str, Any], BeforeValidator(_backbone)] = Field(default_factory=lambda: {"model": "minilm"})
@@ -166,6 +170,8 @@ class RunConfig(Settings):
     """settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
     """how each stage is trained."""
+    training_by_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """settings of `training` for single tasks, by name: {april: {epochs: 6}}. They replace the run's in that stage."""
     protect: Annotated[ProtectSettings, BeforeValidator(_protect)] = ProtectSettings()
     """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -196,7 +202,7 @@ def load_config(source: Mapping[str, Any] | str | Path, overrides: Mapping[str, 
     data = dict(source) if isinstance(source, Mapping) else _from_file(Path(source))
     for key, value in (overrides or {}).items():
         data = with_override(data, key, value)
-    data = _with_suite_sizes(data)
+    data = with_protocol(_with_suite_sizes(data))
     for key, value in wanted_settings(data["method"]).items() if "method" in data else ():
         if not _is_given(data, key):
             data = with_override(data, key, value)

@@ -111,7 +111,7 @@ class Continual:
             )
         self._context(trainer, peft_model)
         self._begin()
-        keep_frozen(peft_model, self.model)
+        keep_frozen(trainer, peft_model, self.model)
         give_reference(trainer, peft_model, self.model)
         self._trainer = trainer
         self._wrap(trainer)

@@ -63,22 +63,21 @@ def give_reference(trainer: Any, peft_model: Any, model: AdaptedModel) -> None:
             factors[REFERENCE].weight.requires_grad_(False)
 
 
-def keep_frozen(peft_model: Any, model: AdaptedModel) -> None:
+def keep_frozen(trainer: Any, peft_model: Any, model: AdaptedModel) -> None:
     """Tell PEFT which factors the method does not train: whoever switches adapters would make them trainable.
 
     Raises:
-        ConfigError: this PEFT does not know such a thing.
+        ConfigError: the trainer switches adapters, and this PEFT does not know such a thing.
     """
     frozen = tuple(f"lora_{factor}" for factor in "AB" if factor not in model.trainable)
-    for module in model.modules.values() if frozen else ():
-        if not hasattr(module.layer, "frozen_peft_weight_names"):
+    for layer in [module.layer for module in model.modules.values()] if frozen else ():
+        known = getattr(layer, "frozen_peft_weight_names", None)
+        if known is not None:
+            layer.frozen_peft_weight_names = {**known, peft_model.active_adapter: frozen}
+        elif _looks_for_ref(trainer):
             raise ConfigError(
                 "The method keeps a factor frozen, which this version of PEFT undoes: pip install -U peft."
             )
-        module.layer.frozen_peft_weight_names = {
-            **module.layer.frozen_peft_weight_names,
-            peft_model.active_adapter: frozen,
-        }
 
 
 def _looks_for_ref(trainer: Any) -> bool:

@@ -19,6 +19,7 @@ import torch
 from perdure.backbones.base import Backbone
 from perdure.backbones.memory import memory_explained
 from perdure.backbones.models import public_name
+from perdure.config.for_stage import for_stage
 from perdure.config.run_config import RunConfig
 from perdure.loop.adapter_history import history_stages
 from perdure.methods.contract import calls
@@ -69,6 +70,7 @@ def run_sequence(
     for index, stage in enumerate(sequence[len(past) :], start=len(past)):
         torch.manual_seed(derived_seed(config.seed, index, dropout))
         buffer = method.replay.buffer() if method.replay else {}
+        own = for_stage(config, stage.name)
         ctx = StageContext(stage, index, past, buffer, model, backbone, by_name, config.seed)
         record = StageRecord(report, stage.name)
 
@@ -87,8 +89,8 @@ def run_sequence(
 
         # 3. train
         with memory_explained(f"training task '{stage.name}'"), unfinished.checkpoint_on_signal():
-            checkpoints = sharing(shared, config, method, ctx, unfinished, record.steps)
-            train(model, backbone, method, ctx, config.training, record.step, checkpoints, processes)
+            checkpoints = sharing(shared, own, method, ctx, unfinished, record.steps)
+            train(model, backbone, method, ctx, own.training, record.step, checkpoints, processes)
         factors = model.copied_factors()
         update = {name: pair.update() for name, pair in factors.items()}
         calls.after_task(method.parts().values(), ctx, update)

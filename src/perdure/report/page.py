@@ -23,7 +23,7 @@ from perdure.report.html import render, source
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
 from perdure.report.tasks import as_values, standing_of
-from perdure.report.words import METRICS
+from perdure.report.words import headings
 from perdure.training.metrics import FORMULAS
 
 
@@ -68,7 +68,7 @@ def page(runs: Sequence[Run], plotly: str) -> str:
         sequence=sections.over_the_sequence(runs, figures),
         runs=[sections.one_run(run, _score_range(runs), figures) for run in runs],
         **sections.what_was_run(runs),
-        formulas=[(title, FORMULAS[metric]) for metric, title in METRICS.items()],
+        formulas=[(title, FORMULAS[metric]) for metric, title in headings([run.scores for run in runs]).items()],
         version=version("perdure"),
         charts=Markup(embedded(figures.by_id())),
         scripts=[Markup(script) for script in scripts],

@@ -10,7 +10,7 @@ from perdure.report.changes import change_table, confusion_table
 from perdure.report.charts import Chart
 from perdure.report.html import Table
 from perdure.report.runs import Run
-from perdure.report.words import AFTER, METRICS, rows
+from perdure.report.words import AFTER, headings, rows
 from perdure.state.words import points
 
 CONFUSIONS = 12
@@ -40,15 +40,16 @@ class Figures(list[Figure]):
 
 def comparison(runs: Sequence[Run], figures: Figures) -> dict[str, Any]:
     """The metrics of all runs: side by side as a table and bars, or as the `tiles` of a single run."""
-    body = [[run.name, *(points(getattr(run.scores, metric)) for metric in METRICS)] for run in runs]
+    titles = headings([run.scores for run in runs])
+    body = [[run.name, *(points(getattr(run.scores, metric)) for metric in titles)] for run in runs]
     caption = "Metrics in points (100 x the fraction). Less forgetting is better; of all others, more."
     shown = [m for m in ("average_accuracy", "forgetting") if any(getattr(r.scores, m) is not None for r in runs)]
     several = len(runs) > 1
     return {
         "warnings": settings.warnings(runs),
-        "metrics": Table(caption, ["Run", *METRICS.values()], body) if several else None,
-        "tiles": list(zip(METRICS.values(), body[0][1:], strict=True)),
-        "bars": [figures.add(charts.metric_bars(runs, m, METRICS[m])) for m in shown if several],
+        "metrics": Table(caption, ["Run", *titles.values()], body) if several else None,
+        "tiles": list(zip(titles.values(), body[0][1:], strict=True)),
+        "bars": [figures.add(charts.metric_bars(runs, m, titles[m])) for m in shown if several],
     }
 
 
@@ -60,7 +61,8 @@ def over_the_sequence(runs: Sequence[Run], figures: Figures) -> list[Figure]:
         return []
     head = ["Run", *(f"{s + 1} learnt" for s in range(longest))]
     drawn = []
-    for which, metric in enumerate(("Average accuracy", "Forgetting")):
+    titles = headings([run.scores for run in runs])
+    for which, metric in enumerate((titles["average_accuracy"], titles["forgetting"])):
         if all(pair[which] is None for _, curve in curves for pair in curve):
             continue  # scored after the last stage only: forgetting is unknown
         title = f"{metric} over the tasks learnt so far"

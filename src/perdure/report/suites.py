@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perdure.tasks.protocols import protocols
 from perdure.tasks.sources.assets import ASSETS
 from perdure.tasks.suites import Missing, describe, has_data, load_suite, missing
 
@@ -22,6 +23,7 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
     yield f"{about['name']}, version {about['version']}: {about['about']}"
     for order, tasks in about.get("orders", {}).items():
         yield f"  order {order}: {' '.join(map(str, tasks))}"
+    yield from _protocols(about)
     suite = load_suite(name, data=data) if has_data(name, data) else None
     loaded = {task.name: task for task in suite.tasks} if suite else {}
     for task, entry in about["tasks"].items():
@@ -33,6 +35,17 @@ def suite_lines(name: str, data: str | None = None) -> Iterator[str]:
             splits = (f"{len(getattr(loaded[task], split))} {split}" for split in ("train", "validation", "test"))
             yield f"  examples: {', '.join(splits)}"
     yield from (f"note: {warning}" for warning in suite.warnings) if suite else _missing(missing(name, data), about)
+
+
+def _protocols(about: dict[str, Any]) -> Iterator[str]:
+    """What a published protocol changes, and what stays different from the published code."""
+    default, *_ = protocols(about)
+    for name, how in about.get("protocols", {}).items():
+        yield f"  protocol={name}{' (default)' if name == default else ''}: as {how['of']}"
+        yield from (f"    changes: {line}" for line in how["changes"])
+        yield from (f"    still differs: {line}" for line in how.get("differs", ()))
+        if settings := how.get("backbone"):
+            yield f"    sets, unless given: {', '.join(f'backbone.{key}={value}' for key, value in settings.items())}"
 
 
 def _missing(data: Missing, about: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from perdure.state.shapes import read_shaped
 from perdure.state.words import points
 from perdure.sweeps.comparison import Compared, Interval, OrderAndSeed, Outcome, compare
 from perdure.sweeps.record import FailureShape, RecordShape, outcome_values
+from perdure.training.metrics import averaged
 
 Record = Mapping[str, Any]
 METRICS = ("learning_accuracy", "forgetting", "backward_transfer")
@@ -103,8 +104,9 @@ def as_markdown(records: Sequence[Record], failed: Mapping[str, str], compared: 
     ranked = sorted(compared.intervals, key=lambda name: -compared.intervals[name].mean)
     count = f"{len(records)} runs; {len(compared.cells)} cells (order and seed) that every method has."
     lines = ["# Sweep", "", count, ""]
+    score = averaged(metric for record in records for metric in record["scores"].get("metrics", ()))
     lines += markdown_table(
-        ["Method", "Average accuracy [95 %]", "Learning accuracy", "Forgetting", "Backward transfer"],
+        ["Method", f"Average {score} [95 %]", f"Learning {score}", "Forgetting", "Backward transfer"],
         ([n, interval(compared.intervals[n]), *(mean(rows[n], m) for m in METRICS)] for n in ranked),
     )
     if compared.comparisons:

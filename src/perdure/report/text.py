@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from perdure.report.words import AFTER, METRICS, plain, rows, run_names
+from perdure.report.words import AFTER, headings, plain, rows, run_names, task_headings
+from perdure.state.scores import class_scores
 from perdure.state.store import DEPLOYED
 from perdure.state.words import points
 from perdure.training.metrics import FORMULAS, Scores
@@ -19,6 +20,8 @@ from perdure.training.metrics import FORMULAS, Scores
 NAME_WIDTH = 16
 """Widest column; longer names are folded."""
 GAP = 3
+UNEVEN = 0.6
+"""The share of a task's most frequent class from which accuracy alone says little."""
 MARKS = {mark: f"\\{mark}" for mark in "\\`*_[]|#~$!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
@@ -76,10 +79,10 @@ def score_table(run: Scores) -> WideTable:
     """The score matrix of one run: the untrained row on top, the final row bold, tasks not learnt yet dim."""
     matrix = rows(run)
     columns = []
-    for t, task in enumerate(run.tasks):
+    for t, (task, heading) in enumerate(zip(run.tasks, task_headings(run), strict=True)):
         learnt = run.stages.index(task) + 1 if task in run.stages else 1  # the joint stage learns every task
         cells, dim = [points(row[t]) for _, row in matrix], [s < learnt for s in range(len(matrix))]
-        columns.append(Column(plain(task), cells, dim))
+        columns.append(Column(plain(heading), cells, dim))
     title = f"{plain(run.method)}, seed {run.seed}: {run.split} score of each task after each stage, in points"
     return WideTable(title, AFTER, [plain(name) for name, _ in matrix], columns, bold_last=True)
 
@@ -87,11 +90,29 @@ def score_table(run: Scores) -> WideTable:
 def metric_table(runs: Sequence[Scores]) -> WideTable:
     """Every metric, one row for each run; '-' where a metric is not defined (forgetting of joint training)."""
     columns = []
-    for metric, title in METRICS.items():
+    for metric, title in headings(runs).items():
         cells = [points(getattr(run, metric)) for run in runs]
-        columns.append(Column("\n".join(title.replace("-", "- ").split()), cells, [False] * len(runs)))
+        columns.append(Column("\n".join(title.replace("Sample-", "Sample- ").split()), cells, [False] * len(runs)))
     names = [plain(name) for name in run_names(runs)]
     return WideTable("Metrics in points (forgetting: lower is better)", "Method", names, columns)
+
+
+def _uneven(found: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """The tasks in which one class is so frequent that always answering it would look like having learnt something."""
+    return {task: scores for task, scores in found.items() if scores["largest-class"] >= UNEVEN}
+
+
+def class_table(found: Mapping[str, Mapping[str, float]]) -> WideTable:
+    """Accuracy of tasks with labels beside the scores in which rare classes count as much as frequent ones."""
+    names = ("Accuracy", "Largest\nclass", "Balanced\naccuracy", "Macro-F1")
+    titles = dict(zip(("accuracy", "largest-class", "balanced-accuracy", "macro-f1"), names, strict=True))
+    columns = [
+        Column(title, [points(scores[key]) for scores in found.values()], [False] * len(found))
+        for key, title in titles.items()
+    ]
+    return WideTable(
+        "Tasks with a frequent class, after the last stage", "Task", [plain(task) for task in found], columns
+    )
 
 
 def print_scores(run: Scores) -> None:
@@ -99,6 +120,8 @@ def print_scores(run: Scores) -> None:
     console = Console()
     console.print(score_table(run))
     console.print(metric_table([run]))
+    if uneven := _uneven(class_scores(run.folder)):
+        console.print(class_table(uneven))
     deployed = Path(run.folder) / DEPLOYED
     where = f"   Deployed model: {deployed}" if deployed.exists() else ""
     console.print(f"Run: {run.folder}{where}", soft_wrap=True, markup=False)
@@ -106,18 +129,18 @@ def print_scores(run: Scores) -> None:
 
 def markdown(runs: Sequence[Scores]) -> str:
     """The metrics of all runs, the legend with each formula, and the score matrix of each run, as Markdown."""
-    names = run_names(runs)
+    names, titles = run_names(runs), headings(runs)
     lines = ["# Scores", "", "Numbers are points: 100 x the fraction. Less forgetting is better.", ""]
-    metric_rows = ([name, *(points(getattr(run, m)) for m in METRICS)] for name, run in zip(names, runs, strict=True))
-    lines += markdown_table(["Method", *METRICS.values()], metric_rows)
+    metric_rows = ([name, *(points(getattr(run, m)) for m in titles)] for name, run in zip(names, runs, strict=True))
+    lines += markdown_table(["Method", *titles.values()], metric_rows)
     lines += ["", "a[s,t] is the score on task t after stage s; T is the last task and stage.", ""]
-    lines += [f"- **{title}**: {FORMULAS[metric]}" for metric, title in METRICS.items()]
+    lines += [f"- **{title}**: {FORMULAS[metric]}" for metric, title in titles.items()]
     for name, run in zip(names, runs, strict=True):
         sizes = ", ".join(f"{escaped(task)} {size}" for task, size in zip(run.tasks, run.examples, strict=True))
         lines += ["", f"## {escaped(name)}", ""]
         lines += [f"Seed {run.seed}; {run.split} score of each task after each stage; examples: {sizes}.", ""]
         lines += markdown_table(
-            ["", *run.tasks], ([row, *map(points, scores)] for row, scores in rows(run)), bold_last=True
+            ["", *task_headings(run)], ([row, *map(points, scores)] for row, scores in rows(run)), bold_last=True
         )
     return "\n".join(lines) + "\n"
 

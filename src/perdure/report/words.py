@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from perdure.training.metrics import Scores
+from perdure.training.metrics import Scores, averaged, noun
 
 METRICS: Mapping[str, str] = {
     "average_accuracy": "Average accuracy",
@@ -19,6 +19,19 @@ METRICS: Mapping[str, str] = {
 
 UNTRAINED = "(untrained)"
 AFTER = "After stage"
+
+
+def headings(runs: Sequence[Scores]) -> dict[str, str]:
+    """`METRICS` for these runs: "accuracy" only where all tasks are scored by it; else their metric, or "score" for several."""
+    name = averaged(metric for run in runs for metric in run.metrics)
+    return {key: title.replace("accuracy", name) for key, title in METRICS.items()}
+
+
+def task_headings(run: Scores) -> list[str]:
+    """Each task's name, with its metric where that is not accuracy."""
+    metrics = run.metrics if len(run.metrics) == len(run.tasks) else ["accuracy"] * len(run.tasks)
+    named = zip(run.tasks, metrics, strict=True)
+    return [task if metric == "accuracy" else f"{task} ({noun(metric)})" for task, metric in named]
 
 
 def run_names(runs: Sequence[Scores]) -> list[str]:

@@ -13,13 +13,14 @@ import torch
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
 from perdure.config.run_config import LoraSettings, RunConfig, load_config
-from perdure.errors import DataError, RunMismatch, StoreError
+from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
 from perdure.settings.read import validate
 from perdure.state.mismatch import base_changed, data_changed
 from perdure.state.store import Store
+from perdure.tasks.protocols import OWN
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.suites import Suite, load_suite
@@ -71,7 +72,8 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
 def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
     about = store.initial
-    return load_config(about["config"], {key: about[name] for name, key in UNRECORDED.items() if name in about})
+    begun = {"protocol": OWN, **about["config"]}  # the only one there was, where none is recorded
+    return load_config(begun, {key: about[name] for name, key in UNRECORDED.items() if name in about})
 
 
 def learner_config(store: Store) -> RunConfig:
@@ -185,16 +187,27 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
 
 def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
     """The configured model with its adapter, and the backbone that knows `tasks`."""
-    learner = load_backbone(config.backbone)
+    learner = _published_backbone(config) if config.protocol != OWN else load_backbone(config.backbone)
     targets = config.lora.targets or learner.default_targets  # first: an error if the model has no known targets
     learner.prepare(tasks)
     return AdaptedModel(learner.model, config.lora, targets), learner
 
 
+def _published_backbone(config: RunConfig) -> Backbone:
+    try:
+        return load_backbone(config.backbone)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} Suite '{config.suite}' is learnt by its published protocol, which sets how a language model reads and "
+            "answers; for another model set protocol=perdure."
+        ) from error
+
+
 def load_configured_suite(config: RunConfig, load: Callable[..., Suite] = load_suite) -> Suite:
     """The configured suite, in the configured order and sizes; `load`: `load_suite`, or a cached version of it."""
     size = {split: "all" if (n := getattr(config.budget, split)) is None else n for split in SPLITS}
-    return load(config.suite or "", order=config.order, data=config.data, seed=config.data_seed, **size)
+    given = {"order": config.order, "data": config.data, "seed": config.data_seed, "protocol": config.protocol}
+    return load(config.suite or "", **given, **size)
 
 
 def offered(model: AdaptedModel, tasks: Sequence[Task], method: Method, config: RunConfig) -> set[Need]:

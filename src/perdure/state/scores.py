@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import StoreError
+from perdure.files.durable import read_lines
 from perdure.state.shapes import SCORES, read_shaped
 from perdure.state.store import Store
+from perdure.training.class_metrics import class_summary
 from perdure.training.metrics import Scores, summary
 
 
@@ -39,4 +41,16 @@ def read_scores(folder: str | Path) -> Scores:
         seed=about["config"]["seed"],
         split=about["config"]["evaluation"]["split"],
         folder=str(folder),
+        metrics=[metric for task in tasks if (metric := about.get("asked", {}).get(task, {}).get("metric"))],
     )
+
+
+def class_scores(folder: str | Path) -> dict[str, dict[str, float]]:
+    """Task with labels -> `class_summary` of its answers after the last stage; tasks that were not scored are left out."""
+    store = Store(Path(folder))
+    last, found = store.stage_folder(len(store.stages())) / "predictions", {}
+    for task, asked in store.about.get("asked", {}).items():
+        if asked.get("labels") and (file := last / f"{task}.jsonl").is_file() and (rows := read_lines(file)):
+            answers = ["" if "predicted_task" in row else row["predicted"] for row in rows]
+            found[task] = class_summary([row["label"] for row in rows], answers, tuple(asked["labels"]))
+    return found

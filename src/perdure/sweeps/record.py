@@ -83,6 +83,7 @@ class ScoresShape(TypedDict):
     learning_accuracy: Number | None
     forgetting: Number | None
     backward_transfer: Number | None
+    metrics: NotRequired[list[str]]
 
 
 class RecordShape(TypedDict):

@@ -79,8 +79,8 @@ class TaskSpec(Settings):
     template: str = ""
     """what a language model reads, with "{text}" in place of the text."""
     metric: str | None = None
-    """name of the score; None = accuracy, or rouge-l for free text. With inverse-perplexity the texts themselves are
-    learnt: only the text of a record is read."""
+    """name of the score (docs/own-data.md lists them), or `module:function` of your own; None = accuracy, or rouge-l for
+    free text. With inverse-perplexity the texts themselves are learnt: only the text of a record is read."""
     train_size: Some = "all"
     """maximum number of examples."""
     validation_size: Size | None = None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from perdure.errors import ConfigError, DataError, MissingTask, UnknownName
 from perdure.settings.yaml_text import read_yaml
+from perdure.tasks.protocols import under_protocol
 from perdure.tasks.spec import Size
 from perdure.tasks.splits import as_task, draw
 from perdure.tasks.task import SPLITS, Task
@@ -110,6 +111,8 @@ def _with_tasks_of(about: dict[str, Any]) -> dict[str, Any]:
         if "data" not in other:
             continue
         about = {"data": other["data"], **about}
+        if "protocols" in other and len(about["tasks_of"]) == 1 and not about.get("tasks"):  # no other suite's tasks
+            about = {"protocols": other["protocols"], **about}
         if (here := about["data"]["variable"]) != (there := other["data"]["variable"]):
             raise ConfigError(
                 f"Suite '{about['name']}': the tasks of '{suite}' are read from the folder in {there}, others from the "
@@ -127,6 +130,7 @@ def load_suite(
     validation: Size | None = None,
     test: Size | None = None,
     seed: int = 0,
+    protocol: str | None = None,
 ) -> Suite:
     """The suite's tasks with their examples.
 
@@ -136,12 +140,13 @@ def load_suite(
         train, validation, test: examples per task, or "all"; None: the suite's own sizes. Classes are in proportion.
         seed: which training and validation examples are drawn; the test examples are always the same
             (`perdure.tasks.splits.draw`).
+        protocol: how tasks are read and scored, one of `protocols`; None: the suite's default.
 
     Raises:
-        UnknownName: no such suite, order or task; ConfigError: `data` for a suite that needs none.
+        UnknownName: no such suite, order, task or protocol; ConfigError: `data` for a suite that needs none.
         DataError, FetchError: the data cannot be read or fetched.
     """
-    about = describe(name)
+    about = under_protocol(describe(name), protocol)
     label, names = chosen_order(name, about, order)
     sizes: dict[str, Size] = {
         s: about["sizes"][s] if n is None else n for s, n in zip(SPLITS, (train, validation, test), strict=True)

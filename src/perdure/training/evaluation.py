@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from numbers import Real
+from typing import cast
 
 from perdure.backbones.base import Backbone, Prediction
 from perdure.backbones.memory import memory_explained
-from perdure.backbones.text_metrics import TEXT_METRICS
+from perdure.backbones.text_metrics import TEXT_METRICS, TextMetric
 from perdure.config.run_config import EvaluationSettings
 from perdure.errors import ConfigError, UnknownName
+from perdure.methods.contract.own import imported
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
+from perdure.training.class_metrics import CLASS_METRICS
 from perdure.training.lora import AdaptedModel
 
 
@@ -38,10 +42,17 @@ def own_task(prediction: Prediction, example: Example) -> bool:
 
 
 def check_scorable(task: Task, split: str) -> None:
-    """Raise UnknownName or ConfigError if the task lacks a known metric, the package for it, or examples in `split`."""
-    known = ["accuracy", INVERSE_PERPLEXITY, *TEXT_METRICS]
-    if task.metric not in known:
-        raise UnknownName(f"metric (of task '{task.name}')", task.metric, known)
+    """Raise UnknownName or ConfigError if the task lacks a metric that fits it, the package for it, or examples in `split`."""
+    known = ["accuracy", *CLASS_METRICS, INVERSE_PERPLEXITY, *TEXT_METRICS]
+    if ":" in task.metric:
+        example = task.train[0]
+        _checked(task, own_metric(task.metric)(example.text, example.label, task.answers(example)))
+    elif task.metric not in known:
+        raise UnknownName(f"metric (of task '{task.name}')", task.metric, [*known, "module:function"])
+    if task.metric in CLASS_METRICS and not task.labels:
+        raise ConfigError(
+            f"Task '{task.name}': {task.metric} is a score of classes, but it has no labels. Give it `labels`."
+        )
     if task.metric in TEXT_METRICS:
         TEXT_METRICS[task.metric]("", "", [""])  # imports what it needs
     if not getattr(task, split):
@@ -86,8 +97,32 @@ def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Pred
     if task.learns_text:
         inverse, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
         return [inverse * (1 - ((p.nats or 0.0) + math.log(inverse) * p.tokens) / length) for p in predictions]
-    measure = TEXT_METRICS[task.metric]
-    return [measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True)]
+    if task.metric in CLASS_METRICS:
+        answers = [p.label if own_task(p, e) else "" for e, p in zip(examples, predictions, strict=True)]
+        return CLASS_METRICS[task.metric]([e.label for e in examples], answers, tuple(task.labels))
+    measure = TEXT_METRICS[task.metric] if task.metric in TEXT_METRICS else own_metric(task.metric)
+    values = (measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True))
+    return [_checked(task, value) for value in values]
+
+
+def own_metric(place: str) -> TextMetric:
+    """The function at `module:function`, of (input, answer, references) -> a score in [0, 1].
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = imported(place, "metric")
+    if not callable(found):
+        raise ConfigError(f"The metric '{place}' is not a function of (input, answer, references).")
+    return cast("TextMetric", found)
+
+
+def _checked(task: Task, value: object) -> float:
+    if isinstance(value, Real) and 0 <= (number := float(value)) <= 1:
+        return number
+    raise ConfigError(
+        f"Task '{task.name}': its metric '{task.metric}' gave {value!r:.40}; return a number from 0 to 1."
+    )
 
 
 def perplexity(predictions: Sequence[Prediction]) -> float:

@@ -37,8 +37,6 @@ from perdure.training.sharding import gathered
 from perdure.training.targets import check_unshared, chosen_modules
 
 ADAPTER = "default"
-MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
-"""Model types of whose Mamba layers PEFT refuses `out_proj`."""
 
 
 class AdaptedModel:
@@ -106,8 +104,7 @@ class AdaptedModel:
             self.modules |= {f"{name}.{e}": AdaptedModule.of_expert(stack, e) for e in range(len(stack.A))}
 
     def shard(self, processes: Processes) -> None:
-        """Split the base over the processes, not the adapter; ConfigError if it is quantised or there is only one process, or
-        experts are adapted."""
+        """Split the base over the processes, not the adapter; ConfigError if quantised, with experts, or with one process."""
         if self._stacks:
             raise ConfigError(
                 "shard=true splits single layers; experts stay whole. Leave out it or lora.target_parameters."
@@ -274,19 +271,14 @@ class AdaptedModel:
 
 def _unfit(model: nn.Module, name: str) -> str | None:
     """Why PEFT cannot adapt a linear layer of this model; None: it can."""
-    end = name.rpartition(".")[2]
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind in MAMBA and end == "out_proj":
-        return "are read by Mamba's fused kernels past any adapter"
-    if end == "dt_proj" and "Mamba" in type(model.get_submodule(name.rpartition(".")[0])).__name__:
-        return "have their weight read by Mamba directly, past any adapter"
-    if kind is not None and _is_redirected(model, end):
-        return "have the name of this model's experts, among which PEFT would look for them"
-    return None
+    if getattr(getattr(model, "config", None), "model_type", None) is None or not _is_redirected(model, name):
+        return None
+    return "have the name of this model's experts, among which PEFT would look for them"
 
 
-def _is_redirected(model: nn.Module, end: str) -> bool:
+def _is_redirected(model: nn.Module, name: str) -> bool:
     """Whether PEFT takes a layer's name for that of experts, which were layers of that name in transformers 4."""
+    end = name.rpartition(".")[2]
     config = LoraConfig(target_modules=[end])
     try:
         convert_peft_config_for_transformers(config, model, None)

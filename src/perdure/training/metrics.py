@@ -8,8 +8,8 @@ forgetting may be negative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Matrix = Sequence[Sequence[float | None]]
@@ -22,6 +22,26 @@ FORMULAS: Mapping[str, str] = {
     "backward_transfer": "mean over t<T of a[T,t] - a[t,t]",
     "forward_transfer": "mean over t>1 of a[t-1,t] - b[t], b the untrained model's scores",
 }
+
+NOUNS: Mapping[str, str] = {"rouge-l": "ROUGE-L", "sari": "SARI", "macro-f1": "macro-F1"}
+"""How a task's metric is written; others as they are named, with spaces."""
+
+
+def noun(metric: str) -> str:
+    """A task's metric in a heading.
+
+    >>> noun("rouge-l"), noun("trace-rouge-l"), noun("balanced-accuracy")
+    ('ROUGE-L', "TRACE's ROUGE-L", 'balanced accuracy')
+    """
+    own = metric.removeprefix("trace-")
+    written = own if ":" in own else NOUNS.get(own, own.replace("-", " "))
+    return written if own == metric else f"TRACE's {written}"
+
+
+def averaged(metrics: Iterable[str]) -> str:
+    """What the mean over tasks scored by these metrics is a mean of: "accuracy" (also where nothing is said), or "score"."""
+    found = set(metrics) or {"accuracy"}
+    return noun(found.pop()) if len(found) == 1 else "score"
 
 
 def average_accuracy(score_ST: Matrix) -> float | None:
@@ -106,6 +126,7 @@ class Scores:
         untrained_scores: of the untouched base.
         examples: how many examples each task was scored on.
         folder: the run.
+        metrics: what each task is scored by; empty where a run does not say.
     """
 
     tasks: list[str]
@@ -123,6 +144,7 @@ class Scores:
     seed: int
     split: str
     folder: str
+    metrics: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

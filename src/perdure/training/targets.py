@@ -21,6 +21,9 @@ from perdure.config.run_config import ALL_LINEAR, LoraSettings, Targets
 from perdure.errors import ConfigError
 from perdure.settings.patterns import full_matches
 
+MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+"""Model types of whose Mamba layers PEFT refuses `out_proj`."""
+
 Reason = Callable[[nn.Module, str], str | None]
 """(model, module's name) -> why it cannot be adapted; None: it can."""
 
@@ -95,7 +98,7 @@ def _all_linear(
     for name, module in linear.items():
         if module is head or "pooler" in name:
             continue  # no backbone uses a pooler
-        reason = unfit(model, name)
+        reason = _read_past(model, name) or unfit(model, name)
         if name in tied:
             reason = "share their weight with another module"
         elif min(size(module)) < rank:
@@ -162,10 +165,20 @@ def _check_fit(
                 f"lora.rank: {rank} is above the rank of '{name}' ({smallest}). Choose a smaller rank, or exclude that layer "
                 "(lora.exclude)."
             )
-        if reason := unfit(model, name):
+        if reason := _read_past(model, name) or unfit(model, name):
             raise ConfigError(
                 f"lora.targets: '{name}' cannot be adapted: such layers {reason}. Leave it out (lora.exclude)."
             )
+
+
+def _read_past(model: nn.Module, name: str) -> str | None:
+    """Why an adapter of the layer would be passed over: Mamba computes with the weights of some of its layers itself."""
+    parent, _, end = name.rpartition(".")
+    if end == "out_proj" and getattr(getattr(model, "config", None), "model_type", None) in MAMBA:
+        return "are read by Mamba's fused kernels past any adapter"
+    if end == "dt_proj" and "Mamba" in type(model.get_submodule(parent)).__name__:
+        return "have their weight read by Mamba directly, past any adapter"
+    return None
 
 
 def check_unshared(model: nn.Module, names: Iterable[str]) -> None:

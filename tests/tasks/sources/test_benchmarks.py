@@ -146,7 +146,7 @@ def test_trace_layout(tmp_path: Path) -> None:
         (folder / f"{split}.json").write_text(json.dumps(rows))
     suite = load_suite("trace", data=tmp_path, order="FOMC,20Minuten")
     [task] = suite.tasks
-    assert (len(task.train), len(task.validation), len(task.test), task.metric) == (6, 6, 6, "exact-match")
+    assert (len(task.train), len(task.validation), len(task.test), task.metric) == (6, 6, 6, "trace-exact-match")
     assert task.prompt("eval 0?") == "eval 0?"
     assert suite.warnings == (f"20Minuten: left out, not found: folder 20Minuten in {tmp_path}",)
 

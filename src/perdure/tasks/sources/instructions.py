@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,22 @@ PROMPTS = {"sapt": prompts.sapt, "slice": prompts.slice_chat}
 
 
 def read_super_ni(
-    root: Path, *, task: str, prompt: Literal["sapt", "slice"], metric: Literal["rouge-l", "auto"] = "rouge-l"
+    root: Path,
+    *,
+    task: str,
+    prompt: Literal["sapt", "slice"],
+    metric: Literal["rouge-l", "auto"] = "rouge-l",
+    answers: Literal["all", "one"] = "all",
+    strip: bool = True,
 ) -> Pool:
     """One task of Super-NaturalInstructions (arXiv 2204.07705), found by its number ("task073").
 
     Reads SAPT's layout, <task>_<name>/{train,dev,test}.json, or the original tasks/<task>_<name>.json, from which a test
     split is then cut. A dev file identical to the test file is not used.
+
+    Args:
+        answers: 'all' trains on a row's first answer and scores the best of all; 'one' draws one of them for both, as SAPT does.
+        strip: remove white space around inputs.
 
     Raises:
         MissingTask: no such task; DataError: a file has another layout.
@@ -37,7 +48,8 @@ def read_super_ni(
         document = read_json(path)
         if not isinstance(document, dict) or not isinstance(document.get("Instances"), list):
             raise DataError(f"{path} must be an object with Definition, Instances with input and output.")
-        answered[split] = _answered(document["Instances"], found[0] / split)
+        rows = _answered(document["Instances"], found[0] / split, strip)
+        answered[split] = _one_drawn(rows, split) if answers == "one" else rows
         if split == "train":
             definition = document.get("Definition", "")
     if isinstance(definition, list) and definition:  # some copies keep it as a list of one
@@ -90,15 +102,21 @@ def _pool(answered: list[tuple[str, list[str]]], template: str, metric: str) -> 
     return Pool(pairs, template=template, references=references, metric=metric, free=True)
 
 
-def _answered(instances: list[Any], where: Path) -> list[tuple[str, list[str]]]:
+def _one_drawn(answered: list[tuple[str, list[str]]], split: str) -> list[tuple[str, list[str]]]:
+    """Each input with one of its answers, the same in every run; dev and test files that are equal stay so."""
+    draw = random.Random("train" if split == "train" else "test")
+    return [(text, [draw.choice(answers)]) for text, answers in answered]
+
+
+def _answered(instances: list[Any], where: Path, strip: bool = True) -> list[tuple[str, list[str]]]:
     """(input, its correct answers) of every instance."""
     rows: list[tuple[str, list[str]]] = []
     for number, instance in enumerate(instances):
         match instance:
             case {"input": str(text), "output": str(answer)}:
-                rows.append((text.strip(), [answer]))
+                rows.append((text.strip() if strip else text, [answer]))
             case {"input": str(text), "output": [str(), *_] as answers}:
-                rows.append((text.strip(), [str(answer) for answer in answers]))
+                rows.append((text.strip() if strip else text, [str(answer) for answer in answers]))
             case _:
                 raise DataError(f"{where}, instance {number}: expected input and output, found {instance!r:.80}.")
     return rows

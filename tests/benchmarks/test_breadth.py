@@ -1,0 +1,47 @@
+"""The breadth benchmark: its verdicts by hand, and that transformers knows every architecture it lists."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.breadth.architectures import KINDS, config
+from benchmarks.breadth.table import architecture, verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "is_"),
+    [
+        ({"difference": 1e-6}, "works"),
+        ({"difference": 2e-5}, "differs"),
+        ({"difference": float("nan")}, "differs"),
+        ({"refused": "ConfigError: no"}, "refused"),
+        ({"traceback": "ValueError: what"}, "traceback"),
+    ],
+)
+def test_verdicts(found: dict[str, object], is_: str) -> None:
+    assert verdict(found) == is_
+
+
+@pytest.mark.parametrize(
+    ("found", "is_"),
+    [
+        (["works", "refused"], "works"),
+        (["refused", "refused"], "refused"),
+        (["works", "differs", "refused"], "differs"),
+        (["works", "differs", "traceback"], "traceback"),
+    ],
+)
+def test_an_architecture_works_if_all_that_is_not_refused_works(found: list[str], is_: str) -> None:
+    outcomes = {
+        "works": {"difference": 0.0},
+        "differs": {"difference": 1.0},
+        "refused": {"refused": "no"},
+        "traceback": {"traceback": "no"},
+    }
+    assert architecture({"methods": {str(i): outcomes[each] for i, each in enumerate(found)}}) == is_
+
+
+def test_transformers_knows_every_architecture() -> None:
+    assert sum(map(len, KINDS.values())) > 130
+    for kind, names in KINDS.items():
+        for name in names:
+            assert config(kind, name).model_type
