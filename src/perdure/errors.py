@@ -27,26 +27,32 @@ class UnknownName(ConfigError):
 
     Args:
         meant: the name to suggest, where the caller knows better than the spelling.
+        hint: a sentence in place of a suggestion; "" for none.
 
     >>> str(UnknownName("method", "PSLora", ["ps-lora", "l2"]))
     "Unknown method: 'PSLora'. Did you mean 'ps-lora'? Known: l2, ps-lora."
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], meant: str | None = None) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], meant: str | None = None, hint: str | None = None
+    ) -> None:
         names = sorted(known)
-        meant = meant or nearest(name, {one: one for one in names})
-        hint = f" Did you mean '{meant}'?" if meant else ""
-        super().__init__(f"Unknown {kind}: '{name:.200}'.{hint} Known: {', '.join(names) or 'none'}.")
+        if hint is None:
+            meant = meant or nearest(name, {one: one for one in names})
+            hint = f"Did you mean '{meant}'?" if meant else ""
+        super().__init__(
+            f"Unknown {kind}: '{name:.200}'.{' ' + hint if hint else ''} Known: {', '.join(names) or 'none'}."
+        )
 
 
-def nearest(name: str, known: Mapping[str, str]) -> str | None:
-    """The value of the key spelt most like `name`, ignoring case; None if nothing is close.
+def nearest(name: str, known: Mapping[str, str], cutoff: float = 0.5) -> str | None:
+    """The value of the key spelt most like `name`, ignoring case; None if nothing is close (1 is equal, 0 nothing in common).
 
     >>> nearest("EPOCH", {"rank": "lora.rank", "epochs": "training.epochs"})
     'training.epochs'
     """
     folded = {key.casefold(): value for key, value in reversed([*known.items()])}  # the first of equal keys wins
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
 

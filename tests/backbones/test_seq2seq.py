@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from perdure.backbones.seq2seq import Seq2SeqLM, Seq2SeqSettings
 from perdure.errors import DataError
@@ -177,3 +177,29 @@ def test_a_label_longer_than_the_limit_is_refused(folder: Path) -> None:
     task = Task("long", train=[("a", "x")], test=[("a", "x")], labels={"x": "y" * 30})
     with pytest.raises(DataError, match="has 31 tokens"):
         load(folder).prepare([task])
+
+
+def test_t5gemma_states_its_start_token_as_its_decoders(tmp_path: Path) -> None:
+    from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_seq2seq(tmp_path / "t5"))
+    side = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "bos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    config = T5GemmaConfig(encoder=dict(side), decoder=dict(side), vocab_size=len(tokenizer), pad_token_id=0)
+    model = T5GemmaForConditionalGeneration(config)
+    assert getattr(model.config, "decoder_start_token_id", None) is None
+    model.save_pretrained(tmp_path / "t5gemma")
+    tokenizer.save_pretrained(tmp_path / "t5gemma")
+    backbone = load(tmp_path / "t5gemma")
+    assert backbone.start == 3
+    labels = torch.tensor([[5, 6]])
+    assert model.prepare_decoder_input_ids_from_labels(labels).tolist() == [[3, 5]]

@@ -71,7 +71,7 @@ def test_report_of_a_sweep(stand_in: Stand, tmp_path: Path) -> None:
 def test_predict(stand_in: Stand, tmp_path: Path) -> None:
     answered = stand_in("perdure.commands.predict.predict", [])
     perdure("predict", tmp_path, "new.csv", "--task", "mood", "--encoding", "latin-1", "--text-field", "body")
-    settings = {"task": "mood", "text_field": "body", "encoding": "latin-1"}
+    settings = {"task": "mood", "text_field": "body", "encoding": "latin-1", "bad": []}
     assert answered == [((tmp_path, Path("new.csv")), settings)]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer, GenerationConfig
 
 from perdure.adapters.folder import Adapter
 from perdure.commands.export import export
@@ -18,7 +18,7 @@ from perdure.merging.state import merge_into
 from perdure.state.store import Store
 from tests.adapter_cases import random_folder
 from tests.backbones.test_runs import image_tasks
-from tests.backbones.tiny import tiny_vision
+from tests.backbones.tiny import tiny_causal, tiny_vision
 
 IDS = torch.arange(5, 25)[None]
 
@@ -73,6 +73,28 @@ def test_a_run_on_a_base_whose_weights_transformers_renames(tmp_path):
     deployed = features(base, tmp_path / "run" / "deployed")
     torch.testing.assert_close(features(tmp_path / "model"), deployed, rtol=1e-5, atol=1e-5)
     assert (deployed - features(base)).abs().max() > 0.001
+
+
+def test_a_language_model_answers_as_it_was_scored(tmp_path, small_tasks):
+    """A base that samples, and stops at one token only: its export is greedy and stops where scored answers did."""
+    base = tiny_causal(tmp_path / "base")
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 5, "eos_token_id": 9}
+    (base / "generation_config.json").write_text(json.dumps(sampling))
+    backbone = {"kind": "causal", "model": str(base), "max_new_tokens": 20}
+    for method in ("inc-lora", "ties"):  # deployed as an adapter, and as a model
+        run = tmp_path / method
+        learn(
+            out=run, tasks=small_tasks[:1], method=method, backbone=backbone, lora={"rank": 2}, training={"epochs": 1}
+        )
+        export(run, tmp_path / f"{method}-model", "model")
+        folders = [tmp_path / f"{method}-model", *([run / "deployed"] if method == "ties" else [])]
+        for folder in folders:
+            settings = GenerationConfig.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            assert (settings.do_sample, settings.num_beams, settings.max_new_tokens) == (False, 1, 20)
+            assert settings.eos_token_id == [tokenizer.eos_token_id, 9]
+            assert settings.pad_token_id == tokenizer.pad_token_id
+            assert "temperature" not in json.loads((folder / "generation_config.json").read_text())
 
 
 def test_a_damaged_run_is_not_exported(runs, tmp_path):

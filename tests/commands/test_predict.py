@@ -79,6 +79,7 @@ def test_every_format_is_read_with_and_without_labels(name, run, tmp_path):
     plain = perdure.predict(run, TEXTS, task="sky")
     expected = {"answered.jsonl": ["a", "a"], "partly.jsonl": ["a", None]}.get(name, [None, None])
     assert [row.get("expected") for row in found] == expected
+    assert [row.pop("extra", None) for row in found] == [1 if name == "sentence.json" else None] * 2
     assert [{k: v for k, v in row.items() if k != "expected"} for row in found] == plain
 
 
@@ -286,3 +287,77 @@ def test_a_damaged_run_is_not_asked(run, tmp_path):
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptFile, match=r"state\.safetensors.*damaged.*intact stage: fruit"):
         perdure.predict(copy, TEXTS, task="sky")
+
+
+def chat(*said: str, **others: object) -> dict:
+    roles = ["user", "assistant"] * 4
+    return {"messages": [{"role": r, "content": s} for r, s in zip(roles, said, strict=False)], **others}
+
+
+@pytest.fixture(scope="module")
+def chat_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chats")
+    task = perdure.Task(
+        "talk", [chat("a", "b", "c", str(i)) for i in range(8)], test=[chat("a", "b")], metric="rouge-l"
+    )
+    backbone = {"kind": "causal", "model": str(tiny_causal(folder / "model", chat=True)), "max_new_tokens": 8}
+    perdure.learn(out=folder / "run", tasks=task, method="inc-lora", backbone=backbone, **SETTINGS)
+    return folder / "run"
+
+
+def test_chats_are_answered_with_their_fields(chat_run, tmp_path):
+    """A chat may wait or be answered, or be a text; what a record has besides stays, under `fields` where a name is taken."""
+    waiting, answered = chat("a", "b", "c", id=7), chat("a", "b", id=8, text="mine")
+    lines(tmp_path / "a.jsonl", [waiting, answered])
+    first, second = perdure.predict(chat_run, tmp_path / "a.jsonl")
+    assert first == {**waiting, "text": first["text"]}
+    assert second == {**chat("a", "b"), "id": 8, "text": second["text"], "expected": "b", "fields": {"text": "mine"}}
+    [given] = perdure.predict(chat_run, [waiting])
+    assert given == first
+    [plain] = perdure.predict(chat_run, ["a"])
+    assert plain == {"input": "a", "text": second["text"]}
+
+
+def test_good_rows_are_written_and_bad_ones_named(chat_run, tmp_path):
+    long = chat("x" * 300)
+    content = [json.dumps(row) for row in (chat("a", id=1), chat(" "), long, chat("c", id=4))]
+    (tmp_path / "a.jsonl").write_text("\n".join([*content[:3], "{", content[3]]))
+    done = CliRunner().invoke(
+        app, ["predict", str(chat_run), str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    )
+    assert [row["id"] for row in read_lines(tmp_path / "out.jsonl")] == [1, 4]
+    assert isinstance(done.exception, DataError)
+    assert "Wrote 2 predictions" in done.output
+    for part in (
+        "line 2, message 0: the turn of 'user' is empty",
+        "line 3: 322 tokens",
+        "line 4: not valid JSON",
+        "3 rows were left out",
+    ):
+        assert part in str(done.exception)
+    with pytest.raises(DataError, match="line 4: not valid JSON"):
+        perdure.predict(chat_run, tmp_path / "a.jsonl")
+
+
+def test_standard_input(chat_run, run):
+    done = CliRunner().invoke(app, ["predict", str(chat_run), "-"], input=json.dumps(chat("a", id=1)) + "\n")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["id"] == 1
+    done = CliRunner().invoke(app, ["predict", str(run), "-", "--task", "sky"], input='{"text": "x", "id": "q"}\n')
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["id"] == "q"
+    done = CliRunner().invoke(app, ["predict", str(run), "-", "--task", "sky"], input='{"body": "x"}\n')
+    assert isinstance(done.exception, DataError)
+    assert "standard input, line 1: no input to answer" in str(done.exception)
+
+
+def test_a_task_of_texts_reads_one_message_and_refuses_more(run, tmp_path):
+    lines(tmp_path / "a.jsonl", [chat("x"), chat("x", "y", "z")])
+    with pytest.raises(DataError, match=r"line 2: the task learnt texts, and this chat is more than one message"):
+        perdure.predict(run, tmp_path / "a.jsonl", task="sky")
+
+
+def test_nothing_on_standard_input_is_said(run):
+    done = CliRunner().invoke(app, ["predict", str(run), "-", "--task", "sky"], input="\n")
+    assert isinstance(done.exception, DataError)
+    assert "standard input is empty" in str(done.exception)

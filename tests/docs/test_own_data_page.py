@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from perdure.cli import app
 from perdure.config.run_config import load_config
 from perdure.state.store import Store
+from perdure.tasks.chats import prompt_of, read_chat
 from tests.contract.runs import SETTINGS, short_run
 from tests.loop.test_adapter_history import peft_adapter
 
@@ -22,6 +23,13 @@ PAGE = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_chat_on_the_page_is_read():
+    [chat] = map(json.loads, blocks("json"))
+    text, label = read_chat(chat, "here")
+    assert [message["role"] for message in prompt_of(text)[0]] == ["system", "user", "assistant", "user"]
+    assert label == "We will send somebody."
 
 
 def records(path: Path, start: int, first: tuple[str, str], second: tuple[str, str]) -> None:

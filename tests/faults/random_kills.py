@@ -41,7 +41,7 @@ COMMANDS: dict[str, str] = {
     "merge one two --rule ties --out new": "new",
     "merge one two --rule sum --base base --out new": "new",
     "merge two --into state": "state",
-    "export run --out new": "new",
+    "export run --rank 2 --out new": "new",
     "export run --as model --out new": "new",
     "predict run in.jsonl --out new": "new",
     "report run --out new": "new",
@@ -62,22 +62,27 @@ def _command(told: Connection, argv: list[str], place: Path) -> None:
     torch.set_num_threads(1)
     sys.argv = ["perdure", *argv]
     told.send("begins")
+    began = time.monotonic()
     code: Any = 0
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             main()
         except SystemExit as ended:
             code = ended.code or 0
-    told.send((code, errors.getvalue()))
+    told.send((code, errors.getvalue(), time.monotonic() - began))
 
 
-def _called(argv: list[str], place: Path, kill_after: float | None = None) -> tuple[Any, str] | None:
-    """How the command ended, (exit code, messages); None if it was killed after that many seconds."""
+Ended = tuple[Any, str, float]
+"""Exit code, messages, seconds."""
+
+
+def _called(argv: list[str], place: Path, kill_after: float | None = None) -> Ended | None:
+    """How the command ended; None if it was killed after that many seconds."""
     ours, theirs = FORK.Pipe()
     child = FORK.Process(target=_command, args=(theirs, argv, place))
     child.start()
     theirs.close()
-    ended: tuple[Any, str] | None = None
+    ended: Ended | None = None
     try:
         assert ours.recv() == "begins"
         if kill_after is None or ours.poll(kill_after):
@@ -87,7 +92,7 @@ def _called(argv: list[str], place: Path, kill_after: float | None = None) -> tu
             os.kill(child.pid or 0, signal.SIGKILL)
             assert not psutil.wait_procs(below, timeout=120)[1], "a process outlives the command that began it"
     except EOFError:
-        ended = (child.exitcode, "the child ended without a word")
+        ended = (child.exitcode, "the child ended without a word", 0.0)
     child.join()
     return ended
 
@@ -136,12 +141,10 @@ class Kills:
         """What the command writes if nothing stops it, and how many seconds it takes."""
         if command not in self._whole:
             self._fresh()
-            began = time.monotonic()
             ended = _called(command.split(), self._place)
             assert ended, command
             assert ended[0] == 0, f"{command}: {ended[1]}"
-            found, seconds = written(self._place / COMMANDS[command]), time.monotonic() - began
-            self._whole[command] = json.loads(json.dumps([found, seconds]))
+            self._whole[command] = json.loads(json.dumps([written(self._place / COMMANDS[command]), ended[2]]))
             self._known.write_text(json.dumps(self._whole))
         expected, seconds = self._whole[command]
         return expected, seconds

@@ -9,19 +9,21 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, MixtralConfig, MixtralForCausalLM
 
 import perdure
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import resume, run_config
-from perdure.config.run_config import load_config
+from perdure.config.run_config import LoraSettings, load_config
 from perdure.errors import ConfigError, PerdureError, RunMismatch, UnmetNeed
-from perdure.loop.adapter_history import history_stages, history_warnings
+from perdure.loop.adapter_history import check_fits, history_stages, history_warnings
 from perdure.ops.lowrank import dense
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.sweeps.record import outcome_values, run_record
+from perdure.training.lora import AdaptedModel
 from perdure.training.reporter import Quiet
+from tests.adapter_cases import random_folder
 from tests.contract.runs import bits, short_run
 from tests.months import write_config, write_task
 from tests.own_files import perdure as perdure_command
@@ -234,3 +236,45 @@ def test_a_task_called_like_a_stage_of_the_history_is_refused(tmp_path, encoder_
     with pytest.raises(ConfigError, match="cannot be called 'history-mail'"):
         perdure.add(tmp_path / "run", mail)
     assert Store(tmp_path / "run").stages() == ["history-news", "history-mail", "fruit"]
+
+
+def test_embeddings_saved_with_the_past_are_the_runs_own(tmp_path, encoder_folder):
+    from transformers import BertModel
+
+    def saved(name, change):
+        model = BertModel.from_pretrained(encoder_folder)
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False))
+        model.get_input_embeddings().weight.data[3] += change
+        adapted.save_pretrained(tmp_path / name, save_embedding_layers=True)
+        assert "base_model.model.embeddings.word_embeddings.weight" in load_file(
+            tmp_path / name / "adapter_model.safetensors"
+        )
+        return tmp_path / name
+
+    run_config(started(tmp_path, encoder_folder, [saved("same", 0.0)]), tmp_path / "run")
+    assert Store(tmp_path / "run").stages() == ["history-same", "fruit"]
+    with pytest.raises(
+        PerdureError, match=r"brings 'embeddings\.word_embeddings\.weight' .* the run's model has another"
+    ):
+        run_config(started(tmp_path, encoder_folder, [saved("other", 1.0)]), tmp_path / "refused")
+
+
+def test_a_module_with_the_name_of_an_earlier_transformers_is_said_to_be_one(tmp_path):
+    """One expert's matrix: transformers 5 holds all of a layer in one tensor."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config)
+    adapted = AdaptedModel(model, LoraSettings(rank=2), ("q_proj", "v_proj"))
+    for module, now in (
+        ("model.layers.0.block_sparse_moe.experts.1.w2", r"model\.layers\.0\.mlp\.experts\.down_proj"),
+        ("model.layers.0.block_sparse_moe.gate", r"model\.layers\.0\.mlp\.gate\.weight"),
+    ):
+        folder = random_folder(tmp_path / module, 1, shapes={module: (16, 24)})
+        with pytest.raises(PerdureError, match=rf"changes '{module}', which this version .* '{now}'.*perdure merge"):
+            check_fits([open_adapter(folder)], adapted)
+    other = random_folder(tmp_path / "other", 1, shapes={"model.layers.9.q": (16, 24)}, base="other/base")
+    with pytest.raises(PerdureError, match=r"which the model does not have\. Use another base .*other/base"):
+        check_fits([open_adapter(other)], adapted)

@@ -44,9 +44,13 @@ def test_adds_to_the_named_tensor_and_copies_the_rest(tmp_path):
 def test_sums_are_rounded_once_and_cast_where_asked(tmp_path):
     weight = torch.full((1, 2), 1.0, dtype=torch.bfloat16)
     base = Base(model_folder(tmp_path / "base", {"m.weight": weight, "ids": torch.arange(3)}, dtype="bfloat16"))
-    for name, dtype in (("same", None), ("wide", torch.float32)):
+    for name, dtype, lost in (("same", None, 1.0), ("wide", torch.float32, 0.0)):
         (tmp_path / name).mkdir()
-        write_with(base, tmp_path / name, {"m.weight": whole(torch.full((1, 2), 1 / 512))}, dtype)
+        rounding = write_with(base, tmp_path / name, {"m.weight": whole(torch.full((1, 2), 1 / 512))}, dtype)
+        assert rounding.share == lost, "all of the update, or nothing"
+    (tmp_path / "part").mkdir()  # bf16 has 1 and 1 + 4/512 here, nothing between
+    update = whole(torch.tensor([[3 / 512, 4 / 512]]))  # 3/512 becomes 4/512, 4/512 stays: 1/512 of 5/512 in norm
+    assert write_with(base, tmp_path / "part", {"m.weight": update}).share == pytest.approx(1 / 5)
     same, wide = (load_file(tmp_path / name / "model.safetensors") for name in ("same", "wide"))
     assert same["m.weight"].tolist() == [[1, 1]], "bf16 has 8 bits"
     assert wide["m.weight"].tolist() == [[1 + 1 / 512] * 2]

@@ -350,9 +350,7 @@ def test_vocabularies_that_were_resized_apart_are_different_bases(resized, tmp_p
     tensors = load_file(path)
     tensors["base_model.model.lm_head.base_layer.weight"][-1] += 1
     save_file(tensors, path)
-    with pytest.raises(
-        AdapterError, match=r"were trained on different bases: each brings the base's weight of 'lm_head'"
-    ):
+    with pytest.raises(AdapterError, match=r"were trained on different bases: each brings the base's weight 'lm_head"):
         merge_folders(resized, tmp_path / "out", rule_named("sum"))
 
 

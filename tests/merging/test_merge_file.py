@@ -34,9 +34,9 @@ def test_a_whole_file(tmp_path):
         )
     )
     assert [source.path for source in found.adapters] == [str(tmp_path / "a"), "owner/b"]
-    assert found.chosen() == Ties(density=0.3, weights=(1.0, 0.5))
+    assert found.chosen().rule == Ties(density=0.3, weights=(1.0, 0.5))
     assert (found.rank, found.dtype, found.out) == (64, "bf16", str(tmp_path / "merged"))
-    rules = rules_by_module(["layers.0.v_proj", "layers.1.q_proj", "head"], found.chosen(), found.overrides)
+    rules = rules_by_module(["layers.0.v_proj", "layers.1.q_proj", "head"], found.chosen().rule, found.spelt_out())
     assert rules["layers.0.v_proj"] == MaxMagnitude()
     assert rules["layers.1.q_proj"] == Ties(density=0.9, weights=(1.0, 0.5)), "one setting changed, the others stay"
     assert rules["head"] is rules_by_module(["head"], rules["head"], [])["head"]

@@ -53,6 +53,22 @@ def test_the_inner_product_is_never_negative(seed: int) -> None:
     assert after.cr == pytest.approx(max(0.0, before.cr), abs=1e-4)
 
 
+def test_float64_gradients_are_projected_to_1e_12() -> None:
+    """fp32 inner products left 8e-8 of the conflict."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+    pairs = {m: (drawn(4, 30), drawn(20, 4)) for m in "ab"}
+    grads: Gradients = {m: (A, B) for m, (A, B) in pairs.items()}
+    reference: Gradients = {m: (drawn(4, 30) - 2 * A, drawn(20, 4) - 2 * B) for m, (A, B) in pairs.items()}
+    projected, fired = project(grads, reference)
+    found = gram(projected, reference)
+    assert fired
+    assert abs(found.cr) / (found.cc * found.rr) ** 0.5 < 1e-12
+
+
 def test_frozen_factors_stay_none() -> None:
     one = torch.ones(1, 1)
     projected, fired = project({"m": (None, one)}, {"m": (None, -one)})

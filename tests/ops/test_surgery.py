@@ -46,6 +46,22 @@ def test_gram_by_hand() -> None:
     assert Gram(0.0, 0.0, 1.0).cosine == 0.0
 
 
+def test_gram_keeps_the_gradients_precision() -> None:
+    small = 2.0**-40  # 1 + 2^-40 is 1 in fp32
+    c, r = torch.tensor([1.0 + small, 1.0], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    assert gram(c, r).cr == small
+    assert gram(c.float(), r).cr == 0.0
+    halves = torch.tensor([1.0, 2.0**-7], dtype=torch.bfloat16)
+    assert gram(halves, halves).cc == 1.0 + 2.0**-14, "bf16 would round it to 1"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gram_of_narrower_gradients_is_that_of_fp32_to_the_bit(dtype: torch.dtype) -> None:
+    c, r = (torch.randn(500, 7, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (1, 2))
+    flat_c, flat_r = c.reshape(-1).float(), r.reshape(-1).float()
+    assert gram(c, r) == Gram(float(flat_c @ flat_c), float(flat_c @ flat_r), float(flat_r @ flat_r))
+
+
 def test_pcgrad_by_hand() -> None:
     """c = (1, 0), r = (-1, 1): gamma = 1/2, result (1/2, 1/2), orthogonal to r; half the strength gives (3/4, 1/4)."""
     c, r = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])

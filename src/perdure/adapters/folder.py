@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,7 +22,6 @@ from torch.nn.functional import pad
 from perdure.adapters.experts import columns_of, grouped, joined, rows_of, stored_names
 from perdure.adapters.format import CONFIG_FILE, read_config
 from perdure.adapters.weights import (
-    FROZEN,
     PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
@@ -38,6 +36,9 @@ from perdure.ops.factors import Factors
 from perdure.ops.finite import all_finite, finite
 from perdure.ops.lowrank import LowRank
 
+if TYPE_CHECKING:
+    from perdure.adapters.beside import FrozenTensor
+
 
 class Adapter(Mapping[str, LowRank]):
     """An adapter folder as an `Update`; only the file's header is in memory.
@@ -46,17 +47,23 @@ class Adapter(Mapping[str, LowRank]):
 
     Args:
         place: what the user calls it, where that is not the folder (a hub id).
+        beside: accept tensors beside the update, see `perdure.adapters.weights.read_header`; the caller deals with them.
 
     Raises:
         AdapterError: the folder or a file is missing, damaged or not a plain LoRA; names the file and the tensor.
     """
 
-    def __init__(self, folder: str | Path, place: str | None = None) -> None:
+    def __init__(self, folder: str | Path, place: str | None = None, *, beside: bool = False) -> None:
         self.folder = Path(folder)
         self.place = place or str(folder)
         self.config = read_config(self.folder)
         self.file = weights_file(self.folder)
-        self.modules = read_header(self.file, self.config)
+        self.modules, self.beside = read_header(self.file, self.config)
+        if self.beside and not beside:
+            raise AdapterError(
+                f"{self.file}: tensor '{self.beside[0]}' is not a factor of a linear or embedding LoRA but a whole weight. "
+                "Leaving it out would change the adapter, so it is refused."
+            )
 
     def __len__(self) -> int:
         return len(self.modules)
@@ -98,21 +105,21 @@ class Adapter(Mapping[str, LowRank]):
         return Path(self.place).name or self.place
 
 
-def open_adapter(place: str | Path) -> Adapter:
-    """The adapter in a folder, or on a model hub (`owner/name`, downloaded into its cache).
+def open_adapter(place: str | Path, *, beside: bool = False) -> Adapter:
+    """The adapter in a folder, or on a model hub (`owner/name`, downloaded into its cache); `beside`: see `Adapter`.
 
     Raises:
         AdapterError: no such folder and not on the hub, or refused.
     """
     if os.path.exists(place) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
-        return Adapter(place)
+        return Adapter(place, beside=beside)
     folder = Path(fetch_from_hub(str(place), [CONFIG_FILE, WEIGHTS_FILE]))
     if not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
             f"'{place}' has no {WEIGHTS_FILE} on the hub. If it has only a pickle ({PICKLE_FILE}), which can run any code "
             "when it is read, ask its owner for safetensors, or convert it yourself if you trust it."
         )
-    return Adapter(folder, str(place))
+    return Adapter(folder, str(place), beside=beside)
 
 
 def fetch_from_hub(place: str, patterns: Sequence[str], revision: str | None = None) -> str:
@@ -127,41 +134,6 @@ def fetch_from_hub(place: str, patterns: Sequence[str], revision: str | None = N
             f"'{place}' is not a folder here and could not be fetched from the hub ({type(error).__name__}). "
             "Check the spelling, or download it and give its folder."
         ) from error
-
-
-@dataclass(frozen=True)
-class FrozenTensor:
-    """A weight or bias of the base in an adapter's file; PEFT saves it beside the LoRA of an embedding or output head."""
-
-    adapter: Adapter
-    name: str
-
-    def read(self) -> Tensor:
-        """The tensor, as stored."""
-        with opened(self.adapter.file) as file:
-            return stored_tensor(file, self.name, self.adapter.file)
-
-
-def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
-    """'<module>.base_layer.weight' -> the base's tensor, where adapters bring it; an AdapterError if two bring different ones."""
-    frozen: dict[str, FrozenTensor] = {}
-    for adapter in adapters:
-        for module, entry in adapter.modules.items():
-            for name in entry.frozen:
-                own, key = FrozenTensor(adapter, name), f"{module}{FROZEN}{name.rpartition('.')[2]}"
-                first = frozen.setdefault(key, own)
-                if first is not own and not _same_values(first.read(), own.read()):
-                    raise AdapterError(
-                        f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
-                        f"weight of '{module}' ('{key}', which PEFT saves beside its LoRA), and they differ, as after resizing "
-                        "the vocabulary for each separately. Resize the base once, save it as a model, and train both on it."
-                    )
-    return frozen
-
-
-def _same_values(one: Tensor, two: Tensor) -> bool:
-    """Bit for bit; for two dtypes, after rounding to the narrower one."""
-    return one.shape == two.shape and (torch.equal(one.to(two.dtype), two) or torch.equal(one, two.to(one.dtype)))
 
 
 def free_name(name: str, taken: Collection[str], numbered: str = "{} ({})") -> str:
@@ -204,6 +176,7 @@ def write_adapter(
     embeddings: Collection[str] = (),
     experts: Collection[str] = (),
     frozen: Mapping[str, FrozenTensor] | None = None,
+    heads: Sequence[str] = (),
 ) -> None:
     """Write `update` as a plain LoRA adapter: one rank, alpha = rank (so scaling 1), everything inside A and B.
 
@@ -215,7 +188,8 @@ def write_adapter(
         base, revision, task_type, auto_mapping: entries of the adapter's configuration.
         embeddings: which modules are embeddings (`shape` [width, vocabulary]).
         experts: names of the parameters of which modules NAME.0, NAME.1, ... are the experts.
-        frozen: tensors of the base to write beside them; see `frozen_beside`.
+        frozen: whole tensors to write beside them; see `frozen_beside`, `heads_beside`.
+        heads: the modules among them that were trained whole.
 
     Raises:
         AdapterError: a factor is not finite, or not in `dtype`; names the module.
@@ -250,7 +224,7 @@ def write_adapter(
         "fan_in_fan_out": fan_in_fan_out,
         "target_modules": [module for module in update if module in written],
         **({"target_parameters": list(stacks)} if stacks else {}),
-        "modules_to_save": None,
+        "modules_to_save": list(heads) or None,
         "rank_pattern": {},
         "alpha_pattern": {},
         "init_lora_weights": True,

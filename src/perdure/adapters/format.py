@@ -39,6 +39,12 @@ REFUSED: Mapping[str, str] = {
     "megatron_config": "its layout is that of a tensor-parallel model",
 }
 """Setting of PEFT's LoraConfig -> why an adapter that uses it cannot be merged or compared."""
+HEADS: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Task type -> modules that PEFT trains and saves whole beside the LoRA: the head that the task needs."""
 LARGEST_RANK = 1 << 31
 LONGEST_PATTERN = 2000
 SLOWEST = 2.0
@@ -58,6 +64,7 @@ class AdapterConfig:
         fan_in_fan_out: the base stores these weights as [I, O] (Conv1D of GPT-2).
         base, revision, task_type: as recorded; may be missing.
         auto_mapping: the class of the base, which PEFT needs where no task type is given.
+        heads: modules that were trained whole, see `HEADS`; not part of the update.
         target_parameters: names or ends of the parameters with experts that it adapts, see perdure.adapters.experts.
     """
 
@@ -72,6 +79,7 @@ class AdapterConfig:
     # not in the repr, by which runs that started from adapters recognise them
     revision: str | None = field(default=None, repr=False)
     auto_mapping: dict[str, Any] | None = field(default=None, repr=False)
+    heads: tuple[str, ...] = field(default=(), repr=False)
     target_parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
@@ -151,6 +159,7 @@ def read_config(folder: Path) -> AdapterConfig:
             task_type=_name(raw, "task_type"),
             revision=_name(raw, "revision"),
             auto_mapping=dict(raw.get("auto_mapping") or {}) or None,
+            heads=_heads(raw),
             target_parameters=_names(raw.get("target_parameters")),
         )
     except KeyError as error:
@@ -180,7 +189,7 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: this is a {kind or 'nameless'} adapter; only LoRA adapters are updates of weights."
         )
     for setting, reason in REFUSED.items():
-        if raw.get(setting):
+        if raw.get(setting) and not (setting == "modules_to_save" and _heads(raw)):
             raise AdapterError(f"{path}: '{setting}' is set; {reason}. Such an adapter cannot be merged or compared.")
     if raw.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias is '{raw['bias']}'; trained biases are not part of a weight's update.")
@@ -193,6 +202,12 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights is '{init}', which changed the base when training began, so B A is not the update of "
             f"the original base. {remedy}."
         )
+
+
+def _heads(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules saved whole, if all of them are heads of its task; else none."""
+    saved, known = raw.get("modules_to_save"), HEADS.get(str(raw.get("task_type")), ())
+    return tuple(saved) if isinstance(saved, list) and saved and all(name in known for name in saved) else ()
 
 
 def _name(raw: Mapping[str, Any], key: str) -> str | None:

@@ -5,6 +5,7 @@ Legend: R rank, O output features, I input features.
     base_model.model.<module>.lora_A.weight [R, I], ...lora_B.weight [O, R]           a linear layer
     base_model.model.<module>.lora_embedding_A [R, I], ...lora_embedding_B [O, R]     an embedding
     base_model.model.<module>.base_layer.weight, ...base_layer.bias                   the base's own, see `StoredModule`
+    base_model.model.<module>.weight (and a head's other tensors)                     beside the update, see `read_header`
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ VELORA = ".lora_velora_embed"
 """Suffix of tensors by which VeLoRA approximates gradients in training; its update is B A, as for any LoRA."""
 FROZEN = ".base_layer."
 """Stands between a module's name and 'weight' or 'bias' in the names of the base's own tensors."""
+WITHIN_LORA = r"lora_|base_layer"
+"""In the names of tensors that are part of a LoRA layer."""
 KINDS = {
     "lora_A.weight": ("A", "linear"),
     "lora_B.weight": ("B", "linear"),
@@ -97,8 +100,10 @@ def _parameter(stored: str, config: AdapterConfig, path: Path) -> str | None:
     return parameter_at(stored, targets, str(path)) if is_of_parameter(stored, targets) else None
 
 
-def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
-    """Module name -> its tensors, in natural order; only names and shapes are read.
+def read_header(path: Path, config: AdapterConfig) -> tuple[dict[str, StoredModule], tuple[str, ...]]:
+    """Module name -> its tensors, in natural order; and tensors beside the update. Only names and shapes are read.
+
+    Beside it lie the head of a classifier (`AdapterConfig.heads`), and embeddings that PEFT saves whole (save_embedding_layers).
 
     Raises:
         AdapterError: a tensor that is not a LoRA factor, a factor without its counterpart, a shape that does not fit.
@@ -106,7 +111,7 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
     pairs: dict[str, dict[str, str]] = {}
     kinds: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    others: list[str] = []
+    others: dict[str, tuple[int, ...]] = {}
     with opened(path) as file:
         for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
             if match := FACTOR.fullmatch(name):
@@ -115,9 +120,13 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
                 kinds[module] = kind
                 shapes[name] = tuple(file.get_slice(name).get_shape())
             elif not name.endswith(VELORA):
-                others.append(name)
+                others[name] = tuple(file.get_slice(name).get_shape())
     frozen: dict[str, list[str]] = {}
-    for name in others:
+    beside: list[str] = []
+    for name, shape in others.items():
+        if is_head(name, config) or (name.endswith(".weight") and len(shape) == 2 and not re.search(WITHIN_LORA, name)):
+            beside.append(name)
+            continue
         owner, _, rest = name.removeprefix(PREFIX).rpartition(FROZEN)
         if owner not in kinds or rest not in ("weight", "bias"):
             raise AdapterError(
@@ -164,7 +173,12 @@ def read_header(path: Path, config: AdapterConfig) -> dict[str, StoredModule]:
             }
             continue
         modules[module] = StoredModule(pair["A"], pair["B"], shape, rank, kinds[module], own)
-    return modules
+    return modules, tuple(beside)
+
+
+def is_head(name: str, config: AdapterConfig) -> bool:
+    """Whether a tensor belongs to one of the adapter's heads."""
+    return any(part in config.heads for part in name.removeprefix(PREFIX).split("."))
 
 
 def stored_tensor(file: Any, name: str, path: Path) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from perdure.errors import DataError
 from perdure.tasks.task import Example, Task, same_task
 
 
@@ -73,6 +74,7 @@ class Prediction:
     """An answer: the label (or generated text); for a choice also the probability of each option in order, and the label's task.
 
     `options` are the (task, label) of the probabilities, one for labels that read the same; empty: all those asked for.
+    `wanted` is the correct answer of a chat as the model would write it (with its reasoning or tool calls); empty: the label.
     For a text learnt as it is: only its negative log-likelihood in `nats` and its number of `tokens`.
     """
 
@@ -82,6 +84,7 @@ class Prediction:
     nats: float | None = None
     tokens: int = 0
     options: tuple[tuple[str, str], ...] = ()
+    wanted: str = ""
 
 
 def best_of_tasks(
@@ -134,6 +137,15 @@ def class_targets(examples: Sequence[Example], classes: Sequence[tuple[str, str]
 def class_loss(score_NC: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of each example against its own task's classes; `batch.extra` has `class_targets`."""
     return functional.cross_entropy(score_NC.masked_fill(~batch.extra["allowed"], -torch.inf), batch.extra["targets"])
+
+
+def refuse_chats(task: Task, kind: str) -> None:
+    """Raise DataError for a task of chats, which `kind` of model does not read."""
+    if task.chats:
+        raise DataError(
+            f"Task '{task.name}': chats need a language model with a chat template (backbone.kind=causal, a model tuned for "
+            f"chat); {kind} reads texts and labels."
+        )
 
 
 class Backbone(Protocol):

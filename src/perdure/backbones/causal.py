@@ -5,14 +5,19 @@ The loss is over the answer's tokens, its end included; answers are ranked among
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch
+from perdure.backbones.chat_tasks import NO_TEMPLATE, ChatTasks
+from perdure.backbones.chats import ChatFormat, Learn
 from perdure.backbones.device import model_device
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
@@ -20,7 +25,9 @@ from perdure.backbones.mixing import attention_window, reads_neighbours, takes_n
 from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import label_tree, packed_scores
+from perdure.backbones.templates import check_args, digest, pin_date
 from perdure.backbones.tokens import PromptFormat, padded
+from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example
 
 LONGEST = "backbone.max_length + max_new_tokens"
@@ -39,6 +46,18 @@ class CausalSettings(LanguageSettings):
     """between a plain prompt and its answer."""
     loss_on: Literal["completion", "all"] = "completion"
     """'completion', or 'all' for the prompt's tokens too."""
+    learn: Learn = "last"
+    """which assistant turns of a chat are learnt: the 'last', 'all', or 'weighted': all but those with `weight: 0` (the key
+    of OpenAI's and Mistral's files). The last turn is the one that is answered and scored."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """further arguments of the chat template, such as {enable_thinking: false}, the same in training, answering and serving."""
+    template_date: str | None = None
+    """today's date for a chat template that writes it into prompts, YYYY-MM-DD; None = the day the run begins, recorded."""
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_date(cls, value: str | None) -> str | None:
+        return value if value is None else datetime.date.fromisoformat(value).isoformat()
 
 
 class CausalLM(LanguageModel):
@@ -47,8 +66,15 @@ class CausalLM(LanguageModel):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
         super().__init__(model, tokenizer, settings)
         chat = bool(tokenizer.chat_template) if settings.chat is None else settings.chat
-        self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator)
+        if not chat and (settings.template_args or settings.template_date):
+            raise ConfigError("backbone.template_args and template_date belong to a chat template, and none is used.")
+        if chat:
+            date = pinned(tokenizer, settings)
+            self.settings = settings = settings.model_copy(update={"template_date": date})
+        self.format = PromptFormat(tokenizer, chat, settings.system, settings.separator, settings.template_args)
         self.gap = "" if chat else settings.separator
+        self.template = digest(tokenizer) if chat else None
+        self.reads_chats = chat
         self._loss_on = settings.loss_on
         longest = settings.max_length + settings.max_new_tokens
         other = reads_neighbours(model) or takes_no_positions(model)
@@ -69,6 +95,13 @@ class CausalLM(LanguageModel):
         check_vocabulary(model, tokenizer, settings.model)
         return cls(model, tokenizer, settings)
 
+    @cached_property
+    def chats(self) -> ChatTasks:  # pyright: ignore[reportIncompatibleMethodOverride]  (a property that is kept)
+        """How chats are read; DataError without a chat template, or with backbone.chat=false."""
+        if not self.reads_chats:
+            raise DataError(NO_TEMPLATE)
+        return ChatTasks(chat_format(self.tokenizer, self.settings), self.settings)  # pyright: ignore[reportArgumentType]
+
     def _batch(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], examples: Sequence[Example] = ()
     ) -> Batch:
@@ -77,12 +110,35 @@ class CausalLM(LanguageModel):
         everything = self._loss_on == "all" and examples
         starts = torch.tensor([1 if everything else len(prompt) for prompt in prompts])
         targets = mask & (torch.arange(ids.shape[1]) >= starts[:, None])
+        if examples and not everything:
+            targets = self._targets(rows, targets, examples)
         predicting = targets.roll(-1, dims=1)  # the position before each target; the first column is never a target
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         extra = {"predicting": predicting, "answers": ids[targets]}
         return Batch(examples, inputs, int(targets.sum()), mask, extra=extra).to(model_device(self.model))
 
+    def _targets(self, rows: Sequence[list[int]], targets: Tensor, examples: Sequence[Example]) -> Tensor:
+        """The targets [N, length] of training: in chats the turns that are learnt, elsewhere `targets`."""
+        for row, example in enumerate(examples):
+            task = self._tasks.get(example.task)
+            if task and task.chats and not task.labels:
+                learnt = torch.tensor(self.chats.learnt(example))
+                targets[row, : len(rows[row])] = learnt
+                targets[row, 0] = False  # nothing comes before the first token
+        return targets
+
     def _packed(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None
     ) -> Tensor:
         return packed_scores(self.model, prompts, label_tree(completions), self.settings.label_score, prefix)
+
+
+def pinned(tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> str | None:
+    """Check the template's arguments and pin its date; the date, None if it reads none. For errors see `templates`."""
+    check_args(tokenizer, settings.template_args)
+    return pin_date(tokenizer, settings.template_date)
+
+
+def chat_format(tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> ChatFormat:
+    """How the settings write chats, with a tokenizer whose date is pinned."""
+    return ChatFormat(tokenizer, settings.system, settings.template_args, settings.learn)

@@ -11,7 +11,7 @@ import inspect
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from perdure.backbones.base import (
     class_loss,
     class_targets,
     most_probable,
+    refuse_chats,
 )
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained, reading_explained
@@ -116,6 +117,7 @@ class Encoder(PretrainedBackbone):
             DataError: a task without labels, or two labels of a task that have the same text once tokenised.
         """
         for task in tasks:
+            refuse_chats(task, "an encoder")
             if not task.labels:
                 fix = without_labels(task)
                 raise DataError(
@@ -167,7 +169,7 @@ class Encoder(PretrainedBackbone):
         return [array("i", ids) for ids in rows]  # a ninth of a list's memory
 
     def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
-        options = {"return_attention_mask": False, "return_token_type_ids": False}
+        options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False}
         return self.tokenizer(texts, truncation=True, max_length=length, **options)["input_ids"]  # pyright: ignore[reportReturnType]
 
     @property

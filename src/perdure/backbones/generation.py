@@ -13,6 +13,8 @@ from perdure.backbones.device import model_device
 from perdure.backbones.prefix import Prefix
 from perdure.backbones.tokens import padded
 
+GENERATION_FILE = "generation_config.json"
+
 
 def greedy(
     model: Any,
@@ -20,16 +22,17 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     prefix: Prefix | None = None,
+    more_stops: Sequence[int] = (),
 ) -> list[str]:
     """What the model writes after each prompt, without special tokens.
 
     A decoder's prompts are padded on the left and the answer is cut at the padded length, so no prompt text can leak into
     it. An encoder-decoder's go to the encoder, padded on the right; its answer begins after the start token. What all prompts
-    begin with may be given as `prefix`.
+    begin with may be given as `prefix`; `more_stops` end an answer besides the end tokens of tokenizer and model.
     """
     encodes, pad = model.config.is_encoder_decoder, tokenizer.pad_token_id
     ids, real = _padded(model, prompts, pad, prefix)
-    stops = _stops(model, tokenizer)
+    stops = [*_stops(model, tokenizer), *more_stops]
     written = _generated(model, ids, real, pad, prefix, max_new_tokens=max_new_tokens, eos_token_id=stops)
     rows = _until(written[:, 1 if encodes else ids.shape[1] :], stops)
     return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
@@ -65,6 +68,19 @@ def _until(written: Tensor, stops: Sequence[int]) -> list[list[int]]:
     return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
 
 
+def as_scored(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> dict[str, Any]:
+    """The generation_config.json with which `model.generate` writes what `greedy` does."""
+    start = decoder_start(model.generation_config, model.config) if model.config.is_encoder_decoder else None
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": _stops(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        **({} if start is None else {"decoder_start_token_id": start}),
+    }
+
+
 def first_scores(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -80,6 +96,18 @@ def first_scores(
     return given.sequences[0, -steps:], torch.stack([step[0] for step in given.logits]).float().log_softmax(dim=-1)
 
 
+def decoder_start(*stated: Any) -> int | None:
+    """The token before an encoder-decoder's answer, by the first of the configurations that names one.
+
+    T5Gemma's is its decoder's beginning of text.
+    """
+    for config in stated:
+        for holder, key in ((config, "decoder_start_token_id"), (getattr(config, "decoder", None), "bos_token_id")):
+            if (start := getattr(holder, key, None)) is not None:
+                return int(start)
+    return None
+
+
 def _padded(model: Any, prompts: Sequence[Sequence[int]], pad: Any, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
     """Ids and the mask of real positions. Padding stands behind a prefix: positions are counted over real ones alone."""
     if prefix is None:
@@ -92,7 +120,7 @@ def _padded(model: Any, prompts: Sequence[Sequence[int]], pad: Any, prefix: Pref
 def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, prefix: Prefix | None, **options: Any) -> Any:
     """Generation with these options alone, greedy unless they say otherwise, whatever the model's own generation settings."""
     given, device = model.generation_config, model_device(model)
-    start = getattr(given, "decoder_start_token_id", None)
+    start = decoder_start(given, model.config)
     model.generation_config = GenerationConfig(
         **{"do_sample": False, "num_beams": 1, "pad_token_id": pad, "decoder_start_token_id": start, **options}
     )

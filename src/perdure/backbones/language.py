@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
+from perdure.backbones.chat_tasks import ReadsChats
 from perdure.backbones.device import autocast
-from perdure.backbones.generation import greedy
+from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
@@ -22,10 +25,11 @@ from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import AS_WRITTEN, normalise
 from perdure.backbones.tokens import in_batches, shortened
 from perdure.errors import DataError
+from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(Sharing, ABC):
+class LanguageModel(ReadsChats, Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
     gap = ""
@@ -56,6 +60,9 @@ class LanguageModel(Sharing, ABC):
             self._tasks[task.name] = task
             self._check_labels(task)
             examples = (*task.train, *task.validation, *task.test)
+            if task.chats:
+                self._prepare_chats(task)
+                continue
             if task.learns_text:  # tokenised when needed; here only counted
                 self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
                 continue
@@ -68,7 +75,7 @@ class LanguageModel(Sharing, ABC):
 
     def _try_reading(self) -> None:
         """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
-        task = next(iter(self._tasks.values()), None)
+        task = next((task for task in self._tasks.values() if task.train[0].text != NO_CHAT), None)
         if self._reads or task is None:
             return
         with reading_explained(self.settings.model, self.model), torch.no_grad():
@@ -134,7 +141,7 @@ class LanguageModel(Sharing, ABC):
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""
         asked = self._tasks[task]
-        prompts = [self._prompt(asked.prompt(e.text)) for e in batch.examples]
+        prompts = [self._presented(asked, e) for e in batch.examples]
         return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
@@ -190,8 +197,9 @@ class LanguageModel(Sharing, ABC):
         name but no label's text becomes empty: scores compare names, so it would count as right.
         """
         names = {normalise(label) for task in tasks for label in task.labels}
+        ends = {"stops": [self.chats.form.stop]} if any(self._is_chat(e, tasks) for e in examples) else {}
         with autocast(self.model, self.precision):
-            written = self._generate(prompts)
+            written = self._generate(prompts, **ends)
         if not any(task.metric in AS_WRITTEN for task in tasks):
             written = [text.strip() for text in written]
         answers = []
@@ -203,11 +211,20 @@ class LanguageModel(Sharing, ABC):
                 for label, label_text in reversed(list(zip(task.labels, _label_texts(task, example.text), strict=True)))
             }
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
-            answers.append(Prediction(label, (), task))
+            answers.append(Prediction(label, (), task, wanted=self._wanted(example)))
         return answers
 
-    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
-        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix)
+    def generation_settings(self) -> dict[str, Any]:
+        """What a model written out needs in its generation_config.json to answer as this one."""
+        return as_scored(self.model, self.tokenizer, self.settings.max_new_tokens)
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
+        """See `PretrainedBackbone`; with the settings by which answers were written and scored."""
+        super().save(folder, state_dict)
+        (folder / GENERATION_FILE).write_text(json.dumps(self.generation_settings(), indent=2) + "\n")
+
+    def _generate(self, prompts: Sequence[list[int]], stops: Sequence[int] = ()) -> list[str]:
+        written = greedy(self.model, self.tokenizer, prompts, self.settings.max_new_tokens, self._prefix, stops)
         return [text.removeprefix(self.gap) for text in written]
 
     def token_losses(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
@@ -265,6 +282,12 @@ class LanguageModel(Sharing, ABC):
         task = self._tasks.get(example.task) or (tasks[0] if len(tasks) == 1 else None)
         if task and task.learns_text:
             return self.format.start()
+        return self._presented(task, example)
+
+    def _presented(self, task: Task | None, example: Example) -> list[int]:
+        """Ids of the example's prompt as `task` presents it; a chat is its own prompt, whichever task asks."""
+        if self._is_chat(example, [task] if task else []):
+            return self.chats.prompt(example.text)
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
@@ -279,6 +302,8 @@ class LanguageModel(Sharing, ABC):
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
             return self.format.plain(example.text)[: self.settings.max_length]
+        if task and task.chats and not task.labels:
+            return self.chats.answer(example)
         if task and text in task.labels:
             text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:

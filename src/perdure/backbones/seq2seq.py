@@ -16,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from perdure.backbones.base import Batch
 from perdure.backbones.device import model_device
+from perdure.backbones.generation import decoder_start
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.mixing import attention_window, counts_places, reads_neighbours
@@ -40,12 +41,12 @@ class Seq2SeqLM(LanguageModel):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Seq2SeqSettings) -> None:
         super().__init__(model, tokenizer, settings)
         self.format = EncoderDecoderFormat(tokenizer)
-        start = getattr(model.config, "decoder_start_token_id", None)
+        start = decoder_start(model.config, model.generation_config)
         if start is None:
             raise ConfigError(
                 f"'{settings.model}' names no start token for its decoder; set `decoder_start_token_id` in its config.json."
             )
-        self.start = int(start)
+        self.start = start
         decoder = model.get_decoder()  # the encoder reads prompts alone: it may mix them as it likes
         self._refuse_packing(reads_neighbours(decoder) or counts_places(decoder))
         if (window := attention_window(decoder)) is not None and window < settings.max_new_tokens:

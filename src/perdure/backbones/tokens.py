@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import torch
 from jinja2 import TemplateError
@@ -99,6 +99,7 @@ class PromptFormat:
         chat: wrap the text as a user message in the tokenizer's chat template.
         system: system message before it; None = the template's default.
         separator: between a plain prompt and its answer; replaces spaces at the prompt's end.
+        args: further arguments of the chat template.
 
     Raises:
         ConfigError: chat without a template, or a system message without chat or that the template rejects.
@@ -108,6 +109,7 @@ class PromptFormat:
     chat: bool = False
     system: str | None = None
     separator: str = " "
+    args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chat and not self.tokenizer.chat_template:
@@ -154,7 +156,7 @@ class PromptFormat:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages.append({"role": "user", "content": text})
         try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)  # pyright: ignore[reportReturnType]
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self.args)  # pyright: ignore[reportReturnType]
         except TemplateError as error:
             setting, fix = ("system", "Remove it") if self.system is not None else ("chat", "Set it to false")
             raise ConfigError(

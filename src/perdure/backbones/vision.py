@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable
+from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable, refuse_chats
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
 from perdure.backbones.load_errors import reading_explained
@@ -128,6 +128,7 @@ class Vision(PretrainedBackbone):
             DataError: a task without labels, a class without training images, an image that cannot be read.
         """
         for task in tasks:
+            refuse_chats(task, "a vision model")
             if not task.labels:
                 raise DataError(
                     f"Task '{task.name}' has no labels; an image task needs classes to tell apart"

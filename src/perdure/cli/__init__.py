@@ -70,7 +70,6 @@ def run(
     config = load_config(source, overrides)
     if bad_rows:
         config = config.model_copy(update={"tasks": tuple(task.with_bad_rows(bad_rows) for task in config.tasks)})
-
     from perdure.commands.learn import run_config
 
     RUN_FOLDERS.append(out)
@@ -108,18 +107,6 @@ def resume(
     report = options.progress_reporter(progress, folder.name, folder, tracker)
     found = resume_run(folder, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
     options.show_scores(found, progress)
-
-
-@app.command()
-def scores(folder: options.Run, as_json: options.AsJson = False) -> None:
-    """Show the score matrix and metrics of a run."""
-    from perdure.state.scores import class_scores, read_scores
-
-    found = read_scores(folder)
-    if as_json:
-        options.print_json({**found.as_dict(), "classes": class_scores(folder)})
-    else:
-        options.show_scores(found)
 
 
 @app.command()

@@ -75,6 +75,12 @@ def merge(
     rule: Annotated[
         str | None, typer.Option(help="Merge rule, see docs/merging.md; 'guarded' needs --tasks and --backbone.")
     ] = None,
+    like: Annotated[
+        Literal["peft", "mergekit"] | None,
+        typer.Option(
+            help="Take --rule and --set by the names, options and defaults of this tool, see docs/merging.md."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the rule, such as density=0.3.")] = None,
     base: Base = None,
@@ -105,6 +111,7 @@ def merge(
     request = Request(
         adapters=tuple(adapters or ()),
         rule=rule,
+        like=like,
         out=out,
         settings=tuple(set_ or ()),
         base=base,

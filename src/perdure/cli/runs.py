@@ -1,4 +1,4 @@
-"""Commands on an existing run: add, rollback, predict, show, repair. Heavy modules are imported only when needed."""
+"""Commands on an existing run: scores, show, add, rollback, predict, repair. Heavy modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from perdure.cli import options
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, DataError
 from perdure.files.terminal import visible
+
+SHOWN = 20  # rows that could not be read
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Register add, rollback, predict, show and repair."""
-    for command in (add, rollback, predict, show, repair):
+    """Register every command on a run."""
+    for command in (scores, show, add, rollback, predict, repair):
         app.command()(command)
 
 
@@ -89,33 +91,66 @@ def rollback(run: options.Run, to: Annotated[str, typer.Option(help="Last task t
 
 def predict(
     run: options.Run,
-    file: Annotated[Path, typer.Argument(help="Inputs: .jsonl, .json, .csv, .tsv or .parquet; labels optional.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Inputs: .jsonl, .json, .csv, .tsv or .parquet, labels optional; - for standard input."),
+    ],
     task: Annotated[str | None, typer.Option(help="Task whose labels to choose from.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL file to write. [default: standard output]")] = None,
     text_field: Annotated[str | None, typer.Option(help="Name of the text field, if it is not a usual one.")] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the input file.")] = "utf-8",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Predict with the run's deployed model: one JSON object per input, with probabilities."""
+    """Predict with the run's deployed model: one JSON object per input, with probabilities.
+
+    Rows that cannot be read are left out and named; the exit status is then 4.
+    """
     from perdure.commands.predict import as_line, share_right, write_predictions
     from perdure.commands.predict import predict as answer_all
     from perdure.files.output import check_file
 
     if out is not None:
         check_file(out, [run, file], overwrite)
-    rows = answer_all(run, file, task=task, text_field=text_field, encoding=encoding)
+    bad: list[str] = []
+    rows = answer_all(run, file, task=task, text_field=text_field, encoding=encoding, bad=bad)
     if out is None:
         for row in rows:
             typer.echo(visible(as_line(row)))
-        return
-    write_predictions(out, rows, overwrite)
-    known = share_right(rows)
-    accuracy = f"; {100 * known[0]:.1f} % of {known[1]} labelled inputs correct" if known else ""
-    typer.echo(f"Wrote {len(rows)} predictions to {out}{accuracy}")
+    elif rows:
+        write_predictions(out, rows, overwrite)
+        known = share_right(rows)
+        accuracy = f"; {100 * known[0]:.1f} % of {known[1]} labelled inputs correct" if known else ""
+        typer.echo(f"Wrote {len(rows)} predictions to {out}{accuracy}")
+    if bad:
+        more = f"\n... and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise DataError("\n".join(bad[:SHOWN]) + f"{more}\n{len(bad)} rows were left out, {len(rows)} answered.")
 
 
-def show(run: options.Run, as_json: options.AsJson = False) -> None:
+def scores(run: options.Run, as_json: options.AsJson = False) -> None:
+    """Show the score matrix and metrics of a run."""
+    from perdure.state.scores import class_scores, read_scores
+
+    found = read_scores(run)
+    if as_json:
+        options.print_json({**found.as_dict(), "classes": class_scores(run)})
+    else:
+        options.show_scores(found)
+
+
+def show(
+    run: options.Run,
+    as_json: options.AsJson = False,
+    serve: Annotated[bool, typer.Option(help="Print how to serve its chats, for transformers and vLLM.")] = False,
+    task: Annotated[str | None, typer.Option(help="With --serve: the task to answer.")] = None,
+) -> None:
     """Show a run: method, model, tasks with scores, sizes, warnings, and possible next commands."""
+    if task is not None and not serve:
+        raise ConfigError("--task chooses what --serve shows; add --serve.")
+    if serve:
+        from perdure.commands.serve import serving
+
+        typer.echo(visible(serving(run, task)))
+        return
     from perdure.commands.show import describe_run, run_lines
 
     found = describe_run(run)

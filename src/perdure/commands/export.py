@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -77,26 +77,27 @@ def export(
     check_apart(out, [folder, base])
     check_result(facts.modules, out, base, rank, overwrite)
     if base is not None and isinstance(source, _Deployed):
-        facts = replace(facts, notes=(*facts.notes, *_check_base(source.store, base)))
+        notes, generation = _check_base(source.store, base)
+        facts = replace(facts, notes=(*facts.notes, *notes), generation=generation)
     return write_result(source, facts, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
 
 
-def _check_base(store: Store, base: str | Path) -> tuple[str, ...]:
-    """Compare the base's fingerprint with the run's; a note where that is not possible."""
+def _check_base(store: Store, base: str | Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    """Compare the base's fingerprint with the run's; a note where that is not possible. And how a language model answered."""
     config, known = learner_config(store), store.initial.get("base")
     if known is None or config.backbone.get("quantization", "none") != "none":
-        return (
-            "Whether the base is the one the run was trained on was not checked: the run has no fingerprint of full weights.",
-        )
+        note = "Whether the base is the one the run was trained on was not checked: the run has no fingerprint of full weights."
+        return (note,), None
     settings = {key: value for key, value in config.backbone.items() if key != "revision"}
     backbone = {**settings, "kind": backbone_kind(config.backbone), "model": str(base)}
-    model, _ = load_learner(config.model_copy(update={"backbone": backbone}), ())
+    model, backbone_of_run = load_learner(config.model_copy(update={"backbone": backbone}), ())
     if (actual := model.fingerprint()) != known:
         raise RunMismatch(
             f"'{base}' is not the base that the run in '{store.folder}' was trained on: its fingerprint is {actual[:12]}, "
             f"the run's {known[:12]}. The result is right on that base only: give it with --base."
         )
-    return ()
+    answering = getattr(backbone_of_run, "generation_settings", None)
+    return (), answering() if answering else None
 
 
 def _own_base(source: State | _Deployed) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from perdure.adapters.folder import frozen_beside
+from perdure.adapters.beside import frozen_beside
 from perdure.errors import ConfigError
 from perdure.files.output import check_apart
 from perdure.merging.folders import check_form, facts_of

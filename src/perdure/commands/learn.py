@@ -26,6 +26,7 @@ from perdure.state.gate import OPEN, Gate
 from perdure.state.reopen import (
     check_base_there,
     check_pooling,
+    check_template,
     initial_config,
     learner_config,
     load_configured_suite,
@@ -147,6 +148,7 @@ def run_config(
         model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
         if store.exists:
             check_pooling(store, backbone)
+            check_template(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
         protects = config.protect.base is not None and not (store.exists and store.stages())

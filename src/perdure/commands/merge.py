@@ -16,9 +16,11 @@ from perdure.commands.input_moments import measured_moments, read_moments
 from perdure.errors import ConfigError, UnknownName
 from perdure.merging.folders import merge_folders
 from perdure.merging.guarded import Guard
+from perdure.merging.like import Liked, rule_like
 from perdure.merging.merge_file import Override, read_merge_file
 from perdure.merging.result import MergeReport
 from perdure.merging.rules import CovarianceGain, Rule, rule_named
+from perdure.merging.sources import largest_rank
 from perdure.merging.state import merge_into
 from perdure.settings.read import parse_overrides
 from perdure.tasks.task import Task
@@ -32,6 +34,7 @@ def merge(
     rule: str = "sum",
     settings: Mapping[str, Any] | None = None,
     *,
+    like: str | None = None,
     base: str | None = None,
     rank: int | None = None,
     dtype: str | None = None,
@@ -43,6 +46,7 @@ def merge(
 
     Args:
         rule: see docs/merging.md; `settings` are its own, such as {"density": 0.3} for 'ties'.
+        like: 'peft' or 'mergekit': `rule` and `settings` are that tool's, with its defaults.
         base: a base model: write the whole model with the merged update in its weights.
         rank: of the adapter; required for rules whose result is not low rank.
         dtype: of what is written: 'fp32', 'bf16' or 'fp16'.
@@ -56,11 +60,12 @@ def merge(
         raise UnknownName("dtype", dtype, DTYPES)
     if tasks and rule != "guarded":
         raise ConfigError(f"Rule '{rule}' scores no tasks; leave `tasks` out, or merge with rule='guarded'.")
-    common = Request(base=base, rank=rank, dtype=DTYPES[dtype] if dtype else None, overwrite=overwrite).output()
-    chosen = _rule_or_guard(rule, settings or {})
+    chosen = _rule_or_guard(rule, settings or {}, like=like)
+    request = Request(base=base, rank=rank, dtype=DTYPES[dtype] if dtype else None, overwrite=overwrite)
     if isinstance(chosen, Guard):
-        return guarded_folders(adapters, tasks, backbone, out, chosen, **common)
-    return merge_folders(adapters, out, chosen, **common)
+        return guarded_folders(adapters, tasks, backbone, out, chosen, **request.output())
+    request = replace(request, rank=_rank(chosen, adapters, base, rank))
+    return merge_folders(adapters, out, chosen.rule, **request.output())
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Request:
 
     adapters: tuple[str, ...] = ()
     rule: str | None = None
+    like: str | None = None
     out: Path | None = None
     settings: tuple[str, ...] = ()
     base: str | None = None
@@ -124,15 +130,16 @@ def run_merge(request: Request) -> Outcome:
         return _one_more(request, request.into)
     if request.weight != 1.0 or request.again:
         raise ConfigError("--weight and --again are for --into; else give weights with --set weights=[...].")
-    request, rule = _with_file(request)
-    if not isinstance(rule, Guard) and (request.tolerance is not None or request.confidence is not None):
+    request, chosen = _with_file(request)
+    if not isinstance(chosen, Guard) and (request.tolerance is not None or request.confidence is not None):
         raise ConfigError("--tolerance and --confidence are for --rule guarded.")
     if request.out is None:
         raise ConfigError("No output folder: give one with --out.")
-    if isinstance(rule, Guard):
-        return _guarded(request, request.out, rule)
-    output = request.output()
-    moments = _moments(request, rule)
+    if isinstance(chosen, Guard):
+        return _guarded(request, request.out, chosen)
+    rank = _rank(chosen, request.adapters, request.base, request.rank)
+    output = {**request.output(), "rank": rank}
+    moments, rule = _moments(request, chosen.rule), chosen.rule
     report = merge_folders(request.adapters, request.out, rule, overrides=request.overrides, moments=moments, **output)
     return Outcome(tuple(lines_of(report)), report.as_json())
 
@@ -152,11 +159,17 @@ def lines_of(report: MergeReport) -> list[str]:
 
 
 def _rule_or_guard(
-    name: str, settings: Mapping[str, Any], tolerance: float | None = None, confidence: float | None = None
-) -> Rule | Guard:
-    """The rule; for 'guarded' its guard, whose settings are overridden by `tolerance` and `confidence`."""
+    name: str,
+    settings: Mapping[str, Any],
+    tolerance: float | None = None,
+    confidence: float | None = None,
+    like: str | None = None,
+) -> Liked | Guard:
+    """The rule, in the words of `like` if given; for 'guarded' its guard, with `tolerance` and `confidence` if given."""
+    if like is not None:
+        return rule_like(like, name, settings)
     if name != "guarded":
-        return rule_named(name, settings)
+        return Liked(rule_named(name, settings))
     if unknown := sorted(set(settings) - {"tolerance", "confidence"}):
         raise ConfigError(f"guarded takes a tolerance and a confidence; it has no setting '{unknown[0]}'.")
     for key, value in settings.items():
@@ -166,17 +179,26 @@ def _rule_or_guard(
     return Guard(**{**settings, **{key: value for key, value in given.items() if value is not None}})
 
 
-def _with_file(request: Request) -> tuple[Request, Rule | Guard]:
+def _rank(chosen: Liked, adapters: Sequence[str | Path], base: str | None, rank: int | None) -> int | None:
+    """The rank to write: as asked for, or as the other tool would; None for a model or the smallest exact one."""
+    if isinstance(chosen.rank, int) and not (base is None and rank is None):
+        raise ConfigError("svd_rank writes an adapter of that rank; leave it out, or leave --rank and --base out.")
+    if base is not None or rank is not None:
+        return rank
+    return largest_rank(adapters) if chosen.rank == "largest" else chosen.rank
+
+
+def _with_file(request: Request) -> tuple[Request, Liked | Guard]:
     """The request, completed from its merge file, and the rule."""
     settings = parse_overrides(list(request.settings))
     options = (request.tolerance, request.confidence)
     if request.file is None:
         if request.rule is None:
             raise ConfigError("No rule: give one with --rule NAME, or a merge file with --file MERGE.yaml.")
-        return request, _rule_or_guard(request.rule, settings, *options)
+        return request, _rule_or_guard(request.rule, settings, *options, request.like)
     written = read_merge_file(request.file)
-    if request.rule is not None or settings:
-        raise ConfigError("The merge file states the rule and its settings; leave --rule and --set out.")
+    if request.rule is not None or settings or request.like is not None:
+        raise ConfigError("The merge file states the rule and its settings; leave --rule, --set and --like out.")
     if request.adapters and written.adapters:
         raise ConfigError("The merge file lists the adapters; name them there or on the command line, not twice.")
     if written.dtype not in (None, *DTYPES):
@@ -187,10 +209,10 @@ def _with_file(request: Request) -> tuple[Request, Rule | Guard]:
         adapters=request.adapters or tuple(source.path for source in written.adapters),
         out=request.out or (Path(written.out) if written.out else None),
         dtype=request.dtype or (DTYPES[written.dtype] if written.dtype else None),
-        overrides=written.overrides,
+        overrides=written.spelt_out(),
         **{key: getattr(request, key) or getattr(written, key) for key in keys},
     )
-    if written.rule != "guarded":
+    if written.rule != "guarded" or written.like is not None:
         return filled, written.chosen()
     if written.overrides or any(source.weight is not None for source in written.adapters):
         raise ConfigError(f"{request.file}: guarded finds the scales itself; it takes no weights and no overrides.")
@@ -200,20 +222,26 @@ def _with_file(request: Request) -> tuple[Request, Rule | Guard]:
 def _one_more(request: Request, into: Path) -> Outcome:
     if len(request.adapters) != 1:
         raise ConfigError("--into merges one adapter into a state; give exactly one.")
-    useful = {"adapters", "rule", "settings", "into", "weight", "again"}
+    useful = {"adapters", "rule", "like", "settings", "into", "weight", "again"}
     others = [each for each in fields(request) if each.name not in useful]
     if given := [f"--{each.name}" for each in others if getattr(request, each.name) != each.default]:
         raise ConfigError(
             f"{given[0]} has no meaning with --into; leave it out, and write the state out with `perdure export`."
         )
-    if request.rule == "guarded":
+    if request.rule == "guarded" and request.like is None:
         raise ConfigError(
             "'guarded' scores all tasks again for every adapter; it cannot be kept in a state. Merge all at once."
         )
-    if request.settings and request.rule is None:
-        raise ConfigError("--set belongs to --rule; the state keeps its own settings.")
-    rule = rule_named(request.rule, parse_overrides(list(request.settings))) if request.rule else None
-    state = merge_into(into, request.adapters[0], rule, weight=request.weight, again=request.again)
+    if (request.settings or request.like) and request.rule is None:
+        raise ConfigError("--set and --like belong to --rule; the state keeps its own settings.")
+    settings = parse_overrides(list(request.settings))
+    chosen = _rule_or_guard(request.rule, settings, like=request.like) if request.rule else None
+    assert not isinstance(chosen, Guard), "refused above"
+    if chosen is not None and isinstance(chosen.rank, int):
+        raise ConfigError("A state has no rank; leave svd_rank out, and give --rank to `perdure export`.")
+    state = merge_into(
+        into, request.adapters[0], chosen.rule if chosen else None, weight=request.weight, again=request.again
+    )
     about, size = state.about, (state.folder / state.about.file).stat().st_size
     text = (
         f"{state.folder} now holds {about.count} adapter(s), merged by {about.rule}: {size / 1e6:.1f} MB, "

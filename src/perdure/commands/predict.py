@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure.backbones.base import Backbone, Prediction
 from perdure.backbones.language import LanguageModel
+from perdure.commands.inputs import Input, read_inputs
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.files.durable import write_text
 from perdure.files.output import check_file
@@ -17,9 +18,7 @@ from perdure.settings.read import validate
 from perdure.state.record import load_deployed
 from perdure.state.reopen import known_tasks, reopened_model
 from perdure.state.store import Store
-from perdure.tasks.sources.files import image_in
-from perdure.tasks.sources.formats import input_format
-from perdure.tasks.sources.rows import read_rows
+from perdure.tasks.chats import one_turn
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, named_by_number, same_task, version
 from perdure.training.evaluation import answer
@@ -27,26 +26,30 @@ from perdure.training.evaluation import answer
 
 def predict(
     run: str | Path,
-    inputs: str | Path | Sequence[str],
+    inputs: str | Path | Sequence[str | Mapping[str, Any]],
     *,
     task: str | None = None,
     tasks: Sequence[Task] = (),
     text_field: str | None = None,
     encoding: str = "utf-8",
+    bad: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The answers of the run's model, after its last finished stage, for the inputs in order.
 
-    A row holds `input`; for classes `label` and `probabilities` (label -> share), for free texts `text`; `expected` if the
-    file has labels; and `task` if several tasks' labels compete.
+    A row holds `input` (of a chat, the fields of its record instead); for classes `label` and `probabilities` (label -> share),
+    for free texts `text`; `expected` if the file has labels; `task` if several tasks' labels compete; and the record's other
+    fields, such as an id (one whose name is taken stands under `fields`).
 
     Args:
-        inputs: a data file like those of tasks, labels optional; or texts.
+        inputs: a data file like those of tasks, labels optional; "-" for JSON lines on standard input; or texts and chats.
         task: whose labels to choose from; 'reviews' means its newest version, 'reviews@1' the first. Not needed if the run
             learnt one task, or was scored among the labels of all (`evaluation.labels: seen`), deploys one update and presents
             all tasks in the same way.
         tasks: those given from Python; only models that answer from training examples (vision) need them.
         text_field: the name of the text's field, if it is not a usual one.
         encoding: of the file.
+        bad: gets a message, with the line, for each row that cannot be read or answered, which is left out; None: the first one
+            is an error.
 
     Raises:
         StoreError: no finished stage, or a damaged one. RunMismatch: the base model changed since the run began.
@@ -59,17 +62,22 @@ def predict(
     begun = {spec["name"]: spec for spec in about["config"]["tasks"]}
     without_fields = {"name": names[0], "train": "as usual"}  # of a suite, or given from Python
     spec = validate(TaskSpec, about["added"].get(names[0]) or begun.get(names[0]) or without_fields)
-    rows = _inputs(inputs, spec.model_copy(update={"text_field": text_field}) if text_field else spec, encoding)
+    spec = spec.model_copy(update={"text_field": text_field}) if text_field else spec
+    chats = bool(about["asked"][names[0]].get("chats"))
+    rows = read_inputs(inputs, spec, encoding, chats, bad)
     store.verify()
     model, backbone = reopened_model(store)
     backbone.prepare(known_tasks(store, backbone, names, tasks))
     deployed = load_deployed(store)
     if len(names) > 1 and (isinstance(deployed, PerTask) or _prompts_differ(backbone, about["asked"], names)):
         raise _task_needed(store, names)  # the run was scored with each task's own update or prompt
-    examples = [Example(text, "", names[0]) for text, _ in rows]
-    predictions = answer(model, backbone, deployed, examples, names)
+    if chats and isinstance(backbone, LanguageModel):
+        rows = _answerable(rows, backbone, bad)
     labels = {name: list(about["asked"][name]["labels"]) for name in names}
-    return [_row(text, expected, p, labels) for (text, expected), p in zip(rows, predictions, strict=True)]
+    known = chats and not labels[names[0]]  # the answer as the model would write it
+    examples = [Example(row.text, (row.expected or "") if known else "", names[0]) for row in rows]
+    predictions = answer(model, backbone, deployed, examples, names)
+    return [_row(row, chats, p, labels) for row, p in zip(rows, predictions, strict=True)]
 
 
 def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: bool = False) -> None:
@@ -79,8 +87,8 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]], overwrite: 
 
 
 def as_line(row: Mapping[str, Any]) -> str:
-    """A row as JSON."""
-    return json.dumps(row, ensure_ascii=False)
+    """A row as JSON; what JSON cannot hold (a date of a Parquet file) as text."""
+    return json.dumps(row, ensure_ascii=False, default=str)
 
 
 def share_right(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None:
@@ -126,7 +134,7 @@ def _check_answerable(asked: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _prompts_differ(backbone: Backbone, asked: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether these tasks have different templates, or some of them free answers; encoders read only the text."""
-    ways = {(asked[name]["template"], bool(asked[name]["labels"])) for name in names}
+    ways = {(asked[name]["template"], bool(asked[name]["labels"]), asked[name].get("chats", False)) for name in names}
     return len(ways) > 1 and isinstance(backbone, LanguageModel)
 
 
@@ -136,32 +144,34 @@ def _task_needed(store: Store, names: Sequence[str]) -> StoreError:
     )
 
 
-def _inputs(inputs: str | Path | Sequence[str], spec: TaskSpec, encoding: str) -> list[tuple[str, str | None]]:
-    """Texts, each with its correct label if known."""
-    if not isinstance(inputs, (str, Path)):
-        return [(text, None) for text in _texts(inputs)]
-    rows = read_rows(Path(inputs), encoding, "the current folder")
-    form = input_format(spec, rows[0])
-    return [(image_in(Path(inputs).parent, text), label) for text, label in map(form.read_input, rows)]
+def _answerable(rows: Sequence[Input], backbone: LanguageModel, bad: list[str] | None) -> list[Input]:
+    """The chats that the model's template writes within the limit; DataError for another one, unless `bad` collects it."""
+    found = []
+    for row in rows:
+        try:
+            backbone.chats.check(row.text)
+            found.append(row)
+        except DataError as error:
+            if bad is None:
+                raise DataError(f"{row.where}: {error}.") from error
+            bad.append(f"{row.where}: {error}.")
+    return found
 
 
-def _texts(inputs: Iterable[str]) -> list[str]:
-    if isinstance(inputs, Mapping) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
-        raise DataError(
-            f"Cannot answer a {type(inputs).__name__}: give a list of texts (for a data frame df['text'].tolist()), or the path "
-            "of a data file."
-        )
-    texts = list(inputs)
-    if not texts:
-        raise DataError("Nothing to answer: give at least one text.")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"Input {position} is {text!r:.80}: give texts, or the path of a data file.")
-    return texts
+def _row(given: Input, chats: bool, output: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    row = _answered(given, output, labels)
+    if chats:
+        row["input"] = one_turn(given.text) or given.text
+        if given.others:
+            del row["input"]
+    kept = {name: value for name, value in given.others.items() if name not in row}
+    taken = {name: value for name, value in given.others.items() if name in row}
+    return {**kept, **row, **({"fields": taken} if taken else {})}
 
 
-def _row(text: str, expected: str | None, output: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"input": text}
+def _answered(given: Input, output: Prediction, labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"input": given.text}
+    expected = output.wanted or given.expected
     every = [(task, label) for task, own in labels.items() for label in own]
     single = len(labels) == 1
     if not every:

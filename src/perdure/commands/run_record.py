@@ -71,6 +71,7 @@ def run_record(
         **task_record(tasks),
         **({"backbone": _used(settings, backbone)} if isinstance(settings, Settings) else {}),
         **({"pooling": pools} if (pools := getattr(backbone, "pools", None)) else {}),
+        **({"chat_template": template} if (template := getattr(backbone, "template", None)) else {}),
         "adapted": {"targets": model.targets, **reach.as_json(), "notes": notes},
         "base": model.fingerprint(),
         "history": history_record(config, store),

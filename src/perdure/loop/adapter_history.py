@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from perdure.adapters.beside import frozen_beside, same_values
 from perdure.adapters.folder import Adapter, adapter_names, open_adapter, own_update
 from perdure.backbones.base import Backbone
 from perdure.backbones.models import public_name
@@ -22,6 +23,7 @@ from perdure.config.run_config import RunConfig
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.files.durable import sha256
 from perdure.loop.base_task import holding, measuring_on, own_stage
+from perdure.merging.conversion import name_now
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.calls import after_task, consolidated
 from perdure.methods.contract.context import Context
@@ -56,7 +58,7 @@ def history_record(config: RunConfig, store: Store) -> dict[str, str]:
     stages = history_stages(config.history)
     if store.exists and len(store.stages()) >= len(stages):
         return store.initial.get("history", {})
-    adapters = {stage.name: open_adapter(place) for stage, place in zip(stages, config.history, strict=True)}
+    adapters = {stage.name: _opened(place) for stage, place in zip(stages, config.history, strict=True)}
     return {name: hashlib.sha256(f"{sha256(a.file)}{a.config}".encode()).hexdigest() for name, a in adapters.items()}
 
 
@@ -65,11 +67,17 @@ def history_warnings(config: RunConfig, store: Store) -> list[str]:
     if store.exists:
         return []
     base = public_name(str(config.backbone["model"]))
-    named = [(place, open_adapter(place).config.base) for place in config.history]
+    adapters = {place: _opened(place) for place in config.history}
+    named = [(place, adapters[place].config.base) for place in config.history]
     warnings = [
         f"adapter '{place}' names the base '{name}', this run uses '{base}'"
         for place, name in named
         if name and Path(name).name != Path(base).name
+    ]
+    warnings += [
+        f"adapter '{place}' brings a head ({', '.join(adapter.config.heads)}), which a run does not use"
+        for place, adapter in adapters.items()
+        if adapter.config.heads
     ]
     if len(named) > 1 and build_method(config.method).init.continues:
         warnings.append(
@@ -88,9 +96,26 @@ def check_history(config: RunConfig, method: Method, model: AdaptedModel, store:
             f"Method '{method.name}' answers each task with its own adapter; adapters without a task would never "
             "answer. Choose a method that merges."
         )
-    adapters = [open_adapter(place) for place in config.history]
+    adapters = [_opened(place) for place in config.history]
     check_fits(adapters, model)
+    _check_embeddings(adapters, model)
     check_continues(adapters, method, model)
+
+
+def _opened(place: str) -> Adapter:
+    """An adapter of the history; `_check_embeddings` deals with what lies beside its update."""
+    return open_adapter(place, beside=True)
+
+
+def _check_embeddings(history: Sequence[Adapter], model: AdaptedModel) -> None:
+    """Raise AdapterError for an adapter that brings other embeddings than the model's, which its update belongs to."""
+    own = model.plain_state_dict() if any(adapter.beside for adapter in history) else {}
+    for name, brought in frozen_beside(history).items():
+        if name not in own or not same_values(brought.read(), own[name].cpu()):
+            raise AdapterError(
+                f"'{brought.adapter.folder}' brings '{name}' of the model it was trained on, and the run's model has another: "
+                "its vocabulary was resized, or it was trained. Save that model (save_pretrained) and give it as --backbone."
+            )
 
 
 def learn_history(
@@ -109,7 +134,7 @@ def learn_history(
     if not store.manifest["stages"]:
         save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
     for index in range(len(store.stages()), len(stages)):
-        past, stage, adapter = load_past(store, method), stages[index], open_adapter(config.history[index])
+        past, stage, adapter = load_past(store, method), stages[index], _opened(config.history[index])
         update = own_update(adapter, torch.float32)
         remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
@@ -132,6 +157,11 @@ def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
     for adapter, module, entry in ((a, module, entry) for a in history for module, entry in a.modules.items()):
         changes = f"'{adapter.folder}' changes '{module}'"
         named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
+        if module not in present and (now := name_now(model.model, f"{module}.weight", present)):
+            raise AdapterError(
+                f"{changes}, which this version of transformers holds in '{now}', so a run cannot start from it. Merge it into "
+                f"the base (perdure merge {adapter.folder} --rule sum --base MODEL --out DIR) and learn on the result."
+            )
         if module not in present:
             raise AdapterError(f"{changes}, which the model does not have. Use another base (--backbone){named}.")
         if module not in model.modules or entry.kind == "embedding":

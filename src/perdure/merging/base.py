@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from perdure.adapters.format import read_object
 from perdure.adapters.weights import PICKLED
@@ -22,6 +23,7 @@ from perdure.errors import AdapterError
 from perdure.merging.base_files import CONFIG, INDEX_FILE, SINGLE_FILE, check_link, copy_beside
 from perdure.merging.conversion import Conversion, Converted, read_conversion
 from perdure.merging.fold import RowsOf
+from perdure.merging.rounding import Rounding
 from perdure.merging.tensor_files import DTYPES, Stored, TensorReader, TensorWriter
 from perdure.ops.parallel import over_rows
 from perdure.ops.tiling import Arena
@@ -163,6 +165,11 @@ class Base:
             )
         return target
 
+    def tensor(self, name: str) -> str | None:
+        """The file's tensor that holds a parameter of the model as it is; None if there is none."""
+        known = self.conversion.renamed.get(name, name)
+        return known if known in self.place and name not in self.conversion.converted else None
+
     def _find(self, module: str, transposed: bool) -> Target:
         """`<module>.weight` in the model or in the file, even if they differ by a leading part ('model.', 'bert.')."""
         wanted, known = f"{module}.weight", self.conversion
@@ -191,31 +198,50 @@ Addition = Callable[[], RowsOf]
 """What to add to a stored tensor, by rows; called when the tensor is written."""
 
 
-def write_with(base: Base, out: Path, additions: Mapping[str, Addition], dtype: torch.dtype | None = None) -> None:
+def write_with(
+    base: Base,
+    out: Path,
+    additions: Mapping[str, Addition],
+    dtype: torch.dtype | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
+) -> Rounding:
     """Copy the base's folder to `out` (an existing, empty folder), with `additions` added to the tensors they name.
+
+    `replaced` are other tensors of the same shapes in the place of the base's. Returns what rounding took of the additions.
 
     Sums are formed in fp32 (float64 where the base is) and rounded once, to the base's dtype or to `dtype`; an AdapterError if
     one is not finite there.
     """
+    rounding = Rounding()
     for file in base.files:
         with TensorReader(base.folder / file) as reader:
             layout = {name: (_dtype_after(stored, dtype), stored.shape) for name, stored in reader.tensors.items()}
             with TensorWriter(out / file, layout, reader) as writer:
                 for name, stored in reader.tensors.items():
-                    if name in additions or layout[name][0] != stored.dtype:
-                        _write_rows(writer, name, reader, additions[name]() if name in additions else None)
+                    if replaced is not None and name in replaced:
+                        writer.write_rows(name, 0, replaced[name].reshape(stored.height, -1))
+                    elif name in additions or layout[name][0] != stored.dtype:
+                        _write_rows(writer, name, reader, additions[name]() if name in additions else None, rounding)
                     else:
                         writer.copy(name, reader)
     _write_beside(base, out, dtype)
+    return rounding
 
 
-def _write_rows(writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf | None) -> None:
+def _write_rows(
+    writer: TensorWriter, name: str, reader: TensorReader, added: RowsOf | None, rounding: Rounding
+) -> None:
+    stored_as = writer.tensors[name].torch_dtype
+
     def work(start: int, stop: int, arena: Arena) -> None:
         weight = reader.rows(name, start, stop, arena)
         if added is not None:
             rows, columns = weight.shape
             wide = arena.empty(rows, columns, torch.promote_types(weight.dtype, torch.float32))
-            weight = wide.copy_(weight).add_(added(start, stop, arena))
+            update = added(start, stop, arena)
+            weight = wide.copy_(weight).add_(update)
+            if stored_as is not None and stored_as.itemsize < wide.dtype.itemsize:
+                rounding.count(weight, stored_as, update)
         writer.write_rows(name, start, weight, arena, carried=added is None)
 
     stored = reader.tensors[name]

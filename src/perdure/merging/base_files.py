@@ -10,30 +10,36 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from perdure.errors import AdapterError
+from perdure.files.durable import sha256
 from perdure.files.parsing import parse_json, read_limited
 
 CONFIG = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+"""A folder with this file holds a whole tokenizer."""
+TOKENIZER = (
+    # by all names under which transformers' tokenizers read them
+    "*tokenizer*.json",
+    "*vocab*.json",
+    "*vocab*.txt",
+    "merges.txt",
+    "dict.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    *("normalizer.json", "emoji.json", "byte_maps.json", "word_shape.json", "word_pronunciation.json", "tekken.json"),
+    *("*.model", "*.tiktoken", "*.codes", "*.spm", "chat_template.json", "*.jinja"),
+)
+"""Patterns of the names of a tokenizer's files and of chat templates; capitals do not count."""
 BELONGING = (
     # the model, its code and how it generates
     *(CONFIG, "configuration.json", "generation_config.json", "*.py"),
-    # tokenizers, by all names under which transformers' read them
-    *(
-        "*tokenizer*.json",
-        "*vocab*.json",
-        "*vocab*.txt",
-        "merges.txt",
-        "dict.txt",
-        "added_tokens.json",
-        "special_tokens_map.json",
-    ),
-    *("normalizer.json", "emoji.json", "byte_maps.json", "word_shape.json", "word_pronunciation.json", "tekken.json"),
-    *("*.model", "*.tiktoken", "*.codes", "*.spm", "chat_template.json", "*.jinja"),
+    *TOKENIZER,
     # processors of images, sound and video
     "*processor_config.json",
     # sentence-transformers
@@ -73,14 +79,59 @@ def check_link(folder: Path, path: Path) -> None:
         allowed.append((snapshot.parent.parent / "blobs").resolve())
     if target.is_dir() or not any(target.is_relative_to(place) for place in allowed):
         raise AdapterError(
-            f"{link}. Of a base's links only those to files of its own folder (or of the hub's cache it is in) are followed, so "
+            f"{link}. Of a model's links only those to files of its own folder (or of the hub's cache it is in) are followed, so "
             "that nothing else is copied into the output. Put the file itself there."
         )
 
 
+def copy_tokenizer(adapters: Sequence[Path], out: Path) -> tuple[str, ...]:
+    """Copy to `out` the tokenizer and chat template that adapters in these folders bring, and say what was taken or left behind.
+
+    A whole tokenizer takes the place of the base's, a chat template alone is added to it. Nothing is taken where two differ.
+    """
+    brought = {folder: _tokenizer_files(folder) for folder in adapters}
+    bringing = [folder for folder, files in brought.items() if files]
+    notes = [*_left_behind(adapters)]
+    if not bringing:
+        return tuple(notes)
+    first = bringing[0]
+    if any(brought[folder] != brought[first] for folder in bringing):
+        named = ", ".join(f"'{folder}'" for folder in bringing)
+        kept = "the base's are kept" if (out / CONFIG).exists() else "none were written"
+        return (
+            *notes,
+            f"WARNING: the tokenizers or chat templates of {named} differ: {kept}. Check which the result needs.",
+        )
+    if TOKENIZER_CONFIG in brought[first]:
+        for path in [*out.iterdir()]:
+            if path.is_file() and _matches(path.name, TOKENIZER):
+                path.unlink()
+    for name in brought[first]:
+        shutil.copyfile(first / name, out / name)
+    return (*notes, f"Tokenizer files are those of '{first}': {', '.join(brought[first])}.")
+
+
+def _tokenizer_files(folder: Path) -> dict[str, str]:
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _matches(path.name, TOKENIZER)}
+    for path in files.values():
+        check_link(folder, path)
+    return {name: sha256(path) for name, path in files.items()}
+
+
+def _left_behind(adapters: Sequence[Path]) -> Iterator[str]:
+    """Which files of the adapters belong to a model and are not taken, but for cards."""
+    for folder in adapters:
+        names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path)]
+        if left := [name for name in names if not _matches(name, (*TOKENIZER, "*.md"))]:
+            yield f"Left behind in '{folder}': {', '.join(left)}."
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+
+
 def _belongs(path: Path) -> bool:
-    name = path.name.lower()
-    return path.suffix not in WEIGHTS and any(fnmatchcase(name, pattern.lower()) for pattern in BELONGING)
+    return path.suffix not in WEIGHTS and _matches(path.name, BELONGING)
 
 
 def _subfolders(folder: Path) -> list[str]:

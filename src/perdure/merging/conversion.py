@@ -7,7 +7,7 @@ in the file, with a model without memory (the meta device); what it does to the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import accumulate
@@ -106,6 +106,21 @@ def read_conversion(folder: Path, config: Mapping[str, Any], shapes: Mapping[str
     except Exception:
         return NOTHING
     return _conversion(model, transforms, shapes)
+
+
+def name_now(model: Any, name: str, modules: Collection[str]) -> str | None:
+    """What transformers makes of a weight's name from an earlier version, where `modules` has it; else None."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        transforms = get_model_conversion_mapping(model)
+    except Exception:
+        return None
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    now, _ = rename_source_key(name, renamings, converters)
+    return now if now != name and now.rpartition(".")[0] in modules else None
 
 
 def _empty_model(folder: Path, config: Mapping[str, Any]) -> Any:

@@ -28,6 +28,8 @@ from perdure.merging.fold import Transform
 Consensus = Literal["sum", "ties"]
 Mask = Callable[[str, int, tuple[int, int]], Tensor]
 """(module, first row, shape [N, I] of the tile) -> bool [N, I], True where an entry is kept."""
+Drawn = Callable[[str, int, tuple[int, int]], np.ndarray]
+"""The same arguments -> uint32 [N, I], uniform."""
 
 
 def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Tensor:
@@ -38,18 +40,22 @@ def drop(tile: Tensor, mask: Tensor, density: float, rescale: bool = True) -> Te
     return tile.div_(density) if rescale else tile
 
 
-def random_mask(seed: int, update: int, density: float) -> Mask:
-    """The mask of the `update`-th update (from 0): each entry kept with probability `density` (to 32 bits)."""
-    limit = round(density * (1 << 32))
+def drawn(seed: int, update: int) -> Drawn:
+    """32 random bits for every entry of the `update`-th update (from 0)."""
 
-    def mask(module: str, first_row: int, shape: tuple[int, int]) -> Tensor:
+    def draw(module: str, first_row: int, shape: tuple[int, int]) -> np.ndarray:
         digest = hashlib.sha256(f"{seed}/{update}/{module}".encode()).digest()
         words_a_row = -(-shape[1] // 2)  # a 64-bit word holds two entries
         stream = np.random.PCG64(int.from_bytes(digest[:16], "little")).advance(first_row * words_a_row)
-        drawn = stream.random_raw(shape[0] * words_a_row).view(np.uint32).reshape(shape[0], -1)[:, : shape[1]]
-        return torch.from_numpy(drawn < limit)
+        return stream.random_raw(shape[0] * words_a_row).view(np.uint32).reshape(shape[0], -1)[:, : shape[1]]
 
-    return mask
+    return draw
+
+
+def random_mask(seed: int, update: int, density: float) -> Mask:
+    """The mask of the `update`-th update (from 0): each entry kept with probability `density` (to 32 bits)."""
+    limit, draw = round(density * (1 << 32)), drawn(seed, update)
+    return lambda module, first_row, shape: torch.from_numpy(draw(module, first_row, shape) < limit)
 
 
 def dropping(mask: Mask, density: float, rescale: bool = True) -> Transform:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from perdure.adapters.folder import FrozenTensor, frozen_beside
+from perdure.adapters.beside import FrozenTensor, frozen_beside, heads_beside
 from perdure.errors import ConfigError
 from perdure.files.output import check_apart
 from perdure.merging.covariance_gain import Moments
@@ -105,13 +105,17 @@ def facts_of(sources: Sources, record: Mapping[str, Any], frozen: Mapping[str, F
     """What the adapters say about themselves, where all that say it agree; the base, where the first does."""
     configs = [adapter.config for adapter in sources.updates]
     named = [config for config in configs if config.base]
+    heads, notes = heads_beside(sources.updates)
     return Facts(
         sources.modules,
         named[0].base if named else None,
         agreed(config.task_type for config in configs),
         record,
-        sources.notes,
+        sources.notes + notes,
         frozen,
         agreed(config.revision or "" for config in named) or None,
         agreed(config.auto_mapping for config in configs),
+        heads,
+        tuple(dict.fromkeys(name for config in configs for name in config.heads)) if heads else (),
+        tuple(adapter.folder for adapter in sources.updates),
     )

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from perdure.errors import ConfigError
+from perdure.merging.like import Liked, Tool, rule_like
 from perdure.merging.rules import Rule, name_of, rule_named
 from perdure.settings.read import Settings, validate
 from perdure.settings.yaml_text import read_yaml
@@ -41,9 +42,16 @@ class Override(_WithSettings):
 
     modules: str
     rule: str | None = None
+    like: Tool | None = None
 
     def chosen(self, rule: Rule) -> Rule:
         """The rule for its modules, given the merge's own; an UnknownName or ConfigError for a bad name or setting."""
+        if self.like is not None:
+            if self.rule is None:
+                raise ConfigError(
+                    f"The override '{self.modules}' has `like`, so it must name its rule in {self.like}'s words."
+                )
+            return rule_like(self.like, self.rule, self.settings).rule
         if self.rule is None or self.rule == name_of(rule):
             return rule_named(name_of(rule), {**rule.model_dump(exclude_unset=True), **self.settings})
         return rule_named(self.rule, self.settings)
@@ -81,6 +89,7 @@ class MergeFile(_WithSettings):
     """The content of a merge file."""
 
     rule: str
+    like: Tool | None = None
     adapters: tuple[Source, ...] = ()
     out: str | None = None
     base: str | None = None
@@ -103,14 +112,37 @@ class MergeFile(_WithSettings):
             else value
         )
 
-    def chosen(self) -> Rule:
-        """The rule with its settings, and the adapters' weights if any is given; raises as `rule_named` does."""
+    def chosen(self) -> Liked:
+        """The rule with its settings, and the adapters' weights if any is given; raises as `rule_named` and `rule_like` do."""
+        if self.like is not None:
+            return rule_like(self.like, self.rule, self.weighted())
+        return Liked(rule_named(self.rule, self.weighted()))
+
+    def weighted(self) -> dict[str, Any]:
+        """The rule's settings with the adapters' weights, if any is given."""
         weights = [source.weight for source in self.adapters]
         if all(weight is None for weight in weights):
-            return rule_named(self.rule, self.settings)
+            return self.settings
         if "weights" in self.settings:
             raise ConfigError("Give weights beside the adapters or as a list `weights`, not both.")
-        return rule_named(self.rule, {**self.settings, "weights": [1.0 if w is None else w for w in weights]})
+        return {**self.settings, "weights": [1.0 if weight is None else weight for weight in weights]}
+
+    def spelt_out(self) -> tuple[Override, ...]:
+        """The overrides; in a file with `like`, each with its rule and all settings in that tool's words."""
+        if self.like is None:
+            return self.overrides
+        return tuple(
+            override
+            if override.like
+            else override.model_copy(
+                update={
+                    "like": self.like,
+                    "rule": override.rule or self.rule,
+                    "settings": (self.weighted() if override.rule in (None, self.rule) else {}) | override.settings,
+                }
+            )
+            for override in self.overrides
+        )
 
 
 def read_merge_file(path: Path) -> MergeFile:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
+
 from perdure.errors import AdapterError
-from perdure.ops.lowrank import Delta, Update
+from perdure.ops.lowrank import Delta, LowRank, Update
 
 Merged = TypeVar("Merged", bound=Delta)
 
@@ -35,3 +37,10 @@ def merge_modules(
     """(module, merged delta) one after another; `merge(module, deltas)` gets one module of all updates."""
     for module in module_names(updates):
         yield module, merge(module, at_module(updates, module))
+
+
+def with_zeros(deltas: Sequence[Delta | None]) -> list[Delta]:
+    """One module's deltas, with a zero of rank 0 for each update that lacks it; at least one has it."""
+    height, width = next(delta.shape for delta in deltas if delta is not None)
+    nothing = LowRank(torch.zeros(0, width), torch.zeros(height, 0))
+    return [nothing if delta is None else delta for delta in deltas]

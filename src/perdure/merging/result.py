@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.adapters.folder import FrozenTensor, write_adapter
+from perdure.adapters.beside import FrozenTensor
+from perdure.adapters.folder import write_adapter
 from perdure.adapters.weights import FROZEN
 from perdure.errors import AdapterError, ConfigError
 from perdure.files.output import check_new, new_folder
 from perdure.merging.base import Addition, Base, Target, write_with
+from perdure.merging.base_files import copy_tokenizer
+from perdure.merging.beside import check_embeddings, heads_in
 from perdure.merging.card import card
 from perdure.merging.conversion import Converted
 from perdure.merging.fold import RowsOf
@@ -31,6 +34,8 @@ from perdure.ops.finite import finite
 from perdure.ops.lowrank import Delta, LowRank, dense
 from perdure.ops.tiling import tile
 
+SAY_FROM, WARN_FROM = 0.001, 0.3
+"""Share of the update's norm lost to rounding, from which on a user is told, and warned."""
 WARN_BELOW = 0.95
 """Share of the energy below which a user is warned that the adapter is not what was merged."""
 
@@ -44,6 +49,7 @@ class MergeReport:
         rank: of the adapter; None for a model.
         energy: share of the merged update's squared norm that was kept, in total and per module; 1 where exact.
         dtype: of the adapter's factors; None for a model.
+        rounded: of a model: norm of what rounding to the stored dtype changed, relative to the update's.
         notes: warnings and facts for the user.
     """
 
@@ -54,6 +60,7 @@ class MergeReport:
     energies: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     dtype: str | None = None
+    rounded: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -74,7 +81,14 @@ class Mergeable:
 
 @dataclass(frozen=True)
 class Facts:
-    """What else is known of a result, for the card, the record and the adapter's configuration; `frozen`: see `frozen_beside`."""
+    """What else is known of a result, for the card, the record and the adapter's configuration.
+
+    Args:
+        frozen, heads: whole tensors to go with it; see `frozen_beside`, `heads_beside`.
+        head_names: the modules that `heads` belong to.
+        folders: of the adapters, whose tokenizers go with it.
+        generation: what a model's generation_config.json says instead of the base's.
+    """
 
     modules: Mapping[str, ModuleInfo]
     base: str | None
@@ -84,6 +98,10 @@ class Facts:
     frozen: Mapping[str, FrozenTensor] = field(default_factory=dict)
     revision: str | None = None
     auto_mapping: Mapping[str, Any] | None = None
+    heads: Mapping[str, FrozenTensor] = field(default_factory=dict)
+    head_names: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+    generation: Mapping[str, Any] | None = None
 
 
 def write_result(
@@ -102,7 +120,8 @@ def write_result(
             report = _into_model(merger, facts, Base(base), made, dtype)
         else:
             report = _into_adapter(merger, facts, made, rank, dtype or torch.float32)
-        report = replace(report, out=out, notes=facts.notes + report.notes)
+        notes = facts.notes + report.notes + copy_tokenizer(facts.folders, made)
+        report = replace(report, out=out, notes=notes)
         record = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
         (made / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
         (made / "README.md").write_text(card(record, facts.base if base is None else str(base)), encoding="utf-8")
@@ -137,8 +156,20 @@ def _targets(base: Base, modules: Mapping[str, ModuleInfo]) -> dict[str, Target]
 
 
 def _into_model(merger: Mergeable, facts: Facts, base: Base, out: Path, dtype: torch.dtype | None) -> MergeReport:
-    write_with(base, out, _additions(merger, _targets(base, facts.modules)), dtype)
-    return MergeReport(out, "model", None, 1.0)
+    additions = _additions(merger, _targets(base, facts.modules))
+    check_embeddings(base, facts.frozen)
+    replaced, notes = heads_in(base, facts.heads)
+    rounding = write_with(base, out, additions, dtype, replaced)
+    if facts.generation is not None:
+        (out / "generation_config.json").write_text(json.dumps(facts.generation, indent=2) + "\n")
+    if rounding.share >= SAY_FROM:
+        lost = f"{100 * rounding.share:.2g} %"
+        warning = "WARNING: " if rounding.share >= WARN_FROM else ""
+        notes += (
+            f"{warning}Rounding to the stored dtype changed the update by {lost} of its norm. --dtype fp32 keeps it, as does an "
+            "adapter on the base.",
+        )
+    return MergeReport(out, "model", None, 1.0, notes=notes, rounded=rounding.share)
 
 
 def _additions(merger: Mergeable, targets: Mapping[str, Target]) -> dict[str, Addition]:
@@ -196,7 +227,11 @@ def _into_adapter(merger: Mergeable, facts: Facts, out: Path, rank: int | None, 
         fan_in_fan_out=any(info.transposed and info.kind == "linear" for info in facts.modules.values()),
         embeddings=[module for module, info in facts.modules.items() if info.kind == "embedding"],
         experts={module.rpartition(".")[0] for module, info in facts.modules.items() if info.kind == "expert"},
-        frozen={name: one for name, one in facts.frozen.items() if name.rpartition(FROZEN)[0] in facts.modules},
+        frozen={
+            n: one for n, one in facts.frozen.items() if FROZEN not in n or n.rpartition(FROZEN)[0] in facts.modules
+        }
+        | dict(facts.heads),
+        heads=facts.head_names,
     )
     total = sum(energy for _, energy in parts.values())
     energy = sum(kept for kept, _ in parts.values()) / total if total > 0 else 1.0

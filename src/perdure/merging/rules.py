@@ -1,86 +1,29 @@
-"""Every merge rule in one table, each with its settings and its source. The mathematics is in the file named beside it.
-
-A rule is a set of validated settings that can `prepare` itself for given updates, finding whatever must be known of a whole
-update first (TIES' thresholds). A prepared rule merges module by module: `merge` gives a module's delta, low rank where
-the rule allows it; `rows` gives the same a few rows at a time, without holding a dense matrix.
-"""
+"""Every merge rule in one table, each with its settings and its source. The mathematics is in the file named beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from perdure.errors import ConfigError, UnknownName
 from perdure.merging import covariance_gain as gain
-from perdure.merging.dare import Consensus, dropping, random_mask
-from perdure.merging.fold import Entry, Fold, RowsOf, Total, Transform, merged, rows_of
-from perdure.merging.linear import checked_weights, stacked_sum, weight_total
+from perdure.merging.directions import Karcher, ModelStock, Multislerp, Slerp
+from perdure.merging.elsewhere import hint
+from perdure.merging.fold import Fold
+from perdure.merging.linear import weight_total
 from perdure.merging.magmax import KeepFarthest
 from perdure.merging.max_magnitude import KeepLarger
+from perdure.merging.nearswap import Nearswap
+from perdure.merging.peft_factors import PeftFactors
+from perdure.merging.ram import Ram
+from perdure.merging.rule import FoldRule, LinearRule, Prepared, Rule
+from perdure.merging.sce import Sce
 from perdure.merging.slao import slao_chain
-from perdure.merging.ties import Scope, Vote, thresholds, trim
-from perdure.ops.lowrank import Delta, Update
-from perdure.ops.tiling import tile
-from perdure.settings.read import Settings, validate
-
-Deltas = Sequence[Delta | None]
-"""One module's delta [O, I] in each update, in their order; None where an update lacks the module."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A rule ready for given updates: `merge` gives a module's merged delta [O, I], `by_rows` the same without forming it."""
-
-    merge: Callable[[str, Deltas], Delta]
-    by_rows: Callable[[str, Deltas], RowsOf] | None = None
-
-    def rows(self, module: str, deltas: Deltas) -> RowsOf:
-        """The merged delta of one module, by rows."""
-        return self.by_rows(module, deltas) if self.by_rows else partial(tile, self.merge(module, deltas))
-
-
-class Rule(Settings):
-    """What all rules share.
-
-    Attributes:
-        source: link to the paper that defines the rule.
-        low_rank: the result is low rank, so it exports exactly as an adapter.
-        in_order: the result depends on the order of the updates.
-        incremental: merging one by one in constant memory gives what merging all at once gives.
-    """
-
-    source: ClassVar[str]
-    low_rank: ClassVar[bool] = False
-    in_order: ClassVar[bool] = False
-    incremental: ClassVar[bool] = True
-
-    def prepare(self, updates: Sequence[Update], moments: Sequence[gain.Moments] | None = None) -> Prepared:
-        """Look at whole updates, and at `moments` (one per update) where the rule uses input statistics."""
-        raise NotImplementedError
-
-
-class LinearRule(Rule):
-    """A weighted sum (linear.py)."""
-
-    low_rank: ClassVar[bool] = True
-
-    def factor(self, total_weight: float) -> float:
-        """What the weighted sum is multiplied by, given the sum of the weights."""
-        return 1.0
-
-    def prepare(self, updates: Sequence[Update], moments: Sequence[gain.Moments] | None = None) -> Prepared:
-        weights = checked_weights(getattr(self, "weights", None), len(updates))
-        factor = self.factor(sum(weights))
-
-        def merge(_module: str, deltas: Deltas) -> Delta:
-            present = [(d, factor * w) for d, w in zip(deltas, weights, strict=True) if d is not None]
-            return stacked_sum([delta for delta, _ in present], [weight for _, weight in present])
-
-        return Prepared(merge)
+from perdure.merging.sparse import Breadcrumbs, Dare, Della, MagnitudePrune, Ties
+from perdure.ops.lowrank import Update
+from perdure.settings.read import validate
 
 
 class Sum(LinearRule):
@@ -110,35 +53,6 @@ class Arithmetic(LinearRule):
         return self.scale
 
 
-class FoldRule(Rule):
-    """A dense rule that decides position by position (fold.py)."""
-
-    scale: float = 1.0
-
-    fold_type: ClassVar[type[Fold]]
-
-    def fold(self) -> Fold:
-        """What is remembered at every position, and how an update changes it."""
-        return self.fold_type()
-
-    def transform(self, update: Update, index: int) -> Transform | None:
-        """What happens to the tiles of the `index`-th update (from 0) before they are folded in."""
-        return None
-
-    def prepare(self, updates: Sequence[Update], moments: Sequence[gain.Moments] | None = None) -> Prepared:
-        fold, weights = self.fold(), checked_weights(getattr(self, "weights", None), len(updates))
-        transforms = [self.transform(update, index) for index, update in enumerate(updates)]
-
-        def entries(deltas: Deltas) -> list[Entry]:
-            given = zip(deltas, weights, transforms, strict=True)
-            return [Entry(delta, weight, transform) for delta, weight, transform in given if delta is not None]
-
-        return Prepared(
-            lambda module, deltas: merged(fold, module, entries(deltas), self.scale),
-            lambda module, deltas: rows_of(fold, module, entries(deltas), self.scale),
-        )
-
-
 class MaxMagnitude(FoldRule):
     """At every position the entry larger in magnitude (max_magnitude.py, PS-LoRA)."""
 
@@ -153,36 +67,6 @@ class MagMax(FoldRule):
     fold_type: ClassVar[type[Fold]] = KeepFarthest
     in_order: ClassVar[bool] = True
     scale: float = 0.5
-
-
-class Ties(FoldRule):
-    """Trim, elect a sign, average the entries that agree (ties.py)."""
-
-    source: ClassVar[str] = "https://arxiv.org/abs/2306.01708"
-    fold_type: ClassVar[type[Fold]] = Vote
-    density: float = Field(default=0.2, gt=0, le=1)
-    scope: Scope = "model"
-    weights: tuple[float, ...] | None = None
-
-    def transform(self, update: Update, index: int) -> Transform | None:
-        return trim(thresholds(update, self.density, self.scope)) if self.density < 1 else None
-
-
-class Dare(FoldRule):
-    """Drop entries at random, rescale the rest, then sum or vote (dare.py)."""
-
-    source: ClassVar[str] = "https://arxiv.org/abs/2311.03099"
-    density: float = Field(default=0.5, gt=0, le=1)
-    seed: int = 0
-    consensus: Consensus = "sum"
-    rescale: bool = True
-    weights: tuple[float, ...] | None = None
-
-    def fold(self) -> Fold:
-        return Total() if self.consensus == "sum" else Vote()
-
-    def transform(self, update: Update, index: int) -> Transform | None:
-        return dropping(random_mask(self.seed, index, self.density), self.density, self.rescale)
 
 
 class Slao(Rule):
@@ -225,32 +109,35 @@ RULES: Mapping[str, type[Rule]] = {
     "average": Average,
     "arithmetic": Arithmetic,
     "ties": Ties,
+    "magnitude-prune": MagnitudePrune,
+    "breadcrumbs": Breadcrumbs,
     "dare": Dare,
+    "della": Della,
+    "sce": Sce,
+    "ram": Ram,
+    "nearswap": Nearswap,
+    "slerp": Slerp,
+    "multislerp": Multislerp,
+    "karcher": Karcher,
+    "model-stock": ModelStock,
     "max-magnitude": MaxMagnitude,
     "magmax": MagMax,
     "slao": Slao,
     "covariance-gain": CovarianceGain,
+    "peft-factors": PeftFactors,
 }
-
-
-ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("linear", "task_arithmetic", "cat", "svd"), "arithmetic"),
-    "ties_svd": "ties",
-    **dict.fromkeys(("dare_linear", "dare_linear_svd"), "dare"),
-    **dict.fromkeys(("dare_ties", "dare_ties_svd"), "dare with consensus=ties"),
-}
-"""A rule's name in PEFT's add_weighted_adapter or mergekit -> its name here, where it acts on whole updates."""
 
 
 def rule_named(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
     """The rule of that name with these settings.
 
     Raises:
-        UnknownName: no such rule.
+        UnknownName: no such rule; says which one another tool means by the name.
         ConfigError: a setting it does not have, or a bad value.
     """
     if name not in RULES:
-        raise UnknownName("merge rule", name, [*RULES, "guarded"], ELSEWHERE.get(name))
+        known = [*RULES, "guarded"]
+        raise UnknownName("merge rule", name, known, hint=hint(name, known) or "")
     if name == "sum" and settings:
         raise ConfigError(f"'sum' takes no {next(iter(settings))}; use 'arithmetic', which takes weights and a scale.")
     return validate(RULES[name], dict(settings or {}), f"rule {name}")

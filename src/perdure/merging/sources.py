@@ -59,7 +59,8 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
     """
     if len(places) < at_least:
         raise ConfigError(f"Give at least {at_least} adapters, not {len(places)}.")
-    adapters = dict(zip(_names(places), map(open_adapter, places), strict=True))
+    opened = [open_adapter(place, beside=True) for place in places]
+    adapters = dict(zip(_names(places), opened, strict=True))
     modules: dict[str, tuple[str, ModuleInfo]] = {}
     for name, adapter in adapters.items():
         for module, info in modules_of(adapter).items():
@@ -76,6 +77,11 @@ def open_sources(places: Sequence[str | Path], at_least: int = 1) -> Sources:
         if cmp(first.file, second.file, shallow=False):  # stops at the first byte that differs
             notes.append(f"'{one}' and '{two}' are the same adapter, byte for byte, and count as two.")
     return Sources(adapters, ordered, tuple(notes))
+
+
+def largest_rank(places: Sequence[str | Path]) -> int:
+    """The largest rank of any module of these adapters; raises as `open_sources` does."""
+    return max(module.rank for adapter in open_sources(places).updates for module in adapter.modules.values())
 
 
 def agreed(stated: Iterable[Any]) -> Any:
@@ -100,6 +106,10 @@ class Only(Mapping[str, Delta]):
         if module not in self._modules:
             raise KeyError(module)
         return self._update[module]
+
+    def scaling(self, module: str) -> float:
+        """What the adapter multiplies B A by, which is inside the B given here; 1 for an update without factors of its own."""
+        return self._update.config.scaling(module) if isinstance(self._update, Adapter) else 1.0
 
 
 def transposed(delta: Delta) -> Delta:

@@ -113,7 +113,7 @@ def merge_into(
     """
     folder = Path(folder)
     _state_and_rule(folder, rule, weight)  # a mistake leaves no folder behind
-    adapter = open_adapter(place)
+    adapter = open_adapter(place, beside=True)
     made = not os.path.exists(folder)
     make_folder(folder)
     try:
@@ -148,7 +148,7 @@ def _state_and_rule(folder: Path, rule: Rule | None, weight: float) -> tuple[Sta
         raise ConfigError("A new state needs a rule (--rule).")
     if not chosen.incremental:
         raise ConfigError(
-            f"'{name_of(chosen)}' weighs every update against all others, so it cannot be merged one by one in constant memory; "
+            f"'{name_of(chosen)}' needs all updates at once, so it cannot be merged one by one in constant memory; "
             "merge all at once."
         )
     if getattr(chosen, "weights", None) is not None:
@@ -231,6 +231,11 @@ def _notes(about: About, adapter: Adapter) -> Iterator[str]:
                 "resized, the result is right on the resized base only: save that as a model and give it with --base, or "
                 "merge all at once."
             )
+    if adapter.beside:
+        yield (
+            f"The adapters bring whole tensors ('{adapter.beside[0]}' ...: a classifier's head, or embeddings), which a "
+            "state does not keep. Merge all at once to keep them."
+        )
     if about.count:
         config = adapter.config
         yield from base_notes({"the state": (about.base, about.revision), adapter.name: (config.base, config.revision)})

@@ -16,7 +16,8 @@ Equations
                    zeros are exact                                                    `shrink_rows`
 
 Settings: see `Sparsity` and `ProximalRows`. Deviations and what the paper leaves open
-    - The published lambdas (0.4; 0.55; 1.8; LLaMA 0.38-0.46) belong to released-code, not to the equation.
+    - The published lambdas (0.4; 0.55; 1.8, but 1.2 in 7 of order 4's 15 tasks; LLaMA 0.38-0.46) belong to released-code, not to
+      the equation.
     - A sub-gradient under Adam never makes W exactly zero, and no threshold is published for what counts as zero ("collision").
       Here an entry is small below `small` times its module's own root mean square.
     - How to choose lambda is the paper's open question: `gradient_share` (see `Penalty`) sets it by the gradient's norm, and

@@ -3,14 +3,14 @@
     slao = slao (SlaoStart) + slao (SlaoMerge)
 
     A_t, B_t     factors trained on task t (t = 1, 2, ...), on the pretrained base        A [R, I], B [O, R]
-    start        A_t = Q^T  with Q R = A_{t-1}^T,    B_t = B_{t-1}                        `orthonormal_rows`
+    start        A_t = Q^T  with Q R = A_{t-1}^T, diag R > 0,    B_t = B_{t-1}            `orthonormal_rows`
     merge        A = A_t,   B <- B + (B_t - B) / sqrt(t)                                  merging.slao, `SlaoMerge`
 
 The adapter continues from the last task's factors, so its update is the whole change since the pretrained model: nothing is
 carried into the base, and the merged factors answer queries.
 
-Settings: none. Deviations: QR is unique only up to signs, and B is not rotated with A, so the sign matters; here the diagonal
-of R is positive (Gram-Schmidt), which keeps A_t close to A_{t-1}. The first task starts as plain LoRA.
+Settings: none. Deviations: none. QR is unique only up to signs, and B is not rotated with A, so the sign matters: as in the
+paper, the diagonal of R is positive, which keeps A_t close to A_{t-1}. The first task starts as plain LoRA.
 """
 
 from __future__ import annotations

@@ -34,9 +34,13 @@ def magnitude_threshold(deltas: Collection[Delta], density: float) -> float:
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is a share in (0, 1], got {density}")
+    return kth_magnitude(deltas, max(1, math.floor(density * sum(math.prod(delta.shape) for delta in deltas))))
+
+
+def kth_magnitude(deltas: Collection[Delta], keep: int) -> float:
+    """The `keep`-th largest |entry| over all `deltas` together, from 1; 0 if that is all of them or there are none."""
     sizes = [math.prod(delta.shape) for delta in deltas]
     total = sum(sizes)
-    keep = max(1, math.floor(density * total))
     if total == 0 or keep == total:
         return 0.0
     width = 4.0

@@ -48,8 +48,9 @@ class Gram:
 
 
 def gram(c: Tensor, r: Tensor) -> Gram:
-    """Inner products of two tensors of one shape, in fp32."""
-    c, r = c.reshape(-1).float(), r.reshape(-1).float()
+    """Inner products of two tensors of one shape, in fp32, or in float64 where either is."""
+    dtype = torch.promote_types(torch.promote_types(c.dtype, r.dtype), torch.float32)
+    c, r = c.reshape(-1).to(dtype), r.reshape(-1).to(dtype)
     return Gram(float(c @ c), float(c @ r), float(r @ r))
 
 
@@ -101,7 +102,8 @@ def cagrad(gram: Gram, radius: float = 0.5) -> Coefficients:
 
     Dual of max_d min(<c, d>, <r, d>) subject to ||d - g0|| <= reach, reach = radius ||g0||: with g_w = w c + (1 - w) r, find w in
     [0, 1] that minimises <g_w, g0> + reach ||g_w||, which is convex; then d = g0 + reach g_w / ||g_w||.
-    `radius` is in [0, 1); 0 gives the mean of both gradients.
+    `radius` (the paper's c) is in [0, 1); 0 gives the mean of both gradients. The division by 1 + c that ends the published
+    algorithm is left out: it changes the length only, and SLICE uses the direction.
     """
     reach = radius * gram.length((0.5, 0.5))
 

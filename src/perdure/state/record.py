@@ -116,7 +116,7 @@ def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
             continue  # it was not scored: with a hundred tasks most files would be empty
         rows = (
             {
-                "label": e.label,
+                "label": p.wanted or e.label,
                 "predicted": p.label,
                 **({} if own_task(p, e) else {"predicted_task": p.task}),
                 **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),

@@ -20,6 +20,7 @@ from perdure.methods.contract.parts import Method
 from perdure.settings.read import validate
 from perdure.state.mismatch import base_changed, data_changed
 from perdure.state.store import Store
+from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.protocols import OWN
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import TaskSpec
@@ -65,6 +66,7 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
     model, backbone = load_learner(learner_config(store), tasks)
     check_base(store, model)
     check_pooling(store, backbone)
+    check_template(store, backbone)
     backbone.precision = about["precision"]
     return model, backbone
 
@@ -114,6 +116,16 @@ def check_pooling(store: Store, backbone: Backbone) -> None:
         raise RunMismatch(
             f"The base model of the run in '{store.folder}' pools otherwise than when the run began: {begun} then, {now} now. "
             "Restore its modules.json and the folders that it names, or start a new run in another folder."
+        )
+
+
+def check_template(store: Store, backbone: Backbone) -> None:
+    """Raise RunMismatch unless a language model's chat template is that of the run's beginning."""
+    begun, now = store.initial.get("chat_template"), getattr(backbone, "template", None)
+    if begun is not None and begun != now:
+        raise RunMismatch(
+            f"The chat template of the base model changed since the run in '{store.folder}' began: prompts would differ "
+            "from those that were learnt. Restore the template beside the base's tokenizer, or start a new run in another folder."
         )
 
 
@@ -180,8 +192,10 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
     tasks = []
     for name in names:
         labels, template = asked[name]["labels"], asked[name]["template"]
-        placeholder = [Example("nothing learns from this", next(iter(labels), ""))]  # a task cannot be without examples
-        tasks.append(Task(name, placeholder, test=placeholder, labels=labels, template=template))
+        chats = asked[name].get("chats", False)
+        text = NO_CHAT if chats else "nothing learns from this"
+        placeholder = [Example(text, next(iter(labels), ""))]  # a task cannot be without examples
+        tasks.append(Task(name, placeholder, test=placeholder, labels=labels, template=template, chats=chats))
     return tuple(tasks)
 
 
@@ -239,6 +253,7 @@ def task_record(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
         "sizes": {task.name: {s: len(getattr(task, s)) for s in SPLITS} for task in tasks},
         "asked": {
             t.name: {"labels": t.labels, "template": t.template, "metric": t.metric, "choices": bool(t.choices)}
+            | ({"chats": True} if t.chats else {})
             for t in tasks
         },
     }

@@ -17,6 +17,8 @@ class Pool:
         notes: remarks for the user about what was read.
         template, choices, references: as in `Task`, where the data brings them.
         metric: where the data determines it.
+        chats: text and label are chats, see `perdure.tasks.chats`.
+        places: text of a chat -> "file, line 3", for messages.
         skipped: what is wrong with each row that was left out, and where it stands.
         free: labels are free text: there are no classes to keep in proportion, and one text may have several answers.
     """
@@ -30,4 +32,6 @@ class Pool:
     references: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metric: str | None = None
     free: bool = False
+    chats: bool = False
+    places: dict[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()

@@ -36,6 +36,8 @@ def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, temp
         skipped=drawn.skipped,
         choices={text: choices for text, choices in drawn.choices.items() if text in texts},
         references={text: answers for text, answers in drawn.references.items() if text in texts},
+        chats=drawn.chats,
+        places={text: place for text, place in drawn.places.items() if text in texts},
     )
 
 

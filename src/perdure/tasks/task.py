@@ -14,6 +14,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 from perdure.errors import ConfigError, DataError
+from perdure.tasks.chats import read_splits
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -56,17 +57,17 @@ class Task:
 
     Args:
         name: used in file names and tables; letters, digits, '.', '_' and '-'; 'name@2' is a new version of 'name'.
-        train, validation, test: examples, (text, label) pairs, or {"text", "label"} mappings (for a data frame:
-            df.to_dict("records")). An integer label is a name, or the position of a name in `labels`.
-        labels: class name -> the text that stands for it in front of a model; a list means each name stands for
-            itself; empty means free text (generation).
+        train, validation, test: examples, (text, label) pairs, {"text", "label"} mappings (of a data frame:
+            df.to_dict("records")), or chats. An integer label is a name, or the position of a name in `labels`.
+        labels: class name -> the text that stands for it in front of a model; a list: each name stands for itself; empty:
+            free text (generation).
         metric: name of the score, between 0 and 1. 'inverse-perplexity' means language modelling: the texts themselves
             are learnt, and labels are empty.
         template: what a language model reads, with "{text}" in place of the text; empty: the text itself.
-        choices: text -> the label texts of this one input, in the order of `labels` (multiple choice, as in COPA);
-            other texts use the task's label texts.
+        choices: text -> the label texts of this one input (as in COPA), in the order of `labels`; others use the task's.
         skipped: what is wrong with each row of its files that was left out, and where it stands.
         references: text -> all correct answers, for texts that have several; an example's label is the first.
+        chats: every example is a chat (perdure.tasks.chats). places: text of a chat -> where it was read, for messages.
 
     Raises:
         DataError: a bad name, no example, a label outside `labels`, an empty train or test split, a template without "{text}".
@@ -82,12 +83,14 @@ class Task:
     template: str = ""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    chats: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise DataError(f"A task's name must be a string such as 'reviews', got {self.name!r:.80}.")
-        name, _ = version(self.name)
+        name = version(self.name)[0]
         if not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name):
             raise DataError(
                 f"Invalid task name {self.name!r}: use letters, digits, '.', '_' and '-' "
@@ -105,12 +108,21 @@ class Task:
                 raise DataError(
                     f"Task '{self.name}' has {len(self.labels)} labels, but {len(choices)} choices for {text!r:.60}."
                 )
+        self._read_chats()
         for split in SPLITS:
             examples = enumerate(self._examples(split, getattr(self, split)))
             object.__setattr__(self, split, tuple(self._example(split, i, example) for i, example in examples))
         for split in ("train", "test"):
             if not getattr(self, split):
                 raise DataError(f"Task '{self.name}' has no {split} examples; add at least one.")
+
+    def _read_chats(self) -> None:
+        """Turn examples that are chats into text and label; all of them are, or none is."""
+        given = {split: tuple(self._examples(split, getattr(self, split))) for split in SPLITS}
+        for name, value in {**given, **(read_splits(self.name, given) or {})}.items():
+            object.__setattr__(self, name, value)
+        if self.chats and (self.template or self.learns_text):
+            raise DataError(f"Task '{self.name}': chats take no template, and no metric {INVERSE_PERPLEXITY}.")
 
     def _label_texts(self, labels: object) -> dict[str, str]:
         if isinstance(labels, Mapping):
@@ -192,6 +204,7 @@ class Task:
                 [(_content(text), value) for text, value in each.items()] for each in (self.choices, self.references)
             )
             parts += [self.template, *by_text]
+        parts += ["chats"] if self.chats else []
         # of one JSON text, [name, {split: [[text, label], ...]}, ...], which is never held whole
         digest = hashlib.sha256(f"[{json.dumps(self.name)}, {{".encode())
         for split in SPLITS:

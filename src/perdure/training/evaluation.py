@@ -93,7 +93,10 @@ def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Pred
     that the values' mean is the score and their spread its uncertainty.
     """
     if task.metric == "accuracy":
-        return [float(p.label == e.label and own_task(p, e)) for e, p in zip(examples, predictions, strict=True)]
+        return [
+            float(p.label == (p.wanted or e.label) and own_task(p, e))
+            for e, p in zip(examples, predictions, strict=True)
+        ]
     if task.learns_text:
         inverse, length = 1 / perplexity(predictions), sum(p.tokens for p in predictions) / len(predictions)
         return [inverse * (1 - ((p.nats or 0.0) + math.log(inverse) * p.tokens) / length) for p in predictions]
@@ -101,7 +104,8 @@ def outcomes(task: Task, examples: Sequence[Example], predictions: Sequence[Pred
         answers = [p.label if own_task(p, e) else "" for e, p in zip(examples, predictions, strict=True)]
         return CLASS_METRICS[task.metric]([e.label for e in examples], answers, tuple(task.labels))
     measure = TEXT_METRICS[task.metric] if task.metric in TEXT_METRICS else own_metric(task.metric)
-    values = (measure(e.text, p.label, task.answers(e)) for e, p in zip(examples, predictions, strict=True))
+    pairs = zip(examples, predictions, strict=True)
+    values = (measure(e.text, p.label, (p.wanted,) if p.wanted else task.answers(e)) for e, p in pairs)
     return [_checked(task, value) for value in values]
 
 

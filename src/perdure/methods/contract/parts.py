@@ -295,7 +295,6 @@ class Method:
 
     def parts(self) -> dict[str, Part]:
         """Every part under a name that is unique in this method; used for state and in messages."""
-        named: dict[str, Part | None] = {"init": self.init, "consolidate": self.consolidate}
-        named |= {f"penalties.{name}": part for name, part in self.penalties.items()}
-        named |= {"step_rule": self.step_rule, "replay": self.replay}
-        return {name: part for name, part in named.items() if part}
+        penalties = {f"penalties.{name}": part for name, part in self.penalties.items()}
+        named = {"init": self.init, "consolidate": self.consolidate, **penalties, "step_rule": self.step_rule}
+        return {name: part for name, part in {**named, "replay": self.replay}.items() if part}

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import validate
 from perdure.settings.yaml_text import read_yaml
+from perdure.tasks.chats import one_turn
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import Format, choose_format
 from perdure.tasks.sources.hub import dataset_rows
@@ -133,7 +134,15 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
     if bad:
         notes.append(f"{len(bad)} of {whole} rows left out, the first: {bad[0]}")
     free = spec.free if spec.free is not None else form.free and spec.labels is None
-    pool = Pool(pairs["train"], pairs.get("test"), pairs.get("validation"), notes, free=free, skipped=tuple(bad))
+    chats, every = form.chats, [text for split in pairs.values() for text, _ in split]
+    if chats and not free and all(one_turn(text) is not None for text in every):
+        # a class for one plain message: a text and its label, which every kind of model learns
+        pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
+        chats = False
+    named = [(text, row) for split in rows for row, (text, _) in zip(rows[split], pairs[split], strict=True)]
+    where = {text: row.where for text, row in named} if chats else {}
+    splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
+    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
     return pool, rows
 
 

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 from perdure.errors import DataError
+from perdure.tasks.chats import CHAT_FIELDS, check_characters, is_list_of_messages, read_chat, read_waiting
 from perdure.tasks.pool import Pair
 from perdure.tasks.sources.rows import Row
 from perdure.tasks.spec import TaskSpec
@@ -30,18 +31,19 @@ class Format:
         Raises:
             DataError: one is missing or has the wrong type; says where.
         """
-        if self.name != "messages":
-            return self._input(row), _string(row, self.label, is_label=True) if self.label else ""
-        turns = _turns(row)
-        if len(turns) < 2 or turns[-1][0] != "assistant":
-            raise DataError(f"{row.where}: `messages` must be a chat of at least two that ends with the assistant.")
-        return _transcript(turns[:-1]), turns[-1][1]
+        if self.chats:
+            return read_chat(row.fields, row.where)
+        return self._input(row), _string(row, self.label, is_label=True) if self.label else ""
+
+    @property
+    def chats(self) -> bool:
+        """Whether the records are chats: their text and label are as in `perdure.tasks.chats`."""
+        return self.name == "messages"
 
     def read_input(self, row: Row) -> tuple[str, str | None]:
         """The same for a record that may have no label (of a chat: that waits for the assistant)."""
-        if self.name == "messages":
-            turns = _turns(row)
-            return (_transcript(turns), None) if turns and turns[-1][0] != "assistant" else self.read(row)
+        if self.chats:
+            return read_waiting(row.fields, row.where)
         if self.label and row.fields.get(self.label) not in (None, ""):
             return self.read(row)
         return self._input(row), None
@@ -54,7 +56,7 @@ class Format:
 
 
 FORMATS = (
-    Format("messages", "messages", "messages"),
+    *(Format("messages", field, field) for field in CHAT_FIELDS),
     Format("instruction", "instruction", "output"),
     Format("text-label", "text", "label", free=False),
     Format("text-label", "sentence", "label", free=False),
@@ -82,6 +84,8 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     if spec.text_field or spec.label_field:
         return Format("text-label", spec.text_field or "text", spec.label_field or "label", bool(spec.free))
     candidates = [form for form in FORMATS if spec.format in ("auto", form.name)]
+    if spec.format in ("auto", "prompt-completion", "messages") and is_list_of_messages(row.fields.get("prompt")):
+        candidates.insert(0, Format("messages", "prompt", "completion"))
     for form in candidates:
         if {form.text, form.label} <= row.fields.keys():
             return form
@@ -94,7 +98,7 @@ def choose_format(spec: TaskSpec, row: Row) -> Format:
     wanted = "" if spec.format == "auto" else f" of the format '{spec.format}'"
     raise DataError(
         f"{row.where}: no known fields{wanted}, found {row.names}. Known: text/label, sentence/label, prompt/completion, "
-        "prompt/answer, input/output, instruction/input/output, messages; or name yours with `text_field` and "
+        "prompt/answer, input/output, instruction/input/output, messages, conversations; or name yours with `text_field` and "
         f"`label_field`.{_other_case(row)}"
     )
 
@@ -118,6 +122,8 @@ def input_format(spec: TaskSpec, row: Row) -> Format:
     """
     with contextlib.suppress(DataError):
         return choose_format(spec, row)
+    if is_list_of_messages(row.fields.get("prompt")):
+        return Format("messages", "prompt", "completion")
     known = [form for form in reversed(FORMATS) if spec.format in ("auto", form.name)]
     inputs = {form.text: form for form in known if form.text in row.fields}
     if "instruction" in inputs:
@@ -127,26 +133,8 @@ def input_format(spec: TaskSpec, row: Row) -> Format:
     which = "several inputs" if inputs else "no input"
     raise DataError(
         f"{row.where}: {which} to answer, found the fields {row.names}. Known: text, sentence, prompt, input, instruction "
-        "(with input), messages; or name yours with `text_field`."
+        "(with input), messages, conversations; or name yours with `text_field`."
     )
-
-
-def _turns(row: Row) -> list[tuple[str, str]]:
-    """(role, content) of each message of a chat."""
-    messages = row.fields["messages"]
-    turns: list[tuple[str, str]] = []
-    for message in messages if isinstance(messages, list) else []:
-        match message:
-            case {"role": str(role), "content": str(content)}:
-                _check_characters(row, "messages", content)
-                turns.append((role, content))
-            case _:
-                raise DataError(f"{row.where}: a message must be {{'role', 'content'}}, found {message!r:.80}.")
-    return turns
-
-
-def _transcript(turns: list[tuple[str, str]]) -> str:
-    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
 
 
 def _string(row: Row, field: str, *, is_label: bool = False) -> str:
@@ -163,17 +151,5 @@ def _string(row: Row, field: str, *, is_label: bool = False) -> str:
         raise DataError(f"{row.where}: field '{field}' must be {wanted}, found {type(value).__name__}.")
     if not value.strip():
         raise DataError(f"{row.where}: field '{field}' is empty; fill it in or remove the record.")
-    _check_characters(row, field, value)
+    check_characters(value, f"{row.where}: field '{field}'")
     return value.strip() if is_label else value
-
-
-def _check_characters(row: Row, field: str, text: str) -> None:
-    """Refuse half of a surrogate pair, such as a cut emoji: no tokenizer reads it, no file can hold it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        near = text[max(0, error.start - 20) : error.start]
-        raise DataError(
-            f"{row.where}: field '{field}' holds half of a character (\\u{ord(text[error.start]):04x}, after {near!r}), "
-            "such as a cut emoji. Fix or remove the record."
-        ) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import DataError
+from perdure.tasks.chats import is_list_of_messages
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,20 @@ def set_apart(error: DataError, bad: list[str] | None) -> None:
 
 
 def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+    return read_json_lines(path.read_bytes(), str(path), encoding, bad)
+
+
+def read_json_lines(content: bytes, name: str, encoding: str = "utf-8", bad: list[str] | None = None) -> list[Row]:
+    """The records of JSON lines; `name` is what they are called in messages. For `bad` and errors see `read_rows`."""
     rows = []
-    lines = deque(_decoded(path, encoding).split("\n"))
-    for n in range(1, len(lines) + 1):
+    lines = deque(_text(content, name, encoding).split("\n"))
+    del content  # half of the memory
+    for number in range(1, len(lines) + 1):
         line = lines.popleft()  # freed when read
         if not line.strip():
             continue
         try:
-            rows.append(_row(f"{path}, line {n}", _parsed(path, line, n)))
+            rows.append(_row(f"{name}, line {number}", _parsed(name, line, number)))
         except DataError as error:
             set_apart(error, bad)
     return rows
@@ -75,7 +82,7 @@ def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
 
 def _json(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
     """A list of objects, or an object with such a list under 'data'."""
-    content = _parsed(path, _decoded(path, encoding))
+    content = _parsed(str(path), _decoded(path, encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
@@ -141,7 +148,10 @@ SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
 
 def _decoded(path: Path, encoding: str) -> str:
     """The file's text without a byte order mark."""
-    content = path.read_bytes()
+    return _text(path.read_bytes(), str(path), encoding)
+
+
+def _text(content: bytes, path: str, encoding: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path} is UTF-16: save it as UTF-8, or set `encoding: utf-16`.")
     try:
@@ -158,12 +168,12 @@ def _decoded(path: Path, encoding: str) -> str:
         ) from None
 
 
-def _parsed(path: Path, text: str, line: int = 1) -> Any:
+def _parsed(path: str, text: str, line: int = 1) -> Any:
     """The JSON value of `text`, which starts at `line` of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        lines = error.msg == "Extra data" and path.suffix.lower() == ".json"
+        lines = error.msg == "Extra data" and path.lower().endswith(".json")
         hint = " If there is one object per line, name the file .jsonl." if lines else ""
         where = f"{path}, line {line + error.lineno - 1}"
         raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).{hint}") from None
@@ -172,6 +182,8 @@ def _parsed(path: Path, text: str, line: int = 1) -> Any:
 
 
 def _row(where: str, value: Any) -> Row:
+    if is_list_of_messages(value):
+        value = {"messages": value}
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with fields, found {type(value).__name__}.")
     return Row(where, value)
