@@ -36,6 +36,7 @@ from perdure.methods.table import PARTS, Role, kind_of
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank, Update
 from perdure.settings.read import validate
+from perdure.state.reopen import task_record
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Stage
 from perdure.training.context import StageContext
@@ -126,9 +127,7 @@ def _learn(method: Method, folder: Path, stop: tuple[str, int] | None = None, mi
     config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"checkpoint_minutes": minutes})})
     store = Store(folder)
     with store.writing():
-        store.create(
-            {"config": CONFIG.model_dump(mode="json"), "tasks": {task.name: task.fingerprint() for task in TASKS}}
-        )
+        store.create({"config": CONFIG.model_dump(mode="json"), **task_record(TASKS)})
         return run_sequence(TASKS, method, ctx.model, ctx.backbone, config, store, _Stopping(stop))
 
 

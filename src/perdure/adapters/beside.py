@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from perdure.adapters.folder import Adapter
-from perdure.adapters.weights import FROZEN, PREFIX, is_head, opened, stored_tensor
+from perdure.adapters.weights import FROZEN, PREFIX, FrozenTensor, is_head
 from perdure.errors import AdapterError
-
-
-@dataclass(frozen=True)
-class FrozenTensor:
-    """A whole tensor in an adapter's file: the base's own, which PEFT saves beside the LoRA of an embedding, or a head's."""
-
-    adapter: Adapter
-    name: str
-
-    def read(self) -> Tensor:
-        """The tensor, as stored."""
-        with opened(self.adapter.file) as file:
-            return stored_tensor(file, self.name, self.adapter.file)
 
 
 def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
@@ -36,12 +22,12 @@ def frozen_beside(adapters: Iterable[Adapter]) -> dict[str, FrozenTensor]:
         names = [(module, name) for module, entry in adapter.modules.items() for name in entry.frozen]
         names += [("", name) for name in adapter.beside if not is_head(name, adapter.config)]
         for module, name in names:
-            own = FrozenTensor(adapter, name)
+            own = FrozenTensor(adapter.file, adapter.place, name)
             key = f"{module}{FROZEN}{name.rpartition('.')[2]}" if module else name.removeprefix(PREFIX)
             first = frozen.setdefault(key, own)
             if first is not own and not same_values(first.read(), own.read()):
                 raise AdapterError(
-                    f"'{first.adapter.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
+                    f"'{first.place}' and '{adapter.place}' were trained on different bases: each brings the base's "
                     f"weight '{key}', which PEFT saves with an embedding, and they differ, as after resizing "
                     "the vocabulary for each separately. Resize the base once, save it as a model, and train both on it."
                 )
@@ -53,7 +39,10 @@ def heads_beside(adapters: Sequence[Adapter]) -> tuple[dict[str, FrozenTensor], 
     brought = [adapter for adapter in adapters if adapter.config.heads]
     if not brought:
         return {}, ()
-    each = [{n.removeprefix(PREFIX): FrozenTensor(a, n) for n in a.beside if is_head(n, a.config)} for a in brought]
+    each = [
+        {n.removeprefix(PREFIX): FrozenTensor(a.file, a.place, n) for n in a.beside if is_head(n, a.config)}
+        for a in brought
+    ]
     first, *others = each
     agree = all(
         own.keys() == first.keys() and all(same_values(own[key].read(), first[key].read()) for key in first)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +25,7 @@ from perdure.adapters.weights import (
     PICKLE_FILE,
     PREFIX,
     WEIGHTS_FILE,
+    FrozenTensor,
     checked_finite,
     opened,
     read_header,
@@ -35,9 +36,6 @@ from perdure.errors import AdapterError
 from perdure.ops.factors import Factors
 from perdure.ops.finite import all_finite, finite
 from perdure.ops.lowrank import LowRank
-
-if TYPE_CHECKING:
-    from perdure.adapters.beside import FrozenTensor
 
 
 class Adapter(Mapping[str, LowRank]):

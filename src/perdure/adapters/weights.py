@@ -189,6 +189,24 @@ def stored_tensor(file: Any, name: str, path: Path) -> Tensor:
         raise AdapterError(f"{path}: '{name}' cannot be read ({error}). Save it in fp32, bf16 or fp16.") from error
 
 
+@dataclass(frozen=True)
+class FrozenTensor:
+    """A whole tensor in an adapter's file: the base's own, which PEFT saves beside the LoRA of an embedding, or a head's.
+
+    Args:
+        place: what the adapter is called in messages.
+    """
+
+    file: Path
+    place: str
+    name: str
+
+    def read(self) -> Tensor:
+        """The tensor, as stored."""
+        with opened(self.file) as file:
+            return stored_tensor(file, self.name, self.file)
+
+
 def checked_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """The tensor in fp32 (float64 if stored so); an AdapterError if it has NaN or Inf, or is not floating point."""
     if not tensor.dtype.is_floating_point:

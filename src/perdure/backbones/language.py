@@ -17,6 +17,7 @@ from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_
 from perdure.backbones.chat_tasks import ReadsChats
 from perdure.backbones.device import autocast
 from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
+from perdure.backbones.label_texts import check_distinct, label_texts
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
 from perdure.backbones.pretrained import answering
@@ -83,22 +84,11 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         self._reads = True
 
     def _check_labels(self, task: Task) -> None:
-        names: dict[tuple[int, ...], str] = {}
-        names_as_written: dict[str, str] = {}
-        for name, text in task.labels.items():
-            ids = tuple(self._fitting(text, f"Task '{task.name}': the text of label '{name}'"))
-            if ids in names:
-                raise DataError(
-                    f"Task '{task.name}': the labels '{names[ids]}' and '{name}' stand for the same text {text!r}; make them "
-                    "differ."
-                )
-            names[ids] = name
-            other = names_as_written.setdefault(normalise(text), name)
-            if other != name and self.settings.answer_by == "generation":
-                raise DataError(
-                    f"Task '{task.name}': written answers are compared without case, spacing and punctuation, so the labels "
-                    f"'{other}' and '{name}' are one; give them other texts, or set backbone.answer_by=ranking."
-                )
+        ids = {
+            name: self._fitting(text, f"Task '{task.name}': the text of label '{name}'")
+            for name, text in task.labels.items()
+        }
+        check_distinct(task, ids, written=self.settings.answer_by == "generation")
         for text in sorted(set() if task.template else {text for texts in task.choices.values() for text in texts}):
             self._fitting(text, f"Task '{task.name}': the choice {text[:40]!r}")
 
@@ -142,7 +132,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""
         asked = self._tasks[task]
         prompts = [self._presented(asked, e) for e in batch.examples]
-        return self._label_scores(prompts, [_label_texts(asked, e.text) for e in batch.examples])
+        return self._label_scores(prompts, [label_texts(asked, e.text) for e in batch.examples])
 
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """An answer for each example in order: the best label of the tasks in `labels`, or written text if none has any.
@@ -169,22 +159,21 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             if ranks:
                 self._try_packing(prompts, [self.format.completion(text) for text in tasks[0].labels.values()])
             lengths = [len(ids) for ids in prompts]
-            alike = lengths if self._mixes else None
             with self._sharing(prompts, "ranked" if ranks else "written") as pass_cost:
-                return in_batches(lengths, self.settings.predict_batch_size, work, alike, pass_cost)
+                return in_batches(
+                    lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None, pass_cost
+                )
 
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
     ) -> list[Prediction]:
         """Ranked labels; those of several tasks whose texts have the same tokens are one, see `best_of_tasks`."""
-        texts = [tuple(text for task in tasks for text in _label_texts(task, e.text)) for e in examples]
+        texts = [tuple(text for task in tasks for text in label_texts(task, e.text)) for e in examples]
         score_NL = self._label_scores(prompts, texts)
         classes = [(task.name, label) for task in tasks for label in task.labels]
         if len(tasks) == 1:
             return most_probable(score_NL.softmax(dim=1), classes)
-        ids = {
-            text: tuple(self.format.completion(text)) for text in dict.fromkeys(text for row in texts for text in row)
-        }
+        ids = {text: tuple(self.format.completion(text)) for text in {text for row in texts for text in row}}
         read = [[ids[text] for text in row] for row in texts]
         return best_of_tasks(score_NL, classes, read, [example.task for example in examples])
 
@@ -208,7 +197,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             known = {
                 normalise(label_text): (task.name, label)
                 for task in reversed(own_first)
-                for label, label_text in reversed(list(zip(task.labels, _label_texts(task, example.text), strict=True)))
+                for label, label_text in reversed(list(zip(task.labels, label_texts(task, example.text), strict=True)))
             }
             task, label = known.get(normalise(text), ("", "" if normalise(text) in names else text))
             answers.append(Prediction(label, (), task, wanted=self._wanted(example)))
@@ -238,9 +227,8 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             return [(-total, len(ids)) for total, ids in zip(totals, completions, strict=True)]
 
         with answering(self.model):
-            lengths = [self.length(e) for e in examples]
             alike = [(len(self._asked(e)), len(self._completion(e))) for e in examples] if self._mixes else None
-            return in_batches(lengths, self.settings.predict_batch_size, work, alike)
+            return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work, alike)
 
     def _log_likelihood(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         """Summed log-probability [N] of each completion after its prompt."""
@@ -267,8 +255,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             for own, rows in groups.items()
         ]
         order = torch.tensor([row for rows in groups.values() for row in rows])
-        scores_NL = torch.cat(parts)
-        return scores_NL[order.argsort().to(scores_NL.device)]
+        return torch.cat(parts)[order.argsort().to(parts[0].device)]
 
     def _scores(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Tensor:
         self._try_packing(prompts, completions)
@@ -305,13 +292,8 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         if task and task.chats and not task.labels:
             return self.chats.answer(example)
         if task and text in task.labels:
-            text = dict(zip(task.labels, _label_texts(task, example.text), strict=True))[text]
+            text = dict(zip(task.labels, label_texts(task, example.text), strict=True))[text]
         if text not in self._completions:
             what = f"Task '{example.task}': the target {text[:40]!r}"
             self._completions[text] = self._fitting(text, what, cut=self.settings.long_targets == "cut")
         return self._completions[text]
-
-
-def _label_texts(task: Task, text: str) -> tuple[str, ...]:
-    """The texts of the labels: this input's own choices, unless the task's prompt asks for the labels themselves."""
-    return tuple(task.labels.values()) if task.template else task.label_texts(text)

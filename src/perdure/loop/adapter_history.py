@@ -113,7 +113,7 @@ def _check_embeddings(history: Sequence[Adapter], model: AdaptedModel) -> None:
     for name, brought in frozen_beside(history).items():
         if name not in own or not same_values(brought.read(), own[name].cpu()):
             raise AdapterError(
-                f"'{brought.adapter.folder}' brings '{name}' of the model it was trained on, and the run's model has another: "
+                f"'{brought.file.parent}' brings '{name}' of the model it was trained on, and the run's model has another: "
                 "its vocabulary was resized, or it was trained. Save that model (save_pretrained) and give it as --backbone."
             )
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from perdure.adapters.beside import FrozenTensor, same_values
-from perdure.adapters.weights import FROZEN
+from perdure.adapters.beside import same_values
+from perdure.adapters.weights import FROZEN, FrozenTensor
 from perdure.errors import AdapterError
 from perdure.merging.base import Base
 from perdure.merging.tensor_files import TensorReader
@@ -22,7 +22,7 @@ def check_embeddings(base: Base, brought: Mapping[str, FrozenTensor]) -> None:
         ]
         if held and not same_values(tensor.read(), _read(base, held[0])):
             raise AdapterError(
-                f"'{tensor.adapter.place}' brings its base's '{plain}' (PEFT saves embeddings that were resized or adapted), and "
+                f"'{tensor.place}' brings its base's '{plain}' (PEFT saves embeddings that were resized or adapted), and "
                 f"'{base.folder}' has another. Save the base that it was trained on as a model (save_pretrained), and give that."
             )
 
@@ -34,7 +34,7 @@ def heads_in(base: Base, heads: Mapping[str, FrozenTensor]) -> tuple[dict[str, T
         held, own = base.tensor(name), tensor.read()
         if held is None or base.place[held][1].shape != tuple(own.shape):
             return {}, (
-                f"WARNING: the head ('{name}' of '{tensor.adapter.place}') was left out: '{base.folder}' has none of that shape. "
+                f"WARNING: the head ('{name}' of '{tensor.place}') was left out: '{base.folder}' has none of that shape. "
                 "It stays in the adapter's folder; to merge it too, give a base saved with a head of as many classes.",
             )
         replaced[held] = own

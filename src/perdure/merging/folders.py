@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from perdure.adapters.beside import FrozenTensor, frozen_beside, heads_beside
+from perdure.adapters.beside import frozen_beside, heads_beside
+from perdure.adapters.weights import FrozenTensor
 from perdure.errors import ConfigError
 from perdure.files.output import check_apart
 from perdure.merging.covariance_gain import Moments

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.adapters.beside import FrozenTensor
 from perdure.adapters.folder import write_adapter
-from perdure.adapters.weights import FROZEN
+from perdure.adapters.weights import FROZEN, FrozenTensor
 from perdure.errors import AdapterError, ConfigError
 from perdure.files.output import check_new, new_folder
 from perdure.merging.base import Addition, Base, Target, write_with

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -15,11 +11,10 @@ from typing import Any, Literal
 
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.chats import read_splits
+from perdure.tasks.content import content, digest
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""A text that ends in one of these and names a file is an image. A vision backbone reads any text but a data URI as a path."""
 INVERSE_PERPLEXITY = "inverse-perplexity"
 """The metric of language-modelling tasks: exp(-nats / tokens) over all texts; higher is better."""
 
@@ -202,22 +197,10 @@ class Task:
         """
         parts: list[object] = [list(self.labels.items()), self.metric]
         if self.template or self.choices or self.references:
-            by_text = (
-                [(_content(text), value) for text, value in each.items()] for each in (self.choices, self.references)
-            )
+            by_text = ([(content(text), value) for text, value in m.items()] for m in (self.choices, self.references))
             parts += [self.template, *by_text]
         parts += ["chats"] if self.chats else []
-        # of one JSON text, [name, {split: [[text, label], ...]}, ...], which is never held whole
-        digest = hashlib.sha256(f"[{json.dumps(self.name)}, {{".encode())
-        for split in SPLITS:
-            digest.update(f'{"" if split == SPLITS[0] else ", "}"{split}": ['.encode())
-            examples = getattr(self, split)
-            for start in range(0, len(examples), 1000):
-                rows = json.dumps([(_content(e.text), e.label) for e in examples[start : start + 1000]])
-                digest.update(f"{', ' if start else ''}{rows[1:-1]}".encode())
-            digest.update(b"]")
-        digest.update(f"}}, {json.dumps(parts)[1:]}".encode())
-        return digest.hexdigest()
+        return digest(self.name, {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}, parts)
 
 
 def named_by_number(label: str, names: Sequence[str]) -> str:
@@ -240,23 +223,6 @@ def without_labels(task: Task) -> str:
         return ""
     listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
     return f"give labels=[{listed}]"
-
-
-def _content(text: str) -> str:
-    """The text itself, or the sha256 of the image file it names."""
-    if not text.lower().endswith(IMAGE_SUFFIXES) or "\n" in text:
-        return text
-    try:
-        info = os.stat(text)
-        return _image_digest(text, info.st_mtime_ns, info.st_size) if stat.S_ISREG(info.st_mode) else text
-    except (OSError, ValueError):  # no such file, or not a valid file name
-        return text
-
-
-@functools.lru_cache(maxsize=1 << 17)
-def _image_digest(path: str, changed: int, size: int) -> str:  # noqa: ARG001  (cache keys: a changed file is read again)
-    with open(path, "rb") as file:
-        return f"image sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 @dataclass(frozen=True)

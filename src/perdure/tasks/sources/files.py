@@ -12,13 +12,14 @@ from perdure.errors import ConfigError, DataError
 from perdure.settings.read import validate
 from perdure.settings.yaml_text import read_yaml
 from perdure.tasks.chats import one_turn
+from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import Format, choose_format
 from perdure.tasks.sources.hub import dataset_rows
 from perdure.tasks.sources.rows import Row, read_rows, set_apart
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
-from perdure.tasks.task import IMAGE_SUFFIXES, SPLITS, Task, version
+from perdure.tasks.task import SPLITS, Task, version
 
 SHOWN = 10
 """How many problems of a task's files an error lists."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from perdure.errors import DataError, MissingTask
+from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.archives import member
 from perdure.tasks.sources.hub import data_uri, dataset_images
-from perdure.tasks.task import IMAGE_SUFFIXES
 
 PNG = "data:image/png;base64,"
 IMAGES, LABELS = 0x00000803, 0x00000801  # magic numbers of IDX files of unsigned bytes: 3 dimensions, 1 dimension
