@@ -104,7 +104,7 @@ def test_merge_from_a_file(places, tmp_path):
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     assert record["settings"]["weights"] == [1.0, 2.0]
     assert record["energies"]["layers.1.v"] == pytest.approx(1)
-    with pytest.raises(ConfigError, match="leave --rule and --set out"):
+    with pytest.raises(ConfigError, match="leave --rule, --set and --like out"):
         perdure("merge", "--file", tmp_path / "merge.yaml", "--rule", "sum", "--out", tmp_path / "x")
     with pytest.raises(ConfigError, match="not twice"):
         perdure("merge", *places, "--file", tmp_path / "merge.yaml", "--out", tmp_path / "x")
@@ -170,7 +170,7 @@ def test_moments_are_measured_as_the_adapters_were_trained(places, tmp_path, mon
     ("options", "reason"),
     [
         (("--rule", "sum"), "No output folder"),
-        (("--rule", "guard", "--out", "x"), "Did you mean 'guarded'"),
+        (("--rule", "guardd", "--out", "x"), "Did you mean 'guarded'"),
         (("--out", "x"), "No rule: give one"),
         (("--rule", "guarded", "--out", "x"), "Give --tasks"),
         (("--rule", "guarded", "--out", "x", "--set", "density=1"), "it has no setting 'density'"),
@@ -247,7 +247,7 @@ def test_a_base_by_folder_by_name_and_from_a_hub(places, tmp_path, monkeypatch):
 
 def test_a_state_keeps_its_own_settings(places, tmp_path):
     perdure("merge", places[0], "--into", tmp_path / "state", "--rule", "average")
-    with pytest.raises(ConfigError, match="--set belongs to --rule"):
+    with pytest.raises(ConfigError, match="--set and --like belong to --rule"):
         perdure("merge", places[1], "--into", tmp_path / "state", "--set", "density=0.3")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, bits
 
@@ -41,9 +42,11 @@ def test_a_refused_month(tmp_path, encoder_folder, capsys, monkeypatch):
     import perdure.state.gate
 
     own_data.main(tmp_path, {"kind": "encoder", "model": str(encoder_folder)}, **SETTINGS)
-    monkeypatch.setattr(perdure.state.gate, "_losses", lambda store, folder: {"reviews": (0.9, 0.8)})
+    best, now = (Answered(stage, "reviews", tmp_path, score) for stage, score in (("reviews", 0.9), ("tickets@2", 0.8)))
+    outcome = TaskOutcome("reviews", [best, now], 0, None)
+    monkeypatch.setattr(perdure.state.gate, "task_outcomes", lambda store, upcoming: [outcome])
     assert add_next_month.main(tmp_path) is None
-    assert "'reviews' fell from 90.0 to 80.0" in capsys.readouterr().out
+    assert "'reviews' is at 80.0, 10.0 below its best (90.0 after 'reviews')" in capsys.readouterr().out
     assert Store(tmp_path / "run").stages() == ["tickets", "reviews"]
 
 

@@ -32,8 +32,8 @@ def test_json_lines_are_all_of_standard_output(config, monkeypatch, capsys) -> N
     steps = [event for event in events if event["event"] == "step"]
     logged = read_lines(out / "stages/01-fruit/log.jsonl") + read_lines(out / "stages/02-sky/log.jsonl")
     assert [{key: event[key] for key in logged[0]} for event in steps] == logged
-    assert [event["event"] for event in events if event["event"] != "step"] == ["begin", *["scored"] * 3, "end"]
-    assert events[0]["stages"] == ["fruit", "sky"]
+    assert [event["event"] for event in events if event["event"] != "step"] == ["note", "begin", *["scored"] * 3, "end"]
+    assert events[1]["stages"] == ["fruit", "sky"]
     assert list(events[-2]["scores"].values()) == read_scores(out).score_matrix[-1]
     assert events[-1]["finished"]
     assert events[-1]["metrics"]["average_accuracy"] == read_scores(out).average_accuracy
@@ -43,6 +43,7 @@ def test_json_lines_are_all_of_standard_output(config, monkeypatch, capsys) -> N
 def test_plain_lines_where_there_is_no_terminal(config, monkeypatch, capsys) -> None:
     ended = perdure(monkeypatch, capsys, "run", config, "--out", config.parent / "run")
     lines = ended.err.splitlines()
+    assert lines.pop(0) == "[ps-lora] adapts 4 modules in 2 of 2 layers, 24 % of the matrix parameters"
     assert [line.split(":")[0] for line in lines] == [
         "[ps-lora] untrained", "[ps-lora] fruit", "[ps-lora] fruit", "[ps-lora] after fruit",
         "[ps-lora] sky", "[ps-lora] sky", "[ps-lora] after sky",

@@ -13,6 +13,7 @@ from perdure.config.run_config import RunConfig
 from perdure.loop.sequence import run_sequence
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past
+from perdure.state.reopen import task_record
 from perdure.state.store import Store
 from perdure.tasks.task import Example, Stage, Task
 from perdure.training.context import StageContext
@@ -86,7 +87,7 @@ def learn_toy(
         store.create(
             {
                 "config": config.model_dump(mode="json"),
-                "tasks": {task.name: task.fingerprint() for task in tasks},
+                **task_record(tasks),
                 "base": "toy",
             }
         )

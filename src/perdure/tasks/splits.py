@@ -25,7 +25,11 @@ ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
-    texts = {text for pairs in splits.values() for text, _ in pairs} if drawn.choices or drawn.references else set()
+    texts = (
+        {text for pairs in splits.values() for text, _ in pairs}
+        if drawn.choices or drawn.references or drawn.places
+        else set()
+    )
     return Task(
         name,
         **splits,
@@ -72,7 +76,7 @@ def unique(
             duplicates += 1
         else:
             kept.append(pair)
-            seen.add(key)
+            seen |= {key} if value in often else set()
     notes = []
     if duplicates:
         notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
