@@ -38,7 +38,7 @@ READ = (
     "scores run",
     "scores run --json",
     "report run --out new",
-    "predict run in.jsonl",
+    "predict run in.jsonl --task fruit",
 )
 GROW = ("resume run", "add run sea.yaml", "rollback run --to fruit", "repair run")
 EXPORT = ("export run --out new", "export run --out new --as model")
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "data/sky.csv": (*LEARN, "predict run data/sky.csv"),
     "data/sky.yaml": LEARN,
     "sea.yaml": ("add run sea.yaml",),
-    "in.jsonl": ("predict run in.jsonl", "predict run in.jsonl --out new"),
+    "in.jsonl": ("predict run in.jsonl --task fruit", "predict run in.jsonl --task fruit --out new"),
     "suite.yaml": ("suites show suite.yaml",),
     "sweep.yaml": ("sweep-plan sweep.yaml",),
     "run/run.json": (*READ, *GROW, *EXPORT),
@@ -67,8 +67,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "run/stages/*/*.json*": (*READ, *GROW),
     "run/stages/*/predictions/*": ("report run --out new", *GROW),
     "run/stages/*/adapter/*": ("add run sea.yaml", "resume run", "export run --out new"),
-    "run/stages/*/state.safetensors": ("add run sea.yaml", "export run --out new", "predict run in.jsonl"),
-    "run/deployed/*.json": ("predict run in.jsonl", *EXPORT),
+    "run/stages/*/state.safetensors": ("add run sea.yaml", "export run --out new", "predict run in.jsonl --task fruit"),
+    "run/deployed/*.json": ("predict run in.jsonl --task fruit", *EXPORT),
     "stopped/unfinished/*.json": ("resume stopped", "show stopped"),
     "stopped/unfinished/*/*": ("resume stopped",),
     "one/adapter_config.json": ADAPTERS,

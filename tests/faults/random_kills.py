@@ -43,7 +43,7 @@ COMMANDS: dict[str, str] = {
     "merge two --into state": "state",
     "export run --rank 2 --out new": "new",
     "export run --as model --out new": "new",
-    "predict run in.jsonl --out new": "new",
+    "predict run in.jsonl --task fruit --out new": "new",
     "report run --out new": "new",
     "sweep sweep.yaml --out new --processes 1": "new",
 }
