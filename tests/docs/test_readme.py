@@ -55,7 +55,7 @@ def test_month_after_month_runs_in_order(tmp_path, monkeypatch, encoder_folder):
     (tmp_path / "spam.yaml").write_text("name: spam\ntrain: spam.jsonl\n")
     part = README.split("## Month after month")[1].split("\n## ")[0]
     commands = [re.split(r" {2,}", line.strip())[0] for line in part.splitlines() if line.startswith("    perdure ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         done = CliRunner().invoke(app, command.split()[1:])
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
