@@ -170,14 +170,15 @@ def read_config(folder: Path) -> AdapterConfig:
 
 def _instead(folder: Path) -> str:
     """What to give in place of a folder that is not an adapter."""
-    run = folder if (folder / "run.json").is_file() else folder.parent
+    run = folder if os.path.isfile(folder / "run.json") else folder.parent
     adapters = [str(each.parent) for each in sorted(run.glob(f"stages/*/adapter/{CONFIG_FILE}"))]
-    what = "It is a whole model. " if (folder / "config.json").is_file() else ""
-    if adapters and (run / "run.json").is_file():
+    what = "It is a whole model. " if os.path.isfile(folder / "config.json") else ""
+    if adapters and os.path.isfile(run / "run.json"):
         return f"{what}The adapters of the run in '{run}' are {', '.join(adapters)}."
     if what:
         return f"{what}Give the adapters that were trained on it; the model itself goes to --base."
-    if inner := sorted((str(each.parent) for each in folder.glob(f"*/{CONFIG_FILE}")), key=natural):
+    inside = folder.glob(f"*/{CONFIG_FILE}") if os.path.isdir(folder) else ()
+    if inner := sorted((str(each.parent) for each in inside), key=natural):
         return f"The adapters in it are {', '.join(inner)}; give one."
     return "Give a folder saved by PEFT."
 

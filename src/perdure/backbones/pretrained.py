@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -221,8 +222,9 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
 
 def tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, once it has read a word: some of its settings are looked at only then, whatever their type."""
+    """The tokenizer, once it has read a word and its settings can be written: some are looked at only then, whatever they are."""
     tokenizer("a")
+    json.dumps(tokenizer.init_kwargs, default=str, ensure_ascii=False).encode()
     return tokenizer
 
 

@@ -131,7 +131,7 @@ def merge(
         overwrite=overwrite,
     )
     outcome = run_merge(request)
-    typer.echo(json.dumps(outcome.as_json(), indent=1) if as_json else "\n".join(outcome.lines()))
+    typer.echo(json.dumps(outcome.as_json(), indent=1) if as_json else visible("\n".join(outcome.lines())))
 
 
 def export(
@@ -152,4 +152,4 @@ def export(
     report = write(
         folder, out, form, rank=rank, dtype=DTYPES[dtype] if dtype else None, base=base, task=task, overwrite=overwrite
     )
-    typer.echo(json.dumps(report.as_json(), indent=1) if as_json else "\n".join(lines_of(report)))
+    typer.echo(json.dumps(report.as_json(), indent=1) if as_json else visible("\n".join(lines_of(report))))

@@ -139,7 +139,10 @@ def _protect(value: Any) -> Any:
 def _backbone(value: Any) -> dict[str, Any]:
     if not isinstance(value, str | Mapping):
         raise ConfigError(f"backbone: expected a model's name or a mapping with `model`, got {value!r:.80}.")
-    return {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
+    found = {"model": value} if isinstance(value, str) else {"model": "minilm", **value}
+    if not isinstance(found["model"], str):
+        raise ConfigError(f"backbone.model: expected a name, a folder or a hub id, got {found['model']!r:.80}.")
+    return found
 
 
 class RunConfig(Settings):

@@ -92,7 +92,7 @@ class Base:
     def tied(self) -> bool:
         """Whether the output head is the input embedding."""
         stated = self._settings.get("tie_word_embeddings")
-        has_head = any(arch.endswith(WITH_HEAD) for arch in self.config.get("architectures") or [])
+        has_head = any(str(arch).endswith(WITH_HEAD) for arch in self.config.get("architectures") or [])
         return bool(stated) if stated is not None else has_head and not any(n.endswith(HEADS) for n in self.place)
 
     def target(self, module: str, shape: tuple[int, int], kind: str, transposed: bool) -> Target:

@@ -71,7 +71,7 @@ class State(Mergeable):
         self.about = _read_about(self.folder)
         self.rule = rule_named(self.about.rule, self.about.settings)
         self.keeper = keeper_for(self.rule)
-        if not (self.folder / self.about.file).is_file():
+        if not os.path.isfile(self.folder / self.about.file):
             raise StoreError(
                 f"'{self.folder}' lacks '{self.about.file}', which {MERGE_STATE} names; restore it from a copy."
             )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.files.durable import read_lines
-from perdure.state.shapes import SCORES, read_shaped
+from perdure.state.shapes import SCORES, AnswerShape, read_rows, read_shaped
 from perdure.state.store import Store
 from perdure.training.class_metrics import class_summary
 from perdure.training.metrics import Scores, summary
@@ -50,7 +49,11 @@ def class_scores(folder: str | Path) -> dict[str, dict[str, float]]:
     store = Store(Path(folder))
     last, found = store.stage_folder(len(store.stages())) / "predictions", {}
     for task, asked in store.about.get("asked", {}).items():
-        if asked.get("labels") and (file := last / f"{task}.jsonl").is_file() and (rows := read_lines(file)):
+        if (
+            asked.get("labels")
+            and (file := last / f"{task}.jsonl").is_file()
+            and (rows := read_rows(file, AnswerShape))
+        ):
             answers = ["" if "predicted_task" in row else row["predicted"] for row in rows]
             found[task] = class_summary([row["label"] for row in rows], answers, tuple(asked["labels"]))
     return found
