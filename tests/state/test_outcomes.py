@@ -67,5 +67,5 @@ def test_a_task_that_is_not_learnt_is_named(tmp_path: Path) -> None:
 def test_the_first_task_alone(tmp_path: Path) -> None:
     found = outcomes(tmp_path / "run", {"colour": LABELS["colour"], "shape": LABELS["shape"]})
     assert list(found) == ["colour"]
-    assert state_sentence(list(found.values())) == "Colour was learnt: 100.0."
+    assert state_sentence(list(found.values())) == "colour was learnt: 100.0."
     assert state_sentence([]) == "No task was learnt and scored yet."

@@ -70,8 +70,7 @@ def state_sentence(outcomes: Sequence[TaskOutcome]) -> str:
     if not parts:
         only = outcomes[-1]
         parts.append(f"{only.task} was learnt: {points(only.now.score)}")
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return f"{'; '.join(parts)}.".replace("no earlier", "No earlier", 1)
 
 
 def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
