@@ -15,6 +15,8 @@ from transformers import (
     FNetModel,
     MiniMaxConfig,
     MiniMaxForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from perdure.backbones.causal import CausalLM, CausalSettings
@@ -92,6 +94,25 @@ def test_a_model_that_writes_otherwise_when_padded_writes_in_batches_of_one_leng
     backbone._generate = lambda prompts: sizes.append(len({len(ids) for ids in prompts})) or written(prompts)
     together = backbone.predict(ROWS, ["t"])
     assert sizes == [1] * 4  # "rain" and "dull" are of one length
+    assert [p.label for p in together] == [backbone.predict([row], ["t"])[0].label for row in ROWS]
+
+
+def test_a_model_that_writes_otherwise_beside_any_row_writes_alone(tmp_path: Path) -> None:
+    """RWKV as transformers has it: from the second token on, rows of one batch read each other's state."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RwkvForCausalLM(RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.ndim == 2 else 1)
+    settings = CausalSettings(model="rwkv", max_length=64, max_new_tokens=16, answer_by="generation")
+    backbone = CausalLM(model, tokenizer, settings)
+    backbone.prepare([TASK])
+    prompts = [backbone._asked(row) for row in ROWS]
+    pair = [next(p for p in prompts if len(p) == min(map(len, prompts)))] * 2
+    assert backbone._generate(pair) != backbone._generate(pair[:1]) * 2  # what a batch of one length would write
+    together = backbone.predict(ROWS, ["t"])
     assert [p.label for p in together] == [backbone.predict([row], ["t"])[0].label for row in ROWS]
 
 

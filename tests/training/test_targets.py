@@ -102,7 +102,11 @@ def test_all_linear_leaves_out_what_cannot_be_adapted_and_says_why() -> None:
             r"no linear layer's whole name matches .*'q_proj'.*\[q_proj, v_proj\].*'model\.layers\.0\.self_attn",
         ),
         (["layers.0.self_attn.q_proj", "layers.7.self_attn.q_proj"], (), r"no layer 'layers\.7\.self_attn\.q_proj'"),
-        (["qproj"], (), r"the model has no layer 'qproj'\. Candidates: .*q_proj"),
+        (
+            ["qproj"],
+            (),
+            r"no layer 'qproj'\. Candidates: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj\.$",
+        ),
         (["input_layernorm"], (), r"'model\.layers\.0\.input_layernorm' is not a linear layer but a LlamaRMSNorm"),
         (["embed_tokens"], (), r"'model\.embed_tokens' is not a linear layer but a Embedding"),
         (["q_proj"], ["k_proj"], r"lora\.exclude: none of the layers to adapt matches 'k_proj'"),

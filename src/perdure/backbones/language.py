@@ -160,9 +160,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
                 self._try_packing(prompts, [self.format.completion(text) for text in tasks[0].labels.values()])
             lengths = [len(ids) for ids in prompts]
             with self._sharing(prompts, "ranked" if ranks else "written") as pass_cost:
-                return in_batches(
-                    lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None, pass_cost
-                )
+                return in_batches(lengths, self._at_once, work, lengths if self._mixes else None, pass_cost)
 
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]

@@ -32,7 +32,7 @@ class Trials(PretrainedBackbone):
         self.settings = settings
         self._packs: bool | None = False if settings.ranking == "exhaustive" else None  # None: not tried yet
         self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
-        # where padding changes answers: "read" or "written"; "": nowhere; None: not tried yet
+        # where padding changes answers: "read" or "written", or other rows do: "alone"; "": nowhere; None: not tried yet
         self._mixes: str | None = None
         self._shared: dict[str, bool] = {}  # whether prompts may share their beginning, by the kind of answer
         self._prompts: dict[str, list[int]] = {}
@@ -82,18 +82,25 @@ class Trials(PretrainedBackbone):
             alone, beside = (self._log_likelihood(rows, [answer] * len(rows))[:1] for rows in ([short], [short, long]))
             if not agree(self.model, beside, alone):
                 self._mixes = "read"
-            else:
-                self._mixes = "" if self._writes_alike(short, long) else "written"
+            elif self._writes_alike(short, long):
+                self._mixes = ""
+            else:  # RWKV's state mixes rows even without padding
+                self._mixes = "written" if self._writes_alike(short, short) else "alone"
 
-    def _writes_alike(self, short: list[int], long: list[int]) -> bool:
-        """Whether the first tokens written after `short` have the same scores alone and padded next to `long`."""
+    @property
+    def _at_once(self) -> int:
+        """How many texts answer in one batch."""
+        return 1 if self._mixes == "alone" else self.settings.predict_batch_size
+
+    def _writes_alike(self, short: list[int], other: list[int]) -> bool:
+        """Whether the first tokens written after `short` have the same scores alone and next to `other`, padded if longer."""
         config: Any = self.model.config
         if config.is_encoder_decoder:  # no padding beside what it writes, and what it reads was compared
             return True
         steps = min(8, self.settings.max_new_tokens)
         try:
             text, scores = first_scores(self.model, self.tokenizer, [short], steps)
-            other_text, other_scores = first_scores(self.model, self.tokenizer, [short, long], steps)
+            other_text, other_scores = first_scores(self.model, self.tokenizer, [short, other], steps)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             return False  # it may still rank; where texts are written, the same error says what is wrong
         same = int((text == other_text).int().cumprod(dim=0).sum()) + 1  # later scores follow another text

@@ -225,7 +225,10 @@ def _ranking(learner: Backbone) -> Check:
 def _padding(learner: Backbone) -> Check:
     if note := getattr(learner, "padding_note", lambda: None)():
         return Check("batching", "note", note)
-    if getattr(learner, "_mixes", None):
+    mixes = getattr(learner, "_mixes", None)
+    if mixes == "alone":
+        return Check("batching", "note", "what it writes depends on the texts beside it: every text is answered alone")
+    if mixes:
         return Check("batching", "note", "padding changes what it writes: texts of one length are answered together")
     return Check("batching", "ok", "an answer does not depend on the texts beside it")
 

@@ -131,7 +131,9 @@ def ends_with(name: str, end: str) -> bool:
 
 
 def _no_match(model: nn.Module, linear: Mapping[str, nn.Module], target: str) -> str:
-    kinds = sorted({name.rsplit(".", 1)[-1] for name in linear.keys() - sharing_modules(model)})
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    fit = {name for name, module in linear.items() if module is not head} - sharing_modules(model)
+    kinds = sorted({name.rsplit(".", 1)[-1] for name in fit})
     candidates = f"Candidates: {', '.join(kinds)}."
     for name, module in model.named_modules():
         if ends_with(name, target):
