@@ -4,7 +4,7 @@
     make tables
 
 Tiny random models (architectures.py) learn two tasks with four methods, by default targets and with all linear layers, in
-fp32. The deployed folder is then loaded without the run, adapters by PEFT, and its probabilities are compared with the run's.
+fp32. The deployed folder is then loaded without the run, adapters by PEFT, and its log-probabilities are compared with the run's.
 A record that exists is kept: remove it to measure again.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ from perdure.backbones import load_backbone
 from perdure.commands.doctor import COLOURS, LABELS, TEXTS, picture
 
 HERE = Path(__file__).parent
+SMALLEST = 1e-37
 METHODS = ("ps-lora", "perdure", "slice", "n-lora")
 TARGETS: dict[str, Any] = {"default": [], "all-linear": "all-linear"}
 SETTINGS: dict[str, Any] = {
@@ -66,7 +68,7 @@ def backbone(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def tried(kind: str, folder: Path, targets: Any, method: str) -> dict[str, Any]:
-    """What happened: the largest difference between the run's and the deployed model's probabilities, or the refusal."""
+    """What happened: the largest difference between the run's and the deployed model's log-probabilities, or the refusal."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "run"
         settings = {**SETTINGS, "lora": {"rank": 2, "targets": targets}}
@@ -80,7 +82,11 @@ def tried(kind: str, folder: Path, targets: Any, method: str) -> dict[str, Any]:
 
 
 def difference(kind: str, folder: Path, out: Path) -> float:
-    """The largest between the probabilities of the run and of its deployed folder, loaded by transformers and PEFT."""
+    """The largest between the log-probabilities of the run and of its deployed folder, loaded by transformers and PEFT.
+
+    Of logarithms, as a share of 1 + their size: a random language model finds a long label so unlikely that its probability could
+    not show an error.
+    """
     deployed, largest = out / "deployed", 0.0
     is_adapter = (deployed / "adapter_config.json").is_file()
     learner: Any = load_backbone(backbone(kind, folder if is_adapter else deployed))
@@ -93,8 +99,16 @@ def difference(kind: str, folder: Path, out: Path) -> float:
         runs = predict(out, [example.text for example in task.test], task=task.name, tasks=learnt)
         for own, row in zip(mine, runs, strict=True):
             pairs = zip(own.probabilities, row["probabilities"].values(), strict=True)
-            largest = max(largest, *(abs(a - b) for a, b in pairs))
+            largest = max(largest, *(apart(a, b) for a, b in pairs))
     return largest
+
+
+def apart(one: float, two: float) -> float:
+    """How far two probabilities are apart in logarithms, as a share of 1 + their size; 0 where both are no number of fp32's."""
+    if min(one, two) < SMALLEST:
+        return 0.0 if max(one, two) < 10 * SMALLEST else float("inf")
+    a, b = math.log(one), math.log(two)
+    return abs(a - b) / (1 + abs(b))
 
 
 def measure(kind: str, name: str, targets: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from benchmarks.breadth.architectures import KINDS
 from benchmarks.records import records, row
 
 LARGEST = 1e-5
-"""Difference of probabilities that is rounding in fp32."""
+"""Difference of log-probabilities, as a share of 1 + their size, that is rounding in fp32."""
 
 
 def verdict(found: Mapping[str, Any]) -> str:

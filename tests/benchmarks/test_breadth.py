@@ -45,3 +45,15 @@ def test_transformers_knows_every_architecture() -> None:
     for kind, names in KINDS.items():
         for name in names:
             assert config(kind, name).model_type
+
+
+def test_an_error_of_an_unlikely_label_is_seen() -> None:
+    """e^-25 and e^-25.5 are both 0.000000 as probabilities, and .5 of 26 apart in logarithms."""
+    from math import exp
+
+    from benchmarks.breadth.run import apart
+
+    assert apart(exp(-25.5), exp(-25)) == pytest.approx(0.5 / 26)
+    assert apart(1 - 1e-9, 1.0) < 1e-8
+    assert apart(0.0, 1e-40) == 0
+    assert apart(0.0, 0.1) == float("inf")
