@@ -24,9 +24,13 @@ import transformers
 from benchmarks.breadth.architectures import KINDS, build
 from peft import PeftModel
 
-from perdure import Example, PerdureError, Task, learn, predict
+from perdure import Example, PerdureError, Task, learn
 from perdure.backbones import load_backbone
 from perdure.commands.doctor import COLOURS, LABELS, TEXTS, picture
+from perdure.state.record import load_deployed
+from perdure.state.reopen import reopened_model
+from perdure.state.store import Store
+from perdure.training.evaluation import answer
 
 HERE = Path(__file__).parent
 SMALLEST = 1e-37
@@ -92,13 +96,16 @@ def difference(kind: str, folder: Path, out: Path) -> float:
     learner: Any = load_backbone(backbone(kind, folder if is_adapter else deployed))
     learnt = tasks(kind)
     learner.prepare(learnt)  # images are compared with features of the pretrained weights
+    store = Store(out)
+    model, own = reopened_model(store, learnt)
+    own.prepare(learnt)
     if is_adapter:
         learner.model = PeftModel.from_pretrained(learner.model, str(deployed)).get_base_model().eval()
     for task in learnt:
         mine = learner.predict(task.test, [task.name])
-        runs = predict(out, [example.text for example in task.test], task=task.name, tasks=learnt)
-        for own, row in zip(mine, runs, strict=True):
-            pairs = zip(own.probabilities, row["probabilities"].values(), strict=True)
+        runs = answer(model, own, load_deployed(store), task.test, [task.name])
+        for one, two in zip(mine, runs, strict=True):
+            pairs = zip(one.probabilities, two.probabilities, strict=True)
             largest = max(largest, *(apart(a, b) for a, b in pairs))
     return largest
 
