@@ -179,6 +179,8 @@ def _parsed(path: str, text: str, line: int = 1) -> Any:
         raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).{hint}") from None
     except RecursionError:
         raise DataError(f"{path}, line {line}: nested too deeply.") from None
+    except ValueError:  # Python limits the digits of an integer
+        raise DataError(f"{path}, line {line}: a number has more digits than can be read. Put it in quotes.") from None
 
 
 def _row(where: str, value: Any) -> Row:
