@@ -328,7 +328,11 @@ BAD_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "malformed line": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": ', r"line 2: not valid JSON"),
     "line that is no object": ("a.jsonl", b'["a", "x"]\n', r"line 1: expected an object .* found list"),
     "bottomless nesting": ("a.jsonl", b"[" * 100_000, r"line 1: (nested too deeply|not valid JSON)"),
-    "an endless number": ("a.jsonl", b'{"text": ' + b"9" * 5000 + b', "label": "x"}', "line 1: a number has more digits"),
+    "an endless number": (
+        "a.jsonl",
+        b'{"text": ' + b"9" * 5000 + b', "label": "x"}',
+        "line 1: a number has more digits",
+    ),
     "bottomless nesting in json": ("a.json", b"[" * 100_000, r"a\.json.*(nested too deeply|not valid JSON)"),
     "wrong byte": ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "caf\xe9"}', r"line 2: byte 0xe9 is not UTF-8"),
     "utf-16 unsaid": ("a.jsonl", '{"text": "a"}'.encode("utf-16"), r"is UTF-16: save it as UTF-8"),
