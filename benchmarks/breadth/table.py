@@ -60,4 +60,5 @@ def _refused() -> Iterator[tuple[str, str]]:
                 continue
             text = found.get("refused") or found.get("traceback") or f"differs by {found['difference']:.1e}"
             short = text.replace("|", "\\|").replace("\n", " ")
-            yield f"{record['name']} ({record['targets']}, {method})", short[:220]
+            alone = len({verdict(own) for own in record["methods"].values()}) > 1
+            yield f"{record['name']} ({record['targets']}{', ' + method if alone else ''})", short[:220]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -44,7 +45,9 @@ def test_a_process_that_is_told_to_end_takes_its_own_job_with_it_only():
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_sweep_that_is_told_to_end_or_killed_has_its_trainings_written_down(how, tmp_path):
-    sweep = subprocess.Popen([sys.executable, "-m", "tests.sweeps.sweep_jobs", tmp_path])
+    # under nohup, which these tests may run under, SIGHUP is ignored, and a process inherits that
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    sweep = subprocess.Popen([sys.executable, "-m", "tests.sweeps.sweep_jobs", tmp_path], preexec_fn=heard)
     while len([*tmp_path.glob("begun-*")]) < 2:
         time.sleep(0.05)
     workers = psutil.Process(sweep.pid).children(recursive=True)

@@ -27,7 +27,7 @@ from perdure.backbones.targets import default_targets
 from perdure.config.run_config import LoraSettings, load_config
 from perdure.errors import ConfigError
 from perdure.training.lora import AdaptedModel
-from perdure.training.targets import check_reached
+from perdure.training.targets import check_reached, is_linear
 
 SMALL: dict[str, Any] = {
     "hidden_size": 8,
@@ -196,3 +196,17 @@ def test_layers_that_the_loss_does_not_use_are_refused_by_the_setting() -> None:
     check_reached(bert(tokens).pooler_output.sum())
     with pytest.raises(ConfigError, match=r"lora\.targets: .*none of the adapted layers"):
         check_reached(bert(tokens).last_hidden_state.sum())
+
+
+def test_a_layer_with_a_forward_of_its_own_counts_if_it_only_multiplies() -> None:
+    """Falcon writes its linear layers out; another multiplies and then clips."""
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    class Clips(FalconLinear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).clamp(-100, 100)
+
+    Clips.__module__ = FalconLinear.__module__
+    assert is_linear(FalconLinear(4, 3))
+    assert is_linear(FalconLinear(4, 3, bias=False).bfloat16())
+    assert not is_linear(Clips(4, 3))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
@@ -69,14 +70,28 @@ def chosen_modules(model: nn.Module, settings: LoraSettings, default: Targets, u
 def is_linear(module: nn.Module) -> bool:
     """Whether LoRA can adapt the module: it multiplies its inputs by its weight, and does nothing else.
 
-    A router or clipped layer of transformers computes more in a `forward` of its own; torch's own attention reads the weight of
-    its projection directly, past any adapter.
+    A router or clipped layer of transformers computes more in a `forward` of its own (Falcon's does not); torch's own attention
+    reads the weight of its projection directly, past any adapter.
     """
+    if not isinstance(module, nn.Linear):
+        return isinstance(module, Conv1D)
     kind = type(module)
     own = kind.forward is not nn.Linear.forward and kind.__module__.startswith("transformers.models.")
-    return isinstance(module, Conv1D) or (
-        isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear) and not own
-    )
+    return not isinstance(module, NonDynamicallyQuantizableLinear) and (not own or _multiplies(module))
+
+
+def _multiplies(module: nn.Linear) -> bool:
+    """Whether the module's own `forward` gives what a linear layer's does, on inputs of both signs and of some size."""
+    weight = module.weight
+    if weight.is_meta or not weight.dtype.is_floating_point:
+        return False
+    x = torch.linspace(-1e3, 1e3, 3 * module.in_features, dtype=weight.dtype, device=weight.device).view(1, 3, -1)
+    try:
+        with torch.no_grad():
+            own, linear = module(x), nn.Linear.forward(module, x)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(own, Tensor) and own.shape == linear.shape and torch.allclose(own, linear, rtol=1e-3, atol=1e-3)
 
 
 def size(module: nn.Module) -> tuple[int, int]:
