@@ -149,7 +149,7 @@ def test_a_pattern_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.Monke
     """Matching stops after a time; here no time is left, so that a plain pattern shows it."""
     adapter = hand_folder(tmp_path / "one", alpha_pattern={"[m]": 6})
     assert Adapter(adapter).config.scaling("m") == 3
-    monkeypatch.setattr(adapter_format, "SLOWEST", 0.0)
+    monkeypatch.setattr(adapter_format, "SECONDS", 0.0)
     with pytest.raises(AdapterError, match=r"pattern '\[m\]' in adapter_config.json cannot be matched with 'm'"):
         Adapter(adapter)
 

@@ -22,6 +22,7 @@ import regex
 
 from perdure.errors import AdapterError
 from perdure.files.parsing import parse_json, read_limited
+from perdure.settings.patterns import LONGEST, SECONDS
 
 CONFIG_FILE = "adapter_config.json"
 REFUSED: Mapping[str, str] = {
@@ -46,9 +47,6 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 }
 """Task type -> modules that PEFT trains and saves whole beside the LoRA: the head that the task needs."""
 LARGEST_RANK = 1 << 31
-LONGEST_PATTERN = 2000
-SLOWEST = 2.0
-"""Seconds of computing that a pattern and a module's name may take; usual ones take a millionth of that."""
 _WHOLE = r"(.*\.)?({})$"
 """A pattern as PEFT matches it: with a module's name or its end after a dot."""
 OFFSETTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -102,7 +100,7 @@ def _matches(pattern: str, module: str) -> bool:
     """Whether PEFT would take the module for one of the pattern's; an AdapterError where the answer takes too long."""
     try:
         # not re, which cannot stop: some patterns take longer than the age of the universe
-        return regex.match(_WHOLE.format(pattern), module, timeout=SLOWEST) is not None
+        return regex.match(_WHOLE.format(pattern), module, timeout=SECONDS) is not None
     except (TimeoutError, regex.error) as error:
         raise AdapterError(
             f"The pattern {_short(pattern)} in {CONFIG_FILE} cannot be matched with '{module:.80}' ({error or 'too slow'}). "
@@ -112,7 +110,7 @@ def _matches(pattern: str, module: str) -> bool:
 
 def _pattern(key: str) -> str:
     """A key of rank_pattern or alpha_pattern; a ValueError for what is not a pattern in the place where PEFT puts it."""
-    if len(key) > LONGEST_PATTERN:
+    if len(key) > LONGEST:
         raise ValueError(f"{_short(key)} is too long for a pattern")
     re.compile(_WHOLE.format(key))
     return key

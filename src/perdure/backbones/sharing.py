@@ -62,7 +62,5 @@ class Sharing(Trials):
     def _same(self, prefix: Prefix, prompts: Sequence[list[int]]) -> bool:
         """Whether the first tokens written have the same scores."""
         steps = min(4, self.settings.max_new_tokens)
-        text, scores = first_scores(self.model, self.tokenizer, prompts, steps)
-        other_text, other_scores = first_scores(self.model, self.tokenizer, prompts, steps, prefix)
-        same = int((text == other_text).int().cumprod(dim=0).sum()) + 1  # later scores follow another text
-        return agree(self.model, other_scores[:same], scores[:same])
+        whole, shared = (first_scores(self.model, self.tokenizer, prompts, steps, known) for known in (None, prefix))
+        return self._begins_alike(whole, shared)

@@ -99,12 +99,17 @@ class Trials(PretrainedBackbone):
             return True
         steps = min(8, self.settings.max_new_tokens)
         try:
-            text, scores = first_scores(self.model, self.tokenizer, [short], steps)
-            other_text, other_scores = first_scores(self.model, self.tokenizer, [short, other], steps)
+            alone, beside = (
+                first_scores(self.model, self.tokenizer, rows, steps) for rows in ([short], [short, other])
+            )
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             return False  # it may still rank; where texts are written, the same error says what is wrong
-        same = int((text == other_text).int().cumprod(dim=0).sum()) + 1  # later scores follow another text
-        return agree(self.model, other_scores[:same], scores[:same])
+        return self._begins_alike(alone, beside)
+
+    def _begins_alike(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+        """Whether two `first_scores` have the same scores, as far as both follow the same text."""
+        same = int((one[0] == other[0]).int().cumprod(dim=0).sum()) + 1
+        return agree(self.model, other[1][:same], one[1][:same])
 
     def how_ranked(self, tried: bool = True) -> str | None:
         """How labels are ranked and why, for a run's record; None if none are. `tried`: try packing now if not done yet."""

@@ -125,7 +125,7 @@ def _study(name: str, folder: Path, examples: int | None, out: Path | None, over
     from perdure.state.reopen import (
         check_base,
         check_base_there,
-        check_pooling,
+        check_reading,
         learner_config,
         load_learner,
         recorded_tasks,
@@ -140,7 +140,7 @@ def _study(name: str, folder: Path, examples: int | None, out: Path | None, over
     check_base_there(store)
     model, backbone = load_learner(config, tasks)
     check_base(store, model)
-    check_pooling(store, backbone)
+    check_reading(store, backbone)
     study = {"sign-split": studies.sign_split, "signs": studies.signs}[name]
     _write(study(studies.open_run(folder, tasks, model, backbone, examples)), out, name)
 

@@ -23,7 +23,7 @@ from perdure.methods.contract.build import check_stages
 from perdure.methods.contract.own import sources
 from perdure.state.gate import Gate
 from perdure.state.mismatch import other_versions
-from perdure.state.record import load_deployed, save_deployed, score_tasks
+from perdure.state.record import load_deployed, save_deployed, score_cells, score_tasks
 from perdure.state.reopen import initial_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
@@ -95,8 +95,7 @@ def add(
         }
         with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
             untrained = score_tasks([new], (), {}, opened.model, opened.backbone, config.evaluation, report)
-            cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in untrained.items()}
-            more["added"] = {**record, "untrained": cells}
+            more["added"] = {**record, "untrained": score_cells(untrained)}
             run_sequence(every, opened.method, opened.model, opened.backbone, config, store, report)
         write_skipped(store.folder, [new])
     return report_end(report, store)

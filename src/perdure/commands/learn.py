@@ -25,8 +25,7 @@ from perdure.methods.contract.parts import Method
 from perdure.state.gate import OPEN, Gate
 from perdure.state.reopen import (
     check_base_there,
-    check_pooling,
-    check_template,
+    check_reading,
     initial_config,
     learner_config,
     load_configured_suite,
@@ -147,8 +146,7 @@ def run_config(
         whole = learner_config(store) if store.exists else config
         model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
         if store.exists:
-            check_pooling(store, backbone)
-            check_template(store, backbone)
+            check_reading(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
         protects = config.protect.base is not None and not (store.exists and store.stages())

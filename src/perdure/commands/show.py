@@ -9,7 +9,7 @@ from typing import Any
 from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store, set_aside
-from perdure.state.words import BASELINE, interval, next_steps, points, standing, state_sentence
+from perdure.state.words import BASELINE, compared, interval, next_steps, points, state_sentence
 from perdure.training.coverage import coverage_line
 from perdure.training.metrics import FORMULAS, Scores, averaged, noun
 
@@ -63,23 +63,10 @@ def _tasks(about: dict[str, Any], scores: Scores | None, outcomes: dict[str, Tas
                 "sizes": about["sizes"][task],
                 "when_learnt": scores.score_matrix[stage][t] if scores and stage is not None else None,
                 "now": scores.score_matrix[-1][t] if scores and learnt else None,
-                **_compared(outcomes.get(task)),
+                **compared(outcomes.get(task)),
             }
         )
     return rows
-
-
-def _compared(outcome: TaskOutcome | None) -> dict[str, Any]:
-    """How a task stands against when it was learnt, and against doing nothing; None where it is unknown."""
-    change, baseline = (outcome.since_learnt, outcome.baseline) if outcome else (None, None)
-    return {
-        "change": change.mean if change else None,
-        "interval": [change.low, change.high] if change else None,
-        "interval_in_points": interval(change),
-        "baseline": baseline[1] if baseline else None,
-        "baseline_is": baseline[0] if baseline else None,
-        "standing": standing(outcome) if outcome else "",
-    }
 
 
 def _deployed(folder: Path) -> str | None:
@@ -129,8 +116,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
         metric = "" if task["metric"] == "accuracy" else noun(task["metric"])
         notes = "added" if task["added"] else "" if task["learnt"] else "not learnt yet"
         notes = ", ".join(note for note in (metric, notes, task["standing"]) if note)
-        compared = f"{change:>6}  {task['interval_in_points']:>13}  {baseline:>8}"
-        yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {compared}  {notes}".rstrip()
+        columns = f"{change:>6}  {interval(task['interval']):>13}  {baseline:>8}"
+        yield f"{task['task']:<{width}}  {sizes}  {when:>11}  {now:>5}  {columns}  {notes}".rstrip()
     yield f"scores in points; the interval is of the change. {BASELINE}."
     yield run["state"]
     yield from (f"to do: {line}" for line in run["advice"])

@@ -7,7 +7,7 @@ from typing import Any
 from perdure.report.html import Table
 from perdure.report.runs import Run
 from perdure.state.outcomes import TaskOutcome
-from perdure.state.words import BASELINE, interval, next_steps, points, standing, state_sentence
+from perdure.state.words import BASELINE, compared, interval, next_steps, points, state_sentence
 
 HEAD = ["Task", "In words", "When learnt", "Now", "Change", "95 % interval", "Worse", "Better", "Examples", "Baseline"]
 CAPTION = f"{{name}}: scores in points; change, and answers that became worse or better, since the task was learnt. {BASELINE}."
@@ -27,32 +27,23 @@ def standing_of(run: Run) -> dict[str, Any]:
 
 def as_values(outcome: TaskOutcome) -> dict[str, Any]:
     """One task as plain values for JSON; scores are fractions of 1."""
-    change, baseline, then = outcome.since_learnt, outcome.baseline, outcome.then
     return {
         "task": outcome.task,
-        "when_learnt": then.score if then else None,
+        "when_learnt": outcome.then.score if outcome.then else None,
         "now": outcome.now.score,
         "best": max(answered.score for answered in outcome.scored),
-        "change": change.mean if change else None,
-        "interval": [change.low, change.high] if change else None,
-        "became_worse": change.worse if change else None,
-        "became_better": change.better if change else None,
-        "baseline": baseline[1] if baseline else None,
-        "baseline_is": baseline[0] if baseline else None,
-        "in_words": standing(outcome),
+        **compared(outcome),
     }
 
 
 def _row(outcome: TaskOutcome) -> list[str]:
-    change, baseline = outcome.since_learnt, outcome.baseline
+    found = as_values(outcome)
+    counts = (found["became_worse"], found["became_better"], len(outcome.now.rows) or None)
     return [
         outcome.task,
-        standing(outcome) or "just learnt",
-        points(outcome.then.score if outcome.then else None),
-        points(outcome.now.score),
-        points(change.mean if change else None),
-        interval(change),
-        *([str(change.worse), str(change.better)] if change else ["-", "-"]),
-        str(len(outcome.now.rows) or "-"),
-        points(baseline[1] if baseline else None),
+        found["standing"] or "just learnt",
+        *(points(found[key]) for key in ("when_learnt", "now", "change")),
+        interval(found["interval"]),
+        *("-" if count is None else str(count) for count in counts),
+        points(found["baseline"]),
     ]

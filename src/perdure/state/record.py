@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,9 +109,13 @@ def save_stage(
         _write_scores(folder, scored)
 
 
+def score_cells(scored: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
+    """A row of the score matrix as it is stored."""
+    return {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
+
+
 def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
-    cells = {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
-    write_json(folder / "scores.json", cells)
+    write_json(folder / "scores.json", score_cells(scored))
     for name, cell in scored.items():
         if not cell.examples:
             continue  # it was not scored: with a hundred tasks most files would be empty

@@ -65,8 +65,7 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
     torch.set_num_threads(about["threads"])
     model, backbone = load_learner(learner_config(store), tasks)
     check_base(store, model)
-    check_pooling(store, backbone)
-    check_template(store, backbone)
+    check_reading(store, backbone)
     backbone.precision = about["precision"]
     return model, backbone
 
@@ -109,20 +108,15 @@ def check_base(store: Store, model: AdaptedModel) -> None:
         raise RunMismatch(base_changed(store.folder, begun, now))
 
 
-def check_pooling(store: Store, backbone: Backbone) -> None:
-    """Raise RunMismatch unless an encoder pools as it did when the run began."""
-    begun, now = store.initial.get("pooling"), getattr(backbone, "pools", None)
-    if begun is not None and begun != now:
+def check_reading(store: Store, backbone: Backbone) -> None:
+    """Raise RunMismatch unless the model reads texts as when the run began: an encoder's pooling, a chat's template."""
+    pooled, pools = store.initial.get("pooling"), getattr(backbone, "pools", None)
+    if pooled not in (None, pools):
         raise RunMismatch(
-            f"The base model of the run in '{store.folder}' pools otherwise than when the run began: {begun} then, {now} now. "
+            f"The base model of the run in '{store.folder}' pools otherwise than when the run began: {pooled} then, {pools} now. "
             "Restore its modules.json and the folders that it names, or start a new run in another folder."
         )
-
-
-def check_template(store: Store, backbone: Backbone) -> None:
-    """Raise RunMismatch unless a language model's chat template is that of the run's beginning."""
-    begun, now = store.initial.get("chat_template"), getattr(backbone, "template", None)
-    if begun is not None and begun != now:
+    if store.initial.get("chat_template") not in (None, getattr(backbone, "template", None)):
         raise RunMismatch(
             f"The chat template of the base model changed since the run in '{store.folder}' began: prompts would differ "
             "from those that were learnt. Restore the template beside the base's tokenizer, or start a new run in another folder."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from perdure.state.outcomes import TaskOutcome
 from perdure.training.paired import Change
@@ -23,9 +24,23 @@ def points(fraction: float | None) -> str:
     return "0.0" if text == "-0.0" else text
 
 
-def interval(change: Change | None) -> str:
-    """The 95 % interval in points: '-3.1 to 1.2'; '-' without a change."""
-    return "-" if change is None else f"{points(change.low)} to {points(change.high)}"
+def interval(bounds: Sequence[float] | None) -> str:
+    """The ends of a 95 % interval in points: '-3.1 to 1.2'; '-' without one."""
+    return "-" if bounds is None else " to ".join(map(points, bounds))
+
+
+def compared(outcome: TaskOutcome | None) -> dict[str, Any]:
+    """How a task stands against when it was learnt, and against doing nothing, for JSON; None where it is unknown."""
+    change, baseline = (outcome.since_learnt, outcome.baseline) if outcome else (None, None)
+    return {
+        "change": change.mean if change else None,
+        "interval": [change.low, change.high] if change else None,
+        "became_worse": change.worse if change else None,
+        "became_better": change.better if change else None,
+        "baseline": baseline[1] if baseline else None,
+        "baseline_is": baseline[0] if baseline else None,
+        "standing": standing(outcome) if outcome else "",
+    }
 
 
 def change_in_words(change: Change | None) -> str:
@@ -33,7 +48,7 @@ def change_in_words(change: Change | None) -> str:
     if change is None:
         return ""
     moved = f"{change.worse} of {change.examples} answers became worse, {change.better} better"
-    return f" ({moved}; 95 % interval {interval(change)})"
+    return f" ({moved}; 95 % interval {interval((change.low, change.high))})"
 
 
 def standing(outcome: TaskOutcome) -> str:
