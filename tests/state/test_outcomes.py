@@ -61,7 +61,7 @@ def test_a_task_that_is_not_learnt_is_named(tmp_path: Path) -> None:
         "No earlier task lost more than noise explains; shape cannot be told from doing nothing."
     )
     [step] = next_steps(every, "run")
-    assert step.startswith("shape scores 81.0 and the untouched model 80.0: give it more rows")
+    assert step.startswith("shape scores 81.0 and the untouched model 80.0: give more rows")
 
 
 def test_the_first_task_alone(tmp_path: Path) -> None:

@@ -90,14 +90,9 @@ def state_sentence(outcomes: Sequence[TaskOutcome]) -> str:
 
 def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
     """Up to three things to do, the most urgent first."""
-    steps = []
-    for outcome in outcomes:
-        if not_learnt(outcome) and outcome.baseline:
-            what, score = outcome.baseline
-            steps.append(
-                f"{outcome.task} scores {points(outcome.now.score)} and {what} {points(score)}: give it more rows or more "
-                "training.epochs, and check its labels."
-            )
+    weak = [(o.task, points(o.now.score), *o.baseline) for o in outcomes if not_learnt(o) and o.baseline]
+    listed = "; ".join(f"{task} scores {score} and {what} {points(least)}" for task, score, what, least in weak)
+    steps = [f"{listed}: give more rows or more training.epochs, and check the labels."] if weak else []
     fallen: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.since_learnt and outcome.since_learnt.high < 0:
