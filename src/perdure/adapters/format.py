@@ -231,7 +231,7 @@ def _positive(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    """An alpha; a ValueError for NaN, Inf and what is no number."""
+    """An alpha; a ValueError for NaN, Inf and anything but a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{_short(value)} is not an alpha")  # noqa: TRY004  (one kind of error for whatever is in the file)
     if (isinstance(value, int) and value.bit_length() > sys.float_info.max_exp) or not math.isfinite(value):

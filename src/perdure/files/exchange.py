@@ -18,7 +18,7 @@ def exchange(made: Path, folder: Path) -> None:
     """Swap two folders of one file system: afterwards `folder` holds what was made, `made` what was there before.
 
     One step on Linux, so that a process killed at any point leaves one of the two in place. Elsewhere it takes renames, and one
-    that fails is taken back.
+    that fails is rolled back.
     """
     if _swapped(made, folder):
         return

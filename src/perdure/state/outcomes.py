@@ -35,7 +35,7 @@ class Answered:
 
     @cached_property
     def values(self) -> list[float] | None:
-        """One value an example, whose mean is the score; None if the score is no such mean."""
+        """One value an example, whose mean is the score; None if the score is not their mean."""
         kept = [row.get("value", is_right(row)) for row in self.rows]
         values = [float(value) for value in kept if value is not None]  # None: it was not finite
         return (
