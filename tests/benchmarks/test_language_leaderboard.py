@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmarks.language_leaderboard import plan
+from benchmarks.language_leaderboard import plan, table
+from benchmarks.leaderboard import table as encoder
 
 from perdure.methods.contract.build import build_method
 from perdure.methods.table import PRESETS
 from perdure.sweeps.plan import cells, load_sweep
 from perdure.tasks.suites import describe
+from tests.benchmarks.test_leaderboard_tables import run
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks" / "language_leaderboard"
@@ -82,3 +84,47 @@ def test_the_better_half_keeps_more_trials(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(plan, "best_trials", lambda _: {"inc-lora": trials, "l2": trials, "ewc": trials})
     ((_, _, sweep),) = plan.second()
     assert [len(row["trials"]) for row in sweep["methods"].values()] == [2, 2, 1]
+
+
+@pytest.fixture
+def finals(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Two methods, two seeds; general ability afterwards: 60 without examples, 70 with, perplexity 20 -> 25."""
+    made = [run(method, seed, share) for method, share in (("perdure", 0.9), ("joint", 0.8)) for seed in (10, 11)]
+    asked = [
+        {
+            "task": "news",
+            "shots": shots,
+            "metric": "accuracy",
+            "before": 0.6,
+            "after": 0.1 * (6 + shots),
+            "is_share": True,
+        }
+        for shots in (0, 1)
+    ]
+    asked.append({"metric": "inverse-perplexity", "shots": 0, "before": 1 / 20, "after": 1 / 25, "is_share": False})
+    ability = [{"method": "perdure", "rows": asked}] * 2
+
+    def found(folder: str) -> list[dict[str, Any]]:
+        return {"records": made, "ability": ability}.get(folder.rpartition("/")[2], []) if "labels" in folder else []
+
+    monkeypatch.setattr(encoder, "records", found)
+    monkeypatch.setattr(table, "records", found)
+    ids = {row["id"]: row["method"] for row in made}
+    monkeypatch.setattr(encoder, "runs_of", lambda step, _board: ids if step == "labels" else {})
+    monkeypatch.setattr(table, "_abilities", lambda: iter(found("labels/ability")))
+    return made
+
+
+def test_everything_at_a_glance(finals: list[dict[str, Any]]) -> None:
+    lines = table.summary().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| perdure", "| joint"]
+    assert lines[2].endswith("| - | 60.0 | 70.0 | 25.00 |")  # no free text yet
+    assert lines[3].endswith("| - | - | - | - |")
+    finals.pop()
+    assert "Incomplete: 1 of the 4 runs of `labels` are missing." in table.summary()
+
+
+def test_general_ability_beside_the_untouched_model(finals: list[dict[str, Any]]) -> None:
+    lines = table.ability().splitlines()
+    assert lines[2:4] == ["| untouched | 60.0 | 60.0 | 20.00 |", "| perdure | 60.0 | 70.0 | 25.00 |"]
+    assert lines[-1].startswith("2 runs")
