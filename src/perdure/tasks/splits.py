@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
@@ -59,16 +61,20 @@ def unique(
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
     pairs = list(pairs)
-    hashes = [hash(normal(text)) for text, _ in pairs]  # equal texts have equal hashes: few texts need to be held twice
-    often = {value for value, count in Counter(hashes).items() if count > 1}
+    # equal texts have equal hashes: few texts need to be held twice
+    hashes = np.fromiter((hash(normal(text)) for text, _ in pairs), np.int64, len(pairs))
+    ordered = np.sort(hashes)
+    often = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not often:
+        return pairs, []
     labels: dict[str, set[str]] = {}
-    for (text, label), value in zip(pairs, hashes, strict=True):
+    for (text, label), value in zip(pairs, hashes.tolist(), strict=True):
         if value in often:
             labels.setdefault(normal(text), set()).add(label)
     kept: list[Pair] = []
     seen: set[str] = set()
     duplicates = conflicts = 0
-    for pair, value in zip(pairs, hashes, strict=True):
+    for pair, value in zip(pairs, hashes.tolist(), strict=True):
         key = normal(pair[0]) if value in often else ""
         if value in often and not free and len(labels[key]) > 1:
             conflicts += 1
