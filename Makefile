@@ -22,13 +22,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,check]'
 	touch $(READY)
 
-check: $(READY) ## check format, lint, types, import direction, tables and pages
+check: $(READY) ## check format, lint, types, import direction, tables, pages and the documentation's site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python docs/reference.py --check
+	$(MAKE) --no-print-directory docs-site
 
 test: $(READY) ## run all tests that are not slow
 	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness and not devices'
@@ -75,7 +76,7 @@ docs: $(READY) ## generate the pages that come from the code: configuration keys
 
 docs-site: $(READY) ## build the documentation as a site in site/, its notebook run anew (two minutes)
 	$(BIN)/python -c 'import mkdocs_jupyter, mkdocstrings, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 TQDM_DISABLE=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build --strict --quiet
 
 # The wheel is installed into an environment of its own, with the pinned versions, and README's example is run there.
 release-check: $(READY) ## build the package, check its metadata, install the wheel elsewhere, run README's example
