@@ -65,7 +65,8 @@ class LanguageModel(ReadsChats, Sharing, ABC):
                 self._prepare_chats(task)
                 continue
             if task.learns_text:  # tokenised when needed; here only counted
-                self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
+                long = [e.text for e in examples if len(self.format.plain(e.text)) > self.settings.max_length]
+                self._note_cut(long)
                 continue
             for example in examples:
                 self._prompt(task.prompt(example.text))
@@ -278,7 +279,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
     def _prompt(self, text: str) -> list[int]:
         if text not in self._prompts:
             ids = self.format.prompt(text)
-            self.truncated += len(ids) > self.settings.max_length
+            self._note_cut([text] if len(ids) > self.settings.max_length else [])
             self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
         return self._prompts[text]
 

@@ -55,7 +55,9 @@ def run_record(
     if cut := backbone.truncated:
         length = getattr(settings, "max_length", None)
         limit = f" ({length})" if length else ""
-        warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
+        read = getattr(backbone, "read", 0) if getattr(backbone, "unread", 0) else 0
+        many = f"{cut} of {read} texts that were measured" if read else f"{cut} texts"
+        warnings.append(f"{many} are longer than backbone.max_length{limit} and are cut; increase it to read more")
     if note := getattr(backbone, "padding_note", lambda: None)():
         warnings.append(note)
     reach = model.coverage()
@@ -94,7 +96,6 @@ def _used(settings: Settings, backbone: Backbone) -> dict[str, Any]:
 
 
 def begin_lines(about: dict[str, Any]) -> list[str]:
-    """What a run says of its adapter before it begins; nothing for runs of 0.1, which did not record it."""
-    if "adapted" not in about:
-        return []
-    return [coverage_line(about["adapted"]), *about["adapted"]["notes"]]
+    """What a run says before it begins: its adapter (runs of 0.1 did not record it), then its warnings."""
+    reach = [coverage_line(about["adapted"])] if "adapted" in about else []
+    return [*reach, *(f"Warning: {line}" for line in about["warnings"])]

@@ -140,11 +140,17 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
         # a class for one plain message: a text and its label, which every kind of model learns
         pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
         chats = False
-    named = [(text, row) for split in rows for row, (text, _) in zip(rows[split], pairs[split], strict=True)]
-    where = {text: row.where for text, row in named} if chats else {}
     splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
-    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
+    pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
+    pool.where = {split: [row.where for row in found] for split, found in rows.items()}
+    pool.places = _places(pairs, pool.where, chats)
     return pool, rows
+
+
+def _places(pairs: Mapping[str, list[Pair]], where: Mapping[str, list[str]], chats: bool) -> dict[str, str]:
+    """Text -> its place: of all chats; else of the longest text alone, an example of those that may be cut."""
+    named = ((text, place) for split in pairs for (text, _), place in zip(pairs[split], where[split], strict=True))
+    return dict(named) if chats else dict([max(named, key=lambda pair: len(pair[0]), default=("", ""))])
 
 
 def _format(spec: TaskSpec, rows: list[Row]) -> Format:
