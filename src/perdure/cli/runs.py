@@ -154,6 +154,9 @@ def show(
     as_json: options.AsJson = False,
     serve: Annotated[bool, typer.Option(help="Print how to serve its chats, for transformers and vLLM.")] = False,
     task: Annotated[str | None, typer.Option(help="With --serve: the task to answer.")] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Print the texts that are answered otherwise than when learnt.")
+    ] = False,
 ) -> None:
     """Show a run: method, model, tasks with scores, sizes, warnings, and possible next commands."""
     if task is not None and not serve:
@@ -162,6 +165,11 @@ def show(
         from perdure.commands.serve import serving
 
         typer.echo(visible(serving(run, task)))
+        return
+    if texts:
+        from perdure.report.texts import text_lines
+
+        typer.echo(visible("\n".join(text_lines(run))))
         return
     from perdure.commands.show import describe_run, run_lines
 

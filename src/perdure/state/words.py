@@ -100,7 +100,7 @@ def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
             fallen.setdefault(worst, []).append(f"{outcome.task} (from {before})")
     for stage, tasks in fallen.items():
         steps.append(
-            f"{', '.join(tasks)} lost most by {stage}: `perdure report {folder}` shows the answers that changed; or go back to "
+            f"{', '.join(tasks)} lost most by {stage}: `perdure show {folder} --texts` lists the answers that changed; or go back to "
             f"before {stage} with `perdure rollback` and learn it with a method that forgets less."
         )
     for outcome in outcomes:
