@@ -6,7 +6,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 SEED := 0
 
-.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs check-tables leaderboard language-leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,11 @@ leaderboard: $(READY) ## run the leaderboard's missing runs (hours; needs PERDUR
 	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
+
+language-leaderboard: $(READY) ## run the language leaderboard's missing runs (18 core-hours; needs PERDURE_CL_BENCHMARK)
+	for step in first second finals; do $(BIN)/python benchmarks/language_leaderboard/plan.py $$step || exit 1; \
+	  for sweep in $$([ $$step = finals ] && echo labels texts || echo $$step); do \
+	    $(BIN)/perdure sweep benchmarks/language_leaderboard/$$sweep.yaml --out benchmarks/language_leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 
 recheck: $(READY) ## repeat two recorded quickstart runs, drawn by SEED, and compare
 	$(BIN)/python benchmarks/recheck.py --seed $(SEED)

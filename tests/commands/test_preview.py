@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 import perdure
-from perdure.backbones import encoder
 from perdure.cli import app
 from perdure.commands.learn import preview, run_config
 from perdure.commands.preview import decisions, majority, steps
@@ -70,7 +69,7 @@ def test_a_dry_run_says_what_was_read_and_writes_nothing(uneven):
     assert of_task.startswith(
         "mail: 32 rows read: 17 to learn from, 12 to score; 2 classes: a 53 %, b 47 %; "
     )  # 9 of 17
-    assert "1 of 17 texts are cut, such as train.jsonl, line 20" in of_task
+    assert "1 of 17 texts fill the model's length and may be cut, such as train.jsonl, line 20" in of_task
     assert "always answering 'a' scores 75.0 (accuracy)" in of_task
     assert "the untouched model: about " in of_task
     (cost,) = (line for line in lines if line.startswith("writes to "))
@@ -139,18 +138,6 @@ def test_steps_and_durations():
     stage = Stage("t", (Task("t", [("x", "a")] * 33, test=[("x", "a")]),))
     assert steps(stage, load_config({"training": {"epochs": 3, "batch_size": 16}})) == 9
     assert [duration(s) for s in (0.2, 89, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
-
-
-def test_many_texts_are_measured_in_part_and_answered_in_whole(tmp_path, encoder_folder, monkeypatch):
-    """Of 40 texts 10 are looked at; the scores and factors do not depend on it."""
-    config = load_config(write_config(tmp_path, encoder_folder, ["fruit"]))
-    run_config(config, tmp_path / "all")
-    monkeypatch.setattr(encoder, "LOOKED_AT", 10)
-    said = Notes()
-    run_config(config, tmp_path / "part", report=said)
-    assert bits(tmp_path / "part") == bits(tmp_path / "all")
-    (line,) = (line for line in said.lines if line.startswith("fruit: 40 rows"))
-    assert " measured" in line
 
 
 def test_notices_stand_before_training_and_once(uneven, capsys):

@@ -152,15 +152,16 @@ class Backbone(Protocol):
     """A model that can learn from examples and answer.
 
     `precision` is set by the loop before anything runs: 'bf16' computes under autocast, the weights stay fp32.
-    `truncated` counts the texts longer than `max_length`, which were cut. A `tokenise(examples)`, where there is one, is called
-    before examples are used.
+    `truncated` counts the texts longer than `max_length`, which were cut.
     `default_targets` are the layers LoRA adapts if none are named; ConfigError if the model's layers are not known.
     `answers_from_examples`: whether answers (and what is saved) depend on the tasks' training examples.
     """
 
     model: nn.Module
     precision: Literal["fp32", "bf16"]
-    truncated: int
+
+    @property
+    def truncated(self) -> int: ...
 
     @property
     def default_targets(self) -> tuple[str, ...]: ...

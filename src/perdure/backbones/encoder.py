@@ -44,15 +44,11 @@ from perdure.backbones.pretrained import (
     tried,
 )
 from perdure.backbones.ranking import agree
+from perdure.backbones.token_rows import TokenRows, tokenizer_key
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
-
-LOOKED_AT = 5_000
-"""At most so many texts of a task are tokenised before they are used; those that are cut are counted among them."""
-TOGETHER = 1_000
-"""Texts tokenised at once: a tokenizer's record of a text is many times as large as its ids."""
 
 
 class EncoderSettings(Settings):
@@ -92,8 +88,9 @@ class Encoder(PretrainedBackbone):
         self.settings = settings
         self.pooling = pooling or Pooling()
         self._width = int(getattr(model.config, "hidden_size", 0))
-        self._tokens: dict[str, Sequence[int]] = {}
-        self.read = self.unread = 0  # texts whose length is known before they are used, and others
+        self._tokens = TokenRows(
+            "texts", self._read, lambda: tokenizer_key(tokenizer, {"max_length": settings.max_length})
+        )
         self._mixes: bool | None = None  # whether padding changes a text's embedding; None: not tried yet
 
     @classmethod
@@ -129,41 +126,22 @@ class Encoder(PretrainedBackbone):
                     f"{f'{fix}, or ' if fix else ''}take a language model."
                 )
             self._tasks[task.name] = task
-            texts = {e.text for split in (task.train, task.validation, task.test) for e in split}
-            self._look_at(texts)
-            self._tokenise({*task.labels.values(), *itertools.chain(*task.choices.values())})
+            self._tokens.add(
+                itertools.chain(
+                    (e.text for split in (task.train, task.validation, task.test) for e in split),
+                    task.labels.values(),
+                    itertools.chain.from_iterable(task.choices.values()),
+                )
+            )
             self._check_labels(task)
         self._try_padding()
 
-    def _look_at(self, texts: set[str]) -> None:
-        """Tokenise at most `LOOKED_AT` of these texts, spread evenly; the others are tokenised when they are used."""
-        every = sorted(texts)
-        some = (
-            {every[place * len(every) // LOOKED_AT] for place in range(LOOKED_AT)} if len(every) > LOOKED_AT else texts
-        )
-        self.read, self.unread = self.read + len(some), self.unread + len(every) - len(some)
-        self._tokenise(some)
-
-    def tokenise(self, examples: Iterable[Example]) -> None:
-        """Tokenise the texts of examples that are about to be used, together: half the time of one by one."""
-        self._tokenise({example.text for example in examples})
-
-    def measured(self, text: str) -> bool:
-        """Whether the text's length is known already."""
-        return text in self._tokens
-
-    def _tokenise(self, texts: set[str]) -> None:
-        new = sorted(texts - self._tokens.keys())
-        for start in range(0, len(new), TOGETHER):
-            some = new[start : start + TOGETHER]
-            self._tokens |= zip(some, self._read(some), strict=True)
-
     def _try_padding(self) -> None:
-        """Compare, once, a text alone with itself padded: FNet and ConvBERT mix padding into their texts."""
-        known = sorted(self._tokens.values(), key=len)
-        if self._mixes is not None or not known:
+        """Compare, once, a text alone with the same text padded: FNet and ConvBERT mix padding into their texts."""
+        if self._mixes is not None or not self._tokens:
             return
-        short, long = known[0], [*known[-1], *known[-1]][: self.settings.max_length]
+        short, longest = self._tokens.extremes()
+        long = [*longest, *longest][: self.settings.max_length]
         if len(long) <= len(short):
             return
         with torch.inference_mode(), without_dropout(self.model), reading_explained(self.settings.model, self.model):
@@ -179,20 +157,23 @@ class Encoder(PretrainedBackbone):
                     f"first {self.settings.max_length} tokens ({text!r:.60}); make them differ, or raise backbone.max_length."
                 )
 
-    def _read(self, texts: list[str]) -> list[Sequence[int]]:
-        """Token ids of each text, cut to `max_length`; counts those that were longer."""
-        limit = self.settings.max_length
-        rows = self._tokenised(texts, limit + 1)
-        long = [i for i, ids in enumerate(rows) if len(ids) > limit]
-        self._note_cut([texts[i] for i in long])
-        if long:
-            for i, ids in zip(long, self._tokenised([texts[i] for i in long], limit), strict=True):
-                rows[i] = ids
-        return [array("i", ids) for ids in rows]  # a ninth of a list's memory
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than `max_length`, and were cut."""
+        return self._tokens.cut
 
-    def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
+    def _read(self, texts: list[str]) -> tuple[list[Sequence[int]], int]:
+        """Token ids of each text, cut to `max_length`, and how many were longer."""
+        limit = self.settings.max_length
         options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False}
-        return self.tokenizer(texts, truncation=True, max_length=length, **options)["input_ids"]  # pyright: ignore[reportReturnType]
+        found = self.tokenizer(texts, truncation=True, max_length=limit, **options)
+        if found.encodings is not None:
+            cut = sum(bool(encoding.overflowing) for encoding in found.encodings)
+        else:
+            more = self.tokenizer(texts, truncation=True, max_length=limit + 1, **options)
+            cut = sum(len(ids) > limit for ids in more["input_ids"])  # pyright: ignore[reportArgumentType]
+        rows: Any = found["input_ids"]
+        return [array("i", ids) for ids in rows], cut  # a ninth of a list's memory
 
     @property
     def pools(self) -> str:
@@ -202,6 +183,10 @@ class Encoder(PretrainedBackbone):
     def length(self, example: Example) -> int:
         """Number of tokens."""
         return len(self._token_ids(example.text))
+
+    def full(self, example: Example) -> bool:
+        """Whether its text fills `max_length`, and so may have been cut."""
+        return self.length(example) >= self.settings.max_length
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
@@ -222,12 +207,15 @@ class Encoder(PretrainedBackbone):
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Cosine / temperature of the batch's texts to the labels of `task`, [N, labels]."""
-        return self._match(self.features(batch) if outputs is None else outputs.features, batch.examples, [task])
+        text_ND = self.features(batch) if outputs is None else outputs.features
+        return self._match(text_ND, batch.examples, [task])
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
-        """The best label of those tasks, with probabilities; labels of the same tokens are one, see `best_of_tasks`."""
-        self.tokenise(examples)
+        """The best label among those of the tasks named in `labels`, with probabilities, for each example in order.
+
+        Labels of several tasks whose texts have the same tokens are one; see `best_of_tasks`.
+        """
         classes = self._classes(labels)
         common_LD = self._common_labels(labels)
 
@@ -251,7 +239,8 @@ class Encoder(PretrainedBackbone):
         self, text_ND: Tensor, examples: Sequence[Example], names: Sequence[str], common_LD: Tensor | None = None
     ) -> Tensor:
         """Cosine / temperature [N, labels] of embedded texts to the labels of the tasks `names`, each text to its own."""
-        common_LD = self._common_labels(names) if common_LD is None else common_LD
+        if common_LD is None:
+            common_LD = self._common_labels(names)
         if common_LD is not None:
             return text_ND @ common_LD.T / self.settings.temperature
         rows = [self._label_texts(example, names) for example in examples]
@@ -295,6 +284,4 @@ class Encoder(PretrainedBackbone):
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device).long()}
 
     def _token_ids(self, text: str) -> Sequence[int]:
-        if text not in self._tokens:
-            self._tokens[text] = self._tokenised([text], self.settings.max_length)[0]
         return self._tokens[text]

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -75,17 +75,12 @@ class PretrainedBackbone:
         self.model: nn.Module = model
         self.processor = processor
         self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
-        self.cut: set[str] = set()  # texts that are longer than max_length, as far as they were read
         self._tasks: dict[str, Task] = {}
 
-    def _note_cut(self, texts: Sequence[str]) -> None:
-        self.truncated += len(texts)
-        self.cut.update(texts)
-
-    def measured(self, text: str) -> bool:
-        """Whether the text's length is known already."""
-        return True
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than `max_length`, and were cut."""
+        return 0
 
     @property
     def default_targets(self) -> tuple[str, ...]:

@@ -131,8 +131,8 @@ def decisions(tasks: Sequence[Task], backbone: Backbone, config: RunConfig) -> l
 
 def _doubts(task: Task, backbone: Backbone, config: RunConfig) -> Iterator[tuple[str, str]]:
     examples, baseline = scored_examples(task, config.evaluation), majority(task, config)
-    cut, of = _cut(task, backbone)
-    if of and cut / of >= MANY_CUT:
+    cut, of = _full(task, backbone), len(task.train)
+    if cut / of >= MANY_CUT:
         yield "many texts lose a part; raise backbone.max_length to read more", f"{100 * cut / of:.0f} % of them"
     if baseline and task.metric == "accuracy" and baseline[1] >= UNEVEN:
         yield (
@@ -171,34 +171,23 @@ def _classes(task: Task) -> Iterator[str]:
 
 
 def _lengths(task: Task, backbone: Backbone) -> Iterator[str]:
-    known = _measured(task, backbone)
-    sizes = sorted(map(backbone.length, known))
-    if not sizes or sizes[-1] == 1:  # a model that does not count tokens
+    sizes = sorted(map(backbone.length, task.train))
+    if sizes[-1] == 1:  # a model that does not count tokens
         return
-    cut, of = _cut(task, backbone)
-    sample = f" in {len(known):,} measured" if len(known) < len(task.train) else ""
-    yield f"{sizes[0]} to {sizes[-1]} tokens, half of them up to {sizes[len(sizes) // 2]}{sample}"
-    if cut:
+    yield f"{sizes[0]} to {sizes[-1]} tokens, half of them up to {sizes[len(sizes) // 2]}"
+    if full := _full(task, backbone):
         longest = next(iter(task.places.items()), None)
-        place = f", such as {Path(longest[1]).name}" if longest and _is_cut(task, backbone, longest[0]) else ""
-        yield f"{cut:,} of {of:,} texts are cut{place}"
+        cut = longest and getattr(backbone, "full", lambda _: False)(
+            Example(longest[0], task.train[0].label, task.name)
+        )
+        place = f", such as {Path(longest[1]).name}" if longest and cut else ""
+        yield f"{full:,} of {len(task.train):,} texts fill the model's length and may be cut{place}"
 
 
-def _measured(task: Task, backbone: Backbone) -> Sequence[Example]:
-    """The training examples whose length is known."""
-    measured = getattr(backbone, "measured", lambda _text: True)
-    return [example for example in task.train if measured(example.text)]
-
-
-def _cut(task: Task, backbone: Backbone) -> tuple[int, int]:
-    """How many of the training texts whose length is known are cut, and of how many."""
-    known = _measured(task, backbone)
-    return sum(_is_cut(task, backbone, example.text) for example in known), len(known)
-
-
-def _is_cut(task: Task, backbone: Backbone, text: str) -> bool:
-    cut = getattr(backbone, "cut", ())
-    return bool(cut) and (text in cut or task.prompt(text) in cut)
+def _full(task: Task, backbone: Backbone) -> int:
+    """How many training texts fill what the model reads."""
+    full = getattr(backbone, "full", None)
+    return sum(map(full, task.train)) if full else 0
 
 
 def _cost_line(stages: Sequence[Stage], model: AdaptedModel, config: RunConfig, out: str | Path) -> str:

@@ -55,9 +55,7 @@ def run_record(
     if cut := backbone.truncated:
         length = getattr(settings, "max_length", None)
         limit = f" ({length})" if length else ""
-        read = getattr(backbone, "read", 0) if getattr(backbone, "unread", 0) else 0
-        many = f"{cut} of {read} texts that were measured" if read else f"{cut} texts"
-        warnings.append(f"{many} are longer than backbone.max_length{limit} and are cut; increase it to read more")
+        warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
     if note := getattr(backbone, "padding_note", lambda: None)():
         warnings.append(note)
     reach = model.coverage()

@@ -6,9 +6,11 @@ import dataclasses
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
@@ -53,28 +55,36 @@ def normal(text: str) -> str:
 
 
 def unique(
-    pairs: Iterable[Pair], split: str, free: bool = False, done: str = "removed", where: Sequence[str] = ()
+    pairs: Iterable[Pair],
+    split: str,
+    free: bool = False,
+    done: str = "removed",
+    where: Callable[[int], str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
 
     Args:
-        where: the place of each row, to name the first of a kind; empty: not known.
+        where: the place of each row, to name the first of a kind; None: not known.
 
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
     pairs = list(pairs)
-    hashes = [hash(normal(text)) for text, _ in pairs]  # equal texts have equal hashes: few texts need to be held twice
-    often = {value for value, count in Counter(hashes).items() if count > 1}
+    # equal texts have equal hashes: few texts need to be held twice
+    hashes = np.fromiter((hash(normal(text)) for text, _ in pairs), np.int64, len(pairs))
+    ordered = np.sort(hashes)
+    often = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not often:
+        return pairs, []
     labels: dict[str, set[str]] = {}
-    for (text, label), value in zip(pairs, hashes, strict=True):
+    for (text, label), value in zip(pairs, hashes.tolist(), strict=True):
         if value in often:
             labels.setdefault(normal(text), set()).add(label)
     kept: list[Pair] = []
     seen: set[str] = set()
     duplicates: list[int] = []
     conflicts: list[int] = []
-    for position, (pair, value) in enumerate(zip(pairs, hashes, strict=True)):
+    for position, (pair, value) in enumerate(zip(pairs, hashes.tolist(), strict=True)):
         key = normal(pair[0]) if value in often else ""
         if value in often and not free and len(labels[key]) > 1:
             conflicts.append(position)
@@ -93,9 +103,9 @@ def unique(
     return kept, notes
 
 
-def first_place(where: Sequence[str], positions: Sequence[int]) -> str:
+def first_place(where: Callable[[int], str] | None, positions: Sequence[int]) -> str:
     """', the first: tickets.csv, line 9', to follow a note on the rows at `positions`; '' where their places are not known."""
-    return f", the first: {Path(where[positions[0]]).name}" if where and positions else ""
+    return f", the first: {Path(where(positions[0])).name}" if where and positions else ""
 
 
 def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
@@ -169,7 +179,7 @@ def draw(
     splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
     for split, pairs in splits.items():
         if pairs:
-            splits[split], removed = unique(pairs, split, free, where=pool.where.get(split, ()))
+            splits[split], removed = unique(pairs, split, free, where=pool.where.get(split))
             notes += removed
     if near:
         keepers_first = ("test", "validation", "train")

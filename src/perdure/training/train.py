@@ -180,7 +180,6 @@ def _check_finite(where: str, numbers: Mapping[str, float | Tensor], advice: str
 
 
 def _epochs(backbone: Backbone, ctx: Context, settings: TrainingSettings) -> Iterator[list[Example]]:
-    getattr(backbone, "tokenise", lambda _examples: None)(ctx.stage.train)
     for epoch in range(settings.epochs):
         generator = ctx.generator(f"batches {epoch}")
         yield from cut_batches(ctx.stage.train, settings.batch_size, generator, backbone.length)
