@@ -86,15 +86,35 @@ def run(
 
 
 @app.command()
-def init(file: Annotated[Path, typer.Argument(help="Configuration file to write.")] = Path("perdure.yaml")) -> None:
-    """Write a commented configuration for your own data, to edit and pass to `perdure run`."""
+def init(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="[CONFIG.yaml] to write, and data files to write it for. [default: perdure.yaml]"),
+    ] = None,
+) -> None:
+    """Write a configuration: for data files what suits their content, else a commented one to edit."""
     from perdure.files.durable import write_text
 
+    given = list(files or [])
+    named = [file for file in given if file.suffix in (".yaml", ".yml")]
+    data = [file for file in given if file not in named]
+    if len(named) > 1:
+        raise ConfigError(f"Give one configuration file to write, not {len(named)}: {', '.join(map(str, named))}.")
+    file = named[0] if named else Path("perdure.yaml")
     if file.exists():
         raise ConfigError(f"'{file}' already exists. Choose another name, or edit it.")
+    schema = (Path(__file__).parents[1] / "config" / "perdure.schema.json").as_uri()
+    if data:
+        from perdure.commands.first_config import first_config
+
+        text, said = first_config(data, file)
+        write_text(file, f"# yaml-language-server: $schema={schema}\n{text}")
+        for line in said:
+            typer.echo(visible(line))
+        typer.echo(f"Wrote {file}. Look at it, then: perdure run {file} --dry-run")
+        return
     template = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
-    schema = Path(__file__).parents[1] / "config" / "perdure.schema.json"
-    write_text(file, template.replace("<file>", str(file)).replace("<schema>", schema.as_uri()))
+    write_text(file, template.replace("<file>", str(file)).replace("<schema>", schema))
     typer.echo(f"Wrote {file}. Edit its tasks, then: perdure run {file}")
 
 
