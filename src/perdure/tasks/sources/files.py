@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -144,10 +144,19 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places]]:
         # a class for one plain message: a text and its label, which every kind of model learns
         pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
         chats = False
-    where = {text: places[split].of(i) for split in pairs for i, (text, _) in enumerate(pairs[split])} if chats else {}
     splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
-    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
+    pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
+    pool.where = {split: found.of for split, found in places.items()}
+    pool.places = _named(pairs, pool.where, chats)
     return pool, places
+
+
+def _named(pairs: Mapping[str, list[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool) -> dict[str, str]:
+    """Text -> its place: of all chats; else of the longest text alone, an example of those that may be cut."""
+    every = ((text, split, i) for split, found in pairs.items() for i, (text, _) in enumerate(found))
+    if not chats:
+        every = [max(every, key=lambda named: len(named[0]))]
+    return {text: where[split](i) for text, split, i in every}
 
 
 def _format(spec: TaskSpec, rows: list[Row]) -> Format:
