@@ -1,12 +1,13 @@
 """Training steps in packed rows against padded batches sorted by length: target tokens a second, and the same gradients.
 
-    PERDURE_CL_BENCHMARK=PATH/CL_Benchmark python benchmarks/packing/run.py [--steps 1] [--sizes 8 32]
+    PERDURE_CL_BENCHMARK=PATH/CL_Benchmark python benchmarks/packing/run.py [--steps 1] [--sizes 8 16]
     make tables
 
 The fifteen sets of CL_Benchmark in O-LoRA's prompts of at most 256 tokens, SmolLM2-135M, r 8 on q,v, fp32. Batches are those of
 a run: of similar lengths out of a shuffled pool. Each batch is computed both ways, forward and backward, one after the other.
 
-Times are CPU seconds of this process on one thread, so that other work on the machine hardly counts.
+Times are CPU seconds of this process on one thread, so that other work on the machine hardly counts. What is in the record is not
+measured again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def computed(backbone: CausalLM, model: AdaptedModel, examples: list[Example]) -
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--steps", type=int, default=1)
-    arguments.add_argument("--sizes", type=int, nargs="+", default=[8, 32])
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[8, 16])
     arguments.add_argument("--out", type=Path, default=HERE / "record.json")
     asked = arguments.parse_args()
     torch.set_num_threads(1)
@@ -65,17 +66,19 @@ def main() -> None:
     model.start(Kaiming().start(ctx))
     for module in model.modules.values():  # B is 0 at the start, and A would have no gradient
         torch.nn.init.normal_(module.B, std=0.01, generator=torch.Generator().manual_seed(0))
-    rows = []
+    about = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
+    rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
+    done = {(row["task"], row["size"]) for row in rows}
     for task in tasks:
         for size in asked.sizes:
+            if (task.name, size) in done:
+                continue
             batches = cut_batches(task.train, size, torch.Generator().manual_seed(0), padded.length)[: asked.steps]
             for examples in batches:
                 one, other = (computed(backbone, model, examples) for backbone in (padded, packed))
                 off = float((one.pop("gradients") - (g := other.pop("gradients"))).norm() / g.norm())
                 rows.append({"task": task.name, "size": size, "padded": one, "packed": other, "off": off})
-                print(json.dumps(rows[-1]), flush=True)
-    about = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
-    asked.out.write_text(json.dumps({**about, "longest": LONGEST, "rows": rows}, indent=1) + "\n")
+            asked.out.write_text(json.dumps({**about, "longest": LONGEST, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
