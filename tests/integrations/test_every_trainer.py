@@ -1,4 +1,4 @@
-"""Every preset in every trainer: the committed record (benchmarks/trainers) covers them all, and cells tried anew agree with it."""
+"""Every preset in every trainer: the committed record (benchmarks/trainers) has them all, and cells tried anew agree."""
 
 from __future__ import annotations
 
