@@ -184,6 +184,10 @@ class Encoder(PretrainedBackbone):
         """Number of tokens."""
         return len(self._token_ids(example.text))
 
+    def full(self, example: Example) -> bool:
+        """Whether its text fills `max_length`, and so may have been cut."""
+        return self.length(example) >= self.settings.max_length
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
         inputs = self._padded([example.text for example in examples])

@@ -96,6 +96,10 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
         """Number of tokens of prompt and answer."""
         return len(self._asked(example)) + len(self._completion(example))
 
+    def full(self, example: Example) -> bool:
+        """Whether its prompt fills `max_length`, and so may have been cut."""
+        return len(self._asked(example)) >= self.settings.max_length
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Prompts and answers, padded on the right; `count` is the number of target tokens."""
         return self._batch([self._asked(e) for e in examples], [self._completion(e) for e in examples], examples)

@@ -7,7 +7,8 @@ import itertools
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from perdure.errors import DataError
@@ -27,11 +28,8 @@ ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
-    texts = (
-        {text for pairs in splits.values() for text, _ in pairs}
-        if drawn.choices or drawn.references or drawn.places
-        else set()
-    )
+    known = drawn.choices.keys() | drawn.references.keys() | drawn.places.keys()
+    texts = {text for pairs in splits.values() for text, _ in pairs if text in known} if known else set()
     return Task(
         name,
         **splits,
@@ -43,6 +41,7 @@ def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, temp
         choices={text: choices for text, choices in drawn.choices.items() if text in texts},
         references={text: answers for text, answers in drawn.references.items() if text in texts},
         chats=drawn.chats,
+        rows=drawn.rows,
         places={text: place for text, place in drawn.places.items() if text in texts},
     )
 
@@ -53,9 +52,16 @@ def normal(text: str) -> str:
 
 
 def unique(
-    pairs: Sequence[Pair], split: str, free: bool = False, done: str = "removed"
+    pairs: Sequence[Pair],
+    split: str,
+    free: bool = False,
+    done: str = "removed",
+    where: Callable[[int], str] | None = None,
 ) -> tuple[Sequence[Pair], list[str]]:
     """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
+
+    Args:
+        where: the place of each row, to name the first of a kind; None: not known.
 
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
@@ -74,22 +80,30 @@ def unique(
             labels.setdefault(normal(text), set()).add(label)
     kept: list[int] = []
     seen: set[str] = set()
-    duplicates = conflicts = 0
-    for i, value in enumerate(hashes.tolist()):
-        key = normal(pairs[i][0]) if value in often else ""
+    duplicates: list[int] = []
+    conflicts: list[int] = []
+    for position, value in enumerate(hashes.tolist()):
+        key = normal(pairs[position][0]) if value in often else ""
         if value in often and not free and len(labels[key]) > 1:
-            conflicts += 1
+            conflicts.append(position)
         elif value in often and key in seen:
-            duplicates += 1
+            duplicates.append(position)
         else:
-            kept.append(i)
+            kept.append(position)
             seen |= {key} if value in often else set()
     notes = []
     if duplicates:
-        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
+        place = first_place(where, duplicates)
+        notes.append(f"{len(duplicates)} duplicate {ADJECTIVE[split]} texts {done}{place}")
     if conflicts:
-        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
+        same = f"{ADJECTIVE[split]} rows with conflicting labels for the same text"
+        notes.append(f"{len(conflicts)} {same} {done}{first_place(where, conflicts)}")
     return taken(pairs, kept), notes
+
+
+def first_place(where: Callable[[int], str] | None, positions: Sequence[int]) -> str:
+    """', the first: tickets.csv, line 9', to follow a note on the rows at `positions`; '' where their places are not known."""
+    return f", the first: {Path(where(positions[0])).name}" if where and positions else ""
 
 
 def without(pairs: Sequence[Pair], others: Iterable[Pair]) -> Sequence[Pair]:
@@ -163,7 +177,7 @@ def draw(
     splits: dict[str, Sequence[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
     for split, pairs in splits.items():
         if pairs:
-            splits[split], removed = unique(pairs, split, free)
+            splits[split], removed = unique(pairs, split, free, where=pool.where.get(split))
             notes += removed
     if near:
         keepers_first = ("test", "validation", "train")
@@ -178,9 +192,8 @@ def draw(
         pairs = splits[split] or []
         kept = without(pairs, splits[other] or ())
         if len(kept) < len(pairs):
-            notes.append(
-                f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split"
-            )
+            both = f"{ADJECTIVE[split]} texts removed that are also in the {other} split"
+            notes.append(f"{len(pairs) - len(kept)} {both}{_first_gone(pool, split, pairs, kept)}")
             splits[split] = kept
 
     rng = random.Random(f"0/{name}")
@@ -193,11 +206,19 @@ def draw(
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
     if kept := [f"{split}_size ({MOST_CUT[split]:,} of at most {n:,})" for split, n in (*whole.items(), *also.items())]:
         notes.append(f"what is cut from train is limited; for more, set {' and '.join(kept)}")
-    chosen = {"train": chosen_train, "validation": chosen_validation, "test": chosen_test}
+    chosen: dict[str, Any] = {"train": chosen_train, "validation": chosen_validation, "test": chosen_test}
     for split, pairs in chosen.items():
         if isinstance(size := sizes[split], int) and len(pairs) < size:
             notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
-    return dataclasses.replace(pool, train=chosen_train, validation=chosen_validation, test=chosen_test, notes=notes)
+    return dataclasses.replace(pool, **chosen, notes=notes, where={})
+
+
+def _first_gone(pool: Pool, split: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> str:
+    """`first_place` of the first of `pairs` that is not among `kept`, in the rows that were read."""
+    if split not in pool.where:
+        return ""
+    gone = next(pair for pair, other in itertools.zip_longest(pairs, kept) if pair != other)
+    return first_place(pool.where[split], [getattr(pool, split).index(gone)])
 
 
 def _size(size: Size | None, split: str, given: Sequence[Pair] | None, most: int) -> tuple[Size, dict[str, int]]:

@@ -85,8 +85,8 @@ def test_given_splits_are_kept_and_duplicates_reported(tmp_path: Path) -> None:
     task = load_task(TaskSpec(name="t", train="train.jsonl", validation="dev.jsonl", test="test.jsonl"), tmp_path)
     assert (len(task.train), len(task.validation), len(task.test)) == (38, 2, 2)
     assert task.notes == (
-        "1 training texts removed that are also in the test split",
-        "1 training texts removed that are also in the validation split",
+        "1 training texts removed that are also in the test split, the first: train.jsonl, line 1",
+        "1 training texts removed that are also in the validation split, the first: train.jsonl, line 2",
     )
 
 
@@ -541,7 +541,7 @@ def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
         load_task(TaskSpec(name="t", train="all.jsonl", test="all.jsonl"), tmp_path)
     write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
     with pytest.raises(
-        DataError, match=r"40 training rows with conflicting labels for the same text removed\). Correct the data"
+        DataError, match=r"40 training rows with conflicting labels for the same text removed, .*line 1\). Correct the data"
     ):
         load_task(TaskSpec(name="t", train="both.jsonl"), tmp_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -153,12 +153,10 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places | Table]
         # a class for one plain message: a text and its label, which every kind of model learns
         pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
         chats = False
-    small = [
-        split for split, found in pairs.items() if chats and not isinstance(found, Table)
-    ]  # a table knows its places
-    where = {text: places[split].place(i) for split in small for i, (text, _) in enumerate(pairs[split])}
     splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
-    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
+    pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
+    pool.where = {split: found.place for split, found in places.items()}
+    pool.places = _named(pairs, pool.where, chats)
     return pool, places
 
 
@@ -168,6 +166,18 @@ def _rows(spec: TaskSpec, folder: Path, given: str, bad: list[str]) -> tuple[Ite
         return each_dataset_row(spec.dataset, spec.config, given), None
     file = folder / Path(given).expanduser()
     return each_row(file, spec.encoding, bad=bad), file
+
+
+def _named(
+    pairs: Mapping[str, Sequence[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool
+) -> dict[str, str]:
+    """Text -> its place: of all chats but those of a table, which knows; else of the longest text, which may be cut."""
+    if chats:
+        pairs = {split: found for split, found in pairs.items() if not isinstance(found, Table)}
+    every = ((text, split, i) for split, found in pairs.items() for i, (text, _) in enumerate(found))
+    if not chats:
+        every = [max(every, key=lambda named: len(named[0]))]
+    return {text: where[split](i) for text, split, i in every}
 
 
 def _format(spec: TaskSpec, rows: list[Row]) -> Format:
