@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from perdure.backbones import token_rows
+from perdure.tasks.sources import large
+from perdure.tasks.sources.files import load_task
+from perdure.tasks.sources.formats import Format
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
@@ -107,6 +110,8 @@ def _armed(point: str, number: int) -> None:
             _half_written(number, name)
         case "tokenised":
             Encoder._read = _at(number, Encoder._read)  # type: ignore[method-assign]
+        case "row":
+            Format.read = _at(number, Format.read)  # type: ignore[method-assign]
         case "token-file":
             np.save = _at(number, np.save, after=True)
         case _:
@@ -126,6 +131,13 @@ def _cached_run(cache: Path, *args: Any) -> None:
     os.environ["PERDURE_CACHE"] = str(cache)
     token_rows.MANY = 1
     _run(*args)
+
+
+def _read(cache: Path, file: Path) -> None:
+    """Reads a task's file as large ones are read."""
+    os.environ["PERDURE_CACHE"] = str(cache)
+    large.LARGE = 0
+    load_task({"name": "t", "train": str(file)})
 
 
 def _add(out: Path) -> None:
@@ -161,6 +173,11 @@ def killed_at(point: str, number: int, out: Path, encoder: Path, method: str, **
 def caching_killed_at(point: str, number: int, cache: Path, out: Path, encoder: Path, method: str) -> bool:
     """The same of a run whose token ids lie in files of `cache`."""
     return _killed(point, number, _cached_run, (cache, out, encoder, method, {}))
+
+
+def reading_killed_at(point: str, number: int, cache: Path, file: Path) -> bool:
+    """The same of reading a large file."""
+    return _killed(point, number, _read, (cache, file))
 
 
 def add_killed_at(point: str, number: int, out: Path) -> bool:

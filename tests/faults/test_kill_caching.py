@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from perdure.backbones import token_rows
+from perdure.tasks.sources import large
+from perdure.tasks.sources.files import load_task
 from perdure.tasks.sources.folders import is_whole
 from perdure.tasks.task import Task
 from tests.contract.runs import bits, short_run
-from tests.faults.killed import caching_killed_at
+from tests.faults.killed import caching_killed_at, reading_killed_at
 
 METHOD = "inc-lora"
 POINTS = [
@@ -50,3 +52,17 @@ def test_killed_and_resumed(
     short_run(out, small_tasks[:2], encoder_folder, METHOD)
     assert bits(out) == uncached
     assert len([path for path in (cache / "tokens").iterdir() if path.is_dir()]) == 2, "something half-written was left"
+
+
+@pytest.mark.parametrize("point,number", [("row", 1), ("row", 15), ("before-rename", 1), ("after-rename", 1)])
+def test_killed_while_a_large_file_is_read(
+    point: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, cache = tmp_path / "a.csv", tmp_path / "cache"
+    file.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(30)))
+    assert reading_killed_at(point, number, cache, file), "it never reached that point"
+    monkeypatch.setenv("PERDURE_CACHE", str(cache))
+    small = load_task({"name": "t", "train": str(file)})
+    monkeypatch.setattr(large, "LARGE", 0)
+    assert load_task({"name": "t", "train": str(file)}) == small
+    assert len([path for path in (cache / "rows").iterdir() if path.is_dir()]) == 1, "something half-written was left"

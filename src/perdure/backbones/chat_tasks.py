@@ -10,7 +10,7 @@ from perdure.backbones.token_rows import TokenRows, tokenizer_key
 from perdure.backbones.trials import Trials
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
-from perdure.tasks.task import SPLITS, Example, Task
+from perdure.tasks.task import SPLITS, Example, Examples, Task
 
 NO_TEMPLATE = (
     "chats need a language model with a chat template that is used (backbone.kind=causal, a model tuned for chat, backbone.chat "
@@ -165,8 +165,11 @@ class ReadsChats(Trials):
 def _placed(task: Task) -> Iterator[tuple[Example, str]]:
     """Every example, and where it was read."""
     for split in SPLITS:
-        for i, example in enumerate(getattr(task, split)):
-            if example.text != NO_CHAT:
+        examples = getattr(task, split)
+        for i, example in enumerate(examples):
+            if isinstance(examples, Examples):
+                yield example, examples.table.place(i)
+            elif example.text != NO_CHAT:
                 yield example, task.places.get(example.text, f"Task '{task.name}', {split} example {i}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -24,14 +25,14 @@ from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import AS_WRITTEN, normalise
-from perdure.backbones.token_rows import Row, TokenRows
-from perdure.backbones.tokens import in_batches, shortened
+from perdure.backbones.texts import ReadsTexts
+from perdure.backbones.tokens import in_batches
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(ReadsChats, Sharing, ABC):
+class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
     gap = ""
@@ -39,8 +40,6 @@ class LanguageModel(ReadsChats, Sharing, ABC):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
-        self._completions = TokenRows("answers", self._read_answers, self._reading)
-        self._texts = TokenRows("texts", self._read_texts, self._reading)
         self._reads = False
 
     @abstractmethod
@@ -62,7 +61,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
-            examples = (*task.train, *task.validation, *task.test)
+            examples = itertools.chain(task.train, task.validation, task.test)
             if task.chats:
                 self._prepare_chats(task)
                 continue
@@ -92,47 +91,6 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         check_distinct(task, ids, written=self.settings.answer_by == "generation")
         for text in sorted(set() if task.template else {text for texts in task.choices.values() for text in texts}):
             self._fitting(text, f"Task '{task.name}': the choice {text[:40]!r}")
-
-    def _fitting(self, text: str, what: str) -> list[int]:
-        """Ids of a label's text, which `max_new_tokens` must allow."""
-        ids = self.format.completion(text)
-        self._check_fits(ids, what)
-        return ids
-
-    def _check_fits(self, ids: Sequence[int], what: str) -> None:
-        if len(ids) > (limit := self.settings.max_new_tokens):
-            raise DataError(
-                f"{what} has {len(ids)} tokens including its end; the limit is backbone.max_new_tokens = {limit}. "
-                "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
-            )
-
-    def _add_answers(self, task: str, texts: Iterable[str]) -> None:
-        """Read the free-text answers of a task; DataError if one is too long."""
-        try:
-            self._completions.add(texts)
-        except DataError as error:
-            raise DataError(f"Task '{task}': {error}") from error
-
-    def _read_answers(self, texts: list[str]) -> tuple[list[Row], int]:
-        """Ids of answers that `max_new_tokens` allows; a cut one has no end, so that no false end is learnt."""
-        rows = self.format.completions(texts)
-        for ids, text in zip(rows, texts, strict=True) if self.settings.long_targets == "error" else ():
-            self._check_fits(ids, f"the target {text[:40]!r}")
-        return [ids[: self.settings.max_new_tokens] for ids in rows], 0
-
-    def _read_prompts(self, texts: list[str]) -> tuple[list[Row], int]:
-        limit, rows = self.settings.max_length, self.format.prompts(texts)
-        return [shortened(ids, limit, self.settings.cut) for ids in rows], sum(len(ids) > limit for ids in rows)
-
-    def _read_texts(self, texts: list[str]) -> tuple[list[Row], int]:
-        """Ids of texts that are learnt as they are."""
-        limit, rows = self.settings.max_length, self.format.plains(texts)
-        return [ids[:limit] for ids in rows], sum(len(ids) > limit for ids in rows)
-
-    @property
-    def truncated(self) -> int:
-        """How many texts were longer than `max_length`, and were cut."""
-        return self._prompts.cut + self._texts.cut
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """A text that ends in one of these and names a file is an image. A vision backbone reads any text but a data URI as a path."""
@@ -15,13 +16,13 @@ ROWS = 1000
 """How many examples are held as JSON at a time."""
 
 
-def digest(name: str, splits: Mapping[str, Sequence[tuple[str, str]]], parts: Sequence[object]) -> str:
-    """sha256 of the JSON text [name, {split: [[text, label], ...]}, *parts], which is never held whole."""
+def digest(name: str, splits: Mapping[str, Sequence[Any]], parts: Sequence[object]) -> str:
+    """sha256 of the JSON text [name, {split: [[text, label], ...]}, *parts] of examples, which is never held whole."""
     found = hashlib.sha256(f"[{json.dumps(name)}, {{".encode())
     for number, (split, examples) in enumerate(splits.items()):
         found.update(f'{", " if number else ""}"{split}": ['.encode())
         for start in range(0, len(examples), ROWS):
-            rows = json.dumps([(content(text), label) for text, label in examples[start : start + ROWS]])
+            rows = json.dumps([(content(e.text), e.label) for e in examples[start : start + ROWS]])
             found.update(f"{', ' if start else ''}{rows[1:-1]}".encode())
         found.update(b"]")
     found.update(f"}}, {json.dumps(parts)[1:]}".encode())

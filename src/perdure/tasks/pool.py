@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Pair = tuple[str, str]
@@ -26,9 +26,9 @@ class Pool:
         free: labels are free text: there are no classes to keep in proportion, and one text may have several answers.
     """
 
-    train: list[Pair]
-    test: list[Pair] | None = None
-    validation: list[Pair] | None = None
+    train: Sequence[Pair]
+    test: Sequence[Pair] | None = None
+    validation: Sequence[Pair] | None = None
     notes: list[str] = field(default_factory=list)
     template: str = ""
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)

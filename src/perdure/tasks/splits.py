@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.spec import Size
+from perdure.tasks.table import taken
 from perdure.tasks.task import SPLITS, Task, same_task
 
 OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
@@ -28,11 +28,8 @@ ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, template: str = "") -> Task:
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
-    texts = (
-        {text for pairs in splits.values() for text, _ in pairs}
-        if drawn.choices or drawn.references or drawn.places
-        else set()
-    )
+    known = drawn.choices.keys() | drawn.references.keys() | drawn.places.keys()
+    texts = {text for pairs in splits.values() for text, _ in pairs if text in known} if known else set()
     return Task(
         name,
         **splits,
@@ -55,12 +52,12 @@ def normal(text: str) -> str:
 
 
 def unique(
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     split: str,
     free: bool = False,
     done: str = "removed",
     where: Callable[[int], str] | None = None,
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[Sequence[Pair], list[str]]:
     """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
 
     Args:
@@ -69,7 +66,8 @@ def unique(
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
-    pairs = list(pairs)
+    import numpy as np
+
     # equal texts have equal hashes: few texts need to be held twice
     hashes = np.fromiter((hash(normal(text)) for text, _ in pairs), np.int64, len(pairs))
     ordered = np.sort(hashes)
@@ -80,18 +78,18 @@ def unique(
     for (text, label), value in zip(pairs, hashes.tolist(), strict=True):
         if value in often:
             labels.setdefault(normal(text), set()).add(label)
-    kept: list[Pair] = []
+    kept: list[int] = []
     seen: set[str] = set()
     duplicates: list[int] = []
     conflicts: list[int] = []
-    for position, (pair, value) in enumerate(zip(pairs, hashes.tolist(), strict=True)):
-        key = normal(pair[0]) if value in often else ""
+    for position, value in enumerate(hashes.tolist()):
+        key = normal(pairs[position][0]) if value in often else ""
         if value in often and not free and len(labels[key]) > 1:
             conflicts.append(position)
         elif value in often and key in seen:
             duplicates.append(position)
         else:
-            kept.append(pair)
+            kept.append(position)
             seen |= {key} if value in often else set()
     notes = []
     if duplicates:
@@ -100,7 +98,7 @@ def unique(
     if conflicts:
         same = f"{ADJECTIVE[split]} rows with conflicting labels for the same text"
         notes.append(f"{len(conflicts)} {same} {done}{first_place(where, conflicts)}")
-    return kept, notes
+    return taken(pairs, kept), notes
 
 
 def first_place(where: Callable[[int], str] | None, positions: Sequence[int]) -> str:
@@ -108,17 +106,17 @@ def first_place(where: Callable[[int], str] | None, positions: Sequence[int]) ->
     return f", the first: {Path(where(positions[0])).name}" if where and positions else ""
 
 
-def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
+def without(pairs: Sequence[Pair], others: Iterable[Pair]) -> Sequence[Pair]:
     """The pairs whose text does not occur in `others`."""
-    taken = {normal(text) for text, _ in others}
-    if not taken:
-        return list(pairs)
-    return [pair for pair in pairs if normal(pair[0]) not in taken]
+    known = {normal(text) for text, _ in others}
+    if not known:
+        return pairs
+    return taken(pairs, [i for i, (text, _) in enumerate(pairs) if normal(text) not in known])
 
 
 def stratified(
     pairs: Sequence[Pair], size: int, rng: random.Random, free: bool = False
-) -> tuple[list[Pair], list[Pair]]:
+) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """Draw `size` pairs in random order with classes in proportion (plainly random with `free` labels).
 
     Each class gets its share rounded down, and at least one if there are enough places; remaining places go to the
@@ -127,16 +125,16 @@ def stratified(
     Returns:
         (drawn pairs, the rest)
     """
-    pairs = rng.sample(pairs, len(pairs))
+    pairs = taken(pairs, rng.sample(range(len(pairs)), len(pairs)))
     if free or size >= len(pairs):
         return pairs[:size], pairs[size:]
     quota = _quota(Counter(label for _, label in pairs), size, rng)
-    chosen, rest = [], []
-    for pair in pairs:
-        take = quota[pair[1]] > 0
-        quota[pair[1]] -= take
-        (chosen if take else rest).append(pair)
-    return chosen, rest
+    chosen, rest = array("q"), array("q")
+    for i, (_, label) in enumerate(pairs):
+        take = quota[label] > 0
+        quota[label] -= take
+        (chosen if take else rest).append(i)
+    return taken(pairs, chosen), taken(pairs, rest)
 
 
 def _quota(counts: Counter[str], size: int, rng: random.Random) -> dict[str, int]:
@@ -176,7 +174,7 @@ def draw(
     With `near`, near-duplicates are removed too (`perdure.tasks.near`), from training first.
     """
     notes, free = list(pool.notes), pool.free
-    splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
+    splits: dict[str, Sequence[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
     for split, pairs in splits.items():
         if pairs:
             splits[split], removed = unique(pairs, split, free, where=pool.where.get(split))
@@ -186,7 +184,8 @@ def draw(
         drop = near_repeats(text for split in keepers_first for text, _ in splits[split] or ())
         position = itertools.count()
         for split in keepers_first:
-            splits[split] = splits[split] and [pair for pair in splits[split] or () if next(position) not in drop]
+            pairs = splits[split]
+            splits[split] = pairs and taken(pairs, [i for i in range(len(pairs)) if next(position) not in drop])
         if drop:
             notes.append(f"{len(drop)} near-duplicate texts removed")
     for split, other in OVERLAPS:
@@ -222,7 +221,7 @@ def _first_gone(pool: Pool, split: str, pairs: Sequence[Pair], kept: Sequence[Pa
     return first_place(pool.where[split], [getattr(pool, split).index(gone)])
 
 
-def _size(size: Size | None, split: str, given: list[Pair] | None, most: int) -> tuple[Size, dict[str, int]]:
+def _size(size: Size | None, split: str, given: Sequence[Pair] | None, most: int) -> tuple[Size, dict[str, int]]:
     """The size to draw, and for a split that is cut smaller than it could be: how large that is."""
     if size is not None or given is not None or most <= MOST_CUT[split]:
         return "all" if size is None else size, {}
@@ -230,8 +229,8 @@ def _size(size: Size | None, split: str, given: list[Pair] | None, most: int) ->
 
 
 def _take(
-    given: list[Pair] | None, rest: list[Pair], size: Size, part: int, rng: random.Random, free: bool
-) -> tuple[list[Pair], list[Pair]]:
+    given: Sequence[Pair] | None, rest: Sequence[Pair], size: Size, part: int, rng: random.Random, free: bool
+) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """(the split, what is left to train on): drawn from the given split, else at most 1/`part` of the rest."""
     if given is not None:
         return stratified(given, len(given) if size == "all" else size, rng, free)[0], rest
@@ -245,7 +244,7 @@ def checked(task: Task) -> Task:
     Raises:
         DataError: an empty text; says where.
     """
-    splits = {split: [(e.text, e.label) for e in getattr(task, split)] for split in SPLITS}
+    splits: dict[str, Sequence[Pair]] = {split: [(e.text, e.label) for e in getattr(task, split)] for split in SPLITS}
     notes: list[str] = []
     for split, pairs in splits.items():
         for position, (text, _) in enumerate(pairs):
@@ -267,8 +266,9 @@ def repeated_from_older(tasks: Sequence[Task]) -> list[str]:
     """One line for each older version of a task whose test texts a newer version trains on."""
     lines = []
     for position, new in enumerate(tasks):
-        trained = {normal(example.text) for example in new.train}
-        for old in tasks[:position]:
-            if same_task(old.name, new.name) and (n := len(trained & {normal(example.text) for example in old.test})):
+        older = [old for old in tasks[:position] if same_task(old.name, new.name)]
+        trained = {normal(example.text) for example in new.train} if older else set()
+        for old in older:
+            if n := len(trained & {normal(example.text) for example in old.test}):
                 lines.append(f"{new.name}: trains on {n} test texts of {old.name}, which inflates its score")
     return lines

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.chats import read_splits
 from perdure.tasks.content import content, digest
+from perdure.tasks.examples import Example, Examples
+from perdure.tasks.table import Table
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -31,19 +33,6 @@ def version(name: str) -> tuple[str, int]:
 def same_task(one: str, other: str) -> bool:
     """Whether two names are the same task, or versions of it."""
     return version(one)[0] == version(other)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One input and its target.
-
-    `text` is the input (or the path of an image), `label` the class name or the target text, `task` the name of its
-    task: a batch may mix examples of several tasks (joint training, replay).
-    """
-
-    text: str
-    label: str
-    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,15 +98,23 @@ class Task:
                 )
         self._read_chats()
         for split in SPLITS:
-            examples = enumerate(self._examples(split, getattr(self, split)))
-            object.__setattr__(self, split, tuple(self._example(split, i, example) for i, example in examples))
+            given = getattr(self, split)
+            if isinstance(given, (Table, Examples)):  # of a file, checked when it was read
+                examples = Examples(given if isinstance(given, Table) else given.table, self.name)
+            else:
+                examples = tuple(self._example(split, i, e) for i, e in enumerate(self._examples(split, given)))
+            object.__setattr__(self, split, examples)
         for split in ("train", "test"):
             if not getattr(self, split):
                 raise DataError(f"Task '{self.name}' has no {split} examples; add at least one.")
 
     def _read_chats(self) -> None:
         """Turn examples that are chats into text and label; all of them are, or none is."""
-        given = {split: tuple(self._examples(split, getattr(self, split))) for split in SPLITS}
+        given = {
+            split: tuple(self._examples(split, value))
+            for split in SPLITS
+            if not isinstance(value := getattr(self, split), (Table, Examples))
+        }
         for name, value in {**given, **(read_splits(self.name, given) or {})}.items():
             object.__setattr__(self, name, value)
         if self.chats and (self.template or self.learns_text):
@@ -202,7 +199,7 @@ class Task:
             by_text = ([(content(text), value) for text, value in m.items()] for m in (self.choices, self.references))
             parts += [self.template, *by_text]
         parts += ["chats"] if self.chats else []
-        return digest(self.name, {s: [(e.text, e.label) for e in getattr(self, s)] for s in SPLITS}, parts)
+        return digest(self.name, {s: getattr(self, s) for s in SPLITS}, parts)
 
 
 def named_by_number(label: str, names: Sequence[str]) -> str:
@@ -235,8 +232,10 @@ class Stage:
     tasks: tuple[Task, ...]
 
     @property
-    def train(self) -> tuple[Example, ...]:
+    def train(self) -> Sequence[Example]:
         """Training examples of all its tasks, in order."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].train
         return tuple(example for task in self.tasks for example in task.train)
 
 

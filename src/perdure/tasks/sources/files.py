@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,9 +17,11 @@ from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import Format, choose_format
 from perdure.tasks.sources.hub import each_dataset_row
+from perdure.tasks.sources.large import is_large, large_table
 from perdure.tasks.sources.rows import Places, Row, each_row, set_apart
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
+from perdure.tasks.table import Table, taken
 from perdure.tasks.task import SPLITS, Task, version
 
 SHOWN = 10
@@ -102,34 +104,41 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
     return as_task(spec.name, drawn, labels=labels, metric=metric, template=spec.template)
 
 
-def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places]]:
+def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places | Table]]:
     """All examples, and where they were read."""
-    pairs: dict[str, list[Pair]] = {}
-    places: dict[str, Places] = {}
+    pairs: dict[str, Sequence[Pair]] = {}
+    places: dict[str, Places | Table] = {}
     bad: list[str] = []
     form: Format | None = None
     for split in SPLITS:
         given = getattr(spec, split) or ("train" if split == "train" else None)
         if not given:
             continue
-        file = folder / Path(given).expanduser()
-        rows = (
-            each_dataset_row(spec.dataset, spec.config, given)
-            if spec.dataset
-            else each_row(file, spec.encoding, bad=bad)
-        )
+        own: list[str] = []
+        rows, file = _rows(spec, folder, given, own)
         if form is None:  # train is the first
             first = list(itertools.islice(rows, SHOWN))
             if not first:
-                _refuse_bad_rows(bad, len(bad))
+                _refuse_bad_rows(own, len(own))
             form, rows = _format(spec, first), itertools.chain(first, rows)
-        pairs[split], places[split] = _read_pairs(form, rows, bad, None if spec.dataset else file.parent)
+        table = None
+        if file and is_large(file):
+            table = large_table(file, spec.encoding, form, rows, own)
+            if table is None:
+                own.clear()
+                rows, _ = _rows(spec, folder, given, own)
+        if table is None:
+            pairs[split], places[split] = _read_pairs(form, rows, own, file and file.parent)
+        else:
+            pairs[split] = places[split] = table
+        bad += own
     assert form is not None
     names = tuple(spec.labels or ())
     found = {label for split in pairs.values() for _, label in split}
     if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
         # integers, none of them a name in `labels`, are positions there
-        pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
+        by_number = {label: names[int(label)] for label in found}
+        pairs = {split: _renamed(given, by_number) for split, given in pairs.items()}
     if spec.labels:
         _leave_out_unknown(spec.labels, places, pairs, bad)
     whole = len(bad) + sum(map(len, pairs.values()))
@@ -146,13 +155,25 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places]]:
         chats = False
     splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
     pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
-    pool.where = {split: found.of for split, found in places.items()}
+    pool.where = {split: found.place for split, found in places.items()}
     pool.places = _named(pairs, pool.where, chats)
     return pool, places
 
 
-def _named(pairs: Mapping[str, list[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool) -> dict[str, str]:
-    """Text -> its place: of all chats; else of the longest text alone, an example of those that may be cut."""
+def _rows(spec: TaskSpec, folder: Path, given: str, bad: list[str]) -> tuple[Iterator[Row], Path | None]:
+    """The rows of a split one after another, and their file, if it is one."""
+    if spec.dataset:
+        return each_dataset_row(spec.dataset, spec.config, given), None
+    file = folder / Path(given).expanduser()
+    return each_row(file, spec.encoding, bad=bad), file
+
+
+def _named(
+    pairs: Mapping[str, Sequence[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool
+) -> dict[str, str]:
+    """Text -> its place: of all chats but those of a table, which knows; else of the longest text, which may be cut."""
+    if chats:
+        pairs = {split: found for split, found in pairs.items() if not isinstance(found, Table)}
     every = ((text, split, i) for split, found in pairs.items() for i, (text, _) in enumerate(found))
     if not chats:
         every = [max(every, key=lambda named: len(named[0]))]
@@ -185,18 +206,25 @@ def _read_pairs(form: Format, rows: Iterable[Row], bad: list[str], folder: Path 
 
 
 def _leave_out_unknown(
-    names: Collection[str], places: dict[str, Places], pairs: dict[str, list[Pair]], bad: list[str]
+    names: Collection[str], places: dict[str, Places | Table], pairs: dict[str, Sequence[Pair]], bad: list[str]
 ) -> None:
     """Take rows with a label that is not one of `names` out of `pairs` and `places`."""
     for split, found in pairs.items():
         wrong = {i for i, (_, label) in enumerate(found) if label not in names}
         bad += [
-            f"{places[split].of(i)}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
+            f"{places[split].place(i)}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
             for i in sorted(wrong)
         ]
         if wrong:
-            pairs[split] = [pair for i, pair in enumerate(found) if i not in wrong]
-            places[split] = places[split].without(wrong)
+            kept = [i for i in range(len(found)) if i not in wrong]
+            pairs[split], places[split] = taken(found, kept), places[split].take(kept)
+
+
+def _renamed(pairs: Sequence[Pair], names: Mapping[str, str]) -> Sequence[Pair]:
+    """The pairs with other labels."""
+    if isinstance(pairs, Table):
+        return pairs.renamed(names)
+    return [(text, names[label]) for text, label in pairs]
 
 
 def _refuse_bad_rows(bad: list[str], whole: int) -> NoReturn:
@@ -218,7 +246,7 @@ def image_in(folder: Path, text: str) -> str:
     return path if os.path.isfile(path) else text
 
 
-def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places]) -> dict[str, str]:
+def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places | Table]) -> dict[str, str]:
     """Class name -> text, checked against the labels in the splits."""
     seen = {split: {label for _, label in getattr(pool, split) or []} for split in SPLITS}
     if len(seen["train"]) < 2:
@@ -242,7 +270,7 @@ def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places]) -> dict[str, 
         for split in splits:
             for label in sorted(seen[split] - known):
                 index = next(i for i, (_, other) in enumerate(getattr(pool, split)) if other == label)
-                where = places[split].of(index) if split in places else f"{split} example {index}"
+                where = places[split].place(index) if split in places else f"{split} example {index}"
                 raise DataError(f"{where}: label {label!r} {problem}")
     return named
 

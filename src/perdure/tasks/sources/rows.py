@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,15 +41,15 @@ class Places:
         self._begin, _, number = where.rpartition(" ")
         self._numbers.append(int(number))
 
-    def of(self, i: int) -> str:
+    def place(self, i: int) -> str:
         """The place of record `i`."""
         return f"{self._begin} {self._numbers[i]}"
 
-    def without(self, some: Collection[int]) -> Places:
-        """The places of the records but those at `some`."""
+    def take(self, indices: Iterable[int]) -> Places:
+        """The places of these records."""
         left = Places()
         left._begin = self._begin
-        left._numbers = array("q", (number for i, number in enumerate(self._numbers) if i not in some))
+        left._numbers = array("q", (self._numbers[i] for i in indices))
         return left
 
 
