@@ -42,7 +42,9 @@ def test_killed_and_resumed(
     cache, out = tmp_path / "cache", tmp_path / "run"
     assert caching_killed_at(point, number, cache, out, encoder_folder, METHOD), "the run never reached that point"
     for folder in (cache / "tokens").glob("*"):
-        assert is_whole(folder) or not folder.is_dir() or "making" in folder.name  # beside its place, where nothing reads it
+        assert (
+            is_whole(folder) or not folder.is_dir() or "making" in folder.name
+        )  # beside its place, where nothing reads it
     monkeypatch.setenv("PERDURE_CACHE", str(cache))
     monkeypatch.setattr(token_rows, "MANY", 1)
     short_run(out, small_tasks[:2], encoder_folder, METHOD)

@@ -60,7 +60,7 @@ class TokenRows:
             return held
         if (filed := self._filed(text)) is not None:
             return filed
-        self.add([text])
+        self._hold([text])
         return self._held[text]
 
     def __bool__(self) -> bool:
@@ -79,9 +79,12 @@ class TokenRows:
             self._files.append(_RowFile(new, self._read, f"{self._what} {key}"))
             return
         for some in _batches(new):
-            rows, cut = self._read(some)
-            self._held |= zip(some, rows, strict=True)
-            self._cut += cut
+            self._hold(some)
+
+    def _hold(self, texts: list[str]) -> None:
+        rows, cut = self._read(texts)
+        self._held |= zip(texts, rows, strict=True)
+        self._cut += cut
 
     def extremes(self) -> list[Row]:
         """The shortest and the longest row; none where there is none."""

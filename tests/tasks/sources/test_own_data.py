@@ -570,3 +570,22 @@ def test_fields_in_another_case_are_told() -> None:
     row = Row("x", {"Text": "a", "label": "b"})
     with pytest.raises(DataError, match=r"no field 'text', found 'Text', 'label'\. Did you mean 'Text'\?"):
         choose_format(spec.model_copy(update={"label_field": "label"}), row).read(row)
+
+
+@pytest.mark.parametrize(
+    "value,problem,bad_rows",
+    [(3, "must be a string, found int", "error"), (["a"], "must be a string, found list", "skip")],
+)
+def test_another_type_in_row_200_000_is_named(value: object, problem: str, bad_rows: str, tmp_path: Path) -> None:
+    """Readers that guess types from the first rows lose such a row, or the file."""
+    rows = [json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) for i in range(200_001)]
+    rows[199_999] = json.dumps({"text": value, "label": "a"})
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    spec = TaskSpec(name="t", train=str(tmp_path / "a.jsonl"), bad_rows=bad_rows)  # type: ignore[arg-type]
+    if bad_rows == "error":
+        with pytest.raises(DataError, match=f"line 200000: field 'text' {problem}"):
+            load_task(spec)
+        return
+    task = load_task(spec)
+    assert len(task.train) + len(task.validation) + len(task.test) == 200_000
+    assert task.skipped[0].startswith(f"{tmp_path}/a.jsonl, line 200000: field 'text' {problem}")
