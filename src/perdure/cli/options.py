@@ -18,7 +18,7 @@ SuiteData = Annotated[str | None, typer.Option(help="Folder with the suite's fil
 MaxForgetting = Annotated[
     float | None,
     typer.Option(
-        help="Points an earlier task may be below its best; if more, exit with status 2 and leave the run unchanged."
+        help="Points an earlier task may be below its best; if more, exit with status 8 and leave the run unchanged."
     ),
 ]
 MaxDrop = Annotated[float | None, typer.Option(help="Points an earlier task may lose by the new task alone; the same.")]

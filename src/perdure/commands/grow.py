@@ -37,7 +37,7 @@ from perdure.state.reopen import (
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
-from perdure.tasks.splits import checked, repeated_from_older
+from perdure.tasks.splits import check_new_data, checked, repeated_from_older
 from perdure.tasks.task import Stage, Task, given_tasks, same_task, stages, version
 from perdure.training.coverage import coverage_line
 from perdure.training.evaluation import check_scorable
@@ -103,7 +103,9 @@ def _opened(
     spec = None if isinstance(task, Task) else task_spec(task)
     new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
     check_scorable(new, initial_config(store).evaluation.split)
-    every = (*recorded_tasks(store, tasks), new)
+    earlier = recorded_tasks(store, tasks)
+    check_new_data(new, earlier)
+    every = (*earlier, new)
     by_task = {new.name: dict(training or {})}
     config = initial_config(store).model_copy(update={"training_by_task": by_task})
     check_stage_settings(config, [Stage(new.name, (new,))])

@@ -21,6 +21,7 @@ from perdure.errors import ConfigError
 from perdure.files.durable import finite_or_none, write_json, write_text
 from perdure.report import sections
 from perdure.report.html import render, source
+from perdure.report.own import check_own
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
 from perdure.report.tasks import as_values, standing_of
@@ -34,11 +35,12 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path) -> dict[str
 
     Raises:
         ConfigError: no run, a run given twice, or plotly is not installed.
-        StoreError: a folder without a run or a finished stage, or a damaged file.
+        StoreError: a folder without a run or a finished stage, a damaged file, or a file in `out` that no report wrote.
     """
     plotly = _plotly()
     runs = read_runs(run_folders)
     folder = Path(out)
+    check_own(folder)
     paths = {kind: folder / f"report.{kind}" for kind in ("html", "md", "json")}
     html, md = page(runs, plotly), summary(runs)  # before anything is written
     write_json(paths["json"], {"formulas": dict(FORMULAS), "runs": [_values(run) for run in runs]})

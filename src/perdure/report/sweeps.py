@@ -12,6 +12,7 @@ from typing import Any
 from perdure.errors import StoreError
 from perdure.files.durable import write_json, write_text
 from perdure.files.names import stored_name
+from perdure.report.own import check_own
 from perdure.report.text import escaped, markdown_table
 from perdure.state.shapes import read_shaped
 from perdure.state.words import points
@@ -32,9 +33,10 @@ def write_sweep_report(folder: Path, out: Path, reference: str | None = None) ->
     """Write report.md and report.json about the sweep in `folder`; returns their paths by 'md', 'json'.
 
     Raises:
-        StoreError: the sweep has no record yet.
+        StoreError: the sweep has no record yet, or `out` holds a file that no report wrote.
         DataError: no order and seed that every method has.
     """
+    check_own(out)
     records, failed = read_records(folder), read_failures(folder)
     compared = compare([outcome(record) for record in records], reference)
     paths = {kind: out / f"report.{kind}" for kind in ("md", "json")}

@@ -262,6 +262,17 @@ def checked(task: Task) -> Task:
     return dataclasses.replace(task, notes=(*task.notes, *notes)) if notes else task
 
 
+def check_new_data(new: Task, earlier: Sequence[Task]) -> None:
+    """Raise DataError if an earlier task, whatever its name, holds every example of `new` with its label already."""
+    pairs = {(normal(example.text), example.label) for split in SPLITS for example in getattr(new, split)}
+    for old in earlier:
+        if pairs <= {(normal(example.text), example.label) for split in SPLITS for example in getattr(old, split)}:
+            raise DataError(
+                f"'{new.name}' holds nothing new: each of its {len(pairs)} examples is already in '{old.name}', with the same "
+                "label. Nothing was added."
+            )
+
+
 def repeated_from_older(tasks: Sequence[Task]) -> list[str]:
     """One line for each older version of a task whose test texts a newer version trains on."""
     lines = []
