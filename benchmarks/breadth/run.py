@@ -11,8 +11,8 @@ A record that exists is kept: remove it to measure again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -22,6 +22,10 @@ from typing import Any
 import torch
 import transformers
 from benchmarks.breadth.architectures import KINDS, build
+from benchmarks.breadth.bf16 import labels_changed
+from benchmarks.breadth.differences import farthest
+from benchmarks.breadth.float64 import rounding
+from benchmarks.breadth.table import LARGEST
 from peft import PeftModel
 
 from perdure import Example, PerdureError, Task, learn
@@ -33,7 +37,8 @@ from perdure.state.store import Store
 from perdure.training.evaluation import answer
 
 HERE = Path(__file__).parent
-SMALLEST = 1e-37
+SLOW = {"kimi_linear"}
+"""Without its kernels transformers computes it token by token: measured only where --only names it."""
 METHODS = ("ps-lora", "perdure", "slice", "n-lora")
 TARGETS: dict[str, Any] = {"default": [], "all-linear": "all-linear"}
 SETTINGS: dict[str, Any] = {
@@ -78,19 +83,23 @@ def tried(kind: str, folder: Path, targets: Any, method: str) -> dict[str, Any]:
         settings = {**SETTINGS, "lora": {"rank": 2, "targets": targets}}
         try:
             learn(out=out, tasks=tasks(kind), backbone=backbone(kind, folder), method=method, **settings)
-            return {"difference": difference(kind, folder, out)}
+            return compared(kind, folder, out)
         except PerdureError as error:
             return {"refused": f"{type(error).__name__}: {str(error).replace(str(folder), folder.name)}"}
         except Exception as error:
             return {"traceback": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def difference(kind: str, folder: Path, out: Path) -> float:
-    """The largest between the log-probabilities of the run and of its deployed folder, loaded by transformers and PEFT.
+def compared(kind: str, folder: Path, out: Path) -> dict[str, float]:
+    """The run and its deployed folder; where they differ by more than fp32 usually rounds, also in float64."""
+    found = {"difference": difference(kind, folder, out)}
+    if found["difference"] > LARGEST and (out / "deployed/adapter_config.json").is_file():
+        found |= rounding(backbone(kind, folder), tasks(kind), out)
+    return found
 
-    Of logarithms, as a share of 1 + their size: a random language model finds a long label so unlikely that its probability could
-    not show an error.
-    """
+
+def difference(kind: str, folder: Path, out: Path) -> float:
+    """The largest between the answers of the run and of its deployed folder, loaded by transformers and PEFT."""
     deployed, largest = out / "deployed", 0.0
     is_adapter = (deployed / "adapter_config.json").is_file()
     learner: Any = load_backbone(backbone(kind, folder if is_adapter else deployed))
@@ -104,18 +113,8 @@ def difference(kind: str, folder: Path, out: Path) -> float:
     for task in learnt:
         mine = learner.predict(task.test, [task.name])
         runs = answer(model, own, load_deployed(store), task.test, [task.name])
-        for one, two in zip(mine, runs, strict=True):
-            pairs = zip(one.probabilities, two.probabilities, strict=True)
-            largest = max(largest, *(apart(a, b) for a, b in pairs))
+        largest = max(largest, farthest(mine, runs))
     return largest
-
-
-def apart(one: float, two: float) -> float:
-    """How far two probabilities are apart in logarithms, as a share of 1 + their size; 0 where both are no number of fp32's."""
-    if min(one, two) < SMALLEST:
-        return 0.0 if max(one, two) < 10 * SMALLEST else float("inf")
-    a, b = math.log(one), math.log(two)
-    return abs(a - b) / (1 + abs(b))
 
 
 def measure(kind: str, name: str, targets: str) -> dict[str, Any]:
@@ -137,6 +136,19 @@ def measure(kind: str, name: str, targets: str) -> dict[str, Any]:
     }
 
 
+def in_bf16(kind: str, name: str, targets: str) -> dict[str, Any]:
+    """What benchmarks.breadth.bf16 finds, or why it finds nothing."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = build(kind, name, Path(place) / name)
+        settings = {**SETTINGS, "lora": {"rank": 2, "targets": TARGETS[targets]}}
+        try:
+            return labels_changed(backbone(kind, folder), settings, Path(place) / "run")
+        except PerdureError as error:
+            return {"refused": f"{type(error).__name__}: {str(error).replace(str(folder), folder.name)}"}
+        except Exception as error:
+            return {"traceback": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=KINDS)
@@ -146,24 +158,21 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     only, end = [name for name in asked.only.split(",") if name], time.monotonic() + asked.seconds
-    for kind, names in KINDS.items():
-        for name in sorted(names):
-            for targets in TARGETS:
-                place = HERE / "records" / f"{kind}-{name}-{targets}.json"
-                if place.exists() or (only and name not in only) or asked.kind not in (None, kind):
-                    continue
-                if time.monotonic() > end:
-                    return
-                record = measure(kind, name, targets)
-                place.parent.mkdir(exist_ok=True)
-                place.write_text(json.dumps(record, indent=1) + "\n")
-                print(
-                    kind,
-                    name,
-                    targets,
-                    *(f"{m}:{next(iter(r.items()))!s:.90}" for m, r in record["methods"].items()),
-                    flush=True,
-                )
+    for targets, kind in itertools.product(TARGETS, KINDS):
+        for name in sorted(KINDS[kind]):
+            place = HERE / "records" / f"{kind}-{name}-{targets}.json"
+            if (name not in only if only else name in SLOW) or asked.kind not in (None, kind):
+                continue
+            record = json.loads(place.read_text()) if place.exists() else {}
+            if "bf16" in record:
+                continue
+            if time.monotonic() > end:
+                return
+            record = record or measure(kind, name, targets)
+            record["bf16"] = in_bf16(kind, name, targets)
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(json.dumps(record, indent=1) + "\n")
+            print(kind, name, targets, record["bf16"], flush=True)
 
 
 if __name__ == "__main__":

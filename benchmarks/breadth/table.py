@@ -11,19 +11,24 @@ from benchmarks.records import records, row
 
 LARGEST = 1e-5
 """Difference of log-probabilities, as a share of 1 + their size, that is rounding in fp32."""
+EQUAL = 1e-10
+"""The same in float64, beyond which two ways of computing are not the same function."""
+VERDICTS = ("works", "rounding", "refused", "differs", "traceback")
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """'works', 'differs', 'refused' or 'traceback'."""
+    """One of `VERDICTS`. 'rounding': a larger difference in fp32, and none in float64 from the same weights."""
     if "difference" in found:
-        return "works" if found["difference"] <= LARGEST else "differs"
+        if found["difference"] <= LARGEST:
+            return "works"
+        return "rounding" if found.get("in_float64", 1.0) <= EQUAL else "differs"
     return "refused" if "refused" in found else "traceback"
 
 
 def architecture(record: Mapping[str, Any]) -> str:
     """How an architecture does with these targets: the worst verdict of its methods, where one works."""
     verdicts = {verdict(found) for found in record["methods"].values()}
-    order = ("traceback", "differs", "works", "refused")
+    order = ("traceback", "differs", "rounding", "works", "refused")
     return next(each for each in order if each in verdicts)
 
 
@@ -33,12 +38,12 @@ def table() -> str:
     for record in records("breadth/records"):
         counts.setdefault((record["kind"], record["targets"]), Counter())[architecture(record)] += 1
     total = sum(map(len, KINDS.values()))
-    lines = [row(("kind", "targets", "works", "refused", "differs", "traceback")), "|---|---|---|---|---|---|"]
+    lines = [row(("kind", "targets", *VERDICTS)), "|---|---|---|---|---|---|---|"]
     for (kind, targets), found in sorted(counts.items()):
-        lines.append(row((kind, targets, *(str(found[each]) for each in ("works", "refused", "differs", "traceback")))))
+        lines.append(row((kind, targets, *(str(found[each]) for each in VERDICTS))))
     for targets in ("default", "all-linear"):
         found = sum((own for (_, each), own in counts.items() if each == targets), Counter[str]())
-        cells = (f"**{found[each]}**" for each in ("works", "refused", "differs", "traceback"))
+        cells = (f"**{found[each]}**" for each in VERDICTS)
         lines.append(row((f"all {total}", targets, *cells)))
     return "\n".join(lines)
 
@@ -58,7 +63,53 @@ def _refused() -> Iterator[tuple[str, str]]:
         for method, found in record["methods"].items():
             if verdict(found) == "works":
                 continue
-            text = found.get("refused") or found.get("traceback") or f"differs by {found['difference']:.1e}"
+            text = found.get("refused") or found.get("traceback") or _differing(found)
             short = text.replace("|", "\\|").replace("\n", " ")
             alone = len({verdict(own) for own in record["methods"].values()}) > 1
             yield f"{record['name']} ({record['targets']}{', ' + method if alone else ''})", short[:220]
+
+
+def _differing(found: Mapping[str, Any]) -> str:
+    text = f"differs by {found['difference']:.1e}"
+    if "in_float64" not in found:
+        return text
+    return (
+        f"{text} in fp32 and by {found['in_float64']:.0e} in float64, from which the run's own fp32 is "
+        f"{found['run_from_float64']:.1e} off and the deployed adapter's {found['deployed_from_float64']:.1e}"
+    )
+
+
+def bf16() -> str:
+    """Labels changed in bf16, by kind, targets and how answers are computed."""
+    lines = [
+        row(
+            (
+                "kind",
+                "targets",
+                "architectures",
+                "packed",
+                "answers",
+                "changed",
+                "of them near ties",
+                "refused",
+                "traceback",
+            )
+        ),
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for record in records("breadth/records"):
+        if found := record.get("bf16"):
+            counts.setdefault((record["kind"], record["targets"]), Counter()).update(_counted(found))
+    for (kind, targets), found in sorted(counts.items()):
+        names = ("measured", "packed", "texts", "changed", "ties", "refused", "traceback")
+        lines.append(row((kind, targets, *(str(found[each]) for each in names))))
+    return "\n".join(lines)
+
+
+def _counted(found: Mapping[str, Any]) -> dict[str, int]:
+    if "texts" not in found:
+        return {next(iter(found)): 1}
+    packed = str(found["ranked"]).startswith("packed")
+    ties = found["changed"] - found["beyond_rounding"]
+    return {"measured": 1, "packed": int(packed), "texts": found["texts"], "changed": found["changed"], "ties": ties}

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.breadth.architectures import build
 
 import perdure
 import perdure.backbones.device
 import perdure.commands.learn
+import perdure.commands.run_record
 from perdure.backbones.device import choose_precision
 from perdure.commands.before_run import check_shards
 from perdure.config.run_config import RunConfig
@@ -84,3 +86,15 @@ def test_a_split_base_that_must_answer_while_it_is_written_is_refused():
     check_shards(RunConfig(shard=True), text)
     with pytest.raises(ConfigError, match="shard=true does not work with a vision backbone"):
         check_shards(RunConfig(shard=True), vision)
+
+
+@pytest.mark.parametrize("name", ["deberta", "xmod"])
+def test_a_model_that_does_not_compute_in_bf16(name: str, tmp_path, small_tasks, monkeypatch) -> None:
+    """Asked for it is refused before a run is begun; 'auto' takes fp32, however fast bf16 is."""
+    folder = build("encoder", name, tmp_path / name)
+    with pytest.raises(ConfigError, match=r"precision=bf16: \w+ does not compute in bf16: .* Set precision=fp32"):
+        short_run(tmp_path / "asked", small_tasks[:1], folder, "inc-lora", precision="bf16")
+    assert not (tmp_path / "asked" / "run.json").exists()
+    monkeypatch.setattr(perdure.commands.run_record, "choose_precision", lambda wanted, device: "bf16")
+    short_run(tmp_path / "auto", small_tasks[:1], folder, "inc-lora", precision="auto")
+    assert Store(tmp_path / "auto").about["precision"] == "fp32"

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def _called(argv: list[str], place: Path, kill_after: float | None = None) -> En
         if kill_after is None or ours.poll(kill_after):
             ended = ours.recv()
         else:
-            below = psutil.Process(child.pid).children(recursive=True)
+            command = psutil.Process(child.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end just now
+                command.suspend()  # so that it begins no process between the listing and the kill
+            below = command.children(recursive=True)
             os.kill(child.pid or 0, signal.SIGKILL)
             assert not psutil.wait_procs(below, timeout=120)[1], "a process outlives the command that began it"
     except EOFError:
@@ -113,6 +117,18 @@ def written(output: Path) -> Any:
         records = {path.name: json.loads(path.read_text()) for path in sorted((output / "records").iterdir())}
         return {n: {k: v for k, v in r.items() if "seconds" not in k} for n, r in records.items()}
     return _digests(output, hidden=False)
+
+
+def unlike(expected: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Where two written outputs differ."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted({*expected, *found}):
+            yield from unlike(expected.get(key), found.get(key), f"{where}/{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from unlike(one, other, f"{where}/{place}")
+    elif expected != found:
+        yield f"{where}: {expected!r:.100} became {found!r:.100}"
 
 
 def _digests(root: Path, hidden: bool, without: str = "") -> dict[str, str]:
@@ -169,7 +185,7 @@ class Kills:
         if _digests(self._place, hidden=False, without=output) != others:
             return {**about, "result": "lost", "why": "a file beside the output changed"}
         if found != expected:
-            return {**about, "result": "different", "why": f"{ended}"}
+            return {**about, "result": "different", "why": f"{'; '.join(unlike(expected, found))[:2000]} after {ended}"}
         return {**about, "result": "same"}
 
 

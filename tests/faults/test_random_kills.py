@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults import random_kills
-from tests.faults.random_kills import Kills
+from tests.faults.random_kills import Kills, unlike
 
 SAMPLE = range(1000, 1012)  # not those of `make kills`
 
@@ -48,3 +48,8 @@ def test_harm_is_seen(harm: str, result: str, tmp_path: Path, monkeypatch: pytes
 
 def _without_mark(real: Any) -> Any:
     return lambda *args, **named: {n: d for n, d in real(*args, **named).items() if n != "killed"}
+
+
+def test_a_difference_is_named() -> None:
+    assert [*unlike({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4})] == ["/a/1/b: 2 became 3", "/c: None became 4"]
+    assert [*unlike({"a": [1, 2]}, {"a": [1, 2]})] == []

@@ -6,19 +6,22 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.device import choose_precision
+from perdure.backbones.memory import memory_explained
 from perdure.config.run_config import RunConfig
+from perdure.errors import ConfigError
 from perdure.loop.adapter_history import history_record, history_warnings
 from perdure.methods.contract.own import sources
 from perdure.methods.contract.parts import Method
 from perdure.settings.read import Settings
 from perdure.state.reopen import UNRECORDED, task_record
 from perdure.state.store import Store
+from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.splits import repeated_from_older
 from perdure.tasks.task import Task
 from perdure.training.coverage import coverage_line, coverage_warnings
@@ -76,7 +79,7 @@ def run_record(
         "base": model.fingerprint(),
         "history": history_record(config, store),
         "warnings": warnings,
-        "precision": known["precision"] if known else choose_precision(config.precision, model.device),
+        "precision": known["precision"] if known else _precision(config.precision, backbone, model, tasks, processes),
         "threads": known["threads"] if known else torch.get_num_threads(),
         "processes": processes.count,
         **{name: reduce(getattr, key.split("."), config) for name, key in UNRECORDED.items()},
@@ -85,6 +88,34 @@ def run_record(
         **({"ranking": ranking} if ranking else {}),
         **({"own_parts": own} if (own := sources(method)) else {}),
     }
+
+
+def _precision(
+    wanted: str, backbone: Backbone, model: AdaptedModel, tasks: Sequence[Task], processes: Processes
+) -> Literal["fp32", "bf16"]:
+    """The precision for a run, tried on one example: DeBERTa and X-MOD mix number formats, which autocast cannot.
+
+    Raises:
+        ConfigError: bf16 is asked for, and the model does not compute in it. For 'auto' it is fp32 then.
+    """
+    chosen = choose_precision(wanted, model.device)
+    task = next((task for task in tasks if task.train and task.train[0].text != NO_CHAT), None)
+    if chosen == "fp32" or task is None or processes.count > 1:  # a sharded model answers in all processes or in none
+        return chosen
+    before, backbone.precision = backbone.precision, "bf16"
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), memory_explained("trying bf16"):
+            backbone.features(backbone.collate(task.train[:1]))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        if wanted == "auto":
+            return "fp32"
+        first = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"precision=bf16: {type(model.model).__name__} does not compute in bf16: {first:.200}. Set precision=fp32."
+        ) from error
+    finally:
+        backbone.precision = before
+    return chosen
 
 
 def _used(settings: Settings, backbone: Backbone) -> dict[str, Any]:
