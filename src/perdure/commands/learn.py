@@ -42,6 +42,7 @@ from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import checked
 from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, given_tasks, stages
+from perdure.training.checks import check_training
 from perdure.training.evaluation import check_scorable
 from perdure.training.metrics import Scores
 from perdure.training.processes import Processes, join
@@ -149,6 +150,7 @@ def run_config(
             check_reading(store, backbone)
         check_needs(method, offered(model, chosen, method, config))
         check_shards(config, backbone)
+        check_training(config, stages(chosen, method.stream), model.device)
         protects = config.protect.base is not None and not (store.exists and store.stages())
         base = processes.once(base_stage, config, model, backbone) if protects else None
         if base and not processes.main:

@@ -1,6 +1,7 @@
 """One adapter, one stage: batch -> loss + penalties -> step.
 
-Legend: N_i examples of micro-batch i, n_i its number of loss terms (`Batch.count`).
+Legend: N_i examples of micro-batch i, n_i its number of loss terms, or the sum of their weights
+(`Batch.count`).
 
 The gradient of one optimiser step is
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import TrainingSettings
+from perdure.config.training_settings import TrainingSettings
 from perdure.errors import Diverged
 from perdure.methods.contract import calls
 from perdure.methods.contract.context import Context
@@ -31,6 +32,7 @@ from perdure.methods.contract.parts import BatchPenalty, Method, StepRule, Weigh
 from perdure.methods.table import kind_of
 from perdure.tasks.task import Example
 from perdure.training.lora import AdaptedModel
+from perdure.training.objective import Objective, objective
 from perdure.training.processes import ALONE, Processes
 from perdure.training.state import Training
 from perdure.training.targets import check_reached
@@ -101,13 +103,14 @@ def train(
     """
     training = Training(model, ctx, settings)
     parameters, total, rule = training.parameters, training.total, method.step_rule
+    counted = objective(settings, ctx.stage.tasks)
     checkpoints.restore(training)
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
         learning_rate = training.begin_step()
         where = f"Task '{ctx.stage.name}', step {training.done + 1} of {total}"
         batch = calls.mixed(method.replay, ctx, examples) if method.replay else examples
-        loss, penalties = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
+        loss, penalties = _backward(backbone, method, ctx, batch, settings.accumulation, processes, counted)
         # each number is checked as soon as it exists, so that the error names where it began
         _check_finite(where, {"the loss": loss}, RATE_ADVICE)
         _check_finite(where, {f"penalty '{name}'": value for name, value in penalties.items()}, PART_ADVICE)
@@ -192,12 +195,13 @@ def _backward(
     examples: Sequence[Example],
     accumulation: int,
     processes: Processes,
+    counted: Objective = lambda batch: batch,
 ) -> tuple[float, dict[str, float]]:
     """Accumulate this process's part of a step's gradient; return the step's mean task loss and weighted batch penalties."""
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, BatchPenalty) and p.weight}
     size = math.ceil(len(examples) / (accumulation * processes.count))
     parts = [examples[i : i + size] for i in range(0, len(examples), size)]
-    batches = [(backbone.collate(part), counts) for part, counts in processes.share(parts)]
+    batches = [(counted(backbone.collate(part)), counts) for part, counts in processes.share(parts)]
     (terms,) = processes.total(sum(batch.count * counts for batch, counts in batches))
     mean_loss, values = 0.0, dict.fromkeys(penalties, 0.0)
     for batch, counts in batches:
