@@ -16,6 +16,21 @@ def _named(value: Any) -> Any:
     return {str(label): weight for label, weight in value.items()} if isinstance(value, dict) else value
 
 
+class EarlyStopping(Settings):
+    """When a stage is validated while it is trained, and when it ends early."""
+
+    patience: int | None = Field(default=None, ge=1)
+    """so many evaluations in a row without improvement end the stage (`early_stopping_patience`); None = never."""
+    every: int | None = Field(default=None, ge=1)
+    """steps between evaluations (`eval_steps`), also for `keep`; None = an epoch. The last step is always evaluated."""
+    min_change: float = Field(default=0.0, ge=0)
+    """a score counts as improved if it is higher than the best before by more than this, of 1
+    (`early_stopping_threshold`)."""
+    metric: str | None = None
+    """what is improved (`metric_for_best_model`): the name of a score, or `module:function` of your own; higher is better.
+    None = the task's own."""
+
+
 class TrainingSettings(Settings):
     """How one stage is trained."""
 
@@ -61,6 +76,11 @@ class TrainingSettings(Settings):
     """what an example counts in the loss: 'balanced' = examples / (labels x examples of its label), as scikit-learn's, for
     each task of the stage; or a mapping {label: weight}, 1 for labels it leaves out. Replayed examples of earlier tasks
     count 1. Losses are divided by the sum of the weights, as torch's."""
+    early_stopping: EarlyStopping = EarlyStopping()
+    """end a stage when its validation examples stop getting better."""
+    keep: Literal["last", "best"] = "last"
+    """which step makes the stage's update: the last, or the best on the validation examples (`load_best_model_at_end`).
+    Test examples are never looked at."""
     average: Literal["none", "last-half"] = "none"
     """'last-half' makes the stage's update from the mean of the factors over the last half of the steps."""
     checkpoint_minutes: float | None = Field(default=10.0, gt=0, exclude=True)

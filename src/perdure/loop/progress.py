@@ -62,7 +62,7 @@ class JsonLines(Reporter):
         self._write(event="begin", stages=list(stages), finished=finished)
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        self._write(event="step", stage=stage, total=total, **vars(step))
+        self._write(event="step", stage=stage, total=total, **step.row())
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._write(event="scored", learnt=list(learnt), scores=dict(scores))
@@ -95,9 +95,12 @@ class Plain(Reporter):
             self._print(f"resumes after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        if stage != self._trained or step.step == total:  # the first step here: a resumed stage begins later
+        validated = "" if step.validation is None else f", validation {100 * step.validation:.1f}"
+        if (
+            stage != self._trained or step.step == total or validated
+        ):  # the first step here: a resumed stage begins later
             self._trained = stage
-            self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}")
+            self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}{validated}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._at += bool(learnt)

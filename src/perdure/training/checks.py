@@ -12,6 +12,7 @@ from perdure.tasks.task import Stage
 from perdure.training.objective import class_weights
 from perdure.training.optimizers import check_optimizer
 from perdure.training.schedules import schedule, steps_of
+from perdure.training.validation import check_validation
 
 
 def check_training(config: RunConfig, stages: Iterable[Stage], device: torch.device) -> None:
@@ -21,3 +22,4 @@ def check_training(config: RunConfig, stages: Iterable[Stage], device: torch.dev
         check_optimizer(settings, device)
         schedule(settings, steps_of(stage, settings), settings.learning_rate)
         class_weights(settings, stage.tasks)
+        check_validation(stage, settings)

@@ -1,4 +1,4 @@
-"""What must be saved to resume within a stage: parameters, optimiser, running average, random state, number of steps done.
+"""What must be saved to resume within a stage: parameters, optimiser, running average, best step, random state, steps done.
 
 The learning rate follows from the step and the batches from the seed, so neither needs to be saved.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from perdure.config.training_settings import TrainingSettings
 from perdure.methods.contract.context import Context
+from perdure.training.best import Best
 from perdure.training.lora import AdaptedModel
 from perdure.training.optimizers import load_state, optimizer, state_of
 from perdure.training.schedules import schedule, steps_of
@@ -28,7 +29,14 @@ class Training:
         self._device = model.device
         self.optimiser = optimizer(settings, self.parameters, self._rate)
         self._factor = schedule(settings, self.total, self._rate)
+        epoch = self.total // settings.epochs
+        self.best = Best(self.parameters, settings, epoch, self.total) if Best.wanted(settings) else None
         self.averaged = Average(self.parameters, self.total // 2) if settings.average == "last-half" else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is to be made any more."""
+        return self.done == self.total or (self.best is not None and self.best.stopped)
 
     def begin_step(self) -> float:
         """Clear the gradients, set this step's learning rate and return it."""
@@ -50,6 +58,8 @@ class Training:
         tensors |= {f"optimiser.{name}": tensor for name, tensor in state_of(self.optimiser).items()}
         if self.averaged:
             tensors |= {f"average.{i}": total for i, total in enumerate(self.averaged.sums)}
+        if self.best:
+            tensors |= self.best.state()
         if self._device.type == "cuda":
             tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # not of all: machines differ in their number
         return {**tensors, "random": torch.get_rng_state(), "done": torch.tensor(self.done)}
@@ -65,6 +75,8 @@ class Training:
         self.done = int(state["done"])
         if self.averaged:
             self.averaged.load([state[f"average.{i}"] for i in range(len(self.parameters))], self.done)
+        if self.best:
+            self.best.load(state)
         torch.set_rng_state(state["random"].cpu())
         if "cuda.0" in state and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda.0"].cpu(), self._device)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from perdure.training.objective import Objective, objective
 from perdure.training.processes import ALONE, Processes
 from perdure.training.state import Training
 from perdure.training.targets import check_reached
+from perdure.training.validation import validation_score
 
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that there is little padding and the order stays random."""
@@ -54,6 +55,7 @@ class Step:
         penalties: name -> weighted value.
         shares: weight penalty's name -> norm of its weighted gradient over that of the gradient before weight penalties (task
             loss and batch penalties); None where only the penalty has a gradient.
+        validation: score of the validation examples after this step, where `training.early_stopping` or `keep` asks for it.
     """
 
     step: int
@@ -61,6 +63,11 @@ class Step:
     learning_rate: float
     penalties: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float | None] = field(default_factory=dict)
+    validation: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The line of the log; without `validation` where there was none."""
+        return {key: value for key, value in asdict(self).items() if key != "validation" or value is not None}
 
 
 class Checkpoints(Protocol):
@@ -107,6 +114,8 @@ def train(
     checkpoints.restore(training)
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
+        if training.finished:
+            break
         learning_rate = training.begin_step()
         where = f"Task '{ctx.stage.name}', step {training.done + 1} of {total}"
         batch = calls.mixed(method.replay, ctx, examples) if method.replay else examples
@@ -130,10 +139,18 @@ def train(
             norm = _norm(parameters)
             _check_finite(where, {f"the factors' norm after {kind_of(rule)}.stepped": norm}, PART_ADVICE)
         training.end_step()
-        report(Step(training.done, loss, learning_rate, penalties, shares), total)
+        validation = None
+        if training.best and training.best.due(training.done):
+            validation = validation_score(backbone, ctx.stage, settings, processes)
+            training.best.take(training.done, validation)
+        report(Step(training.done, loss, learning_rate, penalties, shares, validation), total)
         checkpoints.stepped(training)
     if training.averaged:
         training.averaged.give()
+    if training.best:
+        training.best.give()
+        ctx.note("training/kept step", training.best.step if settings.keep == "best" else training.done)
+        ctx.note("training/best validation score", training.best.score)
 
 
 def add_weight_penalties(
