@@ -30,6 +30,7 @@ from perdure.config.run_config import (
     RunConfig,
     TrainingSettings,
 )
+from perdure.config.training_settings import EarlyStopping
 from perdure.methods.contract.build import part_class
 from perdure.methods.contract.context import Need
 from perdure.methods.table import PRESETS
@@ -45,6 +46,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "budget": ("budget", BudgetSettings),
     "lora": ("lora", LoraSettings),
     "training": ("training", TrainingSettings),
+    "training.early_stopping": ("training.early_stopping", EarlyStopping),
     "protect": ("protect", ProtectSettings),
     "evaluation": ("evaluation", EvaluationSettings),
     "tasks[]": ("One of tasks, and a task's file", TaskSpec),

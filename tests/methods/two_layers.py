@@ -60,12 +60,14 @@ RESUMED = pytest.mark.parametrize("minutes", [None, 1e-9], ids=["between-tasks",
 """Whether a run writes itself down inside a stage: never, or after every step."""
 
 
-def killed_and_resumed(made: Callable[[], Method], folder: Path, tasks: Sequence[Task], minutes: float | None) -> None:
+def killed_and_resumed(
+    made: Callable[[], Method], folder: Path, tasks: Sequence[Task], minutes: float | None, **training: Any
+) -> None:
     """A run killed at step 8 of task1, gone on with, killed at steps 5 and 9 of task2, and left for the caller to finish."""
     for stage, at, first in (("task1", 8, 1), ("task2", 5, 1), ("task2", 9, 5 if minutes else 1)):
         stop = Stop(stage, at)
         with pytest.raises(KeyboardInterrupt):
-            learn_toy(made(), folder, tasks, stop, checkpoint_minutes=minutes)
+            learn_toy(made(), folder, tasks, stop, checkpoint_minutes=minutes, **training)
         assert stop.first[stage] == first
 
 

@@ -21,7 +21,7 @@ from perdure.ops.lowrank import dense
 from perdure.state.store import Store
 from perdure.tasks.task import Example
 from perdure.training.processes import ALONE
-from perdure.training.state import Average, Training, schedule
+from perdure.training.state import Average, Training
 from perdure.training.train import _backward, add_weight_penalties, cut_batches
 from tests.contract.runs import short_run
 from tests.methods.two_layers import context
@@ -157,16 +157,6 @@ def test_batches_hold_every_example_once_and_similar_lengths_together():
     assert sorted(map(len, batches)) == [2, 8, 8, 8, 8, 8, 8]
     spread = [max(len(e.text) for e in b) - min(len(e.text) for e in b) for b in batches]
     assert sum(spread) / len(spread) < 4
-
-
-def test_schedules_by_hand():
-    settings = TrainingSettings(warmup_share=0.2, schedule="linear")
-    assert [schedule(s, 10, settings) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
-    cosine = TrainingSettings(schedule="cosine")
-    assert [schedule(s, 8, cosine) for s in (0, 2, 4)] == pytest.approx([1.0, 0.5 * (1 + 2**-0.5), 0.5])
-    warm = TrainingSettings(warmup_share=0.2, schedule="cosine")  # steps 2 to 9 are the 8 above
-    assert [schedule(s, 10, warm) for s in (1, 2, 4, 6)] == pytest.approx([1.0, 1.0, 0.5 * (1 + 2**-0.5), 0.5])
-    assert schedule(9, 10, TrainingSettings()) == 1.0
 
 
 def test_averaging_the_last_half_changes_the_adapter(tmp_path, small_tasks, encoder_folder):

@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from perdure.errors import DataError
@@ -23,18 +22,23 @@ class Batch:
     Args:
         examples: in the order of the tensors' rows.
         inputs: the model's keyword arguments.
-        count: number of terms in the mean loss (examples, or target tokens); the weight of a micro-batch.
+        count: number of terms in the mean loss (examples, or target tokens), or the sum of their weights: the weight of a
+            micro-batch.
         mask: [n, length] bool, True at real positions (input statistics skip padding); None: no padding.
         decoder_mask: the same for the answers of an encoder-decoder. Its length differs from `mask`'s: that tells them apart.
         extra: whatever else the backbone needs for its loss.
+        weights: [terms] what each term counts in the mean loss; None: all the same. See `perdure.backbones.losses`.
+        smoothing: share of each target that is spread evenly over all answers.
     """
 
     examples: Sequence[Example]
     inputs: dict[str, Tensor]
-    count: int
+    count: float
     mask: Tensor | None = None
     decoder_mask: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    weights: Tensor | None = None
+    smoothing: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -132,11 +136,6 @@ def class_targets(examples: Sequence[Example], classes: Sequence[tuple[str, str]
         "targets": torch.tensor([index[example.task, example.label] for example in examples]),
         "allowed": torch.tensor([[task == example.task for task, _ in classes] for example in examples]),
     }
-
-
-def class_loss(score_NC: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of each example against its own task's classes; `batch.extra` has `class_targets`."""
-    return functional.cross_entropy(score_NC.masked_fill(~batch.extra["allowed"], -torch.inf), batch.extra["targets"])
 
 
 def refuse_chats(task: Task, kind: str) -> None:

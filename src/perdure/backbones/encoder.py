@@ -24,13 +24,13 @@ from perdure.backbones.base import (
     Outputs,
     Prediction,
     best_of_tasks,
-    class_loss,
     class_targets,
     most_probable,
     refuse_chats,
 )
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.load_errors import explained, reading_explained
+from perdure.backbones.losses import class_loss
 from perdure.backbones.models import model_folder
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.pooling import Pooling, read_pooling

@@ -21,6 +21,7 @@ from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.label_texts import check_distinct, label_texts
 from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.load_errors import reading_explained
+from perdure.backbones.losses import token_loss
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.sharing import Sharing
@@ -106,7 +107,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
-        return Outputs(functional.cross_entropy(self.next_tokens(batch).logits, batch.extra["answers"]))
+        return Outputs(token_loss(self.next_tokens(batch).logits, batch))
 
     def next_tokens(self, batch: Batch) -> NextTokens:
         """Differentiable scores of all next tokens at the batch's targets, in fp32."""

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss
+from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.losses import class_loss
 from perdure.tasks.task import Example, Task
 
 INPUTS, HIDDEN, UNITS = 12, 10, 8

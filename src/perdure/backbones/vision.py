@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from perdure.backbones.base import Batch, Outputs, Prediction, class_loss, class_targets, most_probable, refuse_chats
+from perdure.backbones.base import Batch, Outputs, Prediction, class_targets, most_probable, refuse_chats
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.images import pixels
 from perdure.backbones.load_errors import reading_explained
+from perdure.backbones.losses import class_loss
 from perdure.backbones.pretrained import ModelSettings, PretrainedBackbone, answering, load_image_processor, load_model
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task, without_labels

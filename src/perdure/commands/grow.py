@@ -39,6 +39,7 @@ from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
 from perdure.tasks.splits import check_new_data, checked, repeated_from_older
 from perdure.tasks.task import Stage, Task, given_tasks, same_task, stages, version
+from perdure.training.checks import check_training
 from perdure.training.coverage import coverage_line
 from perdure.training.evaluation import check_scorable
 from perdure.training.metrics import Scores
@@ -111,6 +112,7 @@ def _opened(
     check_stage_settings(config, [Stage(new.name, (new,))])
     opened = reopen(store, every)
     check_stages(opened.method, stages(every))
+    check_training(config, [Stage(new.name, (new,))], opened.model.device)
     check_names_apart(store.about.get("history", {}), [new])
     now = {"versions": versions(), "own_parts": sources(opened.method)}
     record = {

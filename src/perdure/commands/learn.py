@@ -44,6 +44,7 @@ from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import checked
 from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, given_tasks, stages
+from perdure.training.checks import check_training
 from perdure.training.evaluation import check_scorable
 from perdure.training.lora import AdaptedModel
 from perdure.training.metrics import Scores
@@ -190,6 +191,7 @@ def _load(
         check_reading(store, backbone)
     check_needs(method, offered(model, chosen, method, config))
     check_shards(config, backbone)
+    check_training(config, stages(chosen, method.stream), model.device)
     return chosen, model, backbone, suite.warnings if suite else ()
 
 

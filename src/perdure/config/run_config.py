@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.config.protocol import with_protocol
+from perdure.config.training_settings import TrainingSettings
 from perdure.errors import ConfigError, DataError
 from perdure.settings.patterns import checked_pattern
 from perdure.settings.read import Settings, validate, with_override
@@ -59,34 +60,6 @@ class LoraSettings(Settings):
     """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
-
-
-class TrainingSettings(Settings):
-    """How one stage is trained."""
-
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """AdamW's learning rate in the first stage."""
-    later_learning_rate_factor: float = Field(default=1.0, gt=0)
-    """multiplies the learning rate in every later stage."""
-    epochs: int = Field(default=3, ge=1)
-    """passes over the stage's training examples."""
-    batch_size: int = Field(default=16, ge=1)
-    """examples per optimiser step."""
-    accumulation: int = Field(default=1, ge=1)
-    """micro-batches per step; saves memory, the gradient is the same."""
-    warmup_share: float = Field(default=0.0, ge=0, lt=1)
-    """share of the steps over which the learning rate rises from 0."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """learning-rate schedule after warm-up."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's weight decay."""
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """clip gradients to this norm; None = never."""
-    average: Literal["none", "last-half"] = "none"
-    """'last-half' makes the stage's update from the mean of the factors over the last half of the steps."""
-    checkpoint_minutes: float | None = Field(default=10.0, gt=0, exclude=True)
-    """minutes between checkpoints inside a stage, from which a stopped run resumes; None = between stages only. Does not
-    affect the result, and is not saved in the run's configuration."""
 
 
 class BudgetSettings(Settings):

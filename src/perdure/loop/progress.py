@@ -66,7 +66,7 @@ class JsonLines(Reporter):
         self._write(event="begin", stages=list(stages), finished=finished)
 
     def step(self, stage: str, step: Step, total: int) -> None:
-        self._write(event="step", stage=stage, total=total, **vars(step))
+        self._write(event="step", stage=stage, total=total, **step.row())
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._write(event="scored", learnt=list(learnt), scores=dict(scores))
@@ -112,14 +112,15 @@ class Plain(Reporter):
         now = self._clock()
         if stage != self._trained:  # the first step here: a resumed stage begins later
             self._trained, self._first, self._since = stage, step.step, now
-        elif step.step < total and now - self._said < self._seconds:
+        elif step.step < total and step.validation is None and now - self._said < self._seconds:
             return
         self._said = now
+        validated = "" if step.validation is None else f", validation {100 * step.validation:.1f}"
         left = ""
         if self._first < step.step < total:
             seconds = (now - self._since) / (step.step - self._first) * (total - step.step)
             left = f", about {duration(seconds)} left in this task"
-        self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}{left}")
+        self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}{validated}{left}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._at += bool(learnt)

@@ -74,6 +74,8 @@ class Trackers(Reporter):
         values = {"loss": step.loss, "learning_rate": step.learning_rate}
         values |= {f"penalty/{name}": value for name, value in step.penalties.items()}
         values |= {f"share/{name}": value for name, value in step.shares.items() if value is not None}
+        if step.validation is not None:
+            values["validation"] = step.validation
         self._log(values)
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:

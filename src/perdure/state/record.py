@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -107,7 +106,7 @@ def save_stage(
     with store.stage(name) as folder:
         _write_adapter(folder / "adapter", update, model, base)
         save_checkpoint(folder / STATE, past, method)
-        write_lines(folder / "log.jsonl", map(dataclasses.asdict, record.steps))
+        write_lines(folder / "log.jsonl", map(Step.row, record.steps))
         write_json(folder / "notes.json", dict(notes))
         _write_scores(folder, scored, with_texts=scored.keys() if name == "joint" else {name})
 

@@ -124,6 +124,7 @@ class StepShape(TypedDict):
     learning_rate: float | None
     penalties: NotRequired[dict[str, float | None]]
     shares: NotRequired[dict[str, float | None]]
+    validation: NotRequired[float | None]
 
 
 class AnswerShape(TypedDict):

@@ -60,9 +60,9 @@ class Shared:
     def stepped(self, training: Training) -> None:
         """Share the training when its last step is done."""
         self._inner.stepped(training)
-        if training.done < training.total or not self._whole:
+        if not training.finished or not self._whole:
             return
-        steps = [dataclasses.asdict(dataclasses.replace(step, penalties={}, shares={})) for step in self._steps]
+        steps = [dataclasses.replace(step, penalties={}, shares={}).row() for step in self._steps]
         about = {"steps": steps, "seconds": round(time.process_time() - self._began, 1)}
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:

@@ -15,7 +15,6 @@ end, whichever got the signal. A second Ctrl-C ends it at once.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -167,7 +166,7 @@ class Unfinished:
         tensors |= packed("started", started) | memory(self._method)
         about = {"scaling": {n: pair.scaling for n, pair in started.items()}, "trainable": self._model.trainable}
         save_groups(folder / STATE, tensors, about)
-        write_lines(folder / LOG, map(dataclasses.asdict, self._steps))
+        write_lines(folder / LOG, map(Step.row, self._steps))
         write_json(folder / NOTES, self._ctx.notes)
         files = sync_tree(folder)
         sync_folder(self._folder)

@@ -1,38 +1,47 @@
-"""What must be saved to resume within a stage: parameters, optimiser, running average, random state, number of steps done.
+"""What must be saved to resume within a stage: parameters, optimiser, running average, best step, random state, steps done.
 
 The learning rate follows from the step and the batches from the seed, so neither needs to be saved.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from perdure.config.run_config import TrainingSettings
+from perdure.config.training_settings import TrainingSettings
 from perdure.methods.contract.context import Context
+from perdure.training.best import Best
 from perdure.training.lora import AdaptedModel
+from perdure.training.optimizers import load_state, optimizer, state_of
+from perdure.training.schedules import schedule, steps_of
 
 
 class Training:
     """The state of one stage's training. `done`: steps made; `total`: steps to make."""
 
     def __init__(self, model: AdaptedModel, ctx: Context, settings: TrainingSettings) -> None:
-        self._settings = settings
         self._rate = settings.learning_rate * (settings.later_learning_rate_factor if ctx.index else 1.0)
-        self.total = math.ceil(len(ctx.stage.train) / settings.batch_size) * settings.epochs
+        self.total = steps_of(ctx.stage, settings)
         self.done = 0
         self.parameters = model.parameters()
         self._device = model.device
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=self._rate, weight_decay=settings.weight_decay)
+        self.optimiser = optimizer(settings, self.parameters, self._rate)
+        self._factor = schedule(settings, self.total, self._rate)
+        epoch = self.total // settings.epochs
+        self.best = Best(self.parameters, settings, epoch, self.total) if Best.wanted(settings) else None
         self.averaged = Average(self.parameters, self.total // 2) if settings.average == "last-half" else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is to be made any more."""
+        return self.done == self.total or (self.best is not None and self.best.stopped)
 
     def begin_step(self) -> float:
         """Clear the gradients, set this step's learning rate and return it."""
         self.optimiser.zero_grad(set_to_none=True)
-        rate = self._rate * schedule(self.done, self.total, self._settings)
+        rate = self._rate * self._factor(self.done)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return rate
@@ -46,10 +55,11 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Everything another `Training` of the same stage needs to continue with the same bits, dropout included."""
         tensors: dict[str, Tensor] = {f"parameter.{i}": parameter for i, parameter in enumerate(self.parameters)}
-        for i, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in state_of(self.optimiser).items()}
         if self.averaged:
             tensors |= {f"average.{i}": total for i, total in enumerate(self.averaged.sums)}
+        if self.best:
+            tensors |= self.best.state()
         if self._device.type == "cuda":
             tensors["cuda.0"] = torch.cuda.get_rng_state(self._device)  # not of all: machines differ in their number
         return {**tensors, "random": torch.get_rng_state(), "done": torch.tensor(self.done)}
@@ -59,29 +69,17 @@ class Training:
         """Restore what `state` returned."""
         for i, parameter in enumerate(self.parameters):
             parameter.copy_(state[f"parameter.{i}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in state.items():
-            group, _, rest = key.partition(".")
-            if group == "optimiser":
-                i, _, name = rest.partition(".")
-                moments.setdefault(int(i), {})[name] = tensor
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        prefix = "optimiser."
+        moments = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        load_state(self.optimiser, moments)
         self.done = int(state["done"])
         if self.averaged:
             self.averaged.load([state[f"average.{i}"] for i in range(len(self.parameters))], self.done)
+        if self.best:
+            self.best.load(state)
         torch.set_rng_state(state["random"].cpu())
         if "cuda.0" in state and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda.0"].cpu(), self._device)
-
-
-def schedule(step: int, total: int, settings: TrainingSettings) -> float:
-    """Factor of the learning rate at `step` (from 0)."""
-    warmup = round(total * settings.warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    decay = {"linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
-    return decay.get(settings.schedule, 1.0)
 
 
 class Average:

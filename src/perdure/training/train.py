@@ -1,6 +1,7 @@
 """One adapter, one stage: batch -> loss + penalties -> step.
 
-Legend: N_i examples of micro-batch i, n_i its number of loss terms (`Batch.count`).
+Legend: N_i examples of micro-batch i, n_i its number of loss terms, or the sum of their weights
+(`Batch.count`).
 
 The gradient of one optimiser step is
 
@@ -16,14 +17,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import TrainingSettings
+from perdure.config.training_settings import TrainingSettings
 from perdure.errors import Diverged
 from perdure.methods.contract import calls
 from perdure.methods.contract.context import Context
@@ -31,9 +32,11 @@ from perdure.methods.contract.parts import BatchPenalty, Method, StepRule, Weigh
 from perdure.methods.table import kind_of
 from perdure.tasks.task import Example
 from perdure.training.lora import AdaptedModel
+from perdure.training.objective import Objective, objective
 from perdure.training.processes import ALONE, Processes
 from perdure.training.state import Training
 from perdure.training.targets import check_reached
+from perdure.training.validation import validation_score
 
 POOL = 8
 """Batches are cut from pools of this many, sorted by length, so that there is little padding and the order stays random."""
@@ -52,6 +55,7 @@ class Step:
         penalties: name -> weighted value.
         shares: weight penalty's name -> norm of its weighted gradient over that of the gradient before weight penalties (task
             loss and batch penalties); None where only the penalty has a gradient.
+        validation: score of the validation examples after this step, where `training.early_stopping` or `keep` asks for it.
     """
 
     step: int
@@ -59,6 +63,11 @@ class Step:
     learning_rate: float
     penalties: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float | None] = field(default_factory=dict)
+    validation: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The line of the log; without `validation` where there was none."""
+        return {key: value for key, value in asdict(self).items() if key != "validation" or value is not None}
 
 
 class Checkpoints(Protocol):
@@ -101,13 +110,16 @@ def train(
     """
     training = Training(model, ctx, settings)
     parameters, total, rule = training.parameters, training.total, method.step_rule
+    counted = objective(settings, ctx.stage.tasks)
     checkpoints.restore(training)
 
     for examples in itertools.islice(_epochs(backbone, ctx, settings), training.done, None):
+        if training.finished:
+            break
         learning_rate = training.begin_step()
         where = f"Task '{ctx.stage.name}', step {training.done + 1} of {total}"
         batch = calls.mixed(method.replay, ctx, examples) if method.replay else examples
-        loss, penalties = _backward(backbone, method, ctx, batch, settings.accumulation, processes)
+        loss, penalties = _backward(backbone, method, ctx, batch, settings.accumulation, processes, counted)
         # each number is checked as soon as it exists, so that the error names where it began
         _check_finite(where, {"the loss": loss}, RATE_ADVICE)
         _check_finite(where, {f"penalty '{name}'": value for name, value in penalties.items()}, PART_ADVICE)
@@ -127,10 +139,18 @@ def train(
             norm = _norm(parameters)
             _check_finite(where, {f"the factors' norm after {kind_of(rule)}.stepped": norm}, PART_ADVICE)
         training.end_step()
-        report(Step(training.done, loss, learning_rate, penalties, shares), total)
+        validation = None
+        if training.best and training.best.due(training.done):
+            validation = validation_score(backbone, ctx.stage, settings, processes)
+            training.best.take(training.done, validation)
+        report(Step(training.done, loss, learning_rate, penalties, shares, validation), total)
         checkpoints.stepped(training)
     if training.averaged:
         training.averaged.give()
+    if training.best:
+        training.best.give()
+        ctx.note("training/kept step", training.best.step if settings.keep == "best" else training.done)
+        ctx.note("training/best validation score", training.best.score)
 
 
 def add_weight_penalties(
@@ -192,12 +212,13 @@ def _backward(
     examples: Sequence[Example],
     accumulation: int,
     processes: Processes,
+    counted: Objective = lambda batch: batch,
 ) -> tuple[float, dict[str, float]]:
     """Accumulate this process's part of a step's gradient; return the step's mean task loss and weighted batch penalties."""
     penalties = {n: p for n, p in method.penalties.items() if isinstance(p, BatchPenalty) and p.weight}
     size = math.ceil(len(examples) / (accumulation * processes.count))
     parts = [examples[i : i + size] for i in range(0, len(examples), size)]
-    batches = [(backbone.collate(part), counts) for part, counts in processes.share(parts)]
+    batches = [(counted(backbone.collate(part)), counts) for part, counts in processes.share(parts)]
     (terms,) = processes.total(sum(batch.count * counts for batch, counts in batches))
     mean_loss, values = 0.0, dict.fromkeys(penalties, 0.0)
     for batch, counts in batches:
