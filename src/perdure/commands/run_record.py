@@ -109,7 +109,7 @@ def _precision(
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         if wanted == "auto":
             return "fp32"
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigError(
             f"precision=bf16: {type(model.model).__name__} does not compute in bf16: {first:.200}. Set precision=fp32."
         ) from error
