@@ -541,7 +541,8 @@ def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
         load_task(TaskSpec(name="t", train="all.jsonl", test="all.jsonl"), tmp_path)
     write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
     with pytest.raises(
-        DataError, match=r"40 training rows with conflicting labels for the same text removed, .*line 1\). Correct the data"
+        DataError,
+        match=r"40 training rows with conflicting labels for the same text removed, .*line 1\). Correct the data",
     ):
         load_task(TaskSpec(name="t", train="both.jsonl"), tmp_path)
 
