@@ -6,7 +6,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 SEED := 0
 
-.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs check-tables leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,13 +22,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,check]'
 	touch $(READY)
 
-check: $(READY) ## check format, lint, types, import direction, tables and pages
+check: $(READY) ## check format, lint, types, import direction, tables, pages and the documentation's site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python docs/reference.py --check
+	$(MAKE) --no-print-directory docs-site
 
 test: $(READY) ## run all tests that are not slow
 	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness and not devices'
@@ -73,6 +74,17 @@ tables: $(READY) ## generate every table in README and docs from the records
 docs: $(READY) ## generate the pages that come from the code: configuration keys, what is deployed
 	$(BIN)/python docs/reference.py
 
+docs-site: $(READY) ## build the documentation as a site in site/, its notebook run anew (two minutes)
+	$(BIN)/python -c 'import mkdocs_jupyter, mkdocstrings, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 TQDM_DISABLE=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build --strict --quiet
+
+# The wheel is installed into an environment of its own, with the pinned versions, and README's example is run there.
+release-check: $(READY) ## build the package, check its metadata, install the wheel elsewhere, run README's example
+	$(BIN)/python -c 'import build, twine' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[release]'
+	rm -rf dist .release && $(BIN)/python -m build --outdir dist . && $(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .release && .release/bin/pip install --quiet -c constraints.txt dist/*.whl
+	cd .release && bin/python ../tests/docs/readme_example.py ../README.md
+
 check-tables: $(READY) ## fail if a table differs from the records
 	$(BIN)/python benchmarks/tables.py --check
 
@@ -83,6 +95,11 @@ leaderboard: $(READY) ## run the leaderboard's missing runs (hours; needs PERDUR
 	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
+
+language-leaderboard: $(READY) ## run the language leaderboard's missing runs (18 core-hours; needs PERDURE_CL_BENCHMARK)
+	for step in first second finals; do $(BIN)/python benchmarks/language_leaderboard/plan.py $$step || exit 1; \
+	  for sweep in $$([ $$step = finals ] && echo labels texts || echo $$step); do \
+	    $(BIN)/perdure sweep benchmarks/language_leaderboard/$$sweep.yaml --out benchmarks/language_leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 
 recheck: $(READY) ## repeat two recorded quickstart runs, drawn by SEED, and compare
 	$(BIN)/python benchmarks/recheck.py --seed $(SEED)

@@ -114,7 +114,7 @@ def plain(batches: Sequence[Batch], factors: dict[str, Factors]) -> dict[str, An
         {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(~targets, -100)}
         for b in batches
         for ids, mask, targets in zip(
-            b.inputs["input_ids"], b.inputs["attention_mask"], b.extra["targets"], strict=True
+            b.inputs["input_ids"], b.inputs["attention_mask"], b.extra["predicting"].roll(1, dims=1), strict=True
         )
     ]
     clock, losses = [], []

@@ -22,6 +22,8 @@ from perdure.sweeps.plan import cells, load_sweep
 
 Record = Mapping[str, Any]
 STEPS = ("tune", "runoff", "screen", "finals", "long")
+BOARD = "leaderboard"
+"""The folder of records; the language leaderboard's tables are made by the same functions."""
 SCORES = ("average accuracy", "learning accuracy", "forgetting", "backward transfer")
 COST = ("CPU s", "kept, MB", "deployed, MB", "opposite signs", "collisions")
 BEST = "perdure"
@@ -34,12 +36,12 @@ ABOUT_SUMMARY = (
 )
 
 
-def progress() -> str:
+def progress(steps: Sequence[str] = STEPS, board: str = BOARD) -> str:
     """Runs with a record, and failed ones, one row for each step."""
     lines = ["| step | runs recorded | failed |", "|---|---|---|"]
-    for step in STEPS:
-        runs = runs_of(step)
-        done, failed = ended(step, runs)
+    for step in steps:
+        runs = runs_of(step, board)
+        done, failed = ended(step, runs, board)
         lines.append(f"| {step} | {len(done)} of {len(runs) or '?'} | {len(failed)} |")
     return "\n".join(lines)
 
@@ -133,42 +135,42 @@ def calibration() -> str:
     return calibration_table(record("leaderboard/calibration.json"))
 
 
-def so_far(step: str) -> list[str]:
+def so_far(step: str, board: str = BOARD) -> list[str]:
     """What is missing of a step, in a sentence; nothing if every run has a record or failed."""
-    runs = runs_of(step)
-    missing = len(runs) - sum(map(len, ended(step, runs)))
+    runs = runs_of(step, board)
+    missing = len(runs) - sum(map(len, ended(step, runs, board)))
     if not missing:
         return []
-    rows, _ = comparable(step)
+    rows, _ = comparable(step, board)
     orders = {seed: len({cell_of(row)[0] for row in rows if cell_of(row)[1] == seed}) for _, seed in map(cell_of, rows)}
     counted = "; ".join(f"seed {seed}: {count} sequences" for seed, count in sorted(orders.items()))
     told = f" Counted so far: {counted}." if counted else ""
     return [f"Incomplete: {missing} of the {len(runs)} runs of `{step}` are missing.{told}"]
 
 
-def comparable(step: str) -> tuple[list[Record], list[str]]:
+def comparable(step: str, board: str = BOARD) -> tuple[list[Record], list[str]]:
     """The records of a step in the cells that every method has, without methods with a failed run; and a note on these.
 
     Empty until every method of the sweep has a cell.
     """
-    runs = runs_of(step)
-    rows, without = ended(step, runs)
+    runs = runs_of(step, board)
+    rows, without = ended(step, runs, board)
     failed = Counter(runs[row["id"]] for row in without)
     told = ", ".join(f"{method} ({count})" for method, count in sorted(failed.items()))
     note = [f"Left out because runs failed: {told}."] if failed else []
     return in_common(rows, {*runs.values()} - failed.keys()), note
 
 
-def ended(step: str, runs: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
+def ended(step: str, runs: Mapping[str, str], board: str = BOARD) -> tuple[list[Record], list[Record]]:
     """The records of a step's planned runs, and the failures; those of an earlier plan do not count."""
-    done = {row["id"]: row for row in records(f"leaderboard/{step}/records") if row["id"] in runs}
-    failed = [row for row in records(f"leaderboard/{step}/failed") if row["id"] in runs.keys() - done.keys()]
+    done = {row["id"]: row for row in records(f"{board}/{step}/records") if row["id"] in runs}
+    failed = [row for row in records(f"{board}/{step}/failed") if row["id"] in runs.keys() - done.keys()]
     return [*done.values()], failed
 
 
-def runs_of(step: str) -> dict[str, str]:
+def runs_of(step: str, board: str = BOARD) -> dict[str, str]:
     """Id -> method of every planned run of a step."""
-    path = HERE / "leaderboard" / f"{step}.yaml"
+    path = HERE / board / f"{step}.yaml"
     return {cell.id: cell.method for cell in cells(load_sweep(path))} if path.is_file() else {}
 
 

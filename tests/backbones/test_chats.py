@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from perdure.backbones import token_rows
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.chats import ChatFormat
 from perdure.backbones.encoder import Encoder, EncoderSettings
@@ -15,6 +17,7 @@ from perdure.backbones.generation import greedy
 from perdure.backbones.templates import pin_date
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.chats import as_text, read_chat
+from perdure.tasks.sources.files import load_task
 from perdure.tasks.task import Task
 from tests.backbones.chat_templates import LAYOUTS, TOOL, chats, tokenizer_of
 from tests.backbones.tiny import tiny_causal, tiny_encoder
@@ -201,6 +204,57 @@ def test_a_template_that_raises_is_named_with_the_row(tmp_path: Path) -> None:
         DataError, match=r"'t', train example 1: the model's chat template refuses it \(No system role\)"
     ):
         CausalLM.load(CausalSettings(model=str(folder))).prepare([task])
+
+
+@pytest.mark.parametrize("many", [1, 1000])
+def test_a_chat_of_a_file_that_the_template_refuses_is_named_with_its_line(
+    many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where ids are cached: nothing is left of them."""
+    monkeypatch.setattr(token_rows, "MANY", many)
+    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
+    folder = tiny_causal(tmp_path / "model", chat=True)
+    check = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(check + (folder / "chat_template.jinja").read_text())
+    rows = [{"messages": [{"role": "user", "content": f"a{i}"}, FIRST]} for i in range(8)]
+    rows[5]["messages"].insert(0, SYSTEM)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task({"name": "t", "train": str(tmp_path / "a.jsonl"), "validation_size": 0, "test_size": 1})
+    with pytest.raises(DataError, match=r"a\.jsonl, line 6: the model's chat template refuses it \(No system role\)"):
+        CausalLM.load(CausalSettings(model=str(folder))).prepare([task])
+    assert not list((tmp_path / "cache").rglob("ids.bin"))
+
+
+def test_an_answer_of_which_nothing_is_left_to_learn_is_named(tmp_path: Path) -> None:
+    """The template begins every answer with eight letters that are not learnt, and answers are cut to four."""
+    folder = tiny_causal(tmp_path, chat=True)
+    learnt = "{% generation %}{{ m.content }}<eos>{% endgeneration %}"
+    marked = "{% if m.role == 'assistant' %}<|assistant|>thoughts" + learnt + "{% else %}"
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}" + marked + "<|{{ m.role }}|>{{ m.content }}<eos>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    task = Task("t", [{"messages": [ASK, FIRST]}], test=[{"messages": [ASK, FIRST]}])
+
+    def prepared(tokens: int) -> CausalLM:
+        backbone = CausalLM.load(CausalSettings(model=str(folder), max_new_tokens=tokens, long_targets="cut"))
+        backbone.prepare([task])
+        return backbone
+
+    with pytest.raises(
+        DataError, match=r"'t', train example 0: what is to be learnt lies behind .*max_new_tokens = 4 tokens"
+    ):
+        prepared(4)
+    backbone = prepared(9)
+    assert backbone.tokenizer.decode(backbone.collate(task.train).extra["answers"]) == "b"
+
+
+def test_a_completion_is_never_cut_away_with_its_prompt(tmp_path: Path) -> None:
+    """What is cut to `max_length` is the prompt alone."""
+    backbone = CausalLM.load(CausalSettings(model=str(tiny_causal(tmp_path)), max_length=4))
+    task = Task("t", [("x" * 50, "whole")], test=[("y" * 50, "whole")], metric="rouge-l")
+    backbone.prepare([task])
+    assert backbone.tokenizer.decode(backbone.collate(task.train).extra["answers"]).strip() == "whole<eos>"
 
 
 def test_a_prompt_that_is_written_otherwise_once_it_is_answered_is_refused() -> None:

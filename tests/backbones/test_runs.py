@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,42 @@ def test_distillation_names_what_works_for_free_text(learners: dict[str, Any], t
     rows = [(f"Say {word}.", word) for word in ("one", "two", "three", "four")]
     with pytest.raises(UnmetNeed, match=r"distillation requires labels for every task .* For free text choose perdure"):
         run(tmp_path / "run", ([Task("say", rows, (), rows)], learners["causal"][1]), "causal", "lwf")
+
+
+def said(i: int) -> dict[str, Any]:
+    asked = [("system", "Count."), ("user", f"After {i}?"), ("assistant", str(i + 1)), ("user", "And?")]
+    return {"messages": [{"role": role, "content": text} for role, text in (*asked, ("assistant", str(i + 2)))]}
+
+
+REFUSED = {"lwf"}
+"""Presets that need labels; docs/choosing.md names them."""
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_causal(tmp_path_factory.mktemp("chatting"), chat=True)
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_every_preset_learns_prompts_with_completions_and_chats_or_names_what_does(
+    method: str, chatting: Path, tmp_path: Path
+) -> None:
+    rows, chats = [(f"Say {i}.", str(i)) for i in range(19)], [said(i) for i in range(19)]
+    tasks = [Task("say", rows[:16], rows[16:18], rows[18:], metric="rouge-l")]
+    tasks += [Task("talk", chats[:16], chats[16:18], chats[18:], metric="rouge-l")]
+    if method in REFUSED:
+        with pytest.raises(UnmetNeed, match="For free text choose") as refused:
+            run(tmp_path / "run", (tasks, chatting), "causal", method, max_new_tokens=8)
+        named = set(re.findall(r"[\w+-]+", str(refused.value).partition("For free text choose")[2])) & set(PRESETS)
+        assert named
+        assert not named & REFUSED
+        return
+    scores = run(tmp_path / "run", (tasks, chatting), "causal", method, max_new_tokens=8)
+    assert len(scores.score_matrix[-1]) == 2
+    update = open_adapter(Store(tmp_path / "run").stage_folder(1) / "adapter")
+    assert max(float(dense(delta).abs().max()) for delta in update.values()) > 1e-4, "nothing was learnt"
+
+
+def test_the_page_on_choosing_names_the_presets_that_free_text_rules_out() -> None:
+    [row] = [line for line in Path("docs/choosing.md").read_text().splitlines() if line.startswith("**Free text")]
+    assert all(f"`{name}`" in row for name in REFUSED)

@@ -122,7 +122,7 @@ def test_over_long_texts_are_counted_and_reported(place: Place, monkeypatch, cap
     ended = perdure(monkeypatch, capsys, *RUN)
     assert ended.code == 0
     said = "2 texts are longer than backbone.max_length (32) and are cut"
-    assert said in ended.out
+    assert said in ended.err
     assert said in json.loads((place.folder / "new/run.json").read_text())["warnings"][-1]
 
 
@@ -135,7 +135,7 @@ def test_identical_validation_and_test_can_be_accepted_by_name(place: Place, mon
     monkeypatch.chdir(place.folder)
     ended = perdure(monkeypatch, capsys, *RUN)
     assert ended.code == 0
-    assert "validation is the test split, as accepted" in ended.out
+    assert "validation is the test split, as accepted" in ended.err
 
 
 HOSTILE = "</script><script>owned=1</script><img src=x onerror=owned=1>\x1b[31m\u202e"

@@ -24,7 +24,7 @@ def rows(monkeypatch):
         for seed in (10, 11)
     ]
     monkeypatch.setattr(table, "records", lambda folder: made if folder.endswith("records") else failed)
-    monkeypatch.setattr(table, "runs_of", lambda step: {f"{m}-{s}": m for m in METHODS for s in (10, 11)})
+    monkeypatch.setattr(table, "runs_of", lambda step, _board="": {f"{m}-{s}": m for m in METHODS for s in (10, 11)})
     failed.clear()
     return made
 
@@ -83,7 +83,7 @@ def test_an_order_with_a_second_seed_counts_like_the_others(rows, monkeypatch):
     """Both seeds of quickstart, one of text-10: (mean of quickstart's two + text-10's) / 2."""
     alone = [row for row in rows if row["config"]["seed"] == 10]
     other = [{**row, "id": f"{row['id']}-10", "config": {**row["config"], "suite": "text-10"}} for row in alone]
-    monkeypatch.setattr(table, "runs_of", lambda step: {row["id"]: row["method"] for row in (*rows, *other)})
+    monkeypatch.setattr(table, "runs_of", lambda step, _board="": {row["id"]: row["method"] for row in (*rows, *other)})
     for row in (*rows, *other):
         row["scores"] = {**row["scores"], "learning_accuracy": 0.9 if row["config"]["suite"] == "text-10" else 0.5}
     monkeypatch.setattr(table, "records", lambda folder: [*rows, *other] if folder.endswith("finals/records") else [])
@@ -115,14 +115,14 @@ def test_the_target_is_held_to_the_records(rows, monkeypatch):
     for seed in (10, 11):
         rows.append(run("per-task", seed, 0.95))
         rows.append(run("perdure, 16 examples a task kept", seed, 0.99))
-    monkeypatch.setattr(table, "runs_of", lambda step: {row["id"]: row["method"] for row in rows})
+    monkeypatch.setattr(table, "runs_of", lambda step, _board="": {row["id"]: row["method"] for row in rows})
     average, lost, learnt, above = table.target().splitlines()[2:6]
     assert average.endswith("| yes |")
     assert lost.endswith("| 3.0 | no |")
     assert learnt.endswith("| 94.7% | no |")
     assert above.endswith("| 1 of 1 | yes |"), "the variant and the bounds are no finalists"
     missing = {"perdure-12": "perdure", **{row["id"]: row["method"] for row in rows}}
-    monkeypatch.setattr(table, "runs_of", lambda step: missing)
+    monkeypatch.setattr(table, "runs_of", lambda step, _board="": missing)
     assert "Incomplete: 1 of the 11 runs of `finals` are missing." in table.target()
 
 
@@ -134,7 +134,7 @@ def test_points_are_not_learnt_or_lost_afterwards():
 
 def test_the_gap_is_to_one_adapter_a_task_and_leaves_out_a_mixed_stage(rows, monkeypatch):
     rows += [run("per-task", seed, 0.95) for seed in (10, 11)]
-    monkeypatch.setattr(table, "runs_of", lambda step: {row["id"]: row["method"] for row in rows})
+    monkeypatch.setattr(table, "runs_of", lambda step, _board="": {row["id"]: row["method"] for row in rows})
     shares = {"perdure": 0.9, "joint": 0.88, "inc-lora": 0.6, "per-task": 0.95}
     for row in rows:
         stages = ["all"] if row["method"] == "joint" else ["a", "b", "c"]

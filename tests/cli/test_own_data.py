@@ -125,10 +125,10 @@ def test_a_wrong_task_is_named_before_anything_is_written(folder, task, message)
 
 
 def test_what_init_writes_is_a_valid_configuration(tmp_path):
-    init(tmp_path / "perdure.yaml")
+    init([tmp_path / "perdure.yaml"])
     config = load_config(tmp_path / "perdure.yaml", parse_overrides(["training.learning_rate=1e-3"]))
     assert [task.name for task in config.tasks] == ["tickets"]
     assert config.method_name == "ps-lora"
     assert config.training.learning_rate == 1e-3
     with pytest.raises(ConfigError, match=r"already exists\. Choose another name"):
-        init(tmp_path / "perdure.yaml")
+        init([tmp_path / "perdure.yaml"])

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from perdure.backbones import token_rows
+
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
@@ -101,6 +105,10 @@ def _armed(point: str, number: int) -> None:
             os.replace = _at(number, os.replace, after=True)
         case "half":
             _half_written(number, name)
+        case "tokenised":
+            Encoder._read = _at(number, Encoder._read)  # type: ignore[method-assign]
+        case "token-file":
+            np.save = _at(number, np.save, after=True)
         case _:
             raise AssertionError(point)
 
@@ -111,6 +119,13 @@ def _run(out: Path, encoder: Path, method: str, training: dict[str, Any]) -> Non
 
     tasks = [small_task("fruit", "apples", "pears"), small_task("sky", "sun", "moon")]
     short_run(out, tasks, encoder, method, training={**SETTINGS["training"], **training})
+
+
+def _cached_run(cache: Path, *args: Any) -> None:
+    """A run whose token ids lie in files of `cache`."""
+    os.environ["PERDURE_CACHE"] = str(cache)
+    token_rows.MANY = 1
+    _run(*args)
 
 
 def _add(out: Path) -> None:
@@ -141,6 +156,11 @@ def killed_at(point: str, number: int, out: Path, encoder: Path, method: str, **
         AssertionError: it ended in another way.
     """
     return _killed(point, number, _run, (out, encoder, method, training))
+
+
+def caching_killed_at(point: str, number: int, cache: Path, out: Path, encoder: Path, method: str) -> bool:
+    """The same of a run whose token ids lie in files of `cache`."""
+    return _killed(point, number, _cached_run, (cache, out, encoder, method, {}))
 
 
 def add_killed_at(point: str, number: int, out: Path) -> bool:

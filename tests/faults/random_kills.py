@@ -38,7 +38,7 @@ COMMANDS: dict[str, str] = {
     "resume stopped --progress quiet": "stopped",
     "add run sea.yaml --progress quiet": "run",
     "rollback run --to fruit": "run",
-    "merge one two --rule ties --out new": "new",
+    "merge one two --rule ties --rank 2 --out new": "new",
     "merge one two --rule sum --base base --out new": "new",
     "merge two --into state": "state",
     "export run --rank 2 --out new": "new",

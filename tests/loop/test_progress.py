@@ -32,8 +32,11 @@ def test_json_lines_are_all_of_standard_output(config, monkeypatch, capsys) -> N
     steps = [event for event in events if event["event"] == "step"]
     logged = read_lines(out / "stages/01-fruit/log.jsonl") + read_lines(out / "stages/02-sky/log.jsonl")
     assert [{key: event[key] for key in logged[0]} for event in steps] == logged
-    assert [event["event"] for event in events if event["event"] != "step"] == ["note", "begin", *["scored"] * 3, "end"]
-    assert events[1]["stages"] == ["fruit", "sky"]
+    others = [event for event in events if event["event"] != "step"]
+    begun = next(place for place, event in enumerate(others) if event["event"] != "note")
+    assert [event["event"] for event in others[begun:]] == ["begin", *["scored"] * 3, "end"]
+    assert others[begun]["stages"] == ["fruit", "sky"]
+    assert [event["line"].partition(":")[0] for event in others[1:begun]].count("writes to") <= 1
     assert list(events[-2]["scores"].values()) == read_scores(out).score_matrix[-1]
     assert events[-1]["finished"]
     assert events[-1]["metrics"]["average_accuracy"] == read_scores(out).average_accuracy
@@ -44,6 +47,10 @@ def test_plain_lines_where_there_is_no_terminal(config, monkeypatch, capsys) -> 
     ended = perdure(monkeypatch, capsys, "run", config, "--out", config.parent / "run")
     lines = ended.err.splitlines()
     assert lines.pop(0) == "[ps-lora] adapts 4 modules in 2 of 2 layers, 24 % of the matrix parameters"
+    begun = next(place for place, line in enumerate(lines) if line.startswith("[ps-lora] untrained"))
+    told, lines = lines[:begun], lines[begun:]
+    kinds = [line.removeprefix("[ps-lora] ").partition(":")[0].partition(" to ")[0] for line in told]
+    assert kinds == ["Warning"] * 4 + ["fruit", "sky", "writes", "Decide"]  # the one that asks for a decision is last
     assert [line.split(":")[0] for line in lines] == [
         "[ps-lora] untrained", "[ps-lora] fruit", "[ps-lora] fruit", "[ps-lora] after fruit",
         "[ps-lora] sky", "[ps-lora] sky", "[ps-lora] after sky",
@@ -53,6 +60,37 @@ def test_plain_lines_where_there_is_no_terminal(config, monkeypatch, capsys) -> 
     assert "After stage" in ended.out
     again = perdure(monkeypatch, capsys, "resume", config.parent / "run")
     assert "resumes after sky (2 of 2 stages are finished)" in again.err
+
+
+def test_a_log_gets_a_line_every_thirty_seconds_with_the_time_left(capsys) -> None:
+    """100 steps of 7 s: steps 1, 6, 11, ... are 35 s apart, and at step 51 there are 49 x 7 = 343 s left."""
+    now = [0.0]
+    plain = Plain("log", clock=lambda: now[0])
+    plain.begin(["mail"], 0)
+    for number in range(1, 101):
+        now[0] += 7
+        plain.step("mail", Step(number, 0.5, 0.1), 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[3]) for line in lines] == [*range(1, 100, 5), 100]
+    assert lines[10] == "[log] mail: step 51 of 100, loss 0.500, about 6 min left in this task"
+    assert lines[0].endswith("loss 0.500")
+    assert lines[-1].endswith("loss 0.500")
+
+
+def test_quiet_and_verbose(config, monkeypatch, capsys) -> None:
+    """Their own names for kinds of progress; a quiet run says its warnings with the result, others only before training."""
+    out = config.parent
+    quiet = perdure(monkeypatch, capsys, "run", config, "--out", out / "quiet", "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert "Warning: fruit: no validation split given" in quiet.out
+    verbose = perdure(monkeypatch, capsys, "run", config, "--out", out / "verbose", "-v")
+    assert "Warning" not in verbose.out
+    assert verbose.err.count("Warning: fruit: no validation split given") == 1
+    steps = len(read_lines(out / "verbose/stages/01-fruit/log.jsonl"))
+    assert sum(line.startswith("[ps-lora] fruit: step ") for line in verbose.err.splitlines()) == steps > 2
+    both = perdure(monkeypatch, capsys, "run", config, "--out", out / "both", "-v", "--progress", "json")
+    assert (both.code, both.err) == (3, "perdure: Give one kind of progress, not json and verbose.\n")
+    assert not (out / "both").exists()
 
 
 def test_quiet_says_only_the_result(config, monkeypatch, capsys) -> None:

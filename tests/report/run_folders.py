@@ -88,7 +88,8 @@ def _write_answers(stage: Path, labels: Mapping[str, Answers], row: Mapping[str,
             continue
         pairs = list(zip(wanted, row[task], strict=True))
         cells[task] = {"score": sum(w == p for w, p in pairs) / len(pairs), "examples": len(pairs)}
-        rows = ({"label": w, "predicted": p, "probability": 0.75} for w, p in pairs)
+        texts = {True: {"text": f"{task} text"}, False: {}}[task == stage.name.rpartition("-")[2]]
+        rows = ({**texts, "label": w, "predicted": p, "probability": 0.75} for w, p in pairs)
         write_lines(stage / "predictions" / f"{task}.jsonl", rows)
     write_json(stage / "scores.json", cells)
 

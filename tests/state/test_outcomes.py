@@ -45,7 +45,7 @@ def test_then_now_best_and_baseline(tmp_path: Path) -> None:
     assert (standing(colour), standing(shape)) == ("lost", "")
     assert state_sentence([colour, shape]) == "1 of 1 earlier tasks lost more than noise explains (colour -20.0)."
     [step] = next_steps([colour, shape], "runs/mine")
-    assert step.startswith("colour (from 90.0) lost most by shape: `perdure report runs/mine` shows the answers")
+    assert step.startswith("colour (from 90.0) lost most by shape: `perdure show runs/mine --texts` lists the answers")
 
 
 def test_a_task_that_is_not_learnt_is_named(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_classes_of_one_plain_turn_stay_texts_and_labels(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = load_task(TaskSpec(name="t", train="a.jsonl", labels=("x", "y")), tmp_path)
     assert not task.chats
-    assert not task.places
+    assert len(task.places) <= 1  # of texts only the longest
     assert {e.text[0] for e in task.train} == {"a"}
     assert {*task.labels} == {"x", "y"}
     rows[3]["messages"].insert(0, SYSTEM)

@@ -179,7 +179,7 @@ def test_what_cannot_choose_is_refused():
     toy.prepare([bare])
     with pytest.raises(ConfigError, match="task 'bare' has none"):
         check_validation(stage, TrainingSettings(keep="best"))
-    with pytest.raises(ConfigError, match="training.average=none"):
+    with pytest.raises(ConfigError, match="average=none"):
         check_validation(stage, TrainingSettings(keep="best", average="last-half"))
     with pytest.raises(ConfigError, match="no effect without `patience`"):
         check_validation(stage, settings(keep="last", every=5))

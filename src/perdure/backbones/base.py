@@ -158,7 +158,9 @@ class Backbone(Protocol):
 
     model: nn.Module
     precision: Literal["fp32", "bf16"]
-    truncated: int
+
+    @property
+    def truncated(self) -> int: ...
 
     @property
     def default_targets(self) -> tuple[str, ...]: ...

@@ -6,31 +6,38 @@ The loss is over the answer's tokens, its end included; answers are ranked among
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from perdure.backbones.base import Batch
+from perdure.backbones.base import Batch, Outputs
 from perdure.backbones.chat_tasks import NO_TEMPLATE, ChatTasks
 from perdure.backbones.chats import ChatFormat, Learn
-from perdure.backbones.device import model_device
+from perdure.backbones.device import autocast, model_device
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.losses import token_loss
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
+from perdure.backbones.modes import drops_out, without_dropout
+from perdure.backbones.packing import Packed, packed
 from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
-from perdure.backbones.ranking import label_tree, packed_scores
+from perdure.backbones.ranking import additive_mask, agree, at_least_fp32, label_tree, logits_at, packed_scores
 from perdure.backbones.templates import check_args, digest, pin_date
 from perdure.backbones.tokens import PromptFormat, padded
 from perdure.errors import ConfigError, DataError
-from perdure.tasks.task import Example
+from perdure.tasks.task import Example, Task
 
 LONGEST = "backbone.max_length + max_new_tokens"
+NOT_PACKED = (
+    "backbone.packing=true would train '{model}' on something else than one text a row: {reason}. Set it to false."
+)
 
 
 class CausalSettings(LanguageSettings):
@@ -49,6 +56,10 @@ class CausalSettings(LanguageSettings):
     learn: Learn = "last"
     """which assistant turns of a chat are learnt: the 'last', 'all', or 'weighted': all but those with `weight: 0` (the key
     of OpenAI's and Mistral's files). The last turn is the one that is answered and scored."""
+    packing: bool = False
+    """train on a step's examples in few long rows, with what all of them begin with once a row, instead of one padded row
+    each: the same loss and gradients up to rounding, less work. Refused where a model's layers are not all plain attention,
+    or a trial shows another loss."""
     template_args: dict[str, Any] = Field(default_factory=dict)
     """further arguments of the chat template, such as {enable_thinking: false}, the same in training, answering and serving."""
     template_date: str | None = None
@@ -79,12 +90,13 @@ class CausalLM(LanguageModel):
         longest = settings.max_length + settings.max_new_tokens
         other = reads_neighbours(model) or takes_no_positions(model)
         self._refuse_packing(other)
-        self._plain = other is None
         if (window := attention_window(model)) is not None and window < longest:
-            self._plain = False
-            self._refuse_packing(
-                f"its layers see a window of {window} tokens ({LONGEST} = {longest})", ", or lower max_length"
-            )
+            other = f"its layers see a window of {window} tokens ({LONGEST} = {longest})"
+            self._refuse_packing(other, ", or lower max_length")
+        self._plain = other is None
+        self._rows_agree = False
+        if settings.packing and other:
+            raise ConfigError(NOT_PACKED.format(model=settings.model, reason=other))
 
     @classmethod
     def load(cls, settings: CausalSettings) -> CausalLM:
@@ -114,8 +126,52 @@ class CausalLM(LanguageModel):
             targets = self._targets(rows, targets, examples)
         predicting = targets.roll(-1, dims=1)  # the position before each target; the first column is never a target
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
-        extra = {"predicting": predicting, "answers": ids[targets]}
+        extra: dict[str, Any] = {"predicting": predicting, "answers": ids[targets]}
+        if self.settings.packing and len(examples) > 1:  # pyright: ignore[reportAttributeAccessIssue]
+            width = self.model.get_input_embeddings().embedding_dim  # pyright: ignore[reportCallIssue]
+            extra["packed"] = packed(rows, targets, width, trunk=not drops_out(self.model))
         return Batch(examples, inputs, int(targets.sum()), mask, extra=extra).to(model_device(self.model))
+
+    def forward(self, batch: Batch) -> Outputs:
+        """See `LanguageModel`; in packed rows where `backbone.packing` asks for them."""
+        rows: Packed | None = batch.extra.get("packed")
+        if rows is None:
+            return super().forward(batch)
+        with autocast(self.model, self.precision):
+            logits = self._logits_of(rows)
+        return Outputs(token_loss(at_least_fp32(logits), rows.answers, batch))
+
+    def _logits_of(self, rows: Packed) -> Tensor:
+        mask = additive_mask(self.model, rows.allowed())[:, None]
+        return logits_at(
+            self.model, rows.predicting, input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions
+        )
+
+    def prepare(self, tasks: Iterable[Task]) -> None:
+        """See `LanguageModel`; raises ConfigError also where packing is asked for and a trial shows another loss."""
+        super().prepare(tasks)
+        if self.settings.packing and not self._rows_agree:  # pyright: ignore[reportAttributeAccessIssue]
+            self._try_rows()
+
+    def _try_rows(self) -> None:
+        """Compare, once, what is predicted of a few examples in packed and in padded rows, in the weights' precision."""
+        task = next((task for task in self._tasks.values() if len(task.train) > 1), None)
+        if task is None:
+            return
+        batch = self.collate(task.train[:3])
+        rows: Packed = batch.extra["packed"]
+        with torch.no_grad(), without_dropout(self.model):
+            try:
+                one = functional.cross_entropy(self._logits_of(rows), rows.answers)
+                other = functional.cross_entropy(
+                    logits_at(self.model, batch.extra["predicting"], **batch.inputs), batch.extra["answers"]
+                )
+                reason = None if agree(self.model, one, other) else f"the loss is {one:.6g} instead of {other:.6g}"
+            except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                reason = f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})"
+        if reason:
+            raise ConfigError(NOT_PACKED.format(model=self.settings.model, reason=f"it was tried, and {reason}"))
+        self._rows_agree = True
 
     def _targets(self, rows: Sequence[list[int]], targets: Tensor, examples: Sequence[Example]) -> Tensor:
         """The targets [N, length] of training: in chats the turns that are learnt, elsewhere `targets`."""

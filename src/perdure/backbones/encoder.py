@@ -8,6 +8,7 @@ competes among its own task's labels only. A text with its own choices (COPA's a
 from __future__ import annotations
 
 import inspect
+import itertools
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,13 +44,11 @@ from perdure.backbones.pretrained import (
     tried,
 )
 from perdure.backbones.ranking import agree
+from perdure.backbones.token_rows import TokenRows, tokenizer_key
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings
 from perdure.tasks.task import Example, Task, without_labels
-
-TOGETHER = 1_000
-"""Texts tokenised at once: a tokenizer's own record of a text is many times as large as its ids."""
 
 
 class EncoderSettings(Settings):
@@ -89,7 +88,9 @@ class Encoder(PretrainedBackbone):
         self.settings = settings
         self.pooling = pooling or Pooling()
         self._width = int(getattr(model.config, "hidden_size", 0))
-        self._tokens: dict[str, Sequence[int]] = {}
+        self._tokens = TokenRows(
+            "texts", self._read, lambda: tokenizer_key(tokenizer, {"max_length": settings.max_length})
+        )
         self._mixes: bool | None = None  # whether padding changes a text's embedding; None: not tried yet
 
     @classmethod
@@ -125,23 +126,22 @@ class Encoder(PretrainedBackbone):
                     f"{f'{fix}, or ' if fix else ''}take a language model."
                 )
             self._tasks[task.name] = task
-            texts = {e.text for split in (task.train, task.validation, task.test) for e in split} | {
-                *task.labels.values(),
-                *(choice for choices in task.choices.values() for choice in choices),
-            }
-            new = sorted(texts - self._tokens.keys())
-            for start in range(0, len(new), TOGETHER):
-                some = new[start : start + TOGETHER]
-                self._tokens |= zip(some, self._read(some), strict=True)
+            self._tokens.add(
+                itertools.chain(
+                    (e.text for split in (task.train, task.validation, task.test) for e in split),
+                    task.labels.values(),
+                    itertools.chain.from_iterable(task.choices.values()),
+                )
+            )
             self._check_labels(task)
         self._try_padding()
 
     def _try_padding(self) -> None:
         """Compare, once, a text alone with the same text padded: FNet and ConvBERT mix padding into their texts."""
-        known = sorted(self._tokens.values(), key=len)
-        if self._mixes is not None or not known:
+        if self._mixes is not None or not self._tokens:
             return
-        short, long = known[0], [*known[-1], *known[-1]][: self.settings.max_length]
+        short, longest = self._tokens.extremes()
+        long = [*longest, *longest][: self.settings.max_length]
         if len(long) <= len(short):
             return
         with torch.inference_mode(), without_dropout(self.model), reading_explained(self.settings.model, self.model):
@@ -157,20 +157,23 @@ class Encoder(PretrainedBackbone):
                     f"first {self.settings.max_length} tokens ({text!r:.60}); make them differ, or raise backbone.max_length."
                 )
 
-    def _read(self, texts: list[str]) -> list[Sequence[int]]:
-        """Token ids of each text, cut to `max_length`; counts those that were longer."""
-        limit = self.settings.max_length
-        rows = self._tokenised(texts, limit + 1)
-        long = [i for i, ids in enumerate(rows) if len(ids) > limit]
-        self.truncated += len(long)
-        if long:
-            for i, ids in zip(long, self._tokenised([texts[i] for i in long], limit), strict=True):
-                rows[i] = ids
-        return [array("i", ids) for ids in rows]  # a ninth of a list's memory
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than `max_length`, and were cut."""
+        return self._tokens.cut
 
-    def _tokenised(self, texts: list[str], length: int) -> list[list[int]]:
+    def _read(self, texts: list[str]) -> tuple[list[Sequence[int]], int]:
+        """Token ids of each text, cut to `max_length`, and how many were longer."""
+        limit = self.settings.max_length
         options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False}
-        return self.tokenizer(texts, truncation=True, max_length=length, **options)["input_ids"]  # pyright: ignore[reportReturnType]
+        found = self.tokenizer(texts, truncation=True, max_length=limit, **options)
+        if found.encodings is not None:
+            cut = sum(bool(encoding.overflowing) for encoding in found.encodings)
+        else:
+            more = self.tokenizer(texts, truncation=True, max_length=limit + 1, **options)
+            cut = sum(len(ids) > limit for ids in more["input_ids"])  # pyright: ignore[reportArgumentType]
+        rows: Any = found["input_ids"]
+        return [array("i", ids) for ids in rows], cut  # a ninth of a list's memory
 
     @property
     def pools(self) -> str:
@@ -180,6 +183,10 @@ class Encoder(PretrainedBackbone):
     def length(self, example: Example) -> int:
         """Number of tokens."""
         return len(self._token_ids(example.text))
+
+    def full(self, example: Example) -> bool:
+        """Whether its text fills `max_length`, and so may have been cut."""
+        return self.length(example) >= self.settings.max_length
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Padded token ids of the texts; each example's target among the labels of all tasks in the batch."""
@@ -277,6 +284,4 @@ class Encoder(PretrainedBackbone):
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device).long()}
 
     def _token_ids(self, text: str) -> Sequence[int]:
-        if text not in self._tokens:
-            self._tokens[text] = self._tokenised([text], self.settings.max_length)[0]
         return self._tokens[text]

@@ -25,6 +25,7 @@ from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import AS_WRITTEN, normalise
+from perdure.backbones.token_rows import Row, TokenRows
 from perdure.backbones.tokens import in_batches, shortened
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
@@ -39,7 +40,8 @@ class LanguageModel(ReadsChats, Sharing, ABC):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
-        self._completions: dict[str, list[int]] = {}
+        self._completions = TokenRows("answers", self._read_answers, self._reading)
+        self._texts = TokenRows("texts", self._read_texts, self._reading)
         self._reads = False
 
     @abstractmethod
@@ -65,13 +67,12 @@ class LanguageModel(ReadsChats, Sharing, ABC):
             if task.chats:
                 self._prepare_chats(task)
                 continue
-            if task.learns_text:  # tokenised when needed; here only counted
-                self.truncated += sum(len(self.format.plain(e.text)) > self.settings.max_length for e in examples)
+            if task.learns_text:
+                self._texts.add(example.text for example in examples)
                 continue
-            for example in examples:
-                self._prompt(task.prompt(example.text))
-            for example in () if task.labels else task.train:
-                self._completion(example)
+            self._prompts.add(task.prompt(example.text) for example in examples)
+            if not task.labels:
+                self._add_answers(task.name, (example.label for example in task.train))
         self._try_reading()
         self._try_padding()
 
@@ -93,19 +94,54 @@ class LanguageModel(ReadsChats, Sharing, ABC):
         for text in sorted(set() if task.template else {text for texts in task.choices.values() for text in texts}):
             self._fitting(text, f"Task '{task.name}': the choice {text[:40]!r}")
 
-    def _fitting(self, text: str, what: str, cut: bool = False) -> list[int]:
-        """Ids of an answer that `max_new_tokens` allows; a cut one has no end, so that no false end is learnt."""
-        ids, limit = self.format.completion(text), self.settings.max_new_tokens
-        if len(ids) > limit and not cut:
+    def _fitting(self, text: str, what: str) -> list[int]:
+        """Ids of a label's text, which `max_new_tokens` must allow."""
+        ids = self.format.completion(text)
+        self._check_fits(ids, what)
+        return ids
+
+    def _check_fits(self, ids: Sequence[int], what: str) -> None:
+        if len(ids) > (limit := self.settings.max_new_tokens):
             raise DataError(
                 f"{what} has {len(ids)} tokens including its end; the limit is backbone.max_new_tokens = {limit}. "
                 "Raise that, shorten the text, or (for free text) set backbone.long_targets=cut."
             )
-        return ids[:limit]
+
+    def _add_answers(self, task: str, texts: Iterable[str]) -> None:
+        """Read the free-text answers of a task; DataError if one is too long."""
+        try:
+            self._completions.add(texts)
+        except DataError as error:
+            raise DataError(f"Task '{task}': {error}") from error
+
+    def _read_answers(self, texts: list[str]) -> tuple[list[Row], int]:
+        """Ids of answers that `max_new_tokens` allows; a cut one has no end, so that no false end is learnt."""
+        rows = self.format.completions(texts)
+        for ids, text in zip(rows, texts, strict=True) if self.settings.long_targets == "error" else ():
+            self._check_fits(ids, f"the target {text[:40]!r}")
+        return [ids[: self.settings.max_new_tokens] for ids in rows], 0
+
+    def _read_prompts(self, texts: list[str]) -> tuple[list[Row], int]:
+        limit, rows = self.settings.max_length, self.format.prompts(texts)
+        return [shortened(ids, limit, self.settings.cut) for ids in rows], sum(len(ids) > limit for ids in rows)
+
+    def _read_texts(self, texts: list[str]) -> tuple[list[Row], int]:
+        """Ids of texts that are learnt as they are."""
+        limit, rows = self.settings.max_length, self.format.plains(texts)
+        return [ids[:limit] for ids in rows], sum(len(ids) > limit for ids in rows)
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than `max_length`, and were cut."""
+        return self._prompts.cut + self._texts.cut
 
     def length(self, example: Example) -> int:
         """Number of tokens of prompt and answer."""
         return len(self._asked(example)) + len(self._completion(example))
+
+    def full(self, example: Example) -> bool:
+        """Whether its prompt fills `max_length`, and so may have been cut."""
+        return len(self._asked(example)) >= self.settings.max_length
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Prompts and answers, padded on the right; `count` is the number of target tokens."""
@@ -113,7 +149,7 @@ class LanguageModel(ReadsChats, Sharing, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
-        return Outputs(token_loss(self.next_tokens(batch).logits, batch))
+        return Outputs(token_loss(self.next_tokens(batch).logits, batch.extra["answers"], batch))
 
     def next_tokens(self, batch: Batch) -> NextTokens:
         """Differentiable scores of all next tokens at the batch's targets, in fp32."""
@@ -273,26 +309,20 @@ class LanguageModel(ReadsChats, Sharing, ABC):
     def _presented(self, task: Task | None, example: Example) -> list[int]:
         """Ids of the example's prompt as `task` presents it; a chat is its own prompt, whichever task asks."""
         if self._is_chat(example, [task] if task else []):
-            return self.chats.prompt(example.text)
+            return self.chats.asked(example)
         return self._prompt(task.prompt(example.text) if task else example.text)
 
     def _prompt(self, text: str) -> list[int]:
-        if text not in self._prompts:
-            ids = self.format.prompt(text)
-            self.truncated += len(ids) > self.settings.max_length
-            self._prompts[text] = shortened(ids, self.settings.max_length, self.settings.cut)
-        return self._prompts[text]
+        return self._prompts[text]  # pyright: ignore[reportReturnType]
 
     def _completion(self, example: Example) -> list[int]:
         """Ids of the text behind the example's label, its end included; of the example's own text where that is learnt."""
         text, task = example.label, self._tasks.get(example.task)
         if task and task.learns_text:
-            return self.format.plain(example.text)[: self.settings.max_length]
+            return self._texts[example.text]  # pyright: ignore[reportReturnType]
         if task and task.chats and not task.labels:
             return self.chats.answer(example)
         if task and text in task.labels:
             text = dict(zip(task.labels, label_texts(task, example.text), strict=True))[text]
-        if text not in self._completions:
-            what = f"Task '{example.task}': the target {text[:40]!r}"
-            self._completions[text] = self._fitting(text, what, cut=self.settings.long_targets == "cut")
-        return self._completions[text]
+        self._add_answers(example.task, [text])
+        return self._completions[text]  # pyright: ignore[reportReturnType]

@@ -28,3 +28,8 @@ def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
     Every other module keeps its mode (checkpointing depends on that of its layers).
     """
     return not_training(module for module in model.modules() if isinstance(module, _DropoutNd))
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether a dropout layer is active."""
+    return any(module.training and module.p > 0 for module in model.modules() if isinstance(module, _DropoutNd))

@@ -49,9 +49,14 @@ def common_ids(prompts: Sequence[Sequence[int]]) -> list[int]:
     """Ids that all prompts begin with, of none its last; empty if they save less than a forward pass costs."""
     if len(prompts) < 2:
         return []
-    columns = zip(*(ids[:-1] for ids in prompts), strict=False)
-    begin = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+    begin = begun_alike(prompts)
     return begin if len(begin) * (len(prompts) - 1) >= PASS_COST else []
+
+
+def begun_alike(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Ids that all rows begin with, of none its last."""
+    columns = zip(*(ids[:-1] for ids in rows), strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def computed_prefix(model: nn.Module, ids: list[int]) -> Prefix:

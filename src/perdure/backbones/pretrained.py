@@ -75,8 +75,12 @@ class PretrainedBackbone:
         self.model: nn.Module = model
         self.processor = processor
         self.precision: Literal["fp32", "bf16"] = "fp32"
-        self.truncated = 0
         self._tasks: dict[str, Task] = {}
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than `max_length`, and were cut."""
+        return 0
 
     @property
     def default_targets(self) -> tuple[str, ...]:

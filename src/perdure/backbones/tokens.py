@@ -126,22 +126,37 @@ class PromptFormat:
 
     def prompt(self, text: str) -> list[int]:
         """Ids of `text` as a prompt; never empty, since the first answer token must follow something."""
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for several."""
         if self.chat:
-            ids = self._ids(self._rendered(text), special=False)
+            rows = self._ids([self._rendered(text) for text in texts], special=False)
         else:
-            ids = self._ids(text.rstrip(" "), special=True)
-            if ids and ids[-1] == self.tokenizer.eos_token_id:
-                ids = ids[:-1]  # some tokenizers end every text; the answer is still to come
-        return ids or self.start()
+            # some tokenizers end every text; the answer is still to come
+            end = self.tokenizer.eos_token_id
+            rows = [
+                ids[:-1] if ids and ids[-1] == end else ids
+                for ids in self._ids([text.rstrip(" ") for text in texts], special=True)
+            ]
+        return [ids or self.start() for ids in rows]
 
     def completion(self, text: str) -> list[int]:
         """Ids of `text` as an answer, and the end-of-sequence token."""
+        return self.completions([text])[0]
+
+    def completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for several."""
         # tokenised after an anchor: a sentencepiece tokenizer puts its own space before the start of a text
         anchor = "\n" if self.chat else ":"
-        answer = text if self.chat else self.separator + text
-        before, whole = self._ids(anchor, special=False), self._ids(anchor + answer, special=False)
-        ids = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
-        return [*ids, self._end()]
+        answers = list(texts) if self.chat else [self.separator + text for text in texts]
+        before, *whole = self._ids([anchor, *(anchor + answer for answer in answers)], special=False)
+        behind = len(before)
+        rows = [
+            ids[behind:] if ids[:behind] == before else self._ids([answer], special=False)[0]
+            for ids, answer in zip(whole, answers, strict=True)
+        ]
+        return [[*ids, self._end()] for ids in rows]
 
     def start(self) -> list[int]:
         """Ids before a text without a prompt."""
@@ -150,7 +165,11 @@ class PromptFormat:
 
     def plain(self, text: str) -> list[int]:
         """Ids of a text without a prompt, and the end-of-sequence token."""
-        return [*self._ids(text, special=False), self._end()]
+        return self.plains([text])[0]
+
+    def plains(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for several."""
+        return [[*ids, self._end()] for ids in self._ids(texts, special=False)]
 
     def _rendered(self, text: str) -> str:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
@@ -164,8 +183,8 @@ class PromptFormat:
                 "another model."
             ) from error
 
-    def _ids(self, text: str, special: bool) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
     def _end(self) -> int:
         return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
@@ -179,15 +198,23 @@ class EncoderDecoderFormat:
 
     def prompt(self, text: str) -> list[int]:
         """Ids for the encoder."""
-        return self.tokenizer(text, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for several."""
+        return self.tokenizer(list(texts), verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
     def completion(self, text: str) -> list[int]:
         """Ids for the decoder, and the end-of-sequence token."""
-        ids: list[int] = self.tokenizer(text_target=text, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-        end = self.tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, end]  # pyright: ignore[reportReturnType]
+        return self.completions([text])[0]
 
-    plain = completion
+    def completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for several."""
+        rows: list[list[int]] = self.tokenizer(text_target=list(texts), verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+        end: int = self.tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
+        return [ids if ids and ids[-1] == end else [*ids, end] for ids in rows]
+
+    plain, plains = completion, completions
 
     def start(self) -> list[int]:
         """What the encoder reads before a text without a prompt."""

@@ -17,6 +17,7 @@ from perdure.backbones.modes import without_dropout
 from perdure.backbones.prefix import Prefix
 from perdure.backbones.pretrained import PretrainedBackbone, answering
 from perdure.backbones.ranking import agree
+from perdure.backbones.token_rows import Row, TokenRows, tokenizer_key
 from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat
 from perdure.errors import ConfigError
 
@@ -35,7 +36,19 @@ class Trials(PretrainedBackbone):
         # where padding changes answers: "read" or "written", or other rows do: "alone"; "": nowhere; None: not tried yet
         self._mixes: str | None = None
         self._shared: dict[str, bool] = {}  # whether prompts may share their beginning, by the kind of answer
-        self._prompts: dict[str, list[int]] = {}
+        self._prompts = TokenRows("prompts", self._read_prompts, self._reading)
+
+    @abstractmethod
+    def _read_prompts(self, texts: list[str]) -> tuple[list[Row], int]:
+        """Ids of prompts, cut to `max_length`, and how many were longer."""
+
+    def _reading(self) -> str | None:
+        """What besides a text decides about its ids, as a checksum."""
+        return tokenizer_key(self.tokenizer, {**self.settings.model_dump(), "model": "", "kind": type(self).__name__})
+
+    def _known_prompts(self) -> list[list[int]]:
+        """The shortest and the longest prompt; none before any is known."""
+        return [list(row) for row in self._prompts.extremes()]
 
     @abstractmethod
     def _packed(
@@ -68,7 +81,7 @@ class Trials(PretrainedBackbone):
 
     def _try_padding(self) -> None:
         """Compare, once, what a prompt alone and the same prompt padded next to a longer one are answered."""
-        known = sorted(self._prompts.values(), key=len)
+        known = self._known_prompts()
         if self._mixes is not None or not known:
             return
         short, long = known[0], (known[-1] * 2)[: self.settings.max_length]
@@ -114,7 +127,7 @@ class Trials(PretrainedBackbone):
     def how_ranked(self, tried: bool = True) -> str | None:
         """How labels are ranked and why, for a run's record; None if none are. `tried`: try packing now if not done yet."""
         task = next((task for task in self._tasks.values() if task.labels), None)
-        if task is None or self.settings.answer_by == "generation" or not self._prompts:
+        if task is None or self.settings.answer_by == "generation" or not self._known_prompts():
             return None
         if tried:
             self._try_packing([], [self.format.completion(text) for text in task.labels.values()])
@@ -141,7 +154,7 @@ class Trials(PretrainedBackbone):
         """Decide, once, whether packing changes no score: by both ways on short prompts and on the longest known."""
         if self._packs is not None:
             return
-        known = sorted([*prompts, *self._prompts.values()], key=len)
+        known = sorted([*prompts, *self._known_prompts()], key=len)
         lengths = sorted(completions, key=len)
         reason = self._tried([known[-1][:9], known[0][:5]], completions[:4])
         self._refuse_packing(reason or self._tried([known[-1]], [lengths[0], lengths[-1]]))

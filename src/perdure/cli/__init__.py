@@ -55,7 +55,10 @@ def run(
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
     bad_rows: options.BadRows = None,
+    dry_run: options.DryRun = False,
     progress: options.Progress = "auto",
+    quiet: options.IsQuiet = False,
+    verbose: options.IsVerbose = False,
     tracker: options.Tracker = None,
 ) -> None:
     """Learn the tasks of a suite or a configuration, one after another."""
@@ -63,6 +66,7 @@ def run(
     from perdure.settings.read import parse_overrides
     from perdure.state.gate import Gate
 
+    mode = options.progress_mode(progress, quiet, verbose)
     given = list(settings or [])
     source: Any = given.pop(0) if given and "=" not in given[0] else {}
     named = {"suite": suite, "order": order, "data": data, "method": method, "backbone": backbone, "seed": seed}
@@ -70,24 +74,47 @@ def run(
     config = load_config(source, overrides)
     if bad_rows:
         config = config.model_copy(update={"tasks": tuple(task.with_bad_rows(bad_rows) for task in config.tasks)})
-    from perdure.commands.learn import run_config
+    from perdure.commands.learn import preview, run_config
 
+    if dry_run:
+        options.show_lines(preview(config, out))
+        return
     RUN_FOLDERS.append(out)
-    report = options.progress_reporter(progress, config.method_name, out, tracker)
+    report = options.progress_reporter(mode, config.method_name, out, tracker)
     gate = Gate(max_forgetting, max_drop, min_gain)
-    options.show_scores(run_config(config, out, gate=gate, report=report), progress)
+    options.show_scores(run_config(config, out, gate=gate, report=report), mode)
 
 
 @app.command()
-def init(file: Annotated[Path, typer.Argument(help="Configuration file to write.")] = Path("perdure.yaml")) -> None:
-    """Write a commented configuration for your own data, to edit and pass to `perdure run`."""
+def init(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="[CONFIG.yaml] to write, and data files to write it for. [default: perdure.yaml]"),
+    ] = None,
+) -> None:
+    """Write a configuration: for data files what suits their content, else a commented one to edit."""
     from perdure.files.durable import write_text
 
+    given = list(files or [])
+    named = [file for file in given if file.suffix in (".yaml", ".yml")]
+    data = [file for file in given if file not in named]
+    if len(named) > 1:
+        raise ConfigError(f"Give one configuration file to write, not {len(named)}: {', '.join(map(str, named))}.")
+    file = named[0] if named else Path("perdure.yaml")
     if file.exists():
         raise ConfigError(f"'{file}' already exists. Choose another name, or edit it.")
+    schema = (Path(__file__).parents[1] / "config" / "perdure.schema.json").as_uri()
+    if data:
+        from perdure.commands.first_config import first_config
+
+        text, said = first_config(data, file)
+        write_text(file, f"# yaml-language-server: $schema={schema}\n{text}")
+        for line in said:
+            typer.echo(visible(line))
+        typer.echo(f"Wrote {file}. Look at it, then: perdure run {file} --dry-run")
+        return
     template = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
-    schema = Path(__file__).parents[1] / "config" / "perdure.schema.json"
-    write_text(file, template.replace("<file>", str(file)).replace("<schema>", schema.as_uri()))
+    write_text(file, template.replace("<file>", str(file)).replace("<schema>", schema))
     typer.echo(f"Wrote {file}. Edit its tasks, then: perdure run {file}")
 
 
@@ -98,15 +125,18 @@ def resume(
     max_drop: options.MaxDrop = None,
     min_gain: options.MinGain = None,
     progress: options.Progress = "auto",
+    quiet: options.IsQuiet = False,
+    verbose: options.IsVerbose = False,
     tracker: options.Tracker = None,
 ) -> None:
     """Resume a stopped run after its last finished task or checkpoint."""
     from perdure.commands.learn import resume as resume_run
 
     RUN_FOLDERS.append(folder)
-    report = options.progress_reporter(progress, folder.name, folder, tracker)
+    mode = options.progress_mode(progress, quiet, verbose)
+    report = options.progress_reporter(mode, folder.name, folder, tracker)
     found = resume_run(folder, max_forgetting=max_forgetting, max_drop=max_drop, min_gain=min_gain, report=report)
-    options.show_scores(found, progress)
+    options.show_scores(found, mode)
 
 
 @app.command()

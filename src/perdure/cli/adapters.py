@@ -21,8 +21,8 @@ Dtype = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Register diagnose, merge and export."""
-    for command in (diagnose, merge, export):
+    """Register diagnose, merge, export and push."""
+    for command in (diagnose, merge, export, push):
         app.command()(command)
 
 
@@ -153,3 +153,26 @@ def export(
         folder, out, form, rank=rank, dtype=DTYPES[dtype] if dtype else None, base=base, task=task, overwrite=overwrite
     )
     typer.echo(json.dumps(report.as_json(), indent=1) if as_json else visible("\n".join(lines_of(report))))
+
+
+def push(
+    run: options.Run,
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub.")],
+    form: Annotated[
+        Literal["adapter", "model"] | None,
+        typer.Option("--as", help="What to upload. [default: an adapter where the run deploys one]"),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task whose adapter to push, if the run has one per task.")] = None,
+    base_id: Annotated[
+        str | None, typer.Option(help="The base's name on the hub, if the run learnt on a folder.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public. [default: private]")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Export and check, list the files, upload nothing.")
+    ] = False,
+) -> None:
+    """Upload what a run deploys to the Hugging Face hub, with its model card and perdure.json; private by default."""
+    from perdure.commands.push import push as upload
+
+    found = upload(run, repo, form=form, task=task, base_id=base_id, private=not public, dry_run=dry_run)
+    typer.echo(visible("\n".join(found.lines())))

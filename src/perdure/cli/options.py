@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from perdure.errors import ConfigError
 from perdure.files.terminal import visible
 
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
@@ -28,15 +29,20 @@ MinGain = Annotated[
     ),
 ]
 Progress = Annotated[
-    Literal["auto", "quiet", "json"],
+    Literal["auto", "quiet", "verbose", "json"],
     typer.Option(
-        help="auto: a live bar on a terminal, plain lines elsewhere; quiet: the result only; json: JSON lines on standard "
-        "output, and nothing else there."
+        help="auto: a live bar on a terminal, elsewhere a line every 30 s; quiet: the result only; verbose: a line for every "
+        "step; json: JSON lines on standard output, and nothing else there."
     ),
 ]
+IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="As --progress quiet.")]
+IsVerbose = Annotated[bool, typer.Option("--verbose", "-v", help="As --progress verbose.")]
 BadRows = Annotated[
     Literal["error", "skip"] | None,
     typer.Option(help="Rows of own files that cannot be read: an error that lists them, or left out; see `bad_rows`."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read, check and estimate everything, say so, and stop; nothing is written.")
 ]
 Tracker = Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -48,6 +54,15 @@ def print_json(value: Any) -> None:
     typer.echo(visible(json.dumps(value, indent=1, ensure_ascii=False)))
 
 
+def progress_mode(progress: str, quiet: bool, verbose: bool) -> str:
+    """The kind of progress that --progress, --quiet and --verbose ask for together; ConfigError if that is more than one."""
+    asked = {mode for mode, wanted in (("quiet", quiet), ("verbose", verbose)) if wanted}
+    asked |= {progress} - {"auto"}
+    if len(asked) > 1:
+        raise ConfigError(f"Give one kind of progress, not {' and '.join(sorted(asked))}.")
+    return next(iter(asked), "auto")
+
+
 def progress_reporter(progress: str, title: str, folder: Path, trackers: list[str] | None) -> Any:
     """A reporter that writes to the terminal and to the trackers."""
     from perdure.loop.progress import reporter
@@ -56,8 +71,16 @@ def progress_reporter(progress: str, title: str, folder: Path, trackers: list[st
     return reporter(progress, title, *([Trackers(folder, trackers)] if trackers else ()))
 
 
-def show_scores(scores: Any, progress: str = "auto") -> None:
-    """Print a run's score matrix, metrics and warnings."""
+def show_lines(lines: list[str]) -> None:
+    """Print what a dry run found."""
+    from perdure.report.words import plain
+
+    for line in lines:
+        typer.echo(visible(plain(line)))
+
+
+def show_scores(scores: Any, progress: str = "quiet") -> None:
+    """Print a run's score matrix, metrics and how its tasks stand; its warnings only where no progress showed them before."""
     if progress == "json" or os.environ.get("RANK", "0") != "0":
         return  # the last JSON line holds the metrics; of several processes only the first one prints
     from perdure.report.text import print_scores
@@ -68,7 +91,7 @@ def show_scores(scores: Any, progress: str = "auto") -> None:
 
     print_scores(scores)
     store = Store(Path(scores.folder))
-    for text in store.about.get("warnings", ()):
+    for text in store.about.get("warnings", ()) if progress == "quiet" else ():
         typer.echo(visible(f"Warning: {plain(text)}"))
     outcomes = task_outcomes(store)
     for line in (state_sentence(outcomes), *next_steps(outcomes, scores.folder)):

@@ -35,16 +35,20 @@ def add(
         list[str] | None,
         typer.Option(help="Start a new run from this PEFT adapter. Repeatable, oldest first."),
     ] = None,
+    dry_run: options.DryRun = False,
     backbone: Annotated[str | None, typer.Option(help="With --history: base model of the adapters.")] = None,
     method: Annotated[str | None, typer.Option(help="With --history: method; see `perdure methods`.")] = None,
     progress: options.Progress = "auto",
+    quiet: options.IsQuiet = False,
+    verbose: options.IsVerbose = False,
     tracker: options.Tracker = None,
 ) -> None:
     """Learn one more task on a finished run, or on top of existing adapters."""
     from perdure.settings.read import parse_overrides
     from perdure.tasks.sources.files import task_spec
 
-    report = options.progress_reporter(progress, run.name, run, tracker)
+    mode = options.progress_mode(progress, quiet, verbose)
+    report = options.progress_reporter(mode, run.name, run, tracker)
     spec = task_spec(task).with_bad_rows(bad_rows) if bad_rows else task
     if not history:
         own = parse_overrides(settings or [])
@@ -54,21 +58,26 @@ def add(
                 "Others need --history, which starts a new run."
             )
         from perdure.commands.grow import add as add_task
+        from perdure.commands.grow import preview_add
 
+        training = {key.partition(".")[2]: value for key, value in own.items()}
+        if dry_run:
+            options.show_lines(preview_add(run, spec, training=training))
+            return
         found = add_task(
             run,
             spec,
             max_forgetting=max_forgetting,
             max_drop=max_drop,
             min_gain=min_gain,
-            training={key.partition(".")[2]: value for key, value in own.items()},
+            training=training,
             report=report,
         )
-        options.show_scores(found, progress)
+        options.show_scores(found, mode)
         return
     if backbone is None:
         raise ConfigError("--history needs the base model of the adapters. Give it with --backbone.")
-    from perdure.commands.learn import run_config
+    from perdure.commands.learn import preview, run_config
     from perdure.config.run_config import load_config, located
     from perdure.state.gate import Gate
 
@@ -79,7 +88,10 @@ def add(
         **({"method": method} if method else {}),
     }
     config = load_config(given, parse_overrides(settings or []))
-    options.show_scores(run_config(config, run, gate=Gate(max_forgetting, max_drop, min_gain), report=report), progress)
+    if dry_run:
+        options.show_lines(preview(config, run))
+        return
+    options.show_scores(run_config(config, run, gate=Gate(max_forgetting, max_drop, min_gain), report=report), mode)
 
 
 def rollback(run: options.Run, to: Annotated[str, typer.Option(help="Last task to keep.")]) -> None:
@@ -142,6 +154,9 @@ def show(
     as_json: options.AsJson = False,
     serve: Annotated[bool, typer.Option(help="Print how to serve its chats, for transformers and vLLM.")] = False,
     task: Annotated[str | None, typer.Option(help="With --serve: the task to answer.")] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Print the texts that are answered otherwise than when learnt.")
+    ] = False,
 ) -> None:
     """Show a run: method, model, tasks with scores, sizes, warnings, and possible next commands."""
     if task is not None and not serve:
@@ -150,6 +165,11 @@ def show(
         from perdure.commands.serve import serving
 
         typer.echo(visible(serving(run, task)))
+        return
+    if texts:
+        from perdure.report.texts import text_lines
+
+        typer.echo(visible("\n".join(text_lines(run))))
         return
     from perdure.commands.show import describe_run, run_lines
 

@@ -6,6 +6,7 @@ inside the base's weights. Both come with a card that names tasks, method, score
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,9 @@ from safetensors import safe_open
 
 from perdure.adapters.format import CONFIG_FILE, natural, read_config
 from perdure.backbones import backbone_kind
+from perdure.commands.answering import FILE, answering, card_facts
 from perdure.commands.base_folder import base_folder
+from perdure.commands.card_programs import programs
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.files.output import MERGE_STATE, check_apart
 from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, write_result
@@ -74,6 +77,10 @@ def export(
             "the energy an adapter keeps is reported."
         )
     facts, out = source.facts, Path(out)
+    if isinstance(source, _Deployed):
+        about = answering(source.store)
+        beside = {FILE: json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
+        facts = replace(facts, beside=beside, shown_base=about["base"], programs=tuple(programs(about, form, out.name)))
     check_apart(out, [folder, base])
     check_result(facts.modules, out, base, rank, overwrite)
     if base is not None and isinstance(source, _Deployed):
@@ -150,6 +157,7 @@ class _Deployed(Mergeable):
             "tasks": scores.stages,
             "seed": scores.seed,
             "scores": final,
+            **card_facts(store.about),
         }
         self.facts = Facts(modules, named, config.task_type, record, revision=self.revision)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.backbones.models import public_name
-from perdure.commands.learn import report_end, reporting
+from perdure.commands.learn import OneTask, report_end, reporting
+from perdure.commands.preview import dry_lines, preview_lines
 from perdure.commands.run_record import versions
 from perdure.commands.skipped import write_skipped
 from perdure.config.for_stage import check_stage_settings
@@ -24,23 +25,31 @@ from perdure.methods.contract.own import sources
 from perdure.state.gate import Gate
 from perdure.state.mismatch import other_versions
 from perdure.state.record import load_deployed, save_deployed, score_cells, score_tasks
-from perdure.state.reopen import initial_config, known_tasks, recorded_tasks, reopen, reopened_model, task_record
+from perdure.state.reopen import (
+    Reopened,
+    initial_config,
+    known_tasks,
+    recorded_tasks,
+    reopen,
+    reopened_model,
+    task_record,
+)
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from perdure.tasks.sources.files import load_task, task_spec
-from perdure.tasks.spec import TaskSpec
 from perdure.tasks.splits import checked, repeated_from_older
 from perdure.tasks.task import Stage, Task, given_tasks, same_task, stages, version
 from perdure.training.checks import check_training
+from perdure.training.coverage import coverage_line
 from perdure.training.evaluation import check_scorable
 from perdure.training.metrics import Scores
 from perdure.training.processes import started
-from perdure.training.reporter import Reporter, as_reporter
+from perdure.training.reporter import Quiet, Reporter, as_reporter
 
 
 def add(
     run: str | Path,
-    task: str | Path | TaskSpec | Mapping[str, Any] | Task,
+    task: OneTask,
     *,
     tasks: Sequence[Task] = (),
     max_forgetting: float | None = None,
@@ -73,34 +82,63 @@ def add(
     _check_grows(store)
     with store.writing():
         store.verify()
-        spec = None if isinstance(task, Task) else task_spec(task)
-        new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
-        check_scorable(new, initial_config(store).evaluation.split)
-        every = (*recorded_tasks(store, tasks), new)
-        config = initial_config(store).model_copy(update={"training_by_task": {new.name: dict(training or {})}})
-        check_stage_settings(config, [Stage(new.name, (new,))])
-        opened = reopen(store, every)
-        check_stages(opened.method, stages(every))
-        check_training(config, [Stage(new.name, (new,))], opened.model.device)
-        check_names_apart(store.about.get("history", {}), [new])
-        now = {"versions": versions(), "own_parts": sources(opened.method)}
-        record = {
-            "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
-            **task_record([new]),
-            "training": dict(training or {}),
-            "warnings": [
-                *(f"{new.name}: {note}" for note in new.notes),
-                *(line for line in repeated_from_older(every) if line.startswith(f"{new.name}: ")),
-                *_other_labels(new, store),
-                *(f"{new.name}: {line}" for line in other_versions(store.initial, now)),
-            ],
-        }
-        with reporting(report, every, opened.method, opened.config, store), store.transaction() as more:
+        opened, new, record = _opened(store, task, tasks, training)
+        every, config = opened.tasks, opened.config
+        lines = [coverage_line(store.about["adapted"])] if "adapted" in store.about else []
+        lines += [f"Warning: {line}" for line in record["warnings"]]
+        if type(report) is not Quiet:
+            stage = [Stage(new.name, (new,))]
+            lines += preview_lines(stage, opened.model, opened.backbone, config, store.folder)
+        with reporting(report, every, opened.method, config, store, lines), store.transaction() as more:
             untrained = score_tasks([new], (), {}, opened.model, opened.backbone, config.evaluation, report)
             more["added"] = {**record, "untrained": score_cells(untrained)}
             run_sequence(every, opened.method, opened.model, opened.backbone, config, store, report)
         write_skipped(store.folder, [new])
     return report_end(report, store)
+
+
+def _opened(
+    store: Store, task: OneTask, tasks: Sequence[Task], training: Mapping[str, Any] | None
+) -> tuple[Reopened, Task, dict[str, Any]]:
+    """The run with one more task, that task, and what the manifest will record of it."""
+    spec = None if isinstance(task, Task) else task_spec(task)
+    new = _named(load_task(spec) if spec else checked(task), store)  # pyright: ignore[reportArgumentType]
+    check_scorable(new, initial_config(store).evaluation.split)
+    every = (*recorded_tasks(store, tasks), new)
+    by_task = {new.name: dict(training or {})}
+    config = initial_config(store).model_copy(update={"training_by_task": by_task})
+    check_stage_settings(config, [Stage(new.name, (new,))])
+    opened = reopen(store, every)
+    check_stages(opened.method, stages(every))
+    check_training(config, [Stage(new.name, (new,))], opened.model.device)
+    check_names_apart(store.about.get("history", {}), [new])
+    now = {"versions": versions(), "own_parts": sources(opened.method)}
+    record = {
+        "task": spec.model_copy(update={"name": new.name}).model_dump(mode="json") if spec else None,
+        **task_record([new]),
+        "training": dict(training or {}),
+        "warnings": [
+            *(f"{new.name}: {note}" for note in new.notes),
+            *(line for line in repeated_from_older(every) if line.startswith(f"{new.name}: ")),
+            *_other_labels(new, store),
+            *(f"{new.name}: {line}" for line in other_versions(store.initial, now)),
+        ],
+    }
+    return dataclasses.replace(opened, config=config), new, record
+
+
+def preview_add(run: str | Path, task: OneTask, *, training: Mapping[str, Any] | None = None) -> list[str]:
+    """What `add` would learn, with the same checks, and an estimate of score and time; nothing is trained or written.
+
+    Errors as in `add`.
+    """
+    store = Store(Path(run))
+    _check_grows(store)
+    store.verify()
+    opened, new, record = _opened(store, task, (), training)
+    known = [one for one in opened.tasks if one is not new]
+    lines = dry_lines([Stage(new.name, (new,))], known, opened.model, opened.backbone, opened.config, store.folder)
+    return [*(f"Warning: {line}" for line in record["warnings"]), *lines]
 
 
 def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:

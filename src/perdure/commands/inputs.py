@@ -12,7 +12,7 @@ from perdure.errors import DataError
 from perdure.tasks.chats import as_text, is_chat, one_turn, read_waiting
 from perdure.tasks.sources.files import image_in
 from perdure.tasks.sources.formats import Format, input_format
-from perdure.tasks.sources.rows import Row, read_json_lines, read_rows
+from perdure.tasks.sources.rows import Row, each_json_line, read_rows
 from perdure.tasks.spec import TaskSpec
 
 STANDARD_INPUT = "-"
@@ -49,7 +49,7 @@ def read_inputs(
     if not isinstance(inputs, (str, Path)):
         return [_from_python(given, f"Input {i}", chats) for i, given in enumerate(_listed(inputs))]
     if str(inputs) == STANDARD_INPUT:
-        rows, folder = read_json_lines(sys.stdin.buffer.read(), "standard input", encoding, bad), Path()
+        rows, folder = list(each_json_line(sys.stdin.buffer, "standard input", encoding, bad)), Path()
         if not rows and not bad:
             raise DataError("Nothing to answer: standard input is empty.")
     else:

@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import torch
 
+from perdure.backbones.base import Backbone
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
+from perdure.commands.preview import dry_lines, preview_lines
 from perdure.commands.run_record import begin_lines, run_record
 from perdure.commands.skipped import write_skipped
 from perdure.config.for_stage import check_stage_settings
@@ -44,9 +46,10 @@ from perdure.tasks.suites import Suite
 from perdure.tasks.task import Task, given_tasks, stages
 from perdure.training.checks import check_training
 from perdure.training.evaluation import check_scorable
+from perdure.training.lora import AdaptedModel
 from perdure.training.metrics import Scores
 from perdure.training.processes import Processes, join
-from perdure.training.reporter import Reporter, as_reporter
+from perdure.training.reporter import Quiet, Reporter, as_reporter
 
 OneTask = Task | str | Path | TaskSpec | Mapping[str, Any]
 """A task, its YAML file, or its settings."""
@@ -129,35 +132,13 @@ def run_config(
         if store.exists and store.changed:
             check_changed(store, config)
             return report_end(report, store)
-        if config.suite and suite is None:
-            suite = processes.main_first(lambda: load_configured_suite(config))
-        load = partial(load_recorded, store) if store.exists else load_task  # a missing file has another reason then
-        chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: list(map(load, config.tasks))))
-        for task in chosen:
-            check_scorable(task, config.evaluation.split)
-        check_stage_settings(config, stages(chosen, method.stream))
-        # conflicting names and too many tasks are refused before a model is loaded
-        check_stages(method, stages(chosen, method.stream))
-        check_names_apart([stage.name for stage in history_stages(config.history)], chosen)
-        threads = store.about["threads"] if store.exists else config.threads
-        if threads:
-            torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then
-        if store.exists:
-            check_base_there(store)
-        whole = learner_config(store) if store.exists else config
-        model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
-        if store.exists:
-            check_reading(store, backbone)
-        check_needs(method, offered(model, chosen, method, config))
-        check_shards(config, backbone)
-        check_training(config, stages(chosen, method.stream), model.device)
+        chosen, model, backbone, warnings = _load(config, method, store, tasks, suite, processes)
         protects = config.protect.base is not None and not (store.exists and store.stages())
         base = processes.once(base_stage, config, model, backbone) if protects else None
         if base and not processes.main:
             backbone.prepare(base.tasks)
         processes.once(check_history, config, method, model, store)
         check_count(store, processes)
-        warnings = suite.warnings if suite else ()
         processes.once(
             lambda: store.create(run_record(config, chosen, method, model, warnings, store, backbone, processes))
         )
@@ -166,7 +147,10 @@ def run_config(
         backbone.precision = about["precision"]
         if about["threads"] != torch.get_num_threads():
             torch.set_num_threads(about["threads"])
-        with reporting(report, chosen, method, config, store):
+        lines = begin_lines(about)
+        if type(report) is not Quiet and not store.stages():
+            lines += preview_lines(stages(chosen, method.stream), model, backbone, config, out)
+        with reporting(report, chosen, method, config, store, lines):
             if base:
                 tell(report, f"protect: what the base can do is measured on {len(base.train)} texts")
                 protect_base(base, method, model, backbone, config.seed, processes)
@@ -175,6 +159,63 @@ def run_config(
                 model.shard(processes)
             run_sequence(chosen, method, model, backbone, config, store, report, processes, shared)
     return report_end(report, store)
+
+
+def _load(
+    config: RunConfig,
+    method: Method,
+    store: Store,
+    tasks: Sequence[Task] | None,
+    suite: Suite | None,
+    processes: Processes,
+) -> tuple[tuple[Task, ...], AdaptedModel, Backbone, Sequence[str]]:
+    """Tasks, model, backbone and the suite's warnings, with every check that needs nothing but them."""
+    if config.suite and suite is None:
+        suite = processes.main_first(lambda: load_configured_suite(config))
+    load = partial(load_recorded, store) if store.exists else load_task  # a missing file has another reason then
+    chosen = suite.tasks if suite else tuple(tasks or processes.main_first(lambda: list(map(load, config.tasks))))
+    for task in chosen:
+        check_scorable(task, config.evaluation.split)
+    check_stage_settings(config, stages(chosen, method.stream))
+    # conflicting names and too many tasks are refused before a model is loaded
+    check_stages(method, stages(chosen, method.stream))
+    check_names_apart([stage.name for stage in history_stages(config.history)], chosen)
+    threads = store.about["threads"] if store.exists else config.threads
+    if threads:
+        torch.set_num_threads(threads)  # before the tasks are prepared: a vision backbone measures features then
+    if store.exists:
+        check_base_there(store)
+    whole = learner_config(store) if store.exists else config
+    model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
+    if store.exists:
+        check_reading(store, backbone)
+    check_needs(method, offered(model, chosen, method, config))
+    check_shards(config, backbone)
+    check_training(config, stages(chosen, method.stream), model.device)
+    return chosen, model, backbone, suite.warnings if suite else ()
+
+
+def preview(
+    config: RunConfig, out: str | Path, tasks: Sequence[Task] | None = None, suite: Suite | None = None
+) -> list[str]:
+    """What `run_config` would learn, with the same checks, and an estimate of scores and time; nothing is trained or written.
+
+    Raises:
+        StoreError: the folder holds a run already, or something else.
+    """
+    store = Store(Path(out))
+    if store.exists:
+        raise StoreError(f"'{out}' holds a run already: `perdure show {out}` says what it is. Choose a new folder.")
+    config = absolute(config, store)
+    check_sources(config, tasks, begun=False)
+    method = build_method(config.method)
+    check_protect(config, method)
+    store.must_match({"config": config.model_dump(mode="json")})
+    chosen, model, backbone, warnings = _load(config, method, store, tasks, suite, join())
+    record = run_record(config, chosen, method, model, warnings, store, backbone, join())
+    backbone.precision = record["precision"]
+    lines = dry_lines(stages(chosen, method.stream), (), model, backbone, config, out)
+    return [*begin_lines(record), *lines]
 
 
 @contextmanager
@@ -187,12 +228,12 @@ def _writing(store: Store, processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def reporting(
-    report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store
+    report: Reporter, tasks: Sequence[Task], method: Method, config: RunConfig, store: Store, lines: Sequence[str]
 ) -> Iterator[None]:
-    """Report what is adapted, which stages begin (adapters of `history`, for which nothing is trained, as finished), and a
-    body that fails."""
+    """Report `lines`, which stages begin (adapters of `history`, for which nothing is trained, as finished), and a body that
+    fails."""
     try:
-        for line in begin_lines(store.about):
+        for line in lines:
             tell(report, line)
         names = [stage.name for stage in (*history_stages(config.history), *stages(tasks, method.stream))]
         report.begin(names, max(len(store.stages()), len(config.history)))
@@ -244,6 +285,6 @@ def resume(
         run = processes.main_first(lambda: reopen(store, recorded_tasks(store, tasks)))
         if config.shard:
             run.model.shard(processes)
-        with reporting(report, run.tasks, run.method, run.config, store):
+        with reporting(report, run.tasks, run.method, run.config, store, begin_lines(store.about)):
             run_sequence(run.tasks, run.method, run.model, run.backbone, run.config, store, report, processes)
     return report_end(report, store)

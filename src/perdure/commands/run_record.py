@@ -94,7 +94,6 @@ def _used(settings: Settings, backbone: Backbone) -> dict[str, Any]:
 
 
 def begin_lines(about: dict[str, Any]) -> list[str]:
-    """What a run says of its adapter before it begins; nothing for runs of 0.1, which did not record it."""
-    if "adapted" not in about:
-        return []
-    return [coverage_line(about["adapted"]), *about["adapted"]["notes"]]
+    """What a run says before it begins: its adapter (runs of 0.1 did not record it), then its warnings."""
+    reach = [coverage_line(about["adapted"])] if "adapted" in about else []
+    return [*reach, *(f"Warning: {line}" for line in about["warnings"])]

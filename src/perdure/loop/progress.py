@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, cast
 
 from perdure.errors import UnknownName
@@ -15,6 +15,10 @@ from perdure.training.reporter import Quiet, Reporter
 if TYPE_CHECKING:
     from perdure.training.train import Step
 
+
+EVERY = 30.0
+"""Seconds between two lines of a stage that is being trained, where there is no terminal."""
+MODES = ("auto", "json", "quiet", "verbose")
 
 STDOUT, STDERR = WhileOpen("stdout"), WhileOpen("stderr")
 """Progress goes quiet when nobody reads it any more; the training goes on."""
@@ -77,44 +81,70 @@ class JsonLines(Reporter):
 
 
 class Plain(Reporter):
-    """A line when a stage begins and when it is scored, with the time left; also for log files. `title`: what is running."""
+    """Lines for a log file: when a stage begins, every `seconds` while it is trained, when it ends, and for every row of scores.
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    Args:
+        title: what is running.
+        seconds: 0: a line for every step.
+    """
+
+    def __init__(self, title: str, seconds: float = EVERY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._seconds, self._clock = title, seconds, clock
         self._stages: list[str] = []
         self._trained = ""
-        self._began, self._at, self._finished = time.monotonic(), 0, 0
+        self._began, self._at, self._finished = clock(), 0, 0
+        self._first, self._since, self._said = (
+            0,
+            0.0,
+            0.0,
+        )  # the stage's first step here, its time, that of the last line
 
     def note(self, line: str) -> None:
         self._print(line)
 
     def begin(self, stages: Sequence[str], finished: int) -> None:
         self._stages, self._at, self._finished = list(stages), finished, finished
-        self._began = time.monotonic()
+        self._began = self._clock()
         if finished:
             self._print(f"resumes after {stages[finished - 1]} ({finished} of {len(stages)} stages are finished)")
 
     def step(self, stage: str, step: Step, total: int) -> None:
+        now = self._clock()
+        if stage != self._trained:  # the first step here: a resumed stage begins later
+            self._trained, self._first, self._since = stage, step.step, now
+        elif step.step < total and step.validation is None and now - self._said < self._seconds:
+            return
+        self._said = now
+        left = ""
+        if self._first < step.step < total:
+            seconds = (now - self._since) / (step.step - self._first) * (total - step.step)
+            left = f", about {duration(seconds)} left in this task"
         validated = "" if step.validation is None else f", validation {100 * step.validation:.1f}"
-        if (
-            stage != self._trained or step.step == total or validated
-        ):  # the first step here: a resumed stage begins later
-            self._trained = stage
-            self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}{validated}")
+        self._print(f"{stage}: step {step.step} of {total}, loss {step.loss:.3f}{validated}{left}")
 
     def scored(self, learnt: Sequence[str], scores: Mapping[str, float | None]) -> None:
         self._at += bool(learnt)
         done, total = self._at - self._finished, len(self._stages) - self._finished
         left = ""
         if 0 < done < total:
-            seconds = (time.monotonic() - self._began) / done * (total - done)
-            duration = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-            left = f"  (about {duration} left in this run)"
+            seconds = (self._clock() - self._began) / done * (total - done)
+            left = f"  (about {duration(seconds)} left in this run)"
         self._print(_row(learnt, scores) + left)
 
     def _print(self, text: str) -> None:
         STDERR.write(visible(f"[{self._title}] {text}") + "\n")
         STDERR.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit one would say.
+
+    >>> duration(42.4), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Live(Reporter):
@@ -166,13 +196,19 @@ class Live(Reporter):
 
 
 def reporter(mode: str, title: str, *others: Reporter) -> Reporter:
-    """The reporter for `mode` ('quiet', 'json', or 'auto': a live bar on a terminal, plain lines elsewhere), after `others`."""
-    if mode not in ("auto", "json", "quiet"):
-        raise UnknownName("kind of progress", mode, ("auto", "json", "quiet"))
+    """The reporter for `mode`, after `others`.
+
+    'auto' is a live bar on a terminal and plain lines elsewhere; 'verbose' a line for every step; 'json' JSON lines; 'quiet'
+    nothing.
+    """
+    if mode not in MODES:
+        raise UnknownName("kind of progress", mode, MODES)
     if mode == "json":
         shown = JsonLines()
     elif mode == "quiet":
         shown = Quiet()
+    elif mode == "verbose":
+        shown = Plain(title, 0)
     else:
         shown = Live(title) if STDERR.isatty() else Plain(title)
     return CompositeReporter(*others, shown) if others else shown

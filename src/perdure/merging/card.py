@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEMPLATE = """---
@@ -21,30 +21,49 @@ Tasks, in the order they were learnt: {{ tasks }}.
 {% endif %}
 {{ form }}
 {% if scores %}
-| task | score |
-|---|---|
-{% for task, score in scores %}| {{ task }} | {{ score }} |
-{% endfor %}{% endif %}"""
+| task | metric | score |
+|---|---|---|
+{% for task, metric, score in scores %}| {{ task }} | {{ metric }} | {{ score }} |
+{% endfor %}
+Scored on the {{ split }} split, after all tasks were learnt.
+{% endif %}{% if learnt %}
+Learnt with: {{ learnt }}.
+{% endif %}{% for title, language, text in programs %}
+## {{ title }}
+
+```{{ language }}
+{{ text }}```
+{% endfor %}"""
 
 
-def card(record: Mapping[str, Any], base: str | None) -> str:
+def card(record: Mapping[str, Any], base: str | None, programs: Sequence[tuple[str, str, str]] = ()) -> str:
     """The card's text.
 
     Args:
         record: form, rank, energy, rule and settings, adapters; optionally `method`, `tasks` and `scores` of a run.
+            `metrics`, `datasets`, `split` and `settings_of_run` say more of a run.
         base: the base model.
+        programs: (title, language, text) of ways to use it.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     adapter, rule = record["form"] == "adapter", _line(record.get("rule", "sum"))
     how = f"learnt with {_line(record['method'])}" if record.get("method") else f"merged by {rule}"
     settings = ", ".join(f"{key} {value}" for key, value in record.get("settings", {}).items() if value is not None)
+    scores = (record.get("scores") or {}).items()
+    metrics: Mapping[str, str] = record.get("metrics") or {}
+    results = [
+        EvalResult("text-classification" if metric == "accuracy" else "text-generation", task, task, metric, score)
+        for task, score in scores
+        if score is not None and (metric := metrics.get(task))
+    ]
     data = ModelCardData(
         base_model=base,
+        datasets=record.get("datasets") or None,
+        **({"model_name": f"{record['run']}", "eval_results": results} if results else {}),
         library_name="peft" if adapter else "transformers",
         tags=["perdure", "merge", *(["lora"] if adapter else [])],
     )
-    scores = (record.get("scores") or {}).items()
     text = ModelCard.from_template(
         data,
         template_str=TEMPLATE,
@@ -55,7 +74,12 @@ def card(record: Mapping[str, Any], base: str | None) -> str:
         settings=settings and f" ({settings})",
         tasks=", ".join(map(_line, record.get("tasks") or ())),
         form=_form(record),
-        scores=[(_line(task), "" if score is None else f"{score:.3f}") for task, score in scores],
+        scores=[
+            (_line(task), metrics.get(task, "score"), "" if score is None else f"{score:.3f}") for task, score in scores
+        ],
+        split=record.get("split", "test"),
+        learnt=", ".join(f"{key} {_line(value)}" for key, value in (record.get("settings_of_run") or {}).items()),
+        programs=programs,
     )
     return str(text).rstrip() + "\n"
 

@@ -87,6 +87,8 @@ class Facts:
         head_names: the modules that `heads` belong to.
         folders: of the adapters, whose tokenizers go with it.
         generation: what a model's generation_config.json says instead of the base's.
+        beside: more small files of a run, name -> content.
+        shown_base, programs: what the card of a run says of its base, and of ways to use it: (title, language, text).
     """
 
     modules: Mapping[str, ModuleInfo]
@@ -101,6 +103,9 @@ class Facts:
     head_names: tuple[str, ...] = ()
     folders: tuple[Path, ...] = ()
     generation: Mapping[str, Any] | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
+    shown_base: str | None = None
+    programs: Sequence[tuple[str, str, str]] = ()
 
 
 def write_result(
@@ -123,7 +128,10 @@ def write_result(
         report = replace(report, out=out, notes=notes)
         record = {**facts.record, "perdure": version("perdure"), "torch": torch.__version__, **report.as_json()}
         (made / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
-        (made / "README.md").write_text(card(record, facts.base if base is None else str(base)), encoding="utf-8")
+        for name, content in facts.beside.items():
+            (made / name).write_text(content, encoding="utf-8")
+        named = facts.shown_base if facts.beside else facts.base if base is None else str(base)
+        (made / "README.md").write_text(card(record, named, facts.programs), encoding="utf-8")
     return report
 
 

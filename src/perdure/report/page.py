@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from perdure.report.html import render, source
 from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
 from perdure.report.tasks import as_values, standing_of
+from perdure.report.texts import changed_texts
 from perdure.report.words import headings
 from perdure.training.metrics import FORMULAS
 
@@ -76,7 +78,9 @@ def page(runs: Sequence[Run], plotly: str) -> str:
 
 
 def _values(run: Run) -> dict[str, Any]:
-    return {**run.as_dict(), "standing": finite_or_none([as_values(outcome) for outcome in run.outcomes])}
+    standing = finite_or_none([as_values(outcome) for outcome in run.outcomes])
+    changed = [asdict(text) for outcome in run.outcomes for text in changed_texts(outcome)]
+    return {**run.as_dict(), "standing": standing, "changed_texts": changed}
 
 
 def _score_range(runs: Sequence[Run]) -> tuple[float, float]:

@@ -27,6 +27,8 @@ def _standing(run: Run) -> list[str]:
         lines += [*markdown_table(table.header, table.rows), "", escaped(table.caption), ""]
     if found["steps"]:
         lines += ["What to do:", "", *(f"- {escaped(step)}" for step in found["steps"]), ""]
+    for texts in found["texts"]:
+        lines += [escaped(f"{texts.caption}:"), "", *markdown_table(texts.header, texts.rows), ""]
     if found["aside"]:
         lines += ["Not part of the run:", "", *(f"- {escaped(line)}" for line in found["aside"]), ""]
     return [*lines, "## Metrics"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.report.html import Table
 from perdure.report.runs import Run
+from perdure.report.texts import text_tables
 from perdure.state.outcomes import TaskOutcome
 from perdure.state.words import BASELINE, compared, interval, next_steps, points, state_sentence
 
@@ -14,13 +15,14 @@ CAPTION = f"{{name}}: scores in points; change, and answers that became worse or
 
 
 def standing_of(run: Run) -> dict[str, Any]:
-    """State, next steps, the table, and the stages that were refused or rolled back."""
+    """State, next steps, the table, texts whose answers changed, and the stages that were refused or rolled back."""
     return {
         "state": state_sentence(run.outcomes),
         "steps": next_steps(run.outcomes, run.scores.folder),
         "table": Table(CAPTION.format(name=run.name), HEAD, [_row(outcome) for outcome in run.outcomes], text_columns=2)
         if run.outcomes
         else None,
+        "texts": text_tables(run.outcomes),
         "aside": [f"{folder}: {why}" for folder, why in run.aside.items()],
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -28,6 +28,9 @@ from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
 from perdure.training.reporter import Reporter
 from perdure.training.train import Step
+
+KEPT = 300
+"""Characters of a text that are kept beside its answer, once a task."""
 
 
 @dataclass
@@ -105,7 +108,7 @@ def save_stage(
         save_checkpoint(folder / STATE, past, method)
         write_lines(folder / "log.jsonl", map(Step.row, record.steps))
         write_json(folder / "notes.json", dict(notes))
-        _write_scores(folder, scored)
+        _write_scores(folder, scored, with_texts=scored.keys() if name == "joint" else {name})
 
 
 def score_cells(scored: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
@@ -113,13 +116,15 @@ def score_cells(scored: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
     return {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
 
 
-def _write_scores(folder: Path, scored: Mapping[str, TaskScore]) -> None:
+def _write_scores(folder: Path, scored: Mapping[str, TaskScore], with_texts: Collection[str] = ()) -> None:
+    """Scores and answers; of the tasks `with_texts` also how each text begins, for reports on what changed since."""
     write_json(folder / "scores.json", score_cells(scored))
     for name, cell in scored.items():
         if not cell.examples:
             continue  # it was not scored: with a hundred tasks most files would be empty
         rows = (
             {
+                **({"text": e.text[:KEPT]} if name in with_texts and not e.text.startswith("data:") else {}),
                 "label": p.wanted or e.label,
                 "predicted": p.label,
                 **({} if own_task(p, e) else {"predicted_task": p.task}),

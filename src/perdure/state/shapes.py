@@ -132,6 +132,7 @@ class AnswerShape(TypedDict):
 
     label: str
     predicted: str
+    text: NotRequired[str]
     predicted_task: NotRequired[str | None]
     value: NotRequired[float | None]
 

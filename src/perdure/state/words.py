@@ -100,8 +100,8 @@ def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
             fallen.setdefault(worst, []).append(f"{outcome.task} (from {before})")
     for stage, tasks in fallen.items():
         steps.append(
-            f"{', '.join(tasks)} lost most by {stage}: `perdure report {folder}` shows the answers that changed; or go back to "
-            f"before {stage} with `perdure rollback` and learn it with a method that forgets less."
+            f"{', '.join(tasks)} lost most by {stage}: `perdure show {folder} --texts` lists the answers that changed; or go "
+            f"back to before {stage} with `perdure rollback` and learn it with a method that forgets less."
         )
     for outcome in outcomes:
         change = outcome.since_learnt

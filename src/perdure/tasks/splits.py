@@ -6,8 +6,11 @@ import dataclasses
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
@@ -41,6 +44,7 @@ def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, temp
         choices={text: choices for text, choices in drawn.choices.items() if text in texts},
         references={text: answers for text, answers in drawn.references.items() if text in texts},
         chats=drawn.chats,
+        rows=drawn.rows,
         places={text: place for text, place in drawn.places.items() if text in texts},
     )
 
@@ -51,38 +55,57 @@ def normal(text: str) -> str:
 
 
 def unique(
-    pairs: Iterable[Pair], split: str, free: bool = False, done: str = "removed"
+    pairs: Iterable[Pair],
+    split: str,
+    free: bool = False,
+    done: str = "removed",
+    where: Callable[[int], str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Keep the first of each text and drop texts with conflicting labels (with `free` labels, none conflict).
+
+    Args:
+        where: the place of each row, to name the first of a kind; None: not known.
 
     Returns:
         (pairs, notes on the rows of `split` that were removed, or what else was `done` with them)
     """
     pairs = list(pairs)
-    hashes = [hash(normal(text)) for text, _ in pairs]  # equal texts have equal hashes: few texts need to be held twice
-    often = {value for value, count in Counter(hashes).items() if count > 1}
+    # equal texts have equal hashes: few texts need to be held twice
+    hashes = np.fromiter((hash(normal(text)) for text, _ in pairs), np.int64, len(pairs))
+    ordered = np.sort(hashes)
+    often = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not often:
+        return pairs, []
     labels: dict[str, set[str]] = {}
-    for (text, label), value in zip(pairs, hashes, strict=True):
+    for (text, label), value in zip(pairs, hashes.tolist(), strict=True):
         if value in often:
             labels.setdefault(normal(text), set()).add(label)
     kept: list[Pair] = []
     seen: set[str] = set()
-    duplicates = conflicts = 0
-    for pair, value in zip(pairs, hashes, strict=True):
+    duplicates: list[int] = []
+    conflicts: list[int] = []
+    for position, (pair, value) in enumerate(zip(pairs, hashes.tolist(), strict=True)):
         key = normal(pair[0]) if value in often else ""
         if value in often and not free and len(labels[key]) > 1:
-            conflicts += 1
+            conflicts.append(position)
         elif value in often and key in seen:
-            duplicates += 1
+            duplicates.append(position)
         else:
             kept.append(pair)
             seen |= {key} if value in often else set()
     notes = []
     if duplicates:
-        notes.append(f"{duplicates} duplicate {ADJECTIVE[split]} texts {done}")
+        place = first_place(where, duplicates)
+        notes.append(f"{len(duplicates)} duplicate {ADJECTIVE[split]} texts {done}{place}")
     if conflicts:
-        notes.append(f"{conflicts} {ADJECTIVE[split]} rows with conflicting labels for the same text {done}")
+        same = f"{ADJECTIVE[split]} rows with conflicting labels for the same text"
+        notes.append(f"{len(conflicts)} {same} {done}{first_place(where, conflicts)}")
     return kept, notes
+
+
+def first_place(where: Callable[[int], str] | None, positions: Sequence[int]) -> str:
+    """', the first: tickets.csv, line 9', to follow a note on the rows at `positions`; '' where their places are not known."""
+    return f", the first: {Path(where(positions[0])).name}" if where and positions else ""
 
 
 def without(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[Pair]:
@@ -156,7 +179,7 @@ def draw(
     splits: dict[str, list[Pair] | None] = {"train": pool.train, "test": pool.test, "validation": pool.validation}
     for split, pairs in splits.items():
         if pairs:
-            splits[split], removed = unique(pairs, split, free)
+            splits[split], removed = unique(pairs, split, free, where=pool.where.get(split))
             notes += removed
     if near:
         keepers_first = ("test", "validation", "train")
@@ -170,9 +193,8 @@ def draw(
         pairs = splits[split] or []
         kept = without(pairs, splits[other] or ())
         if len(kept) < len(pairs):
-            notes.append(
-                f"{len(pairs) - len(kept)} {ADJECTIVE[split]} texts removed that are also in the {other} split"
-            )
+            both = f"{ADJECTIVE[split]} texts removed that are also in the {other} split"
+            notes.append(f"{len(pairs) - len(kept)} {both}{_first_gone(pool, split, pairs, kept)}")
             splits[split] = kept
 
     rng = random.Random(f"0/{name}")
@@ -185,11 +207,19 @@ def draw(
     chosen_train, _ = stratified(rest, len(rest) if train == "all" else train, rng, free)
     if kept := [f"{split}_size ({MOST_CUT[split]:,} of at most {n:,})" for split, n in (*whole.items(), *also.items())]:
         notes.append(f"what is cut from train is limited; for more, set {' and '.join(kept)}")
-    chosen = {"train": chosen_train, "validation": chosen_validation, "test": chosen_test}
+    chosen: dict[str, Any] = {"train": chosen_train, "validation": chosen_validation, "test": chosen_test}
     for split, pairs in chosen.items():
         if isinstance(size := sizes[split], int) and len(pairs) < size:
             notes.append(f"only {len(pairs)} {ADJECTIVE[split]} examples available, {size} requested")
-    return dataclasses.replace(pool, train=chosen_train, validation=chosen_validation, test=chosen_test, notes=notes)
+    return dataclasses.replace(pool, **chosen, notes=notes, where={})
+
+
+def _first_gone(pool: Pool, split: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> str:
+    """`first_place` of the first of `pairs` that is not among `kept`, in the rows that were read."""
+    if split not in pool.where:
+        return ""
+    gone = next(pair for pair, other in itertools.zip_longest(pairs, kept) if pair != other)
+    return first_place(pool.where[split], [getattr(pool, split).index(gone)])
 
 
 def _size(size: Size | None, split: str, given: list[Pair] | None, most: int) -> tuple[Size, dict[str, int]]:

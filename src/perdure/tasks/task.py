@@ -61,6 +61,7 @@ class Task:
         template: what a language model reads, with "{text}" in place of the text; empty: the text itself.
         choices: text -> the label texts of this one input (as in COPA), in the order of `labels`; others use the task's.
         skipped: what is wrong with each row of its files that was left out, and where it stands.
+        rows: how many its source holds, those left out or not drawn included; 0: not known.
         references: text -> all correct answers, for texts that have several; an example's label is the first.
         chats: every example is a chat (perdure.tasks.chats). places: text of a chat -> where it was read, for messages.
 
@@ -81,6 +82,7 @@ class Task:
     chats: bool = False
     places: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    rows: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

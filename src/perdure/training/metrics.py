@@ -122,7 +122,7 @@ class Scores:
     Args:
         tasks: names in order; the columns of the matrix.
         stages: names in order; its rows. One for joint training; adapters given as `history` have none.
-        score_matrix: [stages][tasks], the score on a task after a stage; None where it was not scored.
+        score_matrix: [stages, tasks], the score on a task after a stage; None where it was not scored.
         untrained_scores: of the untouched base.
         examples: how many examples each task was scored on.
         folder: the run.

@@ -85,8 +85,8 @@ def test_given_splits_are_kept_and_duplicates_reported(tmp_path: Path) -> None:
     task = load_task(TaskSpec(name="t", train="train.jsonl", validation="dev.jsonl", test="test.jsonl"), tmp_path)
     assert (len(task.train), len(task.validation), len(task.test)) == (38, 2, 2)
     assert task.notes == (
-        "1 training texts removed that are also in the test split",
-        "1 training texts removed that are also in the validation split",
+        "1 training texts removed that are also in the test split, the first: train.jsonl, line 1",
+        "1 training texts removed that are also in the validation split, the first: train.jsonl, line 2",
     )
 
 
@@ -541,7 +541,7 @@ def test_too_few_examples_say_where_they_went(tmp_path: Path) -> None:
         load_task(TaskSpec(name="t", train="all.jsonl", test="all.jsonl"), tmp_path)
     write(tmp_path / "both.jsonl", [{**row, "label": label} for row in GOOD[:20] for label in "xy"])
     with pytest.raises(
-        DataError, match=r"40 training rows with conflicting labels for the same text removed\). Correct the data"
+        DataError, match=r"40 training rows with conflicting labels for the same text removed, .*line 1\). Correct the data"
     ):
         load_task(TaskSpec(name="t", train="both.jsonl"), tmp_path)
 
@@ -570,3 +570,22 @@ def test_fields_in_another_case_are_told() -> None:
     row = Row("x", {"Text": "a", "label": "b"})
     with pytest.raises(DataError, match=r"no field 'text', found 'Text', 'label'\. Did you mean 'Text'\?"):
         choose_format(spec.model_copy(update={"label_field": "label"}), row).read(row)
+
+
+@pytest.mark.parametrize(
+    "value,problem,bad_rows",
+    [(3, "must be a string, found int", "error"), (["a"], "must be a string, found list", "skip")],
+)
+def test_another_type_in_row_200_000_is_named(value: object, problem: str, bad_rows: str, tmp_path: Path) -> None:
+    """Readers that guess types from the first rows lose such a row, or the file."""
+    rows = [json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) for i in range(200_001)]
+    rows[199_999] = json.dumps({"text": value, "label": "a"})
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    spec = TaskSpec(name="t", train=str(tmp_path / "a.jsonl"), bad_rows=bad_rows)  # type: ignore[arg-type]
+    if bad_rows == "error":
+        with pytest.raises(DataError, match=f"line 200000: field 'text' {problem}"):
+            load_task(spec)
+        return
+    task = load_task(spec)
+    assert len(task.train) + len(task.validation) + len(task.test) == 200_000
+    assert task.skipped[0].startswith(f"{tmp_path}/a.jsonl, line 200000: field 'text' {problem}")

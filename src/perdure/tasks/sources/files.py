@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,8 +16,8 @@ from perdure.tasks.chats import one_turn
 from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import Format, choose_format
-from perdure.tasks.sources.hub import dataset_rows
-from perdure.tasks.sources.rows import Row, read_rows, set_apart
+from perdure.tasks.sources.hub import each_dataset_row
+from perdure.tasks.sources.rows import Places, Row, each_row, set_apart
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
 from perdure.tasks.task import SPLITS, Task, version
@@ -69,12 +70,12 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
     if spec.package:
         from perdure.tasks.sources.readers import read_pool
 
-        pool, rows = read_pool({"source": spec.package, "labels": spec.labels or {}}), {}
+        pool, places = read_pool({"source": spec.package, "labels": spec.labels or {}}), {}
     else:
-        pool, rows = _pool(spec, Path(folder))
+        pool, places = _pool(spec, Path(folder))
     if pool.free and spec.labels:
         raise DataError(f"Task '{spec.name}': its package holds free text, not classes; leave out `labels`.")
-    labels = {} if pool.free else _labels(spec, pool, rows)
+    labels = {} if pool.free else _labels(spec, pool, places)
     same = _same_validation_and_test(spec, pool)
     if same:
         pool.validation = None
@@ -101,87 +102,101 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
     return as_task(spec.name, drawn, labels=labels, metric=metric, template=spec.template)
 
 
-def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, list[Row]]]:
-    """All examples, and the rows they came from."""
-    rows: dict[str, list[Row]] = {}
-    places: dict[str, Path] = {}
+def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places]]:
+    """All examples, and where they were read."""
+    pairs: dict[str, list[Pair]] = {}
+    places: dict[str, Places] = {}
     bad: list[str] = []
+    form: Format | None = None
     for split in SPLITS:
         given = getattr(spec, split) or ("train" if split == "train" else None)
         if not given:
             continue
-        if spec.dataset:
-            rows[split] = dataset_rows(spec.dataset, spec.config, given)
-        else:
-            file = folder / Path(given).expanduser()
-            rows[split], places[split] = read_rows(file, spec.encoding, bad=bad), file.parent
-    if not rows["train"]:
-        _refuse_bad_rows(bad, len(bad))
-    form = _format(spec, rows["train"])
-    pairs = {split: _read_pairs(form, found, bad) for split, found in rows.items()}
-    for split, place in places.items():
-        pairs[split] = [(image_in(place, text), label) for text, label in pairs[split]]
+        file = folder / Path(given).expanduser()
+        rows = (
+            each_dataset_row(spec.dataset, spec.config, given)
+            if spec.dataset
+            else each_row(file, spec.encoding, bad=bad)
+        )
+        if form is None:  # train is the first
+            first = list(itertools.islice(rows, SHOWN))
+            if not first:
+                _refuse_bad_rows(bad, len(bad))
+            form, rows = _format(spec, first), itertools.chain(first, rows)
+        pairs[split], places[split] = _read_pairs(form, rows, bad, None if spec.dataset else file.parent)
+    assert form is not None
     names = tuple(spec.labels or ())
     found = {label for split in pairs.values() for _, label in split}
     if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
         # integers, none of them a name in `labels`, are positions there
         pairs = {split: [(text, names[int(label)]) for text, label in rows] for split, rows in pairs.items()}
     if spec.labels:
-        _leave_out_unknown(spec.labels, rows, pairs, bad)
-    whole = len(bad) + sum(map(len, rows.values()))
+        _leave_out_unknown(spec.labels, places, pairs, bad)
+    whole = len(bad) + sum(map(len, pairs.values()))
     if bad and (spec.bad_rows == "error" or not pairs["train"]):
         _refuse_bad_rows(bad, whole)
     notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
     if bad:
         notes.append(f"{len(bad)} of {whole} rows left out, the first: {bad[0]}")
     free = spec.free if spec.free is not None else form.free and spec.labels is None
-    chats, every = form.chats, [text for split in pairs.values() for text, _ in split]
+    chats, every = form.chats, (text for split in pairs.values() for text, _ in split)
     if chats and not free and all(one_turn(text) is not None for text in every):
         # a class for one plain message: a text and its label, which every kind of model learns
         pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
         chats = False
-    named = [(text, row) for split in rows for row, (text, _) in zip(rows[split], pairs[split], strict=True)]
-    where = {text: row.where for text, row in named} if chats else {}
     splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
-    pool = Pool(*splits, notes, free=free, chats=chats, places=where, skipped=tuple(bad))
-    return pool, rows
+    pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
+    pool.where = {split: found.of for split, found in places.items()}
+    pool.places = _named(pairs, pool.where, chats)
+    return pool, places
+
+
+def _named(pairs: Mapping[str, list[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool) -> dict[str, str]:
+    """Text -> its place: of all chats; else of the longest text alone, an example of those that may be cut."""
+    every = ((text, split, i) for split, found in pairs.items() for i, (text, _) in enumerate(found))
+    if not chats:
+        every = [max(every, key=lambda named: len(named[0]))]
+    return {text: where[split](i) for text, split, i in every}
 
 
 def _format(spec: TaskSpec, rows: list[Row]) -> Format:
     """The format of the first of these rows that has one; the error is about the first row."""
-    for row in rows[:SHOWN]:
+    for row in rows:
         with contextlib.suppress(DataError):
             return choose_format(spec, row)
     return choose_format(spec, rows[0])
 
 
-def _read_pairs(form: Format, rows: list[Row], bad: list[str]) -> list[Pair]:
-    """(text, label) of each row; those that cannot be read are taken out of `rows`."""
+def _read_pairs(form: Format, rows: Iterable[Row], bad: list[str], folder: Path | None) -> tuple[list[Pair], Places]:
+    """(text, label) of each row that can be read, images found in `folder`; and where they were read."""
     pairs: list[Pair] = []
-    kept: list[Row] = []
+    places = Places()
+    labels: dict[str, str] = {}  # one string for all rows of a class
     for row in rows:
         try:
-            pairs.append(form.read(row))
-            kept.append(row)
+            text, label = form.read(row)
         except DataError as error:
             set_apart(error, bad)
-    rows[:] = kept
-    return pairs
+            continue
+        text = image_in(folder, text) if folder else text
+        pairs.append((text, label if form.free else labels.setdefault(label, label)))
+        places.add(row.where)
+    return pairs, places
 
 
 def _leave_out_unknown(
-    names: Collection[str], rows: dict[str, list[Row]], pairs: dict[str, list[Pair]], bad: list[str]
+    names: Collection[str], places: dict[str, Places], pairs: dict[str, list[Pair]], bad: list[str]
 ) -> None:
-    """Take rows with a label that is not one of `names` out of `rows` and `pairs`."""
+    """Take rows with a label that is not one of `names` out of `pairs` and `places`."""
     for split, found in pairs.items():
         wrong = {i for i, (_, label) in enumerate(found) if label not in names}
         bad += [
-            f"{rows[split][i].where}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
+            f"{places[split].of(i)}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
             for i in sorted(wrong)
         ]
         if wrong:
             pairs[split] = [pair for i, pair in enumerate(found) if i not in wrong]
-            rows[split] = [row for i, row in enumerate(rows[split]) if i not in wrong]
+            places[split] = places[split].without(wrong)
 
 
 def _refuse_bad_rows(bad: list[str], whole: int) -> NoReturn:
@@ -203,7 +218,7 @@ def image_in(folder: Path, text: str) -> str:
     return path if os.path.isfile(path) else text
 
 
-def _labels(spec: TaskSpec, pool: Pool, rows: dict[str, list[Row]]) -> dict[str, str]:
+def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places]) -> dict[str, str]:
     """Class name -> text, checked against the labels in the splits."""
     seen = {split: {label for _, label in getattr(pool, split) or []} for split in SPLITS}
     if len(seen["train"]) < 2:
@@ -227,7 +242,7 @@ def _labels(spec: TaskSpec, pool: Pool, rows: dict[str, list[Row]]) -> dict[str,
         for split in splits:
             for label in sorted(seen[split] - known):
                 index = next(i for i, (_, other) in enumerate(getattr(pool, split)) if other == label)
-                where = rows[split][index].where if split in rows else f"{split} example {index}"
+                where = places[split].of(index) if split in places else f"{split} example {index}"
                 raise DataError(f"{where}: label {label!r} {problem}")
     return named
 

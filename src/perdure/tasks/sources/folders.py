@@ -62,9 +62,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")  # unlike mkdtemp's, readable by others who share the cache
+    fresh = folder.with_name(
+        f"{folder.name}.making-{os.getpid()}"
+    )  # unlike mkdtemp's, readable by others who share the cache
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for begun in folder.parent.iterdir():  # by a process that was killed: this one holds the lock
+            if begun.name.startswith(f"{folder.name}.making-"):
+                shutil.rmtree(begun, ignore_errors=True)
         fresh.mkdir()
         fill(fresh)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())

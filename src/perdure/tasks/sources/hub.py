@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,14 @@ def load_split(name: str, config: str | None, split: str) -> Any:
 def dataset_rows(
     name: str, config: str | None, split: str, most: int | None = None, numbers: bool = False
 ) -> list[Row]:
-    """One split, with class names in place of class numbers (None for -1, an unknown class).
+    """All rows of a split; see `each_dataset_row`."""
+    return list(each_dataset_row(name, config, split, most, numbers))
+
+
+def each_dataset_row(
+    name: str, config: str | None, split: str, most: int | None = None, numbers: bool = False
+) -> Iterator[Row]:
+    """The rows of a split one after another, with class names in place of class numbers (None for -1, an unknown class).
 
     Args:
         most: maximum number of rows, drawn at random, always the same ones.
@@ -49,14 +56,12 @@ def dataset_rows(
         loaded = loaded.select(sorted(random.Random(f"{name}/{split}").sample(range(len(loaded)), most)))
     features = {} if numbers else loaded.features
     classes = {field: feature for field, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    rows: list[Row] = []
     for number, record in enumerate(loaded):
         named = {
             field: None if record[field] is None or record[field] < 0 else feature.int2str(record[field])
             for field, feature in classes.items()
         }
-        rows.append(Row(f"{name}, {split} {number}", {**record, **named}))
-    return rows
+        yield Row(f"{name}, {split} {number}", {**record, **named})
 
 
 def dataset_images(name: str, split: str, image: str, label: str, labels: Mapping[Any, str]) -> list[Pair]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections import deque
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from perdure.errors import DataError
 from perdure.tasks.chats import is_list_of_messages
@@ -28,10 +29,41 @@ class Row:
         return ", ".join(map(repr, self.fields))
 
 
+class Places:
+    """Where many records were read, in a number each: "file, line " once, and 3, 4, 5."""
+
+    def __init__(self) -> None:
+        self._begin = ""
+        self._numbers = array("q")
+
+    def add(self, where: str) -> None:
+        """Add the place of the next record."""
+        self._begin, _, number = where.rpartition(" ")
+        self._numbers.append(int(number))
+
+    def of(self, i: int) -> str:
+        """The place of record `i`."""
+        return f"{self._begin} {self._numbers[i]}"
+
+    def without(self, some: Collection[int]) -> Places:
+        """The places of the records but those at `some`."""
+        left = Places()
+        left._begin = self._begin
+        left._numbers = array("q", (number for i, number in enumerate(self._numbers) if i not in some))
+        return left
+
+
 def read_rows(
     path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file", bad: list[str] | None = None
 ) -> list[Row]:
-    """All records of the file.
+    """All records of the file; see `each_row`."""
+    return list(each_row(path, encoding, relative_to, bad))
+
+
+def each_row(
+    path: Path, encoding: str = "utf-8", relative_to: str = "the task's YAML file", bad: list[str] | None = None
+) -> Iterator[Row]:
+    """The records of the file one after another; of a .json file alone, all are held at once.
 
     Args:
         relative_to: what relative paths are resolved against, for the message about a missing file.
@@ -47,10 +79,12 @@ def read_rows(
         raise DataError(f"{path}: unknown file type; known: {', '.join(KINDS)}.")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty.")
-    rows = KINDS[path.suffix.lower()](path, encoding, bad)
-    if not rows and not bad:
+    found = False
+    for row in KINDS[path.suffix.lower()](path, encoding, bad):
+        found = True
+        yield row
+    if not found and not bad:
         raise DataError(f"{path} holds no records.")
-    return rows
 
 
 def set_apart(error: DataError, bad: list[str] | None) -> None:
@@ -60,81 +94,88 @@ def set_apart(error: DataError, bad: list[str] | None) -> None:
     bad.append(str(error))
 
 
-def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
-    return read_json_lines(path.read_bytes(), str(path), encoding, bad)
+def _json_lines(path: Path, encoding: str, bad: list[str] | None) -> Iterator[Row]:
+    with path.open("rb") as file:
+        yield from each_json_line(file, str(path), encoding, bad)
 
 
-def read_json_lines(content: bytes, name: str, encoding: str = "utf-8", bad: list[str] | None = None) -> list[Row]:
-    """The records of JSON lines; `name` is what they are called in messages. For `bad` and errors see `read_rows`."""
-    rows = []
-    lines = deque(_text(content, name, encoding).split("\n"))
-    del content  # half of the memory
-    for number in range(1, len(lines) + 1):
-        line = lines.popleft()  # freed when read
+def each_json_line(file: BinaryIO, name: str, encoding: str = "utf-8", bad: list[str] | None = None) -> Iterator[Row]:
+    """The records of JSON lines; `name` is what they are called in messages. For `bad` and errors see `each_row`."""
+    for number, line in enumerate(_lines(file, name, encoding), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_row(f"{name}, line {number}", _parsed(name, line, number)))
+            row = _row(f"{name}, line {number}", _parsed(name, line.removesuffix("\n"), number))
         except DataError as error:
             set_apart(error, bad)
-    return rows
+        else:
+            yield row
 
 
-def _json(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+def _json(path: Path, encoding: str, bad: list[str] | None) -> Iterator[Row]:
     """A list of objects, or an object with such a list under 'data'."""
-    content = _parsed(str(path), _decoded(path, encoding))
+    content = _parsed(str(path), _text(path.read_bytes(), str(path), encoding))
     if isinstance(content, dict):
         content = content.get("data")
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of records, or an object with such a list under 'data'.")
-    rows = []
     for i, item in enumerate(content):
         try:
-            rows.append(_row(f"{path}, record {i}", item))
+            row = _row(f"{path}, record {i}", item)
         except DataError as error:
             set_apart(error, bad)
-    return rows
+        else:
+            yield row
 
 
-def _table(path: Path, encoding: str, bad: list[str] | None) -> list[Row]:
+def _table(path: Path, encoding: str, bad: list[str] | None) -> Iterator[Row]:
     """A table with a header line; tabs separate fields in .tsv, commas otherwise."""
+    with path.open("rb") as file:
+        yield from _cells(path, (line.removesuffix("\n") + "\n" for line in _lines(file, str(path), encoding)), bad)
+
+
+def _cells(path: Path, lines: Iterable[str], bad: list[str] | None) -> Iterator[Row]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = (line + "\n" for line in _decoded(path, encoding).split("\n"))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows: list[Row] = []
     header: list[str] = []
-    limit = csv.field_size_limit(1 << 30)  # fields of any length
+    while (cells := _next_cells(path, reader)) is not None:
+        where = f"{path}, line {reader.line_num}"
+        if not cells:
+            continue
+        if not header:
+            header = _header(path, cells, delimiter)
+        elif len(cells) != len(header):
+            problem = f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text."
+            set_apart(DataError(problem), bad)
+        else:
+            yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _next_cells(path: Path, reader: Any) -> list[str] | None:
+    """The cells of the next record, of any length; None at the end."""
+    limit = csv.field_size_limit(1 << 30)
     try:
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not cells:
-                continue
-            if not header:
-                header = _header(path, cells, delimiter)
-            elif len(cells) != len(header):
-                problem = f"{where}: {len(cells)} cells, the header has {len(header)}: quote the text."
-                set_apart(DataError(problem), bad)
-            else:
-                rows.append(Row(where, dict(zip(header, cells, strict=True))))
+        return next(reader, None)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not a valid table ({error}).") from None
     finally:
         csv.field_size_limit(limit)
-    return rows
 
 
-def _parquet(path: Path, _encoding: str, _bad: list[str] | None) -> list[Row]:
+def _parquet(path: Path, _encoding: str, _bad: list[str] | None) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
+    number = itertools.count()
     try:
-        records = parquet.read_table(path).to_pylist()
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for record in batch.to_pylist():
+                yield Row(f"{path}, row {next(number)}", record)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a valid Parquet file ({str(error).splitlines()[0]}).") from None
-    return [Row(f"{path}, row {i}", record) for i, record in enumerate(records)]
 
 
-KINDS: dict[str, Callable[[Path, str, list[str] | None], list[Row]]] = {
+KINDS: dict[str, Callable[[Path, str, list[str] | None], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _table,
@@ -146,22 +187,30 @@ SEPARATORS = {"\t": ".tsv", ";": None, ",": ".csv"}
 """Field separator of a table -> the file name's suffix under which it is supported, if any."""
 
 
-def _decoded(path: Path, encoding: str) -> str:
-    """The file's text without a byte order mark."""
-    return _text(path.read_bytes(), str(path), encoding)
+def _lines(file: BinaryIO, name: str, encoding: str) -> Iterator[str]:
+    """The lines of a text file, decoded one by one where a line's end is the byte it is in ASCII."""
+    try:
+        one_by_one = "a\n".encode(encoding) == b"a\n"
+    except LookupError:
+        one_by_one = False
+    for number, content in enumerate(file if one_by_one else [file.read()], start=1):
+        text = _text(content, name, encoding, number)
+        yield from [text] if one_by_one else text.split("\n")
 
 
-def _text(content: bytes, path: str, encoding: str) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) and not encoding.lower().startswith("utf-16"):
+def _text(content: bytes, path: str, encoding: str, line: int = 1) -> str:
+    """The bytes that begin at this line as text."""
+    if line == 1 and content.startswith((b"\xff\xfe", b"\xfe\xff")) and not encoding.lower().startswith("utf-16"):
         raise DataError(f"{path} is UTF-16: save it as UTF-8, or set `encoding: utf-16`.")
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        text = content.decode(encoding)
+        return text.removeprefix("\ufeff") if line == 1 else text
     except LookupError:
         raise DataError(f"Unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252.") from None
     except UnicodeDecodeError as error:
         if error.encoding != "utf-8":
             raise DataError(f"{path} is not {encoding}: byte {error.start} cannot be decoded.") from None
-        line = error.object.count(b"\n", 0, error.start) + 1
+        line += error.object.count(b"\n", 0, error.start)
         raise DataError(
             f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save the whole file as UTF-8, or set "
             "`encoding` if all of it is in another one (latin-1, cp1252)."

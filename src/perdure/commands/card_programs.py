@@ -1,0 +1,97 @@
+"""The programs in a run's model card: how each consumer asks the exported folder, with perdure.json beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LOADED = {
+    "adapter": "base = {base!r}\nmodel = PeftModel.from_pretrained({auto}.from_pretrained(base), here).eval()\n",
+    "model": "base = here\nmodel = {auto}.from_pretrained(here).eval()\n",
+}
+BEGIN = """import json
+from pathlib import Path
+
+import torch
+{peft}from transformers import {auto}, AutoTokenizer
+
+here = Path("{here}")  # this folder
+{loaded}tokenizer = AutoTokenizer.from_pretrained(base)
+about = json.loads((here / "perdure.json").read_text(encoding="utf-8"))
+reads, asked = about["reads"], about["tasks"][{task!r}]
+"""
+ENCODER = """
+
+@torch.inference_mode()
+def embedded(texts):
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=reads["max_length"], return_tensors="pt")
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    mean = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(mean, dim=-1)
+
+
+def probabilities(text):
+    scores = embedded([text]) @ embedded(list(asked["labels"].values())).T / reads["temperature"]
+    return dict(zip(asked["labels"], scores[0].softmax(0).tolist()))
+"""
+CAUSAL = """chat = bool(tokenizer.chat_template) and reads.get("chat") is not False
+
+
+def ids(text, special=False):
+    return tokenizer(text, add_special_tokens=special)["input_ids"]
+
+
+def prompt_ids(text):
+    text = asked["template"].replace("{text}", text) if asked["template"] else text
+    if chat:
+        messages = [{"role": "user", "content": text}]
+        if reads.get("system") is not None:
+            messages.insert(0, {"role": "system", "content": reads["system"]})
+        args = reads.get("template_args") or {}
+        return ids(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **args))
+    return ids(text.rstrip(" "), special=True)
+
+
+def answer_ids(text):
+    anchor, answer = ("\\n", text) if chat else (":", reads.get("separator", " ") + text)
+    return [*ids(anchor + answer)[len(ids(anchor)) :], tokenizer.eos_token_id]
+
+
+@torch.inference_mode()
+def probabilities(text):
+    prompt, scores = prompt_ids(text), []
+    for answer in map(answer_ids, asked["labels"].values()):
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+        score = logits.log_softmax(-1)[range(len(answer)), answer]
+        scores.append(score.mean() if reads.get("label_score") == "mean" else score.sum())
+    return dict(zip(asked["labels"], torch.stack(scores).softmax(0).tolist()))
+
+
+@torch.inference_mode()
+def written(text):  # a task without labels
+    prompt = torch.tensor([prompt_ids(text)])
+    found = model.generate(prompt, do_sample=False, max_new_tokens=reads.get("max_new_tokens", 50))
+    return tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+"""
+NO_BASE = "THE BASE MODEL'S FOLDER OR HUB ID"
+
+
+def programs(about: Mapping[str, Any], form: str, here: str) -> Iterator[tuple[str, str, str]]:
+    """(title, language, text) of each way to ask the folder `here`; `about` as in perdure.json."""
+    task = next(iter(about["tasks"]))
+    base, kind = about["base"] or NO_BASE, about["kind"]
+    body = {"encoder": ENCODER, "causal": CAUSAL}.get(kind)
+    if body and about["pooling"] in (None, "mean") and not about["tasks"][task].get("chats"):
+        auto = "AutoModel" if kind == "encoder" else "AutoModelForCausalLM"
+        peft = "from peft import PeftModel\n" if form == "adapter" else ""
+        loaded = LOADED[form].format(base=base, auto=auto)
+        yield "transformers", "python", BEGIN.format(peft=peft, auto=auto, here=here, loaded=loaded, task=task) + body
+    if kind == "causal":
+        served = f"{base} --enable-lora --max-lora-rank 64 --lora-modules mine={here}" if form == "adapter" else here
+        yield "vLLM (see docs/deployment.md for how prompts are written)", "console", f"vllm serve {served}\n"
+    if kind == "encoder" and form == "model":
+        yield (
+            "sentence-transformers (embeddings; labels are matched by their cosine)",
+            "python",
+            f"from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer({here!r})\n",
+        )
