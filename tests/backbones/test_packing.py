@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.backbones.causal import CausalLM
+from perdure.backbones.losses import with_objective
 from perdure.backbones.packing import PADDING, TRUNK, packed, rows_of
 from perdure.errors import ConfigError
 from perdure.tasks.task import Example, Task
@@ -137,3 +138,18 @@ def test_a_model_whose_loss_differs_in_packed_rows_is_refused(
     backbone._rows_agree = False
     with pytest.raises(ConfigError, match="it was tried, and the loss is"):
         backbone.prepare([FEELING])
+
+
+def test_weights_and_smoothing_are_those_of_padded_rows(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Packed rows hold the examples in another order: each target keeps its own example's weight."""
+    found = []
+    for backbone in (backbone_of("llama", tokenizer), backbone_of("llama", tokenizer, packing=True)):
+        backbone.prepare([FEELING])
+        weights = {example: 1.0 + place for place, example in enumerate(FEELING.train)}
+        plain = backbone.collate(FEELING.train)
+        batch = with_objective(plain, 0.1, weights.__getitem__)
+        found.append((backbone.forward(batch).loss.item(), batch.count, backbone.forward(plain).loss.item()))
+    (padded_loss, padded_count, unweighed), (loss, count, _) = found
+    assert count == padded_count
+    assert loss == pytest.approx(padded_loss, rel=1e-5)
+    assert abs(loss - unweighed) > 1e-3

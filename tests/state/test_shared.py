@@ -26,6 +26,10 @@ class Training:
     def load(self, state):
         self.done = int(state["done"])
 
+    @property
+    def finished(self):
+        return self.done == self.total
+
 
 @pytest.fixture
 def share(tmp_path):

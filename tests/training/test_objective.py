@@ -73,10 +73,10 @@ def test_every_target_token_has_its_examples_weight():
     batch = Batch(examples, {"input_ids": predicting.long()}, 3, extra={"predicting": predicting, "answers": answers})
     weighed = with_objective(batch, 0.0, lambda example: 3.0 if example.label == "rare" else 1.0)
     a, b, c = functional.cross_entropy(logits, answers, reduction="none").tolist()
-    assert token_loss(logits, weighed).item() == pytest.approx((3 * a + b + c) / 5)
+    assert token_loss(logits, answers, weighed).item() == pytest.approx((3 * a + b + c) / 5)
     assert weighed.count == 5
     smooth = functional.cross_entropy(logits, answers, label_smoothing=0.1)
-    assert torch.equal(token_loss(logits, with_objective(batch, 0.1, None)), smooth)
+    assert torch.equal(token_loss(logits, answers, with_objective(batch, 0.1, None)), smooth)
 
 
 def test_without_them_the_loss_is_the_same_object():

@@ -22,6 +22,7 @@ from perdure.backbones.chats import ChatFormat, Learn
 from perdure.backbones.device import autocast, model_device
 from perdure.backbones.language import LanguageModel
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.losses import token_loss
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
 from perdure.backbones.modes import drops_out, without_dropout
 from perdure.backbones.packing import Packed, packed
@@ -138,7 +139,7 @@ class CausalLM(LanguageModel):
             return super().forward(batch)
         with autocast(self.model, self.precision):
             logits = self._logits_of(rows)
-        return Outputs(functional.cross_entropy(at_least_fp32(logits), rows.answers))
+        return Outputs(token_loss(at_least_fp32(logits), rows.answers, batch))
 
     def _logits_of(self, rows: Packed) -> Tensor:
         mask = additive_mask(self.model, rows.allowed())[:, None]

@@ -107,7 +107,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Mean cross-entropy over the batch's target tokens, in fp32."""
-        return Outputs(token_loss(self.next_tokens(batch).logits, batch))
+        return Outputs(token_loss(self.next_tokens(batch).logits, batch.extra["answers"], batch))
 
     def next_tokens(self, batch: Batch) -> NextTokens:
         """Differentiable scores of all next tokens at the batch's targets, in fp32."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from perdure.backbones.base import Batch
+from perdure.backbones.packing import Packed
 from perdure.tasks.task import Example
 
 
@@ -31,19 +32,22 @@ def class_loss(score_NC: Tensor, batch: Batch) -> Tensor:
     return _weighed((1 - batch.smoothing) * right_N + batch.smoothing * spread_N, batch)
 
 
-def token_loss(logits_TV: Tensor, batch: Batch) -> Tensor:
-    """Loss of the target tokens `batch.extra["answers"]` [T]."""
-    return _mean(logits_TV, batch.extra["answers"], batch, batch.smoothing)
+def token_loss(logits_TV: Tensor, target_T: Tensor, batch: Batch) -> Tensor:
+    """Loss of the batch's target tokens, in the order of its rows (packed ones, where it has those)."""
+    return _mean(logits_TV, target_T, batch, batch.smoothing)
 
 
 def with_objective(batch: Batch, smoothing: float, weight_of: Callable[[Example], float] | None) -> Batch:
     """The batch with label smoothing, and with a weight for each example's terms."""
     if weight_of is None:
         return dataclasses.replace(batch, smoothing=smoothing) if smoothing else batch
+    packed: Packed | None = batch.extra.get("packed")
     predicting = batch.extra.get("predicting")  # of a language model: where each example's target tokens are predicted
     device = next(iter(batch.inputs.values())).device
     weights = torch.tensor([weight_of(example) for example in batch.examples], device=device)
-    if predicting is not None:
+    if packed is not None:
+        weights = weights[packed.learners()]
+    elif predicting is not None:
         weights = weights.repeat_interleave(predicting.sum(dim=1))
     return dataclasses.replace(batch, smoothing=smoothing, weights=weights, count=float(weights.double().sum()))
 

@@ -38,6 +38,10 @@ class Packed(NamedTuple):
     predicting: Tensor
     answers: Tensor
 
+    def learners(self) -> Tensor:
+        """[T] which example each target belongs to."""
+        return self.owners[self.predicting.roll(1, dims=1)]
+
     def allowed(self) -> Tensor:
         """[R, S, S] bool: what each token sees."""
         size = self.ids.shape[1]
