@@ -86,69 +86,6 @@ def bf16() -> str:
     lines = [row(("kind", "targets", *heads)), "|" + "---|" * (2 + len(heads))]
     counts: dict[tuple[str, str], Counter[str]] = {}
     for record in records("breadth/records"):
-        counts.setdefault((record["kind"], record["targets"]), Counter())[architecture(record)] += 1
-    total = sum(map(len, KINDS.values()))
-    lines = [row(("kind", "targets", *VERDICTS)), "|---|---|---|---|---|---|---|"]
-    for (kind, targets), found in sorted(counts.items()):
-        lines.append(row((kind, targets, *(str(found[each]) for each in VERDICTS))))
-    for targets in ("default", "all-linear"):
-        found = sum((own for (_, each), own in counts.items() if each == targets), Counter[str]())
-        cells = (f"**{found[each]}**" for each in VERDICTS)
-        lines.append(row((f"all {total}", targets, *cells)))
-    return "\n".join(lines)
-
-
-def refusals() -> str:
-    """Every refusal and fault, with the architectures it is of."""
-    said: dict[str, list[str]] = {}
-    for name, text in _refused():
-        said.setdefault(text, []).append(name)
-    lines = [row(("refusal", "of")), "|---|---|"]
-    lines += [row((text, ", ".join(dict.fromkeys(names)))) for text, names in sorted(said.items())]
-    return "\n".join(lines)
-
-
-def _refused() -> Iterator[tuple[str, str]]:
-    for record in records("breadth/records"):
-        for method, found in record["methods"].items():
-            if verdict(found) == "works":
-                continue
-            text = found.get("refused") or found.get("traceback") or _differing(found)
-            short = text.replace("|", "\\|").replace("\n", " ")
-            alone = len({verdict(own) for own in record["methods"].values()}) > 1
-            yield f"{record['name']} ({record['targets']}{', ' + method if alone else ''})", short[:220]
-
-
-def _differing(found: Mapping[str, Any]) -> str:
-    text = f"differs by {found['difference']:.1e}"
-    if "in_float64" not in found:
-        return text
-    return (
-        f"{text} in fp32 and by {found['in_float64']:.0e} in float64, from which the run's own fp32 is "
-        f"{found['run_from_float64']:.1e} off and the deployed adapter's {found['deployed_from_float64']:.1e}"
-    )
-
-
-def bf16() -> str:
-    """Labels changed in bf16, by kind, targets and how answers are computed."""
-    lines = [
-        row(
-            (
-                "kind",
-                "targets",
-                "architectures",
-                "packed",
-                "answers",
-                "changed",
-                "of them near ties",
-                "refused",
-                "traceback",
-            )
-        ),
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for record in records("breadth/records"):
         if found := record.get("bf16"):
             counts.setdefault((record["kind"], record["targets"]), Counter()).update(_counted(found))
     together = sum(counts.values(), Counter[str]())
