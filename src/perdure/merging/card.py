@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+OF_CLASSES = ("accuracy", "macro-f1", "balanced-accuracy")
+"""Metrics that a card files under text classification."""
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -53,7 +55,7 @@ def card(record: Mapping[str, Any], base: str | None, programs: Sequence[tuple[s
     scores = (record.get("scores") or {}).items()
     metrics: Mapping[str, str] = record.get("metrics") or {}
     results = [
-        EvalResult("text-classification" if metric == "accuracy" else "text-generation", task, task, metric, score)
+        EvalResult("text-classification" if metric in OF_CLASSES else "text-generation", task, task, metric, score)
         for task, score in scores
         if score is not None and (metric := metrics.get(task))
     ]
