@@ -25,7 +25,7 @@ SHOWN = 8  # classes of a task
 UNEVEN, MANY_CUT, FEW_SCORED = 0.6, 0.05, 100
 """From these shares, and below this number, a person is asked to decide something."""
 BACKWARD = 1.0
-"""What a step's backward pass takes of its forward pass: the base's weights need no gradient (MiniLM, batches of 16: .8 to 1.1)."""
+"""What a step's backward pass takes of its forward pass: the base has no gradients (MiniLM, batches of 16: .8 to 1.1)."""
 TRIED_SECONDS = 1.5
 """For so long a dry run answers examples of each task with the untouched model."""
 
