@@ -15,9 +15,10 @@ from perdure.loop.progress import reporter
 from perdure.loop.trackers import Trackers
 from perdure.report.page import write_report
 from perdure.state.scores import read_scores
+from perdure.tasks.examples import Example
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.suites import load_suite
-from perdure.tasks.task import Example, Task
+from perdure.tasks.task import Task
 from perdure.training.metrics import Scores
 
 __version__: str

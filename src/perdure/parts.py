@@ -22,7 +22,8 @@ from perdure.methods.contract.parts import (
 from perdure.methods.contract.past import Folded, Past, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Delta, LowRank, Update, add_updates, dense
-from perdure.tasks.task import Example, Stage, Task
+from perdure.tasks.examples import Example
+from perdure.tasks.task import Stage, Task
 
 __all__ = [
     "BatchPenalty",

@@ -63,7 +63,7 @@ def test_progress(capsys) -> None:
 def test_usage_errors(argv: tuple[str, ...], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     ended = perdure(monkeypatch, capsys, *argv)
-    assert ended.code == 3
+    assert ended.code == 2
     assert "Usage: perdure" in ended.err
     assert not CONTROL.search(ended.err), ended.err
 

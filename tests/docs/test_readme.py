@@ -50,7 +50,8 @@ def test_month_after_month_runs_in_order(tmp_path, monkeypatch, encoder_folder):
     """On the tiny encoder, with steps too small to forget."""
     monkeypatch.chdir(tmp_path)
     for name in ("tickets", "spam", "inbox"):
-        rows = [{"text": f"{word} {i}", "label": word} for i in range(20) for word in ("bills", "lines")]
+        words = {"spam": ("win", "lose")}.get(name, ("bills", "lines"))
+        rows = [{"text": f"{word} {i}", "label": word} for i in range(20) for word in words]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     (tmp_path / "spam.yaml").write_text("name: spam\ntrain: spam.jsonl\n")
     part = README.split("## Month after month")[1].split("\n## ")[0]

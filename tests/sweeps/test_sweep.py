@@ -141,7 +141,7 @@ def test_every_column_of_a_row_is_of_the_cells_that_every_method_has(tmp_path):
             "processor_seconds": 1000 * forgetting,
         }
         (tmp_path / "records" / f"{method}-{seed}.json").write_text(json.dumps(record))
-    (tmp_path / "report.html").write_text("about runs")
+    (tmp_path / "report.html").write_text("Written by perdure about runs")
     text = write_sweep_report(tmp_path, tmp_path)["md"].read_text()
     assert not (tmp_path / "report.html").exists(), "it would stand beside numbers it is not about"
     (tmp_path / "file").write_text("")

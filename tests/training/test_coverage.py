@@ -96,7 +96,7 @@ def test_a_run_says_it_first_records_it_and_show_prints_it(
     store = Store(tmp_path / "run")
     about = store.about["adapted"]
     assert about["targets"] == ["query", "value"]
-    assert notes.lines == [coverage_line(about)]
+    assert notes.lines[0] == coverage_line(about)
     assert coverage_line(about) in [*run_lines(describe_run(tmp_path / "run"))]
     assert initial_config(store).lora.targets == ()
     assert learner_config(store).lora.targets == ("query", "value")

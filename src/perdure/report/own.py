@@ -6,21 +6,22 @@ from pathlib import Path
 
 from perdure.errors import StoreError
 
-MARKS = {"html": b"Written by perdure ", "md": b"# S", "json": b'"formulas":'}
-"""What is in each file that a report of runs writes; `# Scores` or `# Sweep` begins the Markdown of both kinds."""
-OF_A_SWEEP = b'"comparisons":'
+MARKS = {
+    "html": (b"Written by perdure ",),
+    "md": (b"# Scores\n", b"# Sweep\n"),
+    "json": (b'"formulas":', b'"comparisons":'),
+}
+"""What each file holds that a report of runs, or of a sweep, has written; the Markdown begins with it."""
 
 
 def check_own(folder: Path) -> None:
     """Raise StoreError if `folder` holds a report.html, .md or .json that no report wrote."""
-    for kind, mark in MARKS.items():
+    for kind, marks in MARKS.items():
         path = folder / f"report.{kind}"
         if not path.is_file():
             continue
         content = path.read_bytes()
-        own = (
-            content.startswith(mark) if kind == "md" else mark in content or (kind == "json" and OF_A_SWEEP in content)
-        )
+        own = content.startswith(marks) if kind == "md" else any(mark in content for mark in marks)
         if not own:
             raise StoreError(
                 f"'{path}' was not written by `perdure report`, and would be replaced. Choose another --out."
