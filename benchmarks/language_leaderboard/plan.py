@@ -20,8 +20,7 @@ import yaml
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.leaderboard.plan import trials  # noqa: E402
-from benchmarks.records import records  # noqa: E402
+from benchmarks.leaderboard.plan import complete, trials  # noqa: E402
 
 BOUNDS = ("joint", "per-task", "seq-lora")
 NEEDS_LABELS = ("lwf",)
@@ -45,7 +44,7 @@ def first() -> Iterator[tuple[str, str, Sweep]]:
 
 def second() -> Iterator[tuple[str, str, Sweep]]:
     """The best trials of every method on the second: more of those methods that did better."""
-    ranked = best_trials(complete("first"))
+    ranked = best_trials(complete("first", HERE))
     half, kept = (len(ranked) + 1) // 2, read("spaces.yaml")["kept"]
     chosen = {method: own[: kept if place < half else 1] for place, (method, own) in enumerate(ranked.items())}
     about = "Each method's best trials on the second round's sequence, scored on validation examples."
@@ -54,7 +53,7 @@ def second() -> Iterator[tuple[str, str, Sweep]]:
 
 def finals() -> Iterator[tuple[str, str, Sweep]]:
     """The finalists and the bounds on the held-back sequences."""
-    chosen = {method: own[0] for method, own in best_trials(complete("second")).items()}
+    chosen = {method: own[0] for method, own in best_trials(complete("second", HERE)).items()}
     rivals = [method for method in chosen if method not in BOUNDS][:FINALISTS]
     sequences = read("sequences.yaml")
     held = sequences["held_back"]
@@ -87,20 +86,6 @@ def best_trials(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Trial]]:
             found[method] = sorted(scored, key=lambda each: -each[0])
     ranked = sorted(found.items(), key=lambda each: -each[1][0][0])
     return {method: [trial for _, trial in own] for method, own in ranked}
-
-
-def complete(step: str) -> list[dict[str, Any]]:
-    """The records of a step; a failed run is final and counts as a trial without a score."""
-    from perdure.sweeps.plan import cells, load_sweep
-
-    wanted = {cell.id for cell in cells(load_sweep(HERE / f"{step}.yaml"))}
-    rows = [row for row in records(f"language_leaderboard/{step}/records") if row["id"] in wanted]
-    failed = {row["id"] for row in records(f"language_leaderboard/{step}/failed")}
-    if missing := wanted - failed - {row["id"] for row in rows}:
-        raise SystemExit(
-            f"{step}: {len(missing)} of {len(wanted)} runs have no record yet; go on with `make language-leaderboard`."
-        )
-    return rows
 
 
 def _score(row: Mapping[str, Any]) -> float:

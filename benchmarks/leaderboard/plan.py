@@ -73,7 +73,7 @@ def tune() -> Iterator[tuple[str, str, dict[str, Any]]]:
 def runoff() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The best trials of every method on the second."""
     kept = {
-        method: {"trials": own} for method, own in best_trials(_complete("tune"), read("spaces.yaml")["runoff"]).items()
+        method: {"trials": own} for method, own in best_trials(complete("tune"), read("spaces.yaml")["runoff"]).items()
     }
     about = "Each method's best trials on the second tuning sequence, scored on validation examples."
     yield "runoff", about, _choosing("runoff", kept, slice(1, None))
@@ -93,7 +93,7 @@ def screen() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The finalists and the bounds on the held-back sequences."""
-    rows, chosen = _complete("screen"), chosen_trials()
+    rows, chosen = complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
     rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
     sequences = read("sequences.yaml")
@@ -110,9 +110,9 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def chosen_trials() -> dict[str, dict[str, Any]]:
     """Method -> of the trials in the runoff the one that is best over all tuning sequences."""
-    runoff = _complete("runoff")
+    runoff = complete("runoff")
     again = [(row["method"], row["varied"]) for row in runoff]
-    rows = [*runoff, *(row for row in _complete("tune") if (row["method"], row["varied"]) in again)]
+    rows = [*runoff, *(row for row in complete("tune") if (row["method"], row["varied"]) in again)]
     return {method: own[0] for method, own in best_trials(rows, 1).items()}
 
 
@@ -142,17 +142,16 @@ def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, 
     }
 
 
-def _complete(step: str) -> list[dict[str, Any]]:
+def complete(step: str, folder: Path = HERE) -> list[dict[str, Any]]:
     """The records of a step, all of them (failed runs are final: they count as they are, see docs/protocol.md)."""
     from perdure.sweeps.plan import cells, load_sweep
 
-    wanted = {cell.id for cell in cells(load_sweep(HERE / f"{step}.yaml"))}
-    rows = [row for row in records(f"leaderboard/{step}/records") if row["id"] in wanted]
-    failed = {row["id"] for row in records(f"leaderboard/{step}/failed")}
+    wanted = {cell.id for cell in cells(load_sweep(folder / f"{step}.yaml"))}
+    rows = [row for row in records(f"{folder.name}/{step}/records") if row["id"] in wanted]
+    failed = {row["id"] for row in records(f"{folder.name}/{step}/failed")}
     if missing := wanted - failed - {row["id"] for row in rows}:
-        raise SystemExit(
-            f"{step}: {len(missing)} of {len(wanted)} runs have no record yet; go on with `make leaderboard`."
-        )
+        target = f"make {folder.name.replace('_', '-')}"
+        raise SystemExit(f"{step}: {len(missing)} of {len(wanted)} runs have no record yet; go on with `{target}`.")
     return rows
 
 

@@ -12,10 +12,8 @@ import yaml
 from benchmarks.language_leaderboard import plan, table
 from benchmarks.leaderboard import table as encoder
 
-from perdure.methods.contract.build import build_method
-from perdure.methods.table import PRESETS
-from perdure.sweeps.plan import cells, load_sweep
 from perdure.tasks.suites import describe
+from tests.benchmarks.test_leaderboard import check_trials
 from tests.benchmarks.test_leaderboard_tables import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,14 +44,7 @@ def test_tuning_and_results_share_no_set_and_no_seed() -> None:
 
 
 def test_every_method_has_the_same_number_of_trials() -> None:
-    sweep = load_sweep(FOLDER / "first.yaml")
-    assert {len(own["trials"]) for own in sweep.methods.values()} == {4}
-    assert set(sweep.methods) <= set(PRESETS)
-    found = list(cells(sweep))
-    assert len({cell.id for cell in found}) == len(found) == 4 * len(sweep.methods)
-    for cell in found:
-        assert cell.config.evaluation.split == "validation"
-        build_method(cell.config.method)
+    check_trials(FOLDER / "first.yaml", 4)
 
 
 @pytest.mark.parametrize("step", [plan.first, plan.second, plan.finals], ids=lambda step: step.__name__)
@@ -80,7 +71,7 @@ def test_methods_and_their_trials_in_the_order_of_their_best(monkeypatch: pytest
 
 def test_the_better_half_keeps_more_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.3)]
-    monkeypatch.setattr(plan, "complete", lambda _: [])
+    monkeypatch.setattr(plan, "complete", lambda _step, _folder: [])
     monkeypatch.setattr(plan, "best_trials", lambda _: {"inc-lora": trials, "l2": trials, "ewc": trials})
     ((_, _, sweep),) = plan.second()
     assert [len(row["trials"]) for row in sweep["methods"].values()] == [2, 2, 1]

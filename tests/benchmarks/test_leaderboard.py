@@ -44,11 +44,16 @@ def test_tuning_and_results_share_no_order_and_no_seed():
 
 def test_every_method_has_the_same_number_of_trials_that_all_are_methods():
     """A preset added after the leaderboard was run is not on it; to put it there, see benchmarks/leaderboard/README.md."""
-    sweep = load_sweep(ROOT / "benchmarks" / "leaderboard" / "tune.yaml")
-    assert {len(own["trials"]) for own in sweep.methods.values()} == {8}
+    check_trials(ROOT / "benchmarks" / "leaderboard" / "tune.yaml", 8)
+
+
+def check_trials(path: Path, count: int) -> None:
+    """Every method of the sweep is a preset and has `count` trials, all different runs scored on validation examples."""
+    sweep = load_sweep(path)
+    assert {len(own["trials"]) for own in sweep.methods.values()} == {count}
     assert set(sweep.methods) <= set(PRESETS)
     found = list(cells(sweep))
-    assert len({cell.id for cell in found}) == len(found) == 8 * len(sweep.methods)
+    assert len({cell.id for cell in found}) == len(found) == count * len(sweep.methods)
     for cell in found:
         assert cell.config.evaluation.split == "validation"
         build_method(cell.config.method)
@@ -89,7 +94,7 @@ def test_only_the_runoff_chooses(monkeypatch):
         for step, scored in steps.items()
     }
     monkeypatch.setattr(plan, "trials", lambda _: {"m": [one, two]})
-    monkeypatch.setattr(plan, "_complete", rows.__getitem__)
+    monkeypatch.setattr(plan, "complete", rows.__getitem__)
     assert plan.chosen_trials() == {"m": two}
 
 
@@ -104,7 +109,7 @@ def test_finalists_bounds_and_variants(monkeypatch):
     chosen = {name: {"training.learning_rate": 1e-3} for name in PRESETS}
     best = ["lwf", "ella", "joint", "ewc", "l2", "o-lora", "inc-lora"]
     rows = [{"method": m, "scores": {"average_accuracy": 0.9 - i / 100}} for i, m in enumerate(best)]
-    monkeypatch.setattr(plan, "_complete", lambda _: rows)
+    monkeypatch.setattr(plan, "complete", lambda _: rows)
     monkeypatch.setattr(plan, "chosen_trials", lambda: chosen)
     variant = "perdure, 16 examples a task kept"
     for _, _, sweep in plan.finals():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from perdure.tasks.task import Example, Stage, Task
 from perdure.training.evaluation import answer, score, scored_examples
 from perdure.training.lora import AdaptedModel
 from perdure.training.metrics import noun
+from perdure.training.schedules import steps_of
 
 SHOWN = 8  # classes of a task
 UNEVEN, MANY_CUT, FEW_SCORED = 0.6, 0.05, 100
@@ -116,8 +117,7 @@ def step_seconds(stage: Stage, backbone: Backbone, config: RunConfig) -> float:
 
 def steps(stage: Stage, config: RunConfig) -> int:
     """Number of optimiser steps of a stage."""
-    training = for_stage(config, stage.name).training
-    return training.epochs * math.ceil(len(stage.train) / training.batch_size)
+    return steps_of(stage, for_stage(config, stage.name).training)
 
 
 def decisions(tasks: Sequence[Task], backbone: Backbone, config: RunConfig) -> list[str]:
@@ -137,7 +137,7 @@ def _doubts(task: Task, backbone: Backbone, config: RunConfig) -> Iterator[tuple
     if baseline and task.metric == "accuracy" and baseline[1] >= UNEVEN:
         yield (
             "one class is so frequent that accuracy says little; metric: balanced-accuracy counts all classes alike",
-            (f"{100 * baseline[1]:.0f} % {baseline[0]}"),
+            f"{100 * baseline[1]:.0f} % {baseline[0]}",
         )
     if missing := [label for label in task.labels if label not in {e.label for e in task.train}]:
         yield "classes without a training example; add some, or remove them from `labels`", ", ".join(missing)
@@ -146,7 +146,7 @@ def _doubts(task: Task, backbone: Backbone, config: RunConfig) -> Iterator[tuple
     if len(examples) < FEW_SCORED:
         yield (
             "so few examples are scored that a change has to be large to be told from chance; add test examples",
-            (f"{len(examples)}: 95 % within {98 / math.sqrt(len(examples)):.0f} points"),
+            f"{len(examples)}: 95 % within {98 / math.sqrt(len(examples)):.0f} points",
         )
 
 
@@ -177,17 +177,19 @@ def _lengths(task: Task, backbone: Backbone) -> Iterator[str]:
     yield f"{sizes[0]} to {sizes[-1]} tokens, half of them up to {sizes[len(sizes) // 2]}"
     if full := _full(task, backbone):
         longest = next(iter(task.places.items()), None)
-        cut = longest and getattr(backbone, "full", lambda _: False)(
-            Example(longest[0], task.train[0].label, task.name)
-        )
+        cut = longest and _fills(backbone)(Example(longest[0], task.train[0].label, task.name))
         place = f", such as {Path(longest[1]).name}" if longest and cut else ""
         yield f"{full:,} of {len(task.train):,} texts fill the model's length and may be cut{place}"
 
 
 def _full(task: Task, backbone: Backbone) -> int:
     """How many training texts fill what the model reads."""
-    full = getattr(backbone, "full", None)
-    return sum(map(full, task.train)) if full else 0
+    return sum(map(_fills(backbone), task.train))
+
+
+def _fills(backbone: Backbone) -> Callable[[Example], bool]:
+    """Whether an example fills what the model reads; of a model that does not say, none does."""
+    return getattr(backbone, "full", lambda _: False)
 
 
 def _cost_line(stages: Sequence[Stage], model: AdaptedModel, config: RunConfig, out: str | Path) -> str:

@@ -46,10 +46,12 @@ def changed_texts(outcome: TaskOutcome) -> list[ChangedText]:
 def text_tables(outcomes: Sequence[TaskOutcome]) -> list[Table]:
     """Two tables, what became worse and what became better, without those that would be empty."""
     found = [changed_texts(outcome) for outcome in outcomes]
-    ways = (("worse", [[t for t in some if t.moved < 0] for some in found]),)
-    ways += (("better", [[t for t in reversed(some) if t.moved > 0] for some in found]),)
+    ways = {
+        "worse": [[text for text in some if text.moved < 0] for some in found],
+        "better": [[text for text in reversed(some) if text.moved > 0] for some in found],
+    }
     tables = []
-    for way, by_task in ways:
+    for way, by_task in ways.items():
         shown = [text for texts in by_task for text in texts[:MOST]]
         count = sum(map(len, by_task))
         more = f", {len(shown)} of them shown" if len(shown) < count else ""

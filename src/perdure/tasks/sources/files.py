@@ -18,7 +18,7 @@ from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.sources.formats import Format, choose_format
 from perdure.tasks.sources.hub import each_dataset_row
 from perdure.tasks.sources.large import is_large, large_table
-from perdure.tasks.sources.rows import Places, Row, each_row, set_apart
+from perdure.tasks.sources.rows import Places, Row, each_row
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
 from perdure.tasks.table import Table, taken
@@ -193,12 +193,7 @@ def _read_pairs(form: Format, rows: Iterable[Row], bad: list[str], folder: Path 
     pairs: list[Pair] = []
     places = Places()
     labels: dict[str, str] = {}  # one string for all rows of a class
-    for row in rows:
-        try:
-            text, label = form.read(row)
-        except DataError as error:
-            set_apart(error, bad)
-            continue
+    for row, (text, label) in form.readable(rows, bad):
         text = image_in(folder, text) if folder else text
         pairs.append((text, label if form.free else labels.setdefault(label, label)))
         places.add(row.where)

@@ -62,9 +62,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    fresh = folder.with_name(
-        f"{folder.name}.making-{os.getpid()}"
-    )  # unlike mkdtemp's, readable by others who share the cache
+    # unlike mkdtemp's, readable by others who share the cache
+    fresh = folder.with_name(f"{folder.name}.making-{os.getpid()}")
     try:
         for begun in folder.parent.iterdir():  # by a process that was killed: this one holds the lock
             if begun.name.startswith(f"{folder.name}.making-"):

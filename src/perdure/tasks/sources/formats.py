@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from perdure.errors import DataError
 from perdure.tasks.chats import CHAT_FIELDS, check_characters, is_list_of_messages, read_chat, read_waiting
 from perdure.tasks.pool import Pair
-from perdure.tasks.sources.rows import Row
+from perdure.tasks.sources.rows import Row, set_apart
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.task import INVERSE_PERPLEXITY, as_label
 
@@ -34,6 +35,16 @@ class Format:
         if self.chats:
             return read_chat(row.fields, row.where)
         return self._input(row), _string(row, self.label, is_label=True) if self.label else ""
+
+    def readable(self, rows: Iterable[Row], bad: list[str]) -> Iterator[tuple[Row, Pair]]:
+        """The records that can be read, with text and label; what is wrong with the others is added to `bad`."""
+        for row in rows:
+            try:
+                pair = self.read(row)
+            except DataError as error:
+                set_apart(error, bad)
+            else:
+                yield row, pair
 
     @property
     def chats(self) -> bool:

@@ -14,13 +14,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from perdure.errors import DataError
 from perdure.files.durable import sha256
 from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.sources.folders import whole_folder
 from perdure.tasks.sources.formats import Format
 from perdure.tasks.sources.packages import cache_folder
-from perdure.tasks.sources.rows import Row, set_apart
+from perdure.tasks.sources.rows import Row
 from perdure.tasks.table import Table, write_table
 
 LARGE = 200_000_000
@@ -61,12 +60,7 @@ def _fill(folder: Path, form: Format, rows: Iterable[Row], bad: list[str], place
 
 
 def _read(form: Format, rows: Iterable[Row], bad: list[str], place: list[str]) -> Iterator[tuple[str, str, int]]:
-    for row in rows:
-        try:
-            text, label = form.read(row)
-        except DataError as error:
-            set_apart(error, bad)
-            continue
+    for row, (text, label) in form.readable(rows, bad):
         if not form.chats and text.lower().endswith(IMAGE_SUFFIXES):
             raise _Images
         begin, _, number = row.where.rpartition(" ")
