@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, GenerationConfig
 
 from perdure.adapters.folder import Adapter
-from perdure.commands.card_programs import NO_BASE
+from perdure.commands.card_programs import NO_BASE, programs
 from perdure.commands.export import export
 from perdure.commands.learn import learn
+from perdure.commands.serve import vllm_rank
 from perdure.errors import ConfigError, CorruptFile, RunMismatch, StoreError
 from perdure.files.durable import read_lines
 from perdure.merging.rules import rule_named
@@ -27,6 +28,9 @@ from tests.backbones.tiny import tiny_causal, tiny_vision
 from tests.contract.runs import SETTINGS
 
 IDS = torch.arange(5, 25)[None]
+
+
+ABOUT = {"tasks": {"fruit": {"chats": True}}, "base": "org/base", "kind": "causal", "pooling": None}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +195,16 @@ def test_the_program_of_the_card_answers_from_the_exported_folder_alone(
         assert max(found, key=found.get) == row["predicted"]
         assert found[row["predicted"]] == pytest.approx(row["probability"], abs=2e-5)
     assert str(tmp_path) not in (tmp_path / "out/perdure.json").read_text()
+    if kind == "causal" and form == "adapter":  # rank 2 or more a task, two tasks; vLLM takes 8 at least
+        rank = json.loads((tmp_path / "out/adapter_config.json").read_text())["r"]
+        assert f"--max-lora-rank {vllm_rank(rank)} " in text
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, 8), (8, 8), (9, 16), (65, 128), (129, 256), (400, 512), (600, 600)])
+def test_the_rank_that_vllm_is_told(rank, expected):
+    assert vllm_rank(rank) == expected
+    (served,) = [text for _, kind, text in programs(ABOUT, "adapter", "out", rank) if kind == "console"]
+    assert served == f"vllm serve org/base --enable-lora --max-lora-rank {expected} --lora-modules mine=out\n"
 
 
 def test_a_state(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perdure.commands.serve import vllm_rank
+
 LOADED = {
     "adapter": "base = {base!r}\nmodel = PeftModel.from_pretrained({auto}.from_pretrained(base), here).eval()\n",
     "model": "base = here\nmodel = {auto}.from_pretrained(here).eval()\n",
@@ -76,8 +78,8 @@ def written(text):  # a task without labels
 NO_BASE = "THE BASE MODEL'S FOLDER OR HUB ID"
 
 
-def programs(about: Mapping[str, Any], form: str, here: str) -> Iterator[tuple[str, str, str]]:
-    """(title, language, text) of each way to ask the folder `here`; `about` as in perdure.json."""
+def programs(about: Mapping[str, Any], form: str, here: str, rank: int) -> Iterator[tuple[str, str, str]]:
+    """(title, language, text) of each way to ask the folder `here`; `about` as in perdure.json, `rank` of an adapter."""
     task = next(iter(about["tasks"]))
     base, kind = about["base"] or NO_BASE, about["kind"]
     body = {"encoder": ENCODER, "causal": CAUSAL}.get(kind)
@@ -87,7 +89,8 @@ def programs(about: Mapping[str, Any], form: str, here: str) -> Iterator[tuple[s
         loaded = LOADED[form].format(base=base, auto=auto)
         yield "transformers", "python", BEGIN.format(peft=peft, auto=auto, here=here, loaded=loaded, task=task) + body
     if kind == "causal":
-        served = f"{base} --enable-lora --max-lora-rank 64 --lora-modules mine={here}" if form == "adapter" else here
+        lora = f"{base} --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules mine={here}"
+        served = lora if form == "adapter" else here
         yield "vLLM (see docs/deployment.md for how prompts are written)", "console", f"vllm serve {served}\n"
     if kind == "encoder" and form == "model":
         yield (

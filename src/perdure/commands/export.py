@@ -80,7 +80,8 @@ def export(
     if isinstance(source, _Deployed):
         about = answering(source.store)
         beside = {FILE: json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
-        facts = replace(facts, beside=beside, shown_base=about["base"], programs=tuple(programs(about, form, out.name)))
+        ways = tuple(programs(about, form, out.name, rank or source.rank))
+        facts = replace(facts, beside=beside, shown_base=about["base"], programs=ways)
     check_apart(out, [folder, base])
     check_result(facts.modules, out, base, rank, overwrite)
     if base is not None and isinstance(source, _Deployed):
@@ -144,6 +145,7 @@ class _Deployed(Mergeable):
         with damaged_as_error(self.file):
             shapes = _shapes(sizes)
         self.low_rank = not any(part == "dense" for _, part in sizes)
+        self.rank = max((size[0] for (_, part), size in sizes.items() if part == "A"), default=0)
         config = read_config(store.stage_folder(len(stages)) / "adapter")
         modules = {m: ModuleInfo(shapes[m], "linear", config.fan_in_fan_out) for m in sorted(shapes, key=natural)}
         backbone = store.about["config"]["backbone"]

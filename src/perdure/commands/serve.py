@@ -137,12 +137,17 @@ def _system(system: str | None) -> str:
     )
 
 
+def vllm_rank(rank: int) -> int:
+    """The value of --max-lora-rank for an adapter of this rank, of those that vLLM takes; the rank itself if it is above them."""
+    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), rank)
+
+
 def _command(base: str, place: Path, settings: Any, adapted: bool, date: str | None) -> str:
     words = ["vllm", "serve", base if adapted else str(place), "--generation-config", "vllm", "--dtype", settings.dtype]
     if adapted:
         config = read_config(place)
         rank = max(config.rank, *config.rank_pattern.values(), 0)
-        words += ["--enable-lora", "--max-lora-rank", str(next((r for r in VLLM_RANKS if r >= rank), rank))]
+        words += ["--enable-lora", "--max-lora-rank", str(vllm_rank(rank))]
         words += ["--lora-modules", f"deployed={place}"]
     if settings.revision and adapted:
         words += ["--revision", settings.revision]
