@@ -20,6 +20,16 @@ ROOT = PurePosixPath("docs")
 SOURCE = Path(__file__).parents[1] / "src"
 
 
+def on_config(config: Any) -> Any:
+    """mkdocs' hook: the pages of docs/methods as the navigation's "Every method"."""
+    pages = sorted(f"methods/{path.name}" for path in (SOURCE.parent / ROOT / "methods").glob("*.md"))
+    for section in (entries for part in config["nav"] for entries in part.values() if isinstance(entries, list)):
+        for entry in section:
+            if isinstance(entry, dict) and "Every method" in entry:
+                entry["Every method"] = pages
+    return config
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs' hook: a page's Markdown before it is rendered."""
     shown = EQUATION.sub(lambda match: convert(match[1], display="block"), markdown)

