@@ -23,7 +23,8 @@ sys.path.insert(0, str(HERE.parents[1]))
 from benchmarks.leaderboard.plan import complete, trials  # noqa: E402
 
 BOUNDS = ("joint", "per-task", "seq-lora")
-NEEDS_LABELS = ("lwf",)
+NEEDS_LABELS = ("lwf", "frozen-head", "perdure+head")
+"""Refused without labels, or then the same as another row."""
 FINALISTS = 5
 STEPS = ("first", "second")
 

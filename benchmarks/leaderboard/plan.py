@@ -55,6 +55,9 @@ def trials(spaces: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     loop = drawn(spaces["loop"], count, random.Random(seed))
     found = {}
     for method, own in spaces["methods"].items():
+        if method in spaces.get("untrained", ()):
+            found[method] = [{}]  # nothing of the loop's space acts on it
+            continue
         mine = drawn(own, count, random.Random(f"{seed} {method}"))
         skip = {"training.later_learning_rate_factor"} if method in spaces["once"] else set()
         found[method] = [

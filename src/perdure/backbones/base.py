@@ -182,6 +182,10 @@ class Backbone(Protocol):
     def features(self, batch: Batch) -> Any:
         """The forward pass over the inputs alone; input statistics are measured while it runs."""
 
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        """One vector for each example's input, [N, D] in fp32, of the model as it stands; the answer is not read."""
+        ...
+
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Scores [N, labels] of the batch's inputs under the labels of `task`; reuses `outputs` if given."""
         ...

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -182,6 +182,10 @@ class CausalLM(LanguageModel):
                 targets[row, : len(rows[row])] = learnt
                 targets[row, 0] = False  # nothing comes before the first token
         return targets
+
+    @property
+    def _trunk(self) -> nn.Module:
+        return self.model.base_model
 
     def _packed(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None

@@ -205,6 +205,16 @@ class Encoder(PretrainedBackbone):
         """Normalised embeddings of the texts, [N, D] in fp32."""
         return self._encode(batch.inputs)
 
+    @torch.inference_mode()
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        """The texts' embeddings, [N, D]."""
+
+        def work(chosen: list[int]) -> Tensor:
+            return self._encode(self._padded([examples[i].text for i in chosen]))
+
+        rows = in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
+        return torch.stack(rows)
+
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Cosine / temperature of the batch's texts to the labels of `task`, [N, labels]."""
         text_ND = self.features(batch) if outputs is None else outputs.features

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -86,6 +86,10 @@ class Seq2SeqLM(LanguageModel):
     def _may_mix(self) -> bool:
         """Encoders read padding in more ways than a causal model, and two short passes cost little."""
         return True
+
+    @property
+    def _trunk(self) -> nn.Module:
+        return self.model.get_encoder()
 
     def _packed(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None

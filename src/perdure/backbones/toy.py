@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perdure.backbones.base import Batch, Outputs, Prediction
+from perdure.backbones.base import Batch, Outputs, Prediction, most_probable
 from perdure.backbones.losses import class_loss
 from perdure.tasks.task import Example, Task
 
@@ -58,6 +58,10 @@ class Toy:
     def features(self, batch: Batch) -> Tensor:
         return self.model(batch.inputs["x"])
 
+    @torch.no_grad()
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        return self.features(self.collate(examples))
+
     def forward(self, batch: Batch) -> Outputs:
         logits = self.features(batch)
         return Outputs(class_loss(logits, batch), logits)
@@ -73,7 +77,9 @@ class Toy:
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         units = [int(label) for name in labels for label in self.tasks[name].labels]
         logits = self.features(self.collate(examples))[:, units]
-        return [Prediction(str(units[i])) for i in logits.argmax(dim=1).tolist()]
+        return most_probable(
+            logits.softmax(dim=1), [(name, label) for name in labels for label in self.tasks[name].labels]
+        )
 
     def save(self, folder: Path, state_dict: dict[str, Tensor]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -169,6 +169,11 @@ class Vision(PretrainedBackbone):
         """Pooled features of the images, [N, D] in fp32."""
         return self._encode(batch.inputs["pixel_values"])
 
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        """Pooled features of the images, [N, D]."""
+        with answering(self.model):
+            return self._features_of(examples)
+
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Scores [N, classes] of the batch's images under the pretrained means (or head) of `task`."""
         feature_ND = self.features(batch) if outputs is None else outputs.features

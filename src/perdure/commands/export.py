@@ -28,9 +28,11 @@ from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.state.checkpoint import damaged_as_error, read_metadata
+from perdure.state.outcomes import task_outcomes
 from perdure.state.reopen import check_base_there, learner_config, load_learner
 from perdure.state.scores import read_scores
 from perdure.state.store import STATE, Store
+from perdure.state.words import adapter_alone
 
 Form = Literal["adapter", "model"]
 
@@ -81,13 +83,21 @@ def export(
         about = answering(source.store)
         beside = {FILE: json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
         ways = tuple(programs(about, form, out.name, rank or source.rank))
-        facts = replace(facts, beside=beside, shown_base=about["base"], programs=ways)
+        head = (without_head(source.store),) if learner_config(source.store).method.get("head") else ()
+        facts = replace(facts, beside=beside, shown_base=about["base"], programs=ways, notes=(*facts.notes, *head))
     check_apart(out, [folder, base])
     check_result(facts.modules, out, base, rank, overwrite)
     if base is not None and isinstance(source, _Deployed):
         notes, generation = _check_base(source.store, base)
         facts = replace(facts, notes=(*facts.notes, *notes), generation=generation)
     return write_result(source, facts, out, base=base, rank=rank, dtype=dtype, overwrite=overwrite)
+
+
+def without_head(store: Store) -> str:
+    """What is lost when the adapter answers without the method's head."""
+    alone = adapter_alone(task_outcomes(store)).strip() or "It was not scored without it."
+    method = store.about["config"]["method"]["name"]
+    return f"The head of method '{method}' is not in what is written: only perdure answers with it. {alone}"
 
 
 def _check_base(store: Store, base: str | Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:

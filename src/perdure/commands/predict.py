@@ -13,15 +13,17 @@ from perdure.commands.inputs import Input, read_inputs
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.files.durable import write_text
 from perdure.files.output import check_file
+from perdure.methods.contract.build import build_method
 from perdure.methods.contract.past import PerTask
 from perdure.settings.read import validate
-from perdure.state.record import load_deployed
+from perdure.state.record import load_deployed, load_head
 from perdure.state.reopen import known_tasks, reopened_model
 from perdure.state.store import Store
 from perdure.tasks.chats import one_turn
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, given_tasks, named_by_number, same_task, version
 from perdure.training.evaluation import answer
+from perdure.training.heads import with_head
 
 
 def predict(
@@ -77,6 +79,8 @@ def predict(
     known = chats and not labels[names[0]]  # the answer as the model would write it
     examples = [Example(row.text, (row.expected or "") if known else "", names[0]) for row in rows]
     predictions = answer(model, backbone, deployed, examples, names)
+    head = load_head(store, build_method(about["config"]["method"]))
+    predictions = with_head(head, model, backbone, examples, predictions, labels)
     return [_row(row, chats, p, labels) for row, p in zip(rows, predictions, strict=True)]
 
 

@@ -72,7 +72,7 @@ def _changed(key: str, current: Any, given: Any) -> Any:
         return given
     if key == "penalties":
         return {} if given is None else _penalties(current, given)
-    if given is None and key in ("step_rule", "replay"):
+    if given is None and key in ("step_rule", "replay", "head"):
         return None
     if given is None:
         raise ConfigError(f"method.{key}: cannot be empty; choose one with `kind`.")

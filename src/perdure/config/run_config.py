@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from perdure.config.composition import resolve_method, wanted_settings
 from perdure.config.protocol import with_protocol
@@ -162,6 +162,14 @@ class RunConfig(Settings):
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)
     """split the base's weights over a launcher's processes. Does not affect the result."""
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> RunConfig:
+        if not self.training.epochs and not self.method.get("head"):
+            raise ValueError(
+                "training.epochs is 0, so nothing is learnt; only a method with a head (frozen-head) allows that"
+            )
+        return self
 
     @property
     def method_name(self) -> str:

@@ -41,8 +41,8 @@ class TrainingSettings(Settings):
     """the optimizer's learning rate in the first stage."""
     later_learning_rate_factor: float = Field(default=1.0, gt=0)
     """multiplies the learning rate in every later stage."""
-    epochs: int = Field(default=3, ge=1)
-    """passes over the stage's training examples."""
+    epochs: int = Field(default=3, ge=0)
+    """passes over the stage's training examples; 0 = the adapter stays zero and a method's head answers alone."""
     batch_size: int = Field(default=16, ge=1)
     """examples per optimiser step."""
     accumulation: int = Field(default=1, ge=1)

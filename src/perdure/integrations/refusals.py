@@ -31,6 +31,11 @@ def check_method(method: Method) -> None:
                 f"Penalty '{name}' reads each batch's labels and scores, which only perdure's own loop has (`perdure run`). "
                 "Penalties on weights work."
             )
+    if method.head:
+        raise UnmetNeed(
+            f"Method '{method.name}' has a head, which answers among a task's labels in perdure's own loop (`perdure run`); your "
+            "trainer's data have none. Leave it out (method: {head: null})."
+        )
     if method.stream != "one-by-one":
         raise ConfigError(f"Method '{method.name}' trains all tasks at once: give your trainer all their data instead.")
     if isinstance(method.replay, ExampleBuffer) and method.replay.use == "mixed":

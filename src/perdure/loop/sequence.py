@@ -105,7 +105,9 @@ def run_sequence(
         # 5. evaluate
         learnt = [task.name for done in sequence[: index + 1] for task in done.tasks]
         last = len(past) == len(sequence)
-        scores = score_tasks(tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last)
+        scores = score_tasks(
+            tasks, learnt, past.deployed, model, backbone, config.evaluation, report, processes, last, method.head
+        )
 
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scores, model, base)
         past = load_past(store, method, device=model.device)  # continue from the files, as a resumed run does

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from perdure.tasks.task import StreamMode
 
-Role = Literal["init", "penalty", "step_rule", "consolidate", "replay"]
+Role = Literal["init", "penalty", "step_rule", "consolidate", "replay", "head"]
 
 PARTS: Mapping[Role, Mapping[str, str]] = {
     "init": {
@@ -55,6 +55,7 @@ PARTS: Mapping[Role, Mapping[str, str]] = {
         "covariance-gain": "perdure.methods.covariance_gain:CovarianceGain",
     },
     "replay": {"buffer": "perdure.methods.replay:ExampleBuffer"},
+    "head": {"discriminant": "perdure.methods.discriminant:Discriminant"},
 }
 """Role -> kind -> the class, imported when a method is built."""
 
@@ -90,6 +91,7 @@ class Preset:
     step_rule: Settings | None = None
     consolidate: Settings = field(default_factory=lambda: {"kind": "sum"})
     replay: Settings | None = None
+    head: Settings | None = None
     stream: StreamMode = "one-by-one"
     settings: Settings = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ class Preset:
         """The row as the mapping that `perdure.config.composition.resolve_method` works on."""
         row = dataclasses.asdict(self)
         penalties = {name: {"kind": name, **settings} for name, settings in row["penalties"].items()}
-        parts = {key: row[key] for key in ("init", "penalties", "step_rule", "consolidate", "replay", "stream")}
+        parts = {key: row[key] for key in ("init", "penalties", "step_rule", "consolidate", "replay", "head", "stream")}
         return {**parts, "penalties": penalties}
 
 
@@ -116,6 +118,19 @@ PRESETS: Mapping[str, Preset] = {
         "change old tasks' scores little on old tasks' inputs; keeps statistics, no examples",
         OURS,
         penalties={"score-drift": {"weight": 10.0}},
+        settings={"training.average": "last-half", "training.later_learning_rate_factor": 0.5},
+    ),
+    "frozen-head": Preset(
+        "nothing is trained: class means and a shared covariance of what the untouched base reads",
+        "this project, after https://arxiv.org/abs/1909.01520 and https://arxiv.org/abs/2307.02251",
+        head={"kind": "discriminant"},
+        settings={"training.epochs": 0},
+    ),
+    "perdure+head": Preset(
+        "perdure, and beside it the head of frozen-head: adapter and class means answer together",
+        OURS,
+        penalties={"score-drift": {"weight": 10.0}},
+        head={"kind": "discriminant"},
         settings={"training.average": "last-half", "training.later_learning_rate_factor": 0.5},
     ),
     "seq-lora": Preset(

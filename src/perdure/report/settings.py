@@ -74,7 +74,7 @@ def size_rows(run: Run) -> list[list[str]]:
 def _parts(method: Mapping[str, Any]) -> str:
     """A composition in one line: 'init kaiming; penalty sign-magnitude (weight 0.01, alpha 100); ...'."""
     parts = [("init", method["init"]), *(("penalty", part) for part in method["penalties"].values())]
-    parts += [(role, method[role]) for role in ("step_rule", "consolidate", "replay") if method.get(role)]
+    parts += [(role, method[role]) for role in ("step_rule", "consolidate", "replay", "head") if method.get(role)]
     lines = [_part(role.replace("_", " "), part) for role, part in parts]
     if method["stream"] != "one-by-one":
         lines.append(f"stream {method['stream']}")

@@ -71,7 +71,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 SHORT = {
     "method": "preset",
     "backbone": "model",
-    **dict.fromkeys(("init", "consolidate", "replay", "step_rule"), "kind"),
+    **dict.fromkeys(("init", "consolidate", "replay", "step_rule", "head"), "kind"),
 }
 """Settings that may be given as a name alone -> the key that name stands for."""
 WHICH = {"model", "kind"}

@@ -22,7 +22,7 @@ from perdure.files.durable import RESTORE
 from perdure.files.names import stored_name
 from perdure.files.parsing import parse_json
 from perdure.methods.contract.calls import calling, state_of
-from perdure.methods.contract.parts import Method
+from perdure.methods.contract.parts import Head, Method
 from perdure.methods.contract.past import Past, PerTask
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Delta, LowRank, Update
@@ -97,6 +97,15 @@ def checkpoint_deployed(path: Path) -> Update | PerTask:
         return _deployed(about["deployed"], groups, _update(groups.get("carry", {})), path)
 
 
+def checkpoint_head(path: Path, method: Method) -> Head | None:
+    """The head of `method` with its memory of the checkpoint; None if the method has none."""
+    if method.head:
+        _, groups = load_groups(path, only="part:head")
+        with damaged_as_error(path), calling(method.head, "load"):
+            method.head.load(groups.get("part:head", {}))
+    return method.head
+
+
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors called `<group>/<rest>`, and `about` as JSON."""
     # copies, because safetensors refuses tensors that share memory
@@ -104,12 +113,16 @@ def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
     save_file(own, path, {"perdure": json.dumps(about)})
 
 
-def load_groups(path: Path, device: torch.device = CPU) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """What `save_groups` wrote: `about`, and group -> rest -> tensor."""
+def load_groups(
+    path: Path, device: torch.device = CPU, only: str | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What `save_groups` wrote: `about`, and group -> rest -> tensor; `only`: of one group."""
     groups: dict[str, dict[str, Tensor]] = {}
     with damaged_as_error(path), safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
             group, _, rest = key.partition("/")
+            if only not in (None, group):
+                continue
             # a copy, because safetensors' memory is not aligned like torch's, and BLAS then rounds differently
             groups.setdefault(group, {})[rest] = file.get_tensor(key).clone().to(device)
     return read_metadata(path), groups

@@ -20,12 +20,13 @@ ROUNDED = 1e-5
 
 @dataclass(frozen=True)
 class Answered:
-    """A task after one stage: its score, and the answers behind it."""
+    """A task after one stage: its score, the answers behind it, and of a method with a head the adapter's score alone."""
 
     stage: str
     task: str
     folder: Path
     score: float
+    adapter: float | None = None
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -137,7 +138,7 @@ def task_outcomes(store: RunFolder, upcoming: tuple[str, Path] | None = None) ->
         if task not in names and not joint:
             continue
         scored = [
-            Answered(name, task, folder, found["score"])
+            Answered(name, task, folder, found["score"], found.get("adapter"))
             for name, folder, row in cells
             if (found := row.get(task)) and found["score"] is not None
         ]

@@ -16,14 +16,15 @@ from perdure.backbones.base import Backbone, Prediction
 from perdure.config.run_config import EvaluationSettings
 from perdure.errors import TrainingError
 from perdure.files.durable import write_json, write_lines
-from perdure.methods.contract.parts import Method
+from perdure.methods.contract.parts import Head, Method
 from perdure.methods.contract.past import Past, PerTask
 from perdure.ops.finite import all_finite
 from perdure.ops.lowrank import LowRank, Update
-from perdure.state.checkpoint import CPU, checkpoint_deployed, load_checkpoint, save_checkpoint
+from perdure.state.checkpoint import CPU, checkpoint_deployed, checkpoint_head, load_checkpoint, save_checkpoint
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Example, Task
 from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes, scored_examples
+from perdure.training.heads import with_head
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
 from perdure.training.reporter import Reporter
@@ -49,12 +50,16 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A cell of the score matrix, and the answers behind it; `values`: one per answer, averaging to it; none for accuracy."""
+    """A cell of the score matrix, and the answers behind it; `values`: one per answer, averaging to it; none for accuracy.
+
+    `adapter`: the score without the method's head; None if there is none.
+    """
 
     score: float | None
     examples: Sequence[Example] = ()
     predictions: Sequence[Prediction] = ()
     values: Sequence[float] = ()
+    adapter: float | None = None
 
 
 def score_tasks(
@@ -67,17 +72,25 @@ def score_tasks(
     report: Reporter,
     processes: Processes = ALONE,
     last: bool = False,
+    head: Head | None = None,
 ) -> dict[str, TaskScore]:
     """One row of the score matrix: the deployed model on the chosen split of every task; `last`: the row of the last stage."""
+
+    by_name = {task.name: task for task in tasks}
 
     def scored(task: Task) -> TaskScore:
         due = task.name in learnt[-1:] if settings.every_stage == "own" else settings.every_stage
         if not (due or last) or (learnt and not settings.future and task.name not in learnt):
             return TaskScore(None)
         examples = scored_examples(task, settings)
-        predictions = answer(model, backbone, deployed, examples, label_sets(task, learnt, settings))
+        asked = label_sets(task, learnt, settings)
+        predictions, adapter = answer(model, backbone, deployed, examples, asked), None
+        if head:
+            adapter = score_and_outcomes(task, examples, predictions)[0]
+            labels = {name: [*by_name[name].labels] for name in asked}
+            predictions = with_head(head, model, backbone, examples, predictions, labels)
         score, values = score_and_outcomes(task, examples, predictions)
-        return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values)
+        return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values, adapter)
 
     row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})
@@ -113,7 +126,11 @@ def save_stage(
 
 def score_cells(scored: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
     """A row of the score matrix as it is stored."""
-    return {name: {"score": cell.score, "examples": len(cell.examples)} for name, cell in scored.items()}
+    return {
+        name: {"score": cell.score, "examples": len(cell.examples)}
+        | ({} if cell.adapter is None else {"adapter": cell.adapter})
+        for name, cell in scored.items()
+    }
 
 
 def _write_scores(folder: Path, scored: Mapping[str, TaskScore], with_texts: Collection[str] = ()) -> None:
@@ -152,6 +169,11 @@ def load_past(store: Store, method: Method, stages: int | None = None, device: t
 def load_deployed(store: Store, stages: int | None = None) -> Update | PerTask:
     """The update that answers queries after the first `stages` finished stages (default: all)."""
     return checkpoint_deployed(store.stage_folder(len(store.stages()) if stages is None else stages) / STATE)
+
+
+def load_head(store: Store, method: Method) -> Head | None:
+    """The head of the run's `method`, as it answers after the last finished stage; None if it has none."""
+    return checkpoint_head(store.stage_folder(len(store.stages())) / STATE, method)
 
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:

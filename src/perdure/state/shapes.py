@@ -114,6 +114,7 @@ class CellShape(TypedDict):
 
     score: Number | None
     examples: Count
+    adapter: NotRequired[Number | None]
 
 
 class StepShape(TypedDict):

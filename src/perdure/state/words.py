@@ -85,7 +85,19 @@ def state_sentence(outcomes: Sequence[TaskOutcome]) -> str:
     if not parts:
         only = outcomes[-1]
         parts.append(f"{only.task} was learnt: {points(only.now.score)}")
-    return f"{'; '.join(parts)}.".replace("no earlier", "No earlier", 1)
+    return f"{'; '.join(parts)}.".replace("no earlier", "No earlier", 1) + adapter_alone(outcomes)
+
+
+def adapter_alone(outcomes: Sequence[TaskOutcome]) -> str:
+    """A sentence on what the adapter scores without the method's head, with a space before it; empty without a head."""
+    pairs = [(o.now.adapter, o.now.score) for o in outcomes if o.now.adapter is not None]
+    if not pairs:
+        return ""
+    alone, both = (points(sum(scores) / len(pairs)) for scores in zip(*pairs, strict=True))
+    return (
+        f" The adapter alone, which is what other programs load, scores {alone} on average; with its head, which answers in "
+        f"`perdure predict`, the method scores {both}."
+    )
 
 
 def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:

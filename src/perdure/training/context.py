@@ -25,6 +25,7 @@ from perdure.ops.factors import Factors
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
 from perdure.training.evaluation import answer, score
+from perdure.training.heads import base_vectors
 from perdure.training.lora import AdaptedModel
 from perdure.training.targets import check_reached
 from perdure.training.train import cut_batches
@@ -164,6 +165,12 @@ class StageContext:
                     yield self.backbone.scores(batch, None, task)
                 else:
                     yield cast(Writer, self.backbone).next_tokens(batch)
+
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        return base_vectors(self.model, self.backbone, examples)
+
+    def chances(self, examples: Sequence[Example], task: str) -> Tensor:
+        return torch.tensor([p.probabilities for p in self.backbone.predict(examples, [task])])
 
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         parameters = self.model.parameters()

@@ -29,7 +29,7 @@ class Training:
         self._device = model.device
         self.optimiser = optimizer(settings, self.parameters, self._rate)
         self._factor = schedule(settings, self.total, self._rate)
-        epoch = self.total // settings.epochs
+        epoch = self.total // max(1, settings.epochs)
         self.best = Best(self.parameters, settings, epoch, self.total) if Best.wanted(settings) else None
         self.averaged = Average(self.parameters, self.total // 2) if settings.average == "last-half" else None
 

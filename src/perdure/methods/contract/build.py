@@ -8,7 +8,7 @@ from typing import Any, get_args
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.methods.contract.context import Need
 from perdure.methods.contract.own import check_written, imported
-from perdure.methods.contract.parts import Consolidate, Init, Keeps, Method, Part, Penalty, Replay, StepRule
+from perdure.methods.contract.parts import Consolidate, Head, Init, Keeps, Method, Part, Penalty, Replay, StepRule
 from perdure.methods.table import PARTS, Role, kind_of
 from perdure.settings.read import validate
 from perdure.tasks.task import Stage
@@ -19,6 +19,7 @@ ROLES: Mapping[Role, type[Part]] = {
     "step_rule": StepRule,
     "consolidate": Consolidate,
     "replay": Replay,
+    "head": Head,
 }
 
 
@@ -35,12 +36,12 @@ def build_method(composition: Mapping[str, Any]) -> Method:
         given = {key: value for key, value in settings.items() if key != "kind"}
         return validate(part_class(role, settings["kind"]), given, where)
 
-    single: tuple[Role, ...] = ("step_rule", "replay", "init", "consolidate")
+    single: tuple[Role, ...] = ("step_rule", "replay", "head", "init", "consolidate")
     penalties = composition["penalties"].items()
     method = Method(
         name=composition["name"],
         stream=composition["stream"],
-        **{role: part(role, composition[role], f"method.{role}") for role in single},
+        **{role: part(role, composition.get(role), f"method.{role}") for role in single},
         penalties={name: part("penalty", settings, f"method.penalties.{name}") for name, settings in penalties},
     )
     check_composition(method)

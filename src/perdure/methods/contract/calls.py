@@ -23,6 +23,7 @@ from perdure.methods.contract.context import Context, Gradients
 from perdure.methods.contract.parts import (
     BatchPenalty,
     Consolidate,
+    Head,
     Init,
     Method,
     Part,
@@ -48,6 +49,7 @@ EXPECTED = {
     "gradients": "a dict: every module of `grads` -> (gradient of A [R, I], gradient of B [O, R]), None for a frozen factor",
     "stepped": "None: it changes the factors' tensors in place (B.mul_(0.9))",
     "fold": "Folded(carry=..., deployed=...): module -> LowRank, or a dense tensor [O, I]; for `deployed` also PerTask",
+    "combined": "a tensor [vectors, labels] of finite numbers",
     "mix": "the examples to train on, at least one",
     "state": "a dict: name -> tensor (torch.tensor(3) for a number)",
 }
@@ -173,6 +175,17 @@ def mixed(replay: Replay, ctx: Context, batch: Sequence[Example]) -> Sequence[Ex
     if not isinstance(examples, Sequence) or not len(examples):
         _reject(replay, "mix", _described(examples))
     return examples
+
+
+def with_head(head: Head, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
+    """Scores [n, labels] of adapter and head together."""
+    with calling(head, "combined"):
+        scores = head.combined(vectors, probabilities, labels)
+    if not isinstance(scores, Tensor) or scores.shape != probabilities.shape:
+        _reject(head, "combined", _described(scores))
+    if not finite(scores):
+        _reject(head, "combined", "numbers that are not finite")
+    return scores
 
 
 def consolidated(rule: Consolidate, ctx: Context, past: Past, update: Update) -> Folded:

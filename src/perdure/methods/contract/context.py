@@ -103,6 +103,14 @@ class Context(Protocol):
         `use` counts how often the module ran before for the same scores: an encoder reads texts, then labels.
         """
 
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        """One vector for each example's input, [n, D] fp32, by the untouched base: it never changes (`Backbone.vectors`)."""
+        ...
+
+    def chances(self, examples: Sequence[Example], task: str) -> Tensor:
+        """Probabilities [n, labels] of the labels of `task`, by the current model as it answers."""
+        ...
+
     def task_gradients(self, examples: Sequence[Example]) -> Gradients:
         """Gradients of the mean task loss over `examples` with respect to the adapter's trainable factors."""
         ...

@@ -8,6 +8,7 @@ A method is a composition of parts, each answering one question of the loop in `
     StepRule        What happens to the gradients, or after the step?
     Consolidate     What does the next task train on (carry), and what answers queries (deployed)?
     Replay          Which old examples are kept, and what for?
+    Head            What answers beside the adapter, without training?
 
 A part's settings are its typed, frozen fields. What it remembers between tasks are private attributes, saved and restored
 as tensors by `state` and `load`. A part overrides only the hooks it needs; a misspelt hook is an error. The loop checks what
@@ -271,6 +272,18 @@ class Replay(Part):
         return batch
 
 
+class Head(Part):
+    """What answers beside the adapter, from vectors of the untouched base (`Context.vectors`), without training.
+
+    It learns in `after_task`, and has its say where answers are chosen among labels (perdure.training.evaluation)."""
+
+    def combined(self, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
+        """Scores [n, labels] whose softmax are the probabilities of both together, of (task, label) pairs.
+
+        Given vectors [n, D] and the adapter's probabilities [n, labels]."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Method:
     """A composition of parts; `name` is the preset's, or 'custom'."""
@@ -281,6 +294,7 @@ class Method:
     penalties: Mapping[str, Penalty] = field(default_factory=dict)
     step_rule: StepRule | None = None
     replay: Replay | None = None
+    head: Head | None = None
     stream: StreamMode = "one-by-one"
 
     def out_of_reach(self) -> str | None:
@@ -297,4 +311,4 @@ class Method:
         """Every part under a name that is unique in this method; used for state and in messages."""
         penalties = {f"penalties.{name}": part for name, part in self.penalties.items()}
         named = {"init": self.init, "consolidate": self.consolidate, **penalties, "step_rule": self.step_rule}
-        return {name: part for name, part in {**named, "replay": self.replay}.items() if part}
+        return {name: part for name, part in {**named, "replay": self.replay, "head": self.head}.items() if part}
