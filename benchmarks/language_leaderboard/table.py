@@ -30,11 +30,11 @@ def tuning() -> str:
     latest = [step for step, rows in by_step.items() if rows]
     if not latest:
         return "Tuning has no record yet."
-    lines = []
+    lines, later = [], plan.read("spaces.yaml")["later"]
     for method, own in plan.best_trials(by_step[latest[-1]]).items():
         cells = [_best(by_step[step], method) for step in plan.STEPS]
         told = "; ".join(f"{key.removeprefix('method.').removeprefix('training.')} {v}" for key, v in own[0].items())
-        lines.append([method, *cells, told])
+        lines.append([f"{method} (later)" if method in later else method, *cells, told])
     missing = [line for step in latest for line in encoder.so_far(step, BOARD)]
     head = ["method", "first: best of its trials", "second: best", "settings of the best so far"]
     note = "Average accuracy after the last task, points on validation examples; a step's best is best by luck too."
