@@ -400,7 +400,7 @@ def test_the_page_of_one_run_begins_with_its_tasks(tmp_path: Path) -> None:
     half = 1.959964 * ((3 / 6 - 1 / 9) / 6) ** 0.5
     interval = f"{100 * (-1 / 3 - half):.1f} to {100 * (-1 / 3 + half):.1f}"
     assert text.index('id="tasks"') < text.index('id="scores"')
-    assert f"| mood | not above the baseline | 100.0 | 50.0 | -50.0 | {interval} | 2 | 0 | 4 | 50.0 |" in md
+    assert f"| mood | not above the baseline | 100.0 | 50.0 | -50.0 | {interval} | 50.0 | 2 | 0 | 4 |" in md
     standing = json.loads((tmp_path / "report/report.json").read_text())["runs"][0]["standing"]
     assert [task["task"] for task in standing] == ["mood", "topic", "spam"]
     assert (standing[0]["became_worse"], standing[0]["baseline_is"]) == (2, "the untouched model")
@@ -409,4 +409,32 @@ def test_the_page_of_one_run_begins_with_its_tasks(tmp_path: Path) -> None:
 def test_an_axis_of_scores_shows_twenty_points_at_least(tmp_path: Path) -> None:
     low, high = charts._span([{"y": [80.0, None, 81.0]}])
     assert (low, high) == (70.5, 90.5)
-    assert charts._span([{"y": [0.0, 100.0]}]) == [-5.0, 105.0]
+
+
+def test_an_axis_ends_where_scores_do() -> None:
+    assert charts._span([{"y": [0.0, 100.0]}]) == [0.0, 100.0]
+    assert charts._span([{"y": [99.0, 100.0]}]) == [80.0, 100.0]
+    assert charts._span([{"y": [0.0, 2.0]}]) == [0.0, 20.0]
+    assert charts._span([{"y": [0.0, 2.0]}], (-100.0, 100.0)) == [-9.0, 11.0]
+
+
+def test_one_run_shows_what_its_tasks_scored_when_learnt_beside_what_they_score(run: Path, tmp_path: Path) -> None:
+    """Learnt at 100, 75 and 100 points, and 100 | 75, 75 | 50, 75, 100 after each stage: only the gap was lost."""
+    html = write_report([run], tmp_path / "out")["html"].read_text()
+    title = "Average accuracy over the tasks learnt so far"
+    assert Page(html).tables[f"{title}, in points"][1:] == [
+        ["ps-lora", "100.0", "75.0", "75.0"],
+        ["when learnt", "100.0", "87.5", "91.7"],
+    ]
+    chart = charts.over_stages([only(run)], 0, title)
+    assert [line["y"] for line in chart.data] == [[100.0, 75.0, 75.0], [100.0, 87.5, pytest.approx(275 / 3)]]
+    assert chart.layout["yaxis"]["range"][1] == 100.0
+
+
+def test_a_loss_is_coloured_and_its_command_is_marked(tmp_path: Path) -> None:
+    labels = {"first": ("x", "y") * 20, "second": ("x", "y") * 20}
+    untrained, lost = dict.fromkeys(labels, ("x", "x") * 20), {**labels, "first": ("x", "x") * 20}
+    run = write_run(tmp_path / "run", labels=labels, rows=[untrained, labels, lost])
+    html = write_report([run], tmp_path / "out")["html"].read_text()
+    assert re.search(r'<tr class="bad"><th scope="row">first</th>\s*<td>not above the baseline</td>', html)
+    assert f"<code>perdure show {run} --texts</code> lists the answers that changed" in html

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.store import Store
-from perdure.state.words import next_steps, standing, state_sentence
+from perdure.state.words import _some, next_steps, standing, state_sentence
 from tests.report.run_folders import write_run
 
 LABELS = {"colour": ("red", "blue") * 50, "shape": ("round",) * 80 + ("flat",) * 20}
@@ -69,3 +69,8 @@ def test_the_first_task_alone(tmp_path: Path) -> None:
     assert list(found) == ["colour"]
     assert state_sentence(list(found.values())) == "colour was learnt: 100.0."
     assert state_sentence([]) == "No task was learnt and scored yet."
+
+
+def test_of_many_tasks_a_sentence_names_three() -> None:
+    assert _some(["a", "b", "c", "d"]) == "a, b, c, d", "one more name is as short as its count"
+    assert _some(["a", "b", "c", "d", "e"], "; ") == "a; b; c and 2 more"

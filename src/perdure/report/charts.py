@@ -80,7 +80,11 @@ def metric_bars(runs: Sequence[Run], metric: str, title: str) -> Chart:
 
 
 def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
-    """Average accuracy (`which` 0) or forgetting (1) over the tasks learnt so far, one line a run; joint training is level."""
+    """Average accuracy (`which` 0) or forgetting (1) over the tasks learnt so far, one line a run; joint training is level.
+
+    A single run's average accuracy has a second line, what the same tasks scored when they were learnt: it falls too when a
+    harder task joins, and only the gap between the two was lost.
+    """
     lines, ends = [], []
     stages = max((len(run.scores.stages) for run in runs), default=1)
     for number, run in enumerate(runs):
@@ -94,9 +98,15 @@ def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
         hover = [f"{shown(run.name)}: {points(v)} after stage {x:.0f}" for x, v in zip(xs, values, strict=True)]
         lines.append(_score_line(number, run.name, xs, values, hover))
         ends.append(f"{run.name} from {points(known[0])} to {points(known[-1])}")
+    if which == 0 and len(runs) == 1:
+        values = runs[0].when_learnt()
+        xs = [float(s + 1) for s in range(len(values))]
+        hover = [f"when learnt: {points(v)} over {x:.0f} tasks" for x, v in zip(xs, values, strict=True)]
+        lines.append(_score_line(1, "when learnt", xs, values, hover))
+        ends.append(f"when learnt from {points(values[0])} to {points(values[-1])}")
     layout = {
         "xaxis": axis("tasks learnt", dtick=math.ceil(stages / 8), tick0=1, range=[0.7, stages + 0.3]),
-        "yaxis": axis("points", range=_span(lines)),
+        "yaxis": axis("points", range=_span(lines, (-100.0 if which else 0.0, 100.0))),
         **legend(len(lines)),
     }
     height = 340 + 20 * max(0, len(lines) - 4)  # in a narrow window the legend has a line for each run
@@ -225,12 +235,15 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, "zeroline": False, **more}
 
 
-def _span(lines: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The range of an axis that holds all lines and is never so narrow that one point looks like a cliff."""
+def _span(lines: Sequence[Mapping[str, Any]], bounds: tuple[float, float] = (0.0, 100.0)) -> list[float]:
+    """The range of an axis that holds all lines, never so narrow that one point looks like a cliff, within `bounds`."""
     known = [y for line in lines for y in line["y"] if y is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
     margin = max(SMALLEST_SPAN - (high - low), 0.1 * (high - low)) / 2
-    return [low - margin, high + margin]
+    low, high = low - margin, high + margin
+    least, most = bounds
+    shift = max(least - low, 0.0) or min(most - high, 0.0)
+    return [max(low + shift, least), min(high + shift, most)]
 
 
 def names_axis(names: Sequence[str], places: Sequence[float] | None = None) -> dict[str, Any]:
@@ -254,7 +267,7 @@ def _score_line(
     drawn = line(number, name, x, _in_points(scores), hover)
     drawn["line"]["width"] = 2
     marker = {"color": drawn["line"]["color"], "symbol": MARKERS[number % len(MARKERS)], "size": 8}
-    return {**drawn, "mode": "lines+markers", "connectgaps": True, "marker": marker}
+    return {**drawn, "mode": "lines+markers", "connectgaps": True, "cliponaxis": False, "marker": marker}
 
 
 def _in_points(scores: Sequence[float | None]) -> list[float | None]:

@@ -23,6 +23,7 @@ class Table:
         rows: the first cell is the row's heading.
         bold_last: the last row is the result.
         text_columns: how many columns are text, aligned left; the others are numbers, aligned right.
+        tones: a class of page.css for each row, or none.
     """
 
     caption: str
@@ -30,6 +31,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     bold_last: bool = False
     text_columns: int = 1
+    tones: Sequence[str] = ()
 
 
 def render(template: str, **values: Any) -> str:

@@ -53,8 +53,7 @@ def page(runs: Sequence[Run], plotly: str) -> str:
     """The whole page; `plotly` is plotly.js."""
     figures, scores, lead = sections.Figures(), runs[0].scores, f"{len(runs)} runs compared."
     if len(runs) == 1:
-        lead = f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: "
-        lead += f"{', '.join(scores.tasks)}."
+        lead = f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split."
     # the line ends that a browser sees, which is what it hashes
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in (plotly, source("page.js"))]
     policy = (

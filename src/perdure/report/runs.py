@@ -15,7 +15,7 @@ from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
 from perdure.state.shapes import NOTES, AnswerShape, StepShape, read_rows, read_shaped
 from perdure.state.store import Store, set_aside
-from perdure.training.metrics import Scores, average_accuracy, forgetting
+from perdure.training.metrics import Scores, average_accuracy, forgetting, learning_accuracy
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,19 @@ class Run:
 
     def over_stages(self) -> list[tuple[float | None, float | None]]:
         """After each stage: average accuracy and forgetting over the tasks learnt so far. Empty for joint training."""
+        return [(average_accuracy(square), forgetting(square)) for square in self._learnt_so_far()]
+
+    def when_learnt(self) -> list[float | None]:
+        """After each stage: what the tasks learnt so far scored right after each was learnt, on average."""
+        return [learning_accuracy(square) for square in self._learnt_so_far()]
+
+    def _learnt_so_far(self) -> list[list[list[float | None]]]:
+        """After each stage: the score matrix of the tasks learnt so far. Empty for joint training."""
         scores = self.scores
         if not set(scores.stages) <= set(scores.tasks):
             return []
         columns = [scores.tasks.index(stage) for stage in scores.stages]
-        squares = [
-            [[row[t] for t in columns[:s]] for row in scores.score_matrix[:s]] for s in range(1, len(columns) + 1)
-        ]
-        return [(average_accuracy(square), forgetting(square)) for square in squares]
+        return [[[row[t] for t in columns[:s]] for row in scores.score_matrix[:s]] for s in range(1, len(columns) + 1)]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with None for numbers that are not finite."""

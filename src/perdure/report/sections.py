@@ -70,6 +70,8 @@ def over_the_sequence(runs: Sequence[Run], figures: Figures) -> list[Figure]:
             [name, *(points(curve[s][which]) if s < len(curve) else "-" for s in range(longest))]
             for name, curve in curves
         ]
+        if which == 0 and len(runs) == 1:
+            body.append(["when learnt", *map(points, runs[0].when_learnt())])
         drawn.append(figures.add(charts.over_stages(runs, which, title), Table(f"{title}, in points", head, body)))
     return drawn
 

@@ -8,9 +8,10 @@ from perdure.report.html import Table
 from perdure.report.runs import Run
 from perdure.report.texts import text_tables
 from perdure.state.outcomes import TaskOutcome
-from perdure.state.words import BASELINE, compared, interval, next_steps, points, state_sentence
+from perdure.state.words import BASELINE, compared, interval, next_steps, points, standing, state_sentence
 
-HEAD = ["Task", "In words", "When learnt", "Now", "Change", "95 % interval", "Worse", "Better", "Examples", "Baseline"]
+HEAD = ["Task", "In words", "When learnt", "Now", "Change", "95 % interval", "Baseline", "Worse", "Better", "Examples"]
+TONES = {"not above the baseline": "bad", "lost": "bad", "gained": "good"}
 CAPTION = f"{{name}}: scores in points; change, and answers that became worse or better, since the task was learnt. {BASELINE}."
 
 
@@ -19,7 +20,13 @@ def standing_of(run: Run) -> dict[str, Any]:
     return {
         "state": state_sentence(run.outcomes),
         "steps": next_steps(run.outcomes, run.scores.folder),
-        "table": Table(CAPTION.format(name=run.name), HEAD, [_row(outcome) for outcome in run.outcomes], text_columns=2)
+        "table": Table(
+            CAPTION.format(name=run.name),
+            HEAD,
+            [_row(outcome) for outcome in run.outcomes],
+            text_columns=2,
+            tones=[TONES.get(standing(outcome), "") for outcome in run.outcomes],
+        )
         if run.outcomes
         else None,
         "texts": text_tables(run.outcomes),
@@ -46,6 +53,6 @@ def _row(outcome: TaskOutcome) -> list[str]:
         found["standing"] or "just learnt",
         *(points(found[key]) for key in ("when_learnt", "now", "change")),
         interval(found["interval"]),
-        *("-" if count is None else str(count) for count in counts),
         points(found["baseline"]),
+        *("-" if count is None else str(count) for count in counts),
     ]

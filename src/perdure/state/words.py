@@ -9,6 +9,8 @@ from perdure.state.outcomes import TaskOutcome
 from perdure.training.paired import Change
 
 MOST_STEPS = 3
+MOST_NAMED = 3
+"""Tasks that a sentence names; of more it gives the number."""
 BASELINE = "Baseline: the better of the untouched model and always answering the most frequent label"
 
 
@@ -76,12 +78,12 @@ def state_sentence(outcomes: Sequence[TaskOutcome]) -> str:
     weak = [o for o in outcomes if not_learnt(o)]
     parts = []
     if lost:
-        falls = ", ".join(f"{o.task} {points(o.since_learnt.mean)}" for o in lost if o.since_learnt)
+        falls = _some([f"{o.task} {points(o.since_learnt.mean)}" for o in lost if o.since_learnt])
         parts.append(f"{len(lost)} of {len(compared)} earlier tasks lost more than noise explains ({falls})")
     elif compared:
         parts.append("no earlier task lost more than noise explains")
     if weak:
-        parts.append(f"{', '.join(o.task for o in weak)} cannot be told from doing nothing")
+        parts.append(f"{_some([o.task for o in weak])} cannot be told from doing nothing")
     if not parts:
         only = outcomes[-1]
         parts.append(f"{only.task} was learnt: {points(only.now.score)}")
@@ -103,7 +105,7 @@ def adapter_alone(outcomes: Sequence[TaskOutcome]) -> str:
 def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
     """Up to three things to do, the most urgent first."""
     weak = [(o.task, points(o.now.score), *o.baseline) for o in outcomes if not_learnt(o) and o.baseline]
-    listed = "; ".join(f"{task} scores {score} and {what} {points(least)}" for task, score, what, least in weak)
+    listed = _some([f"{task} scores {score} and {what} {points(least)}" for task, score, what, least in weak], "; ")
     steps = [f"{listed}: give more rows or more training.epochs, and check the labels."] if weak else []
     fallen: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -112,7 +114,7 @@ def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
             fallen.setdefault(worst, []).append(f"{outcome.task} (from {before})")
     for stage, tasks in fallen.items():
         steps.append(
-            f"{', '.join(tasks)} lost most by {stage}: `perdure show {folder} --texts` lists the answers that changed; or go "
+            f"{_some(tasks)} lost most by {stage}: `perdure show {folder} --texts` lists the answers that changed; or go "
             f"back to before {stage} with `perdure rollback` and learn it with a method that forgets less."
         )
     for outcome in outcomes:
@@ -123,6 +125,16 @@ def next_steps(outcomes: Sequence[TaskOutcome], folder: str) -> list[str]:
                 f"{points((change.high - change.low) / 2)} points cannot be told from noise. Give it more test examples."
             )
     return steps[:MOST_STEPS]
+
+
+def _some(named: Sequence[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are.
+
+    >>> _some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(named) - MOST_NAMED
+    return between.join(named) if more <= 1 else f"{between.join(named[:MOST_NAMED])} and {more} more"
 
 
 def _steepest(outcome: TaskOutcome) -> tuple[str, str]:
