@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.backbones.causal import CausalLM
 from perdure.backbones.losses import with_objective
-from perdure.backbones.packing import PADDING, TRUNK, packed, rows_of
+from perdure.backbones.packing import PADDING, TRUNK, Packed, Trunk, packed, rows_of
 from perdure.errors import ConfigError
 from perdure.tasks.task import Example, Task
 from tests.backbones.test_mixing import NOT_PLAIN, PLAIN
@@ -38,7 +39,7 @@ def test_rows_by_hand() -> None:
     """Two examples that begin with 7 8: one row, the second behind the first, each at the positions it has alone."""
     rows = [[7, 8, 1, 2], [7, 8, 3, 4, 5]]
     targets = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool)
-    found = packed(rows, targets, width=100)
+    found = packed(rows, targets, width=100, trunk="row")
     assert found.ids.tolist() == [[7, 8, 3, 4, 5, 1, 2]]
     assert found.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3]]
     assert found.owners.tolist() == [[TRUNK, TRUNK, 1, 1, 1, 0, 0]]
@@ -49,9 +50,23 @@ def test_rows_by_hand() -> None:
     assert sees[6] == [1, 1, 0, 0, 0, 1, 1]  # 2 sees the trunk and its own, nothing of the other
 
 
+def test_rows_behind_a_trunk_by_hand() -> None:
+    """The same, with 7 8 computed once before all rows: a row holds rests alone, which see it in front."""
+    rows = [[7, 8, 1, 2], [7, 8, 3, 4, 5]]
+    targets = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool)
+    found = packed(rows, targets, width=100, pass_cost=2)
+    assert found.trunk.tolist() == [7, 8]
+    assert found.ids.tolist() == [[3, 4, 5, 1, 2]]
+    assert found.positions.tolist() == [[2, 3, 4, 2, 3]]
+    assert found.predicting.tolist() == [[False, True, False, True, False]]
+    assert found.answers.tolist() == [5, 2]
+    assert found.allowed()[0].int().tolist()[4] == [1, 1, 0, 0, 0, 1, 1]
+    assert packed(rows, targets, width=100, pass_cost=3).trunk.tolist() == []  # saves 2 tokens, costs a pass
+
+
 def test_a_target_right_behind_what_is_shared_keeps_its_own_predicting_token() -> None:
     """All of 7 8 is common, but 8 predicts 1 in one and 3 in the other: it belongs to each."""
-    found = packed([[7, 8, 1], [7, 8, 3]], torch.tensor([[0, 0, 1], [0, 0, 1]], dtype=torch.bool), width=100)
+    found = packed([[7, 8, 1], [7, 8, 3]], torch.tensor([[0, 0, 1], [0, 0, 1]], dtype=torch.bool), 100, "row")
     assert found.ids.tolist() == [[7, 8, 1, 8, 3]]
     assert found.answers.tolist() == [1, 3]
     assert found.positions.tolist() == [[0, 1, 2, 1, 2]]
@@ -77,20 +92,24 @@ def test_the_cheapest_number_of_rows(lengths: list[int], balance: int, expected:
     assert rows_of(lengths, 5, balance) == expected
 
 
-@pytest.mark.parametrize("learnt", ["answers", "all", "texts"])
+@pytest.mark.parametrize(
+    ("learnt", "trunk"), [("answers", "step"), ("answers", "row"), ("all", "step"), ("texts", "step")]
+)
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_loss_and_every_gradient_are_those_of_padded_rows(
-    name: str, learnt: str, tokenizer: PreTrainedTokenizerBase
+    name: str, learnt: str, trunk: Trunk, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     task = PLAIN_TEXTS if learnt == "texts" else FEELING
     loss_on = "all" if learnt == "all" else "completion"
     plain = backbone_of(name, tokenizer, loss_on=loss_on)
     rows = backbone_of(name, tokenizer, loss_on=loss_on, packing=True)
     losses, gradients = [], []
+    rows._trunk = trunk
     for backbone in (plain, rows):
         backbone.prepare([task])
         batch = backbone.collate(task.train)
         assert ("packed" in batch.extra) == (backbone is rows)
+        assert backbone is plain or (len(batch.extra["packed"].trunk) > 0) == (learnt == "answers" and trunk == "step")
         loss = backbone.forward(batch).loss
         losses.append(loss.item())
         parameters = [p for p in backbone.model.parameters() if p.is_floating_point()]
@@ -112,14 +131,14 @@ def positions_computed(backbone: CausalLM, task: Task) -> int:
 
 
 def test_how_much_is_computed(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Bytes are tokens. 36 are shared (35 words, the start), 130 are not; at this width two rows are cheapest."""
+    """Bytes are tokens. 35 are shared and computed once; at this width the rests (8 + 40, 47, 9 + 14 + 18) take three rows."""
     plain, rows = backbone_of("llama", tokenizer), backbone_of("llama", tokenizer, packing=True)
     plain.prepare([FEELING])
     rows.prepare([FEELING])
-    rests = [rows.length(example) - 36 for example in FEELING.train]
-    assert sum(rests) == 130
-    assert positions_computed(rows, FEELING) == 2 * (36 + max(45 + 7 + 16, 130 - 45 - 7 - 16))  # in whole texts
-    assert positions_computed(plain, FEELING) == 6 * (36 + max(rests))
+    rests = [rows.length(example) - 35 for example in FEELING.train]
+    assert rests == [8, 40, 14, 47, 18, 9]
+    assert positions_computed(rows, FEELING) == 35 + 3 * (8 + 40)
+    assert positions_computed(plain, FEELING) == 6 * (35 + max(rests))
 
 
 @pytest.mark.parametrize("name", NOT_PLAIN)
@@ -134,7 +153,12 @@ def test_a_model_whose_loss_differs_in_packed_rows_is_refused(
     """A mask that lets examples see each other is found by the trial."""
     backbone = backbone_of("llama", tokenizer, packing=True)
     blind = "perdure.backbones.packing.Packed.allowed"
-    monkeypatch.setattr(blind, lambda self: torch.ones(*self.ids.shape, self.ids.shape[1], dtype=torch.bool).tril())
+
+    def seen(self: Packed) -> torch.Tensor:
+        sees = torch.ones(*self.ids.shape, self.ids.shape[1], dtype=torch.bool).tril()
+        return functional.pad(sees, (len(self.trunk), 0), value=True)
+
+    monkeypatch.setattr(blind, seen)
     backbone._rows_agree = False
     with pytest.raises(ConfigError, match="it was tried, and the loss is"):
         backbone.prepare([FEELING])
@@ -153,3 +177,23 @@ def test_weights_and_smoothing_are_those_of_padded_rows(tokenizer: PreTrainedTok
     assert count == padded_count
     assert loss == pytest.approx(padded_loss, rel=1e-5)
     assert abs(loss - unweighed) > 1e-3
+
+
+def test_a_model_whose_cache_passes_cannot_share_repeats_the_trunk_in_every_row(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that does not read what stands before it is found by the trial, in equal examples too."""
+    backbone = backbone_of("llama", tokenizer, packing=True)
+    assert backbone._trunk == "step"
+    monkeypatch.setattr(
+        "perdure.backbones.prefix._Lent.update", lambda self, keys, values, *args, **more: (keys, values)
+    )
+    backbone._rows_agree = False
+    backbone.prepare([FEELING])
+    assert backbone._trunk == "row"
+    assert len(backbone.collate(FEELING.train).extra["packed"].trunk) == 0
+
+
+def test_with_gradient_checkpointing_the_trunk_stands_in_every_row(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A pass that is computed again keeps no keys and values for the next: the gradient would lack the trunk's part."""
+    assert backbone_of("llama", tokenizer, packing=True, gradient_checkpointing=True)._trunk == "row"

@@ -25,8 +25,8 @@ from perdure.backbones.language_settings import LanguageSettings
 from perdure.backbones.losses import token_loss
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
 from perdure.backbones.modes import drops_out, without_dropout
-from perdure.backbones.packing import Packed, packed
-from perdure.backbones.prefix import Prefix
+from perdure.backbones.packing import Packed, Trunk, packed
+from perdure.backbones.prefix import Prefix, computed_prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, agree, at_least_fp32, label_tree, logits_at, packed_scores
 from perdure.backbones.templates import check_args, digest, pin_date
@@ -57,7 +57,7 @@ class CausalSettings(LanguageSettings):
     """which assistant turns of a chat are learnt: the 'last', 'all', or 'weighted': all but those with `weight: 0` (the key
     of OpenAI's and Mistral's files). The last turn is the one that is answered and scored."""
     packing: bool = False
-    """train on a step's examples in few long rows, with what all of them begin with once a row, instead of one padded row
+    """train on a step's examples in few rows, with what all of them begin with computed once, instead of one padded row
     each: the same loss and gradients up to rounding, less work. Refused where a model's layers are not all plain attention,
     or a trial shows another loss."""
     template_args: dict[str, Any] = Field(default_factory=dict)
@@ -95,6 +95,8 @@ class CausalLM(LanguageModel):
             self._refuse_packing(other, ", or lower max_length")
         self._plain = other is None
         self._rows_agree = False
+        # with gradient checkpointing a pass keeps no keys and values for the next
+        self._trunk: Trunk = "row" if settings.gradient_checkpointing else "step"
         if settings.packing and other:
             raise ConfigError(NOT_PACKED.format(model=settings.model, reason=other))
 
@@ -128,8 +130,8 @@ class CausalLM(LanguageModel):
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         extra: dict[str, Any] = {"predicting": predicting, "answers": ids[targets]}
         if self.settings.packing and len(examples) > 1:  # pyright: ignore[reportAttributeAccessIssue]
-            width = self.model.get_input_embeddings().embedding_dim  # pyright: ignore[reportCallIssue]
-            extra["packed"] = packed(rows, targets, width, trunk=not drops_out(self.model))
+            trunk = "none" if drops_out(self.model) else self._trunk
+            extra["packed"] = packed(rows, targets, self._width, trunk)
         return Batch(examples, inputs, int(targets.sum()), mask, extra=extra).to(model_device(self.model))
 
     def forward(self, batch: Batch) -> Outputs:
@@ -142,10 +144,11 @@ class CausalLM(LanguageModel):
         return Outputs(token_loss(at_least_fp32(logits), rows.answers, batch))
 
     def _logits_of(self, rows: Packed) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": rows.ids, "position_ids": rows.positions}
+        if len(rows.trunk):
+            inputs["past_key_values"] = computed_prefix(self.model, rows.trunk.tolist()).lent
         mask = additive_mask(self.model, rows.allowed())[:, None]
-        return logits_at(
-            self.model, rows.predicting, input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions
-        )
+        return logits_at(self.model, rows.predicting, attention_mask=mask, **inputs)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
         """See `LanguageModel`; raises ConfigError also where packing is asked for and a trial shows another loss."""
@@ -155,23 +158,46 @@ class CausalLM(LanguageModel):
 
     def _try_rows(self) -> None:
         """Compare, once, what is predicted of a few examples in packed and in padded rows, in the weights' precision."""
-        task = next((task for task in self._tasks.values() if len(task.train) > 1), None)
+        tasks = sorted(
+            self._tasks.values(), key=lambda task: task.learns_text
+        )  # a text that is all learnt shares nothing
+        task = next((task for task in tasks if len(task.train) > 1), None)
         if task is None:
             return
-        batch = self.collate(task.train[:3])
-        rows: Packed = batch.extra["packed"]
-        with torch.no_grad(), without_dropout(self.model):
-            try:
-                one = functional.cross_entropy(self._logits_of(rows), rows.answers)
-                other = functional.cross_entropy(
-                    logits_at(self.model, batch.extra["predicting"], **batch.inputs), batch.extra["answers"]
-                )
-                reason = None if agree(self.model, one, other) else f"the loss is {one:.6g} instead of {other:.6g}"
-            except (TypeError, ValueError, RuntimeError, IndexError) as error:
-                reason = f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})"
-        if reason:
+        if self._trunk == "step" and self._rows_differ(task):
+            self._trunk = "row"  # its cache is not one that passes can share
+        if self._trunk == "row" and (reason := self._rows_differ(task)):
             raise ConfigError(NOT_PACKED.format(model=self.settings.model, reason=f"it was tried, and {reason}"))
         self._rows_agree = True
+
+    def _rows_differ(self, task: Task) -> str | None:
+        """Why rows of this task are not right for the model; None if they are, of different and of equal examples."""
+        for examples in (task.train[:3], [task.train[0]] * 2):
+            batch = self.collate(examples)
+            with torch.no_grad(), without_dropout(self.model):
+                try:
+                    rows = self._tried_rows(batch)
+                    one = functional.cross_entropy(self._logits_of(rows), rows.answers)
+                    other = functional.cross_entropy(
+                        logits_at(self.model, batch.extra["predicting"], **batch.inputs), batch.extra["answers"]
+                    )
+                except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+                    return f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})"
+            if not agree(self.model, one, other):
+                return f"the loss is {one:.6g} instead of {other:.6g}"
+        return None
+
+    def _tried_rows(self, batch: Batch) -> Packed:
+        """Rows of the batch that share what they can, however little."""
+        ids, targets = batch.inputs["input_ids"].cpu(), batch.extra["predicting"].cpu().roll(1, dims=1)
+        real = batch.inputs["attention_mask"].cpu().bool()
+        rows = [own[mask].tolist() for own, mask in zip(ids, real, strict=True)]
+        found = packed(rows, targets, self._width, self._trunk, pass_cost=0)
+        return Packed(*(part.to(model_device(self.model)) for part in found))
+
+    @property
+    def _width(self) -> int:
+        return self.model.get_input_embeddings().embedding_dim  # pyright: ignore[reportCallIssue, reportReturnType]
 
     def _targets(self, rows: Sequence[list[int]], targets: Tensor, examples: Sequence[Example]) -> Tensor:
         """The targets [N, length] of training: in chats the turns that are learnt, elsewhere `targets`."""
