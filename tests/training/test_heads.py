@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.breadth.architectures import build
 from safetensors.torch import load_file
 
 import perdure
@@ -174,6 +175,18 @@ def test_nothing_to_learn_is_refused(tmp_path: Path, encoder_folder: Path):
     settings: Any = {"backbone": models(tmp_path, encoder_folder)["encoder"], "training": {"epochs": 0}}
     with pytest.raises(ConfigError, match=r"training\.epochs is 0"):
         perdure.learn(tasks=TASKS, method="inc-lora", out=tmp_path / "run", **settings)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba", "gemma3n_text", "xlstm"])
+def test_vectors_of_other_families(tmp_path: Path, name: str):
+    """Recurrent layers, several streams of hidden states, a cache in another form: one vector a text, whatever is beside it."""
+    settings = CausalSettings(model=str(build("causal", name, tmp_path / name)), max_length=64, max_new_tokens=16)
+    learner = CausalLM.load(settings)
+    learner.prepare(TASKS[:1])
+    examples = TASKS[0].test[:3]
+    together = learner.vectors(examples)
+    assert together.std(dim=0).max() > 1e-4
+    torch.testing.assert_close(together, torch.cat([learner.vectors([example]) for example in examples]))
 
 
 def test_vectors_read_the_prompt_alone_by_the_middle_of_the_layers(tmp_path: Path):

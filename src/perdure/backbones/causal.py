@@ -210,7 +210,7 @@ class CausalLM(LanguageModel):
         return targets
 
     @property
-    def _trunk(self) -> nn.Module:
+    def _reader(self) -> nn.Module:
         return self.model.base_model
 
     def _packed(

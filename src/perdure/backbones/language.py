@@ -132,7 +132,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
             ids, mask = padded([prompts[i] for i in chosen], self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
             device = model_device(self.model)
             with autocast(self.model, self.precision):
-                return prompt_vectors(self._trunk, ids.to(device), mask.to(device))
+                return prompt_vectors(self._reader, ids.to(device), mask.to(device))
 
         lengths = [len(ids) for ids in prompts]
         with answering(self.model):
@@ -141,7 +141,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
 
     @property
     @abstractmethod
-    def _trunk(self) -> nn.Module:
+    def _reader(self) -> nn.Module:
         """What reads prompts, without a vocabulary head."""
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:

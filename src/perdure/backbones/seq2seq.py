@@ -88,7 +88,7 @@ class Seq2SeqLM(LanguageModel):
         return True
 
     @property
-    def _trunk(self) -> nn.Module:
+    def _reader(self) -> nn.Module:
         return self.model.get_encoder()
 
     def _packed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,11 @@ def prompt_vectors(trunk: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         trunk: the model without its vocabulary head; of an encoder-decoder the encoder.
         mask: True at real positions.
     """
-    found = trunk(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+    no_cache = {"use_cache": False} if "use_cache" in inspect.signature(trunk.forward).parameters else {}
+    found = trunk(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, **no_cache)
     layers = getattr(found, "hidden_states", None) or (found.last_hidden_state,)
-    hidden_NLD = layers[round(READ_AT * (len(layers) - 1))].float()
+    hidden_NLD = layers[round(READ_AT * (len(layers) - 1))]
+    if hidden_NLD.ndim != 3:  # Gemma 3n keeps several streams until the end
+        hidden_NLD = found.last_hidden_state
+    hidden_NLD = hidden_NLD.float()
     return torch.where(mask[..., None], hidden_NLD, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
