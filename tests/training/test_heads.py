@@ -185,8 +185,9 @@ def test_vectors_of_other_families(tmp_path: Path, name: str):
     learner.prepare(TASKS[:1])
     examples = TASKS[0].test[:3]
     together = learner.vectors(examples)
-    assert together.std(dim=0).max() > 1e-4
-    torch.testing.assert_close(together, torch.cat([learner.vectors([example]) for example in examples]))
+    assert together.std(dim=0).max() > 0.01
+    alone = torch.cat([learner.vectors([example]) for example in examples])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
 
 
 def test_vectors_read_the_prompt_alone_by_the_middle_of_the_layers(tmp_path: Path):
