@@ -31,6 +31,7 @@ from perdure.backbones.pretrained import check_positions, check_vocabulary, load
 from perdure.backbones.ranking import additive_mask, agree, at_least_fp32, label_tree, logits_at, packed_scores
 from perdure.backbones.templates import check_args, digest, pin_date
 from perdure.backbones.tokens import PromptFormat, padded
+from perdure.backbones.verdicts import Failed
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 
@@ -159,6 +160,13 @@ class CausalLM(LanguageModel):
         if task is None:
             return
         batch = self.collate(task.train[:3])
+        ids = [t.tolist() for t in (*batch.inputs.values(), batch.extra["predicting"])]
+        if reason := self._proven("packed rows", ids, lambda: self._apart_in_rows(batch)):
+            raise ConfigError(NOT_PACKED.format(model=self.settings.model, reason=f"it was tried, and {reason}"))
+        self._rows_agree = True
+
+    def _apart_in_rows(self, batch: Batch) -> str | None:
+        """How the loss of a batch differs in packed rows; None if it does not."""
         rows: Packed = batch.extra["packed"]
         with torch.no_grad(), without_dropout(self.model):
             try:
@@ -166,12 +174,9 @@ class CausalLM(LanguageModel):
                 other = functional.cross_entropy(
                     logits_at(self.model, batch.extra["predicting"], **batch.inputs), batch.extra["answers"]
                 )
-                reason = None if agree(self.model, one, other) else f"the loss is {one:.6g} instead of {other:.6g}"
             except (TypeError, ValueError, RuntimeError, IndexError) as error:
-                reason = f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})"
-        if reason:
-            raise ConfigError(NOT_PACKED.format(model=self.settings.model, reason=f"it was tried, and {reason}"))
-        self._rows_agree = True
+                return Failed(f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})")
+        return None if agree(self.model, one, other) else f"the loss is {one:.6g} instead of {other:.6g}"
 
     def _targets(self, rows: Sequence[list[int]], targets: Tensor, examples: Sequence[Example]) -> Tensor:
         """The targets [N, length] of training: in chats the turns that are learnt, elsewhere `targets`."""
