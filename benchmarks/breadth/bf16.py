@@ -3,7 +3,8 @@
 A run of eight labels in precision bf16 answers as runs do: prompts packed with labels, batched, a shared beginning computed
 once, each where the model was found to allow it. The same deployed weights then answer again with every label in a pass of its
 own, every text alone, nothing shared. Both ways round differently, so two labels of nearly equal scores may change places: that
-is counted apart, by how far bf16 itself moves that text's scores from fp32's.
+is counted apart, by how far bf16 itself moves that text's scores from fp32's. The same of bases that are stored in bf16
+(`backbone.dtype: bfloat16`), and so compute in it, against the same weights in fp32.
 
 Labels are scored by the mean over their tokens: by the sum, a random language model prefers the shortest, whatever the text.
 """
@@ -64,15 +65,16 @@ def labels_changed(backbone: Mapping[str, Any], settings: Mapping[str, Any], out
     """How labels are ranked, and how many answers of a run in bf16 change one text and one label at a time."""
     if backbone["kind"] in ("causal", "seq2seq"):
         backbone = {**backbone, "label_score": "mean"}
+    precision = "fp32" if backbone.get("dtype") == "bfloat16" else "bf16"  # what is stored in bf16 computes in it
     learnt = task(backbone["kind"])
-    learn(out=out, tasks=[learnt], backbone=backbone, method=METHOD, **{**settings, "precision": "bf16"})
+    learn(out=out, tasks=[learnt], backbone=backbone, method=METHOD, **{**settings, "precision": precision})
     store = Store(out)
     model, own = reopened_model(store, [learnt])
     runs = answer(model, own, load_deployed(store), learnt.test, [learnt.name])
     ranked = getattr(own, "how_ranked", lambda: None)()
-    alone = _alone(store, backbone, settings, learnt.test, "bf16")
+    alone = _alone(store, backbone, settings, learnt.test, precision)
     places = [i for i, (one, other) in enumerate(zip(runs, alone, strict=True)) if one.label != other.label]
-    exact = _alone(store, backbone, settings, [learnt.test[i] for i in places], "fp32")
+    exact = _alone(store, backbone, settings, [learnt.test[i] for i in places], "fp32", exact=True)
     beyond = sum(not near_tie(runs[i].label, alone[i], known) for i, known in zip(places, exact, strict=True))
     used = len({each.label for each in alone})
     return {
@@ -86,13 +88,20 @@ def labels_changed(backbone: Mapping[str, Any], settings: Mapping[str, Any], out
 
 
 def _alone(
-    store: Store, backbone: Mapping[str, Any], settings: Mapping[str, Any], examples: Sequence[Example], precision: Any
+    store: Store,
+    backbone: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    examples: Sequence[Example],
+    precision: Any,
+    exact: bool = False,
 ) -> list[Prediction]:
-    """Answers of what the run deployed, by one text and one label at a time."""
+    """Answers of what the run deployed, by one text and one label at a time; `exact`: with the stored weights in fp32."""
     learnt = task(backbone["kind"])
     ranks = backbone["kind"] in ("causal", "seq2seq")
     own = ALONE if ranks else {"predict_batch_size": 1}
     learner: Any = load_backbone({**backbone, **own})
+    if exact:
+        learner.model.float()
     learner.prepare([learnt])
     learner.precision = precision
     lora = load_config({"backbone": dict(backbone), **settings}).lora

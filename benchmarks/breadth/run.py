@@ -41,6 +41,24 @@ SLOW = {"kimi_linear"}
 """Without its kernels transformers computes it token by token: measured only where --only names it."""
 METHODS = ("ps-lora", "perdure", "slice", "n-lora")
 TARGETS: dict[str, Any] = {"default": [], "all-linear": "all-linear"}
+STORED = {
+    *(
+        "llama",
+        "gpt2",
+        "qwen3",
+        "gemma2",
+        "gpt_neo",
+        "bloom",
+        "mixtral",
+        "gpt_oss",
+        "mamba",
+        "granitemoehybrid",
+        "bamba",
+        "lfm2",
+    ),
+    *("qwen3_5_text", "t5", "bart", "vit", "dinov2"),
+}
+"""Architectures that are also tried with bases stored in bf16, by default targets."""
 SETTINGS: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-3},
     "evaluation": {"every_stage": False, "future": False},
@@ -136,13 +154,13 @@ def measure(kind: str, name: str, targets: str) -> dict[str, Any]:
     }
 
 
-def in_bf16(kind: str, name: str, targets: str) -> dict[str, Any]:
-    """What benchmarks.breadth.bf16 finds, or why it finds nothing."""
+def in_bf16(kind: str, name: str, targets: str, **stored: Any) -> dict[str, Any]:
+    """What benchmarks.breadth.bf16 finds, or why it finds nothing; `stored`: more settings of the backbone."""
     with tempfile.TemporaryDirectory() as place:
         folder = build(kind, name, Path(place) / name)
         settings = {**SETTINGS, "lora": {"rank": 2, "targets": TARGETS[targets]}}
         try:
-            return labels_changed(backbone(kind, folder), settings, Path(place) / "run")
+            return labels_changed({**backbone(kind, folder), **stored}, settings, Path(place) / "run")
         except PerdureError as error:
             return {"refused": f"{type(error).__name__}: {str(error).replace(str(folder), folder.name)}"}
         except Exception as error:
@@ -164,15 +182,19 @@ def main() -> None:
             if (name not in only if only else name in SLOW) or asked.kind not in (None, kind):
                 continue
             record = json.loads(place.read_text()) if place.exists() else {}
-            if "bf16" in record:
+            stores = targets == "default" and kind != "encoder" and name in STORED
+            if "bf16" in record and ("stored_in_bf16" in record or not stores):
                 continue
             if time.monotonic() > end:
                 return
             record = record or measure(kind, name, targets)
-            record["bf16"] = in_bf16(kind, name, targets)
+            if "bf16" not in record:
+                record["bf16"] = in_bf16(kind, name, targets)
+            if stores:
+                record["stored_in_bf16"] = in_bf16(kind, name, targets, dtype="bfloat16")
             place.parent.mkdir(exist_ok=True)
             place.write_text(json.dumps(record, indent=1) + "\n")
-            print(kind, name, targets, record["bf16"], flush=True)
+            print(kind, name, targets, record["bf16"], record.get("stored_in_bf16"), flush=True)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,22 @@ def bf16() -> str:
     return "\n".join(lines)
 
 
+def stored() -> str:
+    """Labels changed with bases stored in bf16, by architecture."""
+    heads = ("answers", "changed", "of them near ties", "labels ranked")
+    lines = [row(("kind", "architecture", *heads)), "|" + "---|" * (2 + len(heads))]
+    for record in records("breadth/records"):
+        if found := record.get("stored_in_bf16"):
+            if "texts" not in found:
+                cells = ("", "", "", next(iter(found.values()))[:120].replace("|", "\\|"))
+            else:
+                own = _counted(found)
+                ranked = str(found["ranked"] or "by classes").partition(":")[0]
+                cells = (str(own["texts"]), str(own["changed"]), str(own["ties"]), ranked)
+            lines.append(row((record["kind"], record["name"], *cells)))
+    return "\n".join(lines)
+
+
 def _counted(found: Mapping[str, Any]) -> dict[str, int]:
     if "texts" not in found:
         return {next(iter(found)): 1}

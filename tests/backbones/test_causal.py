@@ -426,30 +426,59 @@ SHOPS = Task("shops", [("x", "5")], test=[("x", "5")], labels={"1": "awful", "3"
 
 
 def test_labels_of_two_tasks_with_the_same_text_are_one_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that differ in case only are one too: "good" and "Good" are more probable together than "awful"."""
     backbone = load(folder)
     backbone.prepare([FILMS, SHOPS])
-    scores = torch.tensor([[2.0, 1.0, 5.0, 2.0, 4.0]]).log()  # "bad" is the only text of both; "Good" is not "good"
+    scores = torch.tensor([[2.0, 3.0, 4.0, 2.0, 3.0]]).log()  # "bad" counts once
     monkeypatch.setattr(backbone, "_label_scores", lambda *_: scores)
     (film,), (shop,) = (backbone.predict(task.test, ["films", "shops"]) for task in (FILMS, SHOPS))
-    assert film.options == (("films", "neg"), ("films", "pos"), ("shops", "1"), ("shops", "5"))
-    assert shop.options == (("shops", "3"), ("films", "pos"), ("shops", "1"), ("shops", "5"))
-    assert film.probabilities == shop.probabilities == pytest.approx((2 / 12, 1 / 12, 5 / 12, 4 / 12))
+    assert film.options == (("films", "neg"), ("films", "pos"), ("shops", "1"))
+    assert shop.options == (("shops", "3"), ("shops", "5"), ("shops", "1"))
+    assert film.probabilities == shop.probabilities == pytest.approx((2 / 12, 6 / 12, 4 / 12))
+    assert (film.label, film.task, shop.label, shop.task) == ("pos", "films", "5", "shops")
     scores = torch.tensor([[7.0, 1.0, 5.0, 7.0, 4.0]]).log()
     (film,), (shop,) = (backbone.predict(task.test, ["films", "shops"]) for task in (FILMS, SHOPS))
     assert (film.label, film.task, shop.label, shop.task) == ("neg", "films", "3", "shops")
-    scores = torch.tensor([[4.0, 4.0, 4.0, 4.0, 4.0]]).log()
+    scores = torch.tensor([[2.0, 1.0, 2.0, 2.0, 1.0]]).log()
     (tied,) = backbone.predict(SHOPS.test, ["films", "shops"])
-    assert (tied.label, tied.task, tied.probabilities) == ("3", "shops", pytest.approx((0.25,) * 4))
+    assert (tied.label, tied.task, tied.probabilities) == ("3", "shops", pytest.approx((1 / 3,) * 3))
 
 
-def test_one_class_has_the_probability_of_its_text_alone(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "classes"),
+    [
+        (["good", "bad"], ["Good", "BAD"], 2),
+        (["very  good", "bad"], ["very good ", "Bad"], 2),
+        (["good", "bad"], ["goodness", "not bad"], 4),
+        (["good", "Good"], ["good", "bad"], 3),  # told apart in the first task, so by their tokens
+        (["c", "C", "d"], ["c", "D"], 3),
+    ],
+)
+def test_which_labels_of_two_tasks_say_the_same(
+    first: list[str], second: list[str], classes: int, folder: Path
+) -> None:
+    tasks = [
+        Task(name, [("x", texts[0])], test=[("x", text) for text in texts], labels={text: text for text in texts})
+        for name, texts in (("one", first), ("two", second))
+    ]
+    backbone = load(folder)
+    backbone.prepare(tasks)
+    for task in tasks:
+        for example, found in zip(task.test, backbone.predict(task.test, ["one", "two"]), strict=True):
+            assert len(found.options) == classes
+            assert sum(found.probabilities) == pytest.approx(1)
+            assert (task.name, example.label) in found.options  # each label's own task can name it
+
+
+def test_one_class_has_the_probability_of_its_texts_alone(folder: Path) -> None:
     backbone = load(folder)
     backbone.prepare([FILMS, SHOPS])
     texts = ("bad", "good", "awful", "Good")
     with torch.no_grad():
         wanted = backbone._exhaustive([backbone._prompt("x")], [backbone.format.completion(text) for text in texts])
+    bad, good, awful, also_good = wanted[0].softmax(0).tolist()
     (found,) = backbone.predict(FILMS.test, ["films", "shops"])
-    assert found.probabilities == pytest.approx(wanted[0].softmax(0).tolist(), abs=1e-5)
+    assert found.probabilities == pytest.approx((bad, good + also_good, awful), abs=1e-5)
 
 
 def test_a_written_answer_that_two_tasks_know_is_the_label_of_the_examples_task(

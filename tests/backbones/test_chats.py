@@ -180,6 +180,51 @@ DROPPED = {
 }
 
 
+ANY_ROLE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
+ANY_ROLE += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def with_template(folder: Path, template: str) -> CausalLM:
+    model = tiny_causal(folder, chat=True)
+    (model / "chat_template.jinja").write_text(template)
+    return CausalLM.load(CausalSettings(model=str(model)))
+
+
+def chat_task(records: list[Any]) -> Task:
+    return Task("t", records, test=records[:1])
+
+
+@pytest.mark.parametrize(
+    ("role", "hint"),
+    [
+        ("human", "Did you mean 'user'"),
+        ("gpt", "Did you mean 'assistant'"),
+        ("User", "Did you mean 'user'"),
+        ("usr", "Did you mean 'user'"),
+        ("asistant", "Did you mean 'assistant'"),
+        ("observation", "Did you mean 'tool'"),
+        ("narrator", "chat template. The model"),
+    ],
+)
+def test_a_role_that_nobody_knows_is_refused_with_the_row(role: str, hint: str, tmp_path: Path) -> None:
+    """Most templates write any role as it stands: learnt as a speaker that the model never met."""
+    backbone = with_template(tmp_path, ANY_ROLE)
+    turns = [SYSTEM, {"role": role, "content": "x"}, ASK, FIRST]
+    known = "system, developer, user, assistant, tool, function"
+    with pytest.raises(DataError, match=f"'t', train example 1: turn 1 has the role '{role}', .* of {known} .*{hint}"):
+        backbone.prepare([chat_task([{"messages": [ASK, FIRST]}, {"messages": turns}])])
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "tool", "function", "user"])
+def test_usual_roles_and_those_of_the_template_are_learnt(role: str, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": "x"}, ASK, FIRST]
+    with_template(tmp_path / "any", ANY_ROLE).prepare([chat_task([{"messages": turns}])])
+    own = ANY_ROLE.replace("{{ m.role }}", "{{ 'sensor' if m.role == \"sensor\" else m.role }}")
+    with_template(tmp_path / "own", own).prepare(
+        [chat_task([{"messages": [{"role": "sensor", "content": "x"}, FIRST]}])]
+    )
+
+
 @pytest.mark.parametrize("name", DROPPED)
 def test_a_template_that_drops_something_is_refused_with_the_row(name: str, tmp_path: Path) -> None:
     """Also where what is dropped is a word that the rest of the chat has."""

@@ -201,9 +201,12 @@ def test_choices_that_are_also_another_tasks_label_are_one_class(encoder_folder)
     encoder.prepare([FILMS, copa])
     first, second = encoder.predict(copa.test, ["films", "copa"])
     assert first.options == (("films", "neg"), ("copa", "A"), ("copa", "B"))
-    assert second.options == (("films", "neg"), ("films", "pos"), ("copa", "A"), ("copa", "B")), "other tokens"
+    assert second.options == (("films", "neg"), ("copa", "B"), ("copa", "A"))
     for found, texts in ((first, ["so bad", "so good", "it rained"]), (second, ["so bad", "so good", *choices["y"]])):
         scores = encoder.features(encoder.collate([copa.test[0 if found is first else 1]]))
         wanted = [scores[0] @ encoder._encode(encoder._padded([text]))[0] / 0.05 for text in texts]
-        assert found.probabilities == pytest.approx(torch.stack(wanted).softmax(0).tolist(), abs=1e-4)
+        shares = torch.stack(wanted).softmax(0).tolist()
+        if found is second:  # other tokens, the same words
+            shares[1] += shares.pop()
+        assert found.probabilities == pytest.approx(shares, abs=1e-4)
         assert sum(found.probabilities) == pytest.approx(1)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     ConvBertConfig,
     ConvBertModel,
@@ -23,6 +25,7 @@ from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.encoder import Encoder, EncoderSettings
 from perdure.backbones.seq2seq import Seq2SeqLM, Seq2SeqSettings
 from perdure.backbones.tokens import in_batches
+from perdure.errors import ConfigError
 from perdure.tasks.task import Example, Task
 from tests.backbones.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 
@@ -114,6 +117,27 @@ def test_a_model_that_writes_otherwise_beside_any_row_writes_alone(tmp_path: Pat
     assert backbone._generate(pair) != backbone._generate(pair[:1]) * 2  # what a batch of one length would write
     together = backbone.predict(ROWS, ["t"])
     assert [p.label for p in together] == [backbone.predict([row], ["t"])[0].label for row in ROWS]
+
+
+def test_a_model_that_cannot_write_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
+    """xLSTM as transformers has it: the state it keeps between tokens has another shape than the one it reads. It ranks."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_causal(tmp_path))
+    kernels: dict[str, Any] = {
+        "chunkwise_kernel": "chunkwise--native_autograd",
+        "sequence_kernel": "native_sequence__native",
+        "step_kernel": "native",
+    }
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 4}
+    config = AutoConfig.for_model(
+        "xlstm", vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=2, **sizes, **kernels
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    written = CausalLM(model, tokenizer, CausalSettings(model="xlstm", answer_by="generation"))
+    with pytest.raises(ConfigError, match=r"'xlstm' .* reads, but transformers cannot write with it: .*ranking"):
+        written.prepare([TASK])
+    ranked = CausalLM(model, tokenizer, CausalSettings(model="xlstm"))
+    ranked.prepare([TASK])
+    assert len(ranked.predict(ROWS, ["t"])) == len(ROWS)
 
 
 def test_plain_models_keep_their_batches(tmp_path: Path) -> None:

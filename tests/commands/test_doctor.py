@@ -13,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import perdure
+from perdure.backbones.causal import CausalLM
 from perdure.cli import app
 from perdure.commands.doctor import doctor
 from perdure.errors import ConfigError
@@ -31,6 +32,7 @@ def test_a_model_of_each_kind_works(kind: str, targets: Any, tmp_path: Path) -> 
     said = {check.name: check.found for check in found.checks}
     assert said["adapter"].startswith("adapts ")
     assert {"deployed = learnt", "attention", "packing", "batching", "tied weights", "adapters"} <= said.keys()
+    assert said["batching"].startswith("scores alone and beside other texts differ by ")
     assert said["attention"] == ("eager" if kind in ("encoder", "seq2seq") else "sdpa")
 
 
@@ -43,6 +45,30 @@ def test_a_hybrid_says_what_is_left_and_why_it_is_not_packed(tmp_path: Path) -> 
     assert [line for line in notes if "1 of 2 layers are not adapted" in line]
     assert [line for line in notes if "experts with" in line]
     assert [line for line in notes if line.startswith("exhaustive: ")]
+
+
+def test_answers_that_depend_on_what_stands_beside_them_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores that grow by a hundredth with every text in the batch; the model's own trials do not see it."""
+    right = CausalLM.scores
+    monkeypatch.setattr(
+        CausalLM, "scores", lambda self, batch, *given: right(self, batch, *given) * (1 + len(batch.examples) / 100)
+    )
+    found = doctor({"kind": "causal", "model": str(tiny_causal(tmp_path))}, lora={"rank": 2})
+    (wrong,) = [check for check in found.checks if check.verdict == "no"]
+    assert wrong.name == "batching"
+    assert float(wrong.found.split()[8]) == pytest.approx(0.05 / 1.01, rel=0.05)  # six together, one alone
+
+
+def test_an_encoder_that_mixes_padding_says_what_is_done(tmp_path: Path) -> None:
+    found = doctor(
+        {"kind": "encoder", "model": str(build("encoder", "fnet", tmp_path / "m"))},
+        lora={"rank": 2, "targets": "all-linear"},
+    )
+    (batching,) = [check for check in found.checks if check.name == "batching"]
+    assert batching.verdict == "note"
+    assert batching.found.endswith("padding changes what it reads, so texts of one length are read together")
 
 
 def test_a_difference_between_adapter_and_folded_update_is_found(

@@ -97,6 +97,15 @@ def test_a_power_of_ten_is_a_number_in_a_file(tmp_path):
     assert load_config(tmp_path / "run.yaml").method["penalties"]["l2"]["weight"] == 1e-3
 
 
+@pytest.mark.parametrize(
+    "lora", [{"alpha": 1e39}, {"alpha": 1e39, "rank": 64}, {"alpha": 1e21, "rank": 9, "rslora": True}], ids=str
+)
+def test_an_alpha_that_would_overflow_at_the_first_step_is_refused(lora):
+    with pytest.raises(ConfigError, match=r"lora: lora\.alpha=1e\+.*numbers of 32 bits overflow at the first step"):
+        load_config({"lora": lora})
+    assert load_config({"lora": {"alpha": 1e19, "rank": 1}}).lora.alpha == 1e19
+
+
 MEANT = [
     ({"epochs": 3}, "Did you mean 'training.epochs'"),
     ({"learning_rate": 1e-3}, "Did you mean 'training.learning_rate'"),

@@ -9,14 +9,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, MixtralConfig, MixtralForCausalLM
+from torch import nn
+from transformers import AutoConfig, AutoModel, MixtralConfig, MixtralForCausalLM
 
 import perdure
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import resume, run_config
 from perdure.config.run_config import LoraSettings, load_config
 from perdure.errors import ConfigError, PerdureError, RunMismatch, UnmetNeed
-from perdure.loop.adapter_history import check_fits, history_stages, history_warnings
+from perdure.loop.adapter_history import as_called_here, check_fits, history_stages, history_warnings, own_factors
+from perdure.merging.conversion import name_now
+from perdure.merging.folders import merge_folders
+from perdure.merging.rules import rule_named
 from perdure.ops.lowrank import dense
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
@@ -25,6 +29,7 @@ from perdure.training.lora import AdaptedModel
 from perdure.training.reporter import Quiet
 from tests.adapter_cases import random_folder
 from tests.contract.runs import bits, short_run
+from tests.merging.test_conversion import MODELS, tiny_model
 from tests.months import write_config, write_task
 from tests.own_files import perdure as perdure_command
 
@@ -278,3 +283,70 @@ def test_a_module_with_the_name_of_an_earlier_transformers_is_said_to_be_one(tmp
     other = random_folder(tmp_path / "other", 1, shapes={"model.layers.9.q": (16, 24)}, base="other/base")
     with pytest.raises(PerdureError, match=r"which the model does not have\. Use another base .*other/base"):
         check_fits([open_adapter(other)], adapted)
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov3_vit", "beit", "swin", "segformer", "gte", "nemotron_h"])
+def test_layers_that_transformers_renamed_are_found_under_their_old_names(name, tmp_path):
+    """Names of the file, which are those of transformers 4; the scaling is that of the old name."""
+    model = tiny_model(name, MODELS[name])
+    model.save_pretrained(tmp_path / "base")
+    held = load_file(tmp_path / "base/model.safetensors")
+    present = dict(model.named_modules())
+    linear = {module: layer for module, layer in present.items() if type(layer) is nn.Linear}
+    old = {tensor.removesuffix(".weight"): tuple(held[tensor].shape) for tensor in held if held[tensor].ndim == 2}
+    found = {m: name_now(model, f"{m}.weight", linear) for m in old if m not in present}
+    old = {m: old[m] for m, now in found.items() if now and now[1] and not m.endswith("out_proj")}  # Mamba's is refused
+    assert old
+    folder = random_folder(tmp_path / "old", 1, shapes=old)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    first = next(iter(old))
+    config["alpha_pattern"] = {first.replace(".", r"\."): 10.0}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    targets = tuple(module for module in linear if not module.endswith("out_proj"))
+    adapted = AdaptedModel(model, LoraSettings(rank=2, targets=targets), ())
+    here = as_called_here(open_adapter(folder), adapted)
+    check_fits([here], adapted)
+    assert len(here) == len(old)
+    assert not here.keys() & old.keys()
+    kept = tmp_path / "kept"
+    merge_folders([folder], kept, rule_named("sum"), base=tmp_path / "base")
+    merged = dict(type(model).from_pretrained(kept).named_parameters())
+    for module, delta in here.items():
+        weight = linear[module].weight
+        torch.testing.assert_close(merged[f"{module}.weight"], weight + dense(delta), rtol=1e-5, atol=1e-5)
+    ours = own_factors(here, adapted)
+    assert ours.keys() == here.keys()
+
+
+def test_a_run_begins_from_an_adapter_of_an_earlier_transformers(tmp_path, encoder_folder):
+    """GTE's output projection, by both names: the same run."""
+    config = AutoConfig.for_model("gte", **{**MODELS["gte"], "vocab_size": 400, "max_position_embeddings": 128})
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "gte")
+    for file in encoder_folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "gte")
+    names = {"old": "encoder.layer.{}.attention.o_proj", "new": "layers.{}.self_attn.o_proj"}
+    for place, module in names.items():
+        past = random_folder(tmp_path / place, 1, shapes={module.format(i): (16, 16) for i in (0, 1)})
+        lora = {"targets": ["o_proj"], "rank": 2}
+        (tmp_path / "config" / place).mkdir(parents=True)
+        run_config(
+            started(tmp_path / "config" / place, tmp_path / "gte", [past], "seq-lora", lora=lora),
+            tmp_path / f"run-{place}",
+        )
+    old, new = (bits(tmp_path / f"run-{place}") for place in names)
+    for one, other in zip(old["stages"], new["stages"], strict=True):  # the state names the stages
+        assert {k: v for k, v in one["files"].items() if "state" not in k} == {
+            k: v for k, v in other["files"].items() if "state" not in k
+        }
+    assert old["deployed"] == new["deployed"]
+
+
+def test_a_layer_named_in_both_ways_is_refused(tmp_path):
+    names = ("encoder.layer.1.attention.attention.query", "layers.1.attention.q_proj")
+    folder = random_folder(tmp_path / "both", 1, shapes=dict.fromkeys(names, (16, 16)))
+    adapted = AdaptedModel(tiny_model("vit", MODELS["vit"]), LoraSettings(rank=2), ("q_proj",))
+    with pytest.raises(
+        PerdureError, match=r"'layers\.1\.attention\.q_proj' twice, under its name and that of transformers 4"
+    ):
+        as_called_here(open_adapter(folder), adapted)

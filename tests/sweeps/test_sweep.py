@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -23,7 +24,7 @@ from perdure.cli import app
 from perdure.errors import ConfigError, CorruptFile, StoreError
 from perdure.report.sweeps import cell_of, is_sweep, p_value, read_records, row_name, write_sweep_report
 from perdure.report.text import escaped
-from perdure.state.shared import SECONDS
+from perdure.state.shared import SECONDS, Shared
 from perdure.state.store import Store
 from perdure.sweeps.plan import SweepConfig, cells, load_sweep
 from perdure.sweeps.record import outcome_values
@@ -234,17 +235,46 @@ def test_a_sweep_all_of_whose_runs_failed_says_why(tmp_path):
 
 @pytest.mark.slow
 def test_a_shared_first_task_changes_nothing_but_is_trained_once(sweep_file, tmp_path):
-    sweep = load_sweep(sweep_file).model_copy(update={"methods": {"inc-lora": {}, "o-lora": {}}, "seeds": (0,)})
+    sweep = load_sweep(sweep_file).model_copy(
+        update={"methods": {"inc-lora": {}, "o-lora": {}}, "seeds": (0,), "keep_runs": True}
+    )
     apart = sweep.model_copy(update={"share": False})
     rows = [
         [json.loads(path.read_text()) for path in run_sweep(which, tmp_path / name, 1, lambda _: None)]
         for name, which in (("together", sweep), ("apart", apart))
     ]
-    assert [row["notes"]["sky"] for row in rows[0]] == [{}, {SECONDS: pytest.approx(0, abs=60)}]
+    kept = [
+        json.loads(path.read_text()) for path in sorted((tmp_path / "together").glob("runs/*/stages/*sky/notes.json"))
+    ]
+    assert sorted(kept, key=len) == [{}, {SECONDS: pytest.approx(0, abs=60)}]
     for together, alone in zip(*rows, strict=True):
         assert together["scores"] == alone["scores"]
         assert together["diagnostics"] == alone["diagnostics"]
     assert not (tmp_path / "together" / "shared").exists()
+
+
+@pytest.mark.slow
+def test_a_run_stopped_once_its_first_task_is_shared_leaves_the_same_record(sweep_file, tmp_path, monkeypatch):
+    """Its repetition reads what it has trained itself, which is no other run's time."""
+    cell, real = next(iter(cells(load_sweep(sweep_file)))), Shared.stepped
+
+    def stopped(self, training):
+        real(self, training)
+        if training.finished:
+            raise KeyboardInterrupt
+
+    found = []
+    for name, stepped in (("whole", real), ("stopped", stopped)):
+        out = tmp_path / name
+        monkeypatch.setattr(Shared, "stepped", stepped)
+        with suppress(KeyboardInterrupt):
+            _run_cell(cell, out, False, out / "shared")
+        monkeypatch.setattr(Shared, "stepped", real)
+        _run_cell(cell, out, False, out / "shared")
+        assert [*(out / "shared").iterdir()]
+        record = json.loads((out / "records" / f"{cell.id}.json").read_text())
+        found.append({key: value for key, value in record.items() if "seconds" not in key})
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

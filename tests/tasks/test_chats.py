@@ -139,6 +139,7 @@ BAD = {
         [ASK, {**FIRST, "tool_calls": [{"function": {"name": "add", "arguments": "{"}}]}],
         "line 1, message 1: the arguments of tool call 'add' is not valid JSON",
     ),
+    "a message's pictures": ([{**ASK, "images": ["a.png"]}, FIRST], "line 1, message 0: `images` is not text"),
     "half of a character": (
         [{"role": "user", "content": "\ud83d"}, FIRST],
         r"line 1, message 0 holds half of a character \(\\ud83d",
@@ -152,6 +153,20 @@ def test_a_bad_chat_is_named_with_its_place(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     with pytest.raises(DataError, match=message):
         load_task(TaskSpec(name="t", train="a.jsonl"), tmp_path)
+
+
+def test_pictures_beside_a_chat_are_refused(tmp_path: Path) -> None:
+    """LLaVA's layout; an empty field means none."""
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
+    with pytest.raises(DataError, match="here: `image` is not text, and only texts of a chat are learnt"):
+        read_chat({"image": "cat.png", "conversations": turns}, "here")
+    assert read_chat({"images": [], "conversations": turns}, "here")[1] == "A cat."
+
+
+def test_openais_older_function_call_is_a_tool_call() -> None:
+    call = {"name": "add", "arguments": '{"y": 1, "x": 2}'}
+    _, label = read_chat({"messages": [ASK, {"role": "assistant", "content": None, "function_call": call}]}, "here")
+    assert answer_of(label) == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
 def test_a_longer_completion_and_odd_tools_are_refused() -> None:

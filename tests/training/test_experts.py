@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from perdure.adapters.folder import open_adapter, write_adapter
+from perdure.commands.export import export
 from perdure.commands.learn import learn
 from perdure.commands.merge import merge
 from perdure.commands.predict import predict
 from perdure.config.run_config import LoraSettings
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
+from perdure.merging.rules import rule_named
+from perdure.merging.state import merge_into
 from perdure.methods.contract.parts import Start
 from perdure.ops.factors import Factors
 from perdure.ops.lowrank import LowRank
@@ -200,6 +204,26 @@ def test_what_experts_cannot_take_is_refused_before_training(
     with pytest.raises(error, match=says):
         learn(out=tmp_path / "run", tasks=small_tasks[:1], backbone=backbone, method=method, **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("way", ["merge --base", "export of a state", "a dense rule"])
+def test_experts_are_not_merged_into_the_files_of_a_base(way: str, tmp_path: Path) -> None:
+    """Refused by name before anything is written; as adapters they are merged with and without a state."""
+    folder = build("causal", "mixtral", tmp_path / "mixtral")
+    model = started(AdaptedModel(tiny("mixtral"), LoraSettings(rank=2, target_parameters=BOTH), ("q_proj",)))
+    (tmp_path / "one").mkdir()
+    write_adapter(tmp_path / "one", update_of(model), rank=2, experts=model.expert_parameters)
+    said = r"'model\.layers\.0\.mlp\.experts\.\w+\.0' is one of many experts in one parameter.*Merge without a base"
+    if way == "export of a state":
+        merge_into(tmp_path / "state", tmp_path / "one", rule_named("sum"))
+        export(tmp_path / "state", tmp_path / "kept", "adapter", rank=16)
+        assert set(open_adapter(tmp_path / "kept")) == set(update_of(model))
+    rule = "ties" if way == "a dense rule" else "sum"
+    ways = {"export of a state": partial(export, tmp_path / "state", tmp_path / "out", "model", base=folder)}
+    written = ways.get(way, partial(merge, [tmp_path / "one"], tmp_path / "out", rule=rule, base=str(folder)))
+    with pytest.raises(AdapterError, match=said):
+        written()
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_whose_nesting_is_not_known_are_refused(tmp_path: Path) -> None:

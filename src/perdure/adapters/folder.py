@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Adapter(Mapping[str, LowRank]):
         self.config = read_config(self.folder)
         self.file = weights_file(self.folder)
         self.modules, self.beside = read_header(self.file, self.config)
+        self._own_names: Mapping[str, str] = {}
         if self.beside and not beside:
             raise AdapterError(
                 f"{self.file}: tensor '{self.beside[0]}' is not a factor of a linear or embedding LoRA but a whole weight. "
@@ -89,13 +91,21 @@ class Adapter(Mapping[str, LowRank]):
             )
         if entry.expert:
             A, B = rows_of(A, *entry.expert).contiguous(), columns_of(B, *entry.expert).contiguous()
-        factors = Factors(A, B, self.config.scaling(module.rpartition(".")[0] if entry.expert else module))
+        own = self._own_names.get(module, module)
+        factors = Factors(A, B, self.config.scaling(own.rpartition(".")[0] if entry.expert else own))
         if not finite(factors.update()):
             raise AdapterError(
                 f"{self.file}: the update of '{module}' overflows: its factors, each finite, give NaN or Inf when they are "
                 f"multiplied (scaling {factors.scaling:g}). The training that wrote it has failed, or alpha is wrong."
             )
         return factors
+
+    def called(self, names: Mapping[str, str]) -> Adapter:
+        """The same adapter, with modules under the names that a model has for them: its own -> the model's."""
+        other = copy(self)
+        other.modules = {names.get(module, module): entry for module, entry in self.modules.items()}
+        other._own_names = {names[module]: module for module in self.modules if module in names}
+        return other
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -92,33 +93,57 @@ class Prediction:
 
 
 def best_of_tasks(
-    score_NC: Tensor, classes: Sequence[tuple[str, str]], read: Sequence[Sequence[Hashable]], tasks: Sequence[str]
+    score_NC: Tensor,
+    classes: Sequence[tuple[str, str]],
+    texts: Sequence[Sequence[str]],
+    read: Callable[[str], Hashable],
+    tasks: Sequence[str],
 ) -> list[Prediction]:
-    """For each row the best of the `classes` (task, label) of several tasks; those that a row reads as the same are one.
+    """For each row the best of the `classes` (task, label) of several tasks; those whose texts say the same are one.
 
-    One class has one score, that of its first column. It is called by the label of the row's own task (`tasks`, in any
-    version) where that is among the equal ones, else by the first.
+    Texts that are read as the same tokens have one score, that of the first; the shares of texts that differ in case or spacing
+    only are added up. A class is called by the label of the row's own task (`tasks`, in any version) where that is among the
+    equal ones, else by the first.
+
+    Args:
+        texts: for each row the texts [C] behind the classes. read: a text as the model reads it.
     """
-    groups: list[list[list[int]]] = []
-    first_NC = torch.zeros(score_NC.shape, dtype=torch.bool)
-    for row, texts in enumerate(read):
-        same: dict[Hashable, list[int]] = {}
-        for column, text in enumerate(texts):
-            same.setdefault(text, []).append(column)
-        groups.append([*same.values()])
-        first_NC[row, [columns[0] for columns in same.values()]] = True
-    probability_NC = score_NC.masked_fill(~first_NC.to(score_NC.device), -torch.inf).softmax(dim=1)
+    owners = [task for task, _ in classes]
+    known: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
+    for own in dict.fromkeys(map(tuple, texts)):
+        ids = [read(text) for text in own]
+        known[own] = _firsts(ids), _firsts(_meanings(owners, own, ids))
+    scored_NC, class_NC = (torch.tensor([known[tuple(own)][i] for own in texts]) for i in (0, 1))
+    first_NC = scored_NC == torch.arange(len(classes))
+    share_NC = score_NC.masked_fill(~first_NC.to(score_NC.device), -torch.inf).softmax(dim=1).cpu()
+    share_NC = torch.zeros_like(share_NC).scatter_add_(1, class_NC, share_NC)
     answers = []
-    for shares, best, same_NC, task in zip(
-        probability_NC.tolist(), probability_NC.argmax(dim=1).tolist(), groups, tasks, strict=True
+    for shares, best, same, task in zip(
+        share_NC.tolist(), share_NC.argmax(dim=1).tolist(), class_NC.tolist(), tasks, strict=True
     ):
-        named = {
-            columns[0]: classes[next((c for c in columns if same_task(classes[c][0], task)), columns[0])]
-            for columns in same_NC
-        }
+        named = {first: classes[first] for first in dict.fromkeys(same)}
+        for column in reversed(range(len(same))):
+            if same_task(owners[column], task):
+                named[same[column]] = classes[column]
         owner, label = named[best]
         answers.append(Prediction(label, tuple(shares[c] for c in named), owner, options=tuple(named.values())))
     return answers
+
+
+def _firsts(values: Sequence[Hashable]) -> list[int]:
+    """For each value the place of the first that equals it."""
+    places: dict[Hashable, int] = {}
+    return [places.setdefault(value, i) for i, value in enumerate(values)]
+
+
+def _meanings(owners: Sequence[str], texts: Sequence[str], ids: Sequence[Hashable]) -> list[Hashable]:
+    """What each text says: its words whatever their case and spacing, or its tokens if they tell two labels of a task apart."""
+    words = dict[Hashable, str]()
+    said = [words.setdefault(own, " ".join(text.casefold().split())) for text, own in zip(texts, ids, strict=True)]
+    told = {(owner, word, own) for owner, word, own in zip(owners, said, ids, strict=True)}
+    both = Counter((owner, word) for owner, word, _ in told)
+    apart = {word for (_, word), count in both.items() if count > 1}
+    return [own if word in apart else word for word, own in zip(said, ids, strict=True)]
 
 
 def most_probable(probability_NC: Tensor, classes: Sequence[tuple[str, str]]) -> list[Prediction]:

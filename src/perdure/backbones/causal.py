@@ -31,6 +31,7 @@ from perdure.backbones.pretrained import check_positions, check_vocabulary, load
 from perdure.backbones.ranking import additive_mask, agree, at_least_fp32, label_tree, logits_at, packed_scores
 from perdure.backbones.templates import check_args, digest, pin_date
 from perdure.backbones.tokens import PromptFormat, padded
+from perdure.backbones.verdicts import Failed
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.task import Example, Task
 
@@ -172,6 +173,11 @@ class CausalLM(LanguageModel):
 
     def _rows_differ(self, task: Task) -> str | None:
         """Why rows of this task are not right for the model; None if they are, of different and of equal examples."""
+        batch = self.collate(task.train[:3])
+        ids = [self._trunk, *(t.tolist() for t in (*batch.inputs.values(), batch.extra["predicting"]))]
+        return self._proven("packed rows", ids, lambda: self._apart_in_rows(task))
+
+    def _apart_in_rows(self, task: Task) -> str | None:
         for examples in (task.train[:3], [task.train[0]] * 2):
             batch = self.collate(examples)
             with torch.no_grad(), without_dropout(self.model):
@@ -182,7 +188,7 @@ class CausalLM(LanguageModel):
                         logits_at(self.model, batch.extra["predicting"], **batch.inputs), batch.extra["answers"]
                     )
                 except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-                    return f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})"
+                    return Failed(f"the model does not accept it ({str(error).partition(chr(10))[0][:100]})")
             if not agree(self.model, one, other):
                 return f"the loss is {one:.6g} instead of {other:.6g}"
         return None

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from perdure.errors import ConfigError, DataError
-from perdure.tasks.chats import Message, answer_of, prompt_of
+from perdure.tasks.chats import ROLES, SHAREGPT, Message, answer_of, prompt_of
 
 Learn = Literal["last", "all", "weighted"]
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -190,6 +191,7 @@ class ChatFormat:
         shape = (*shape, tuple(map(_name, tools or ())), answered)
         if shape in self._shapes:
             return
+        self._check_roles(messages, tools)
         tried = [_probe(i, message) for i, message in enumerate(messages)]
         try:
             written = self._written(tried, tools, not answered)
@@ -207,6 +209,20 @@ class ChatFormat:
                 f"the model's chat template drops the tool {missing[0]!r}. Choose a model whose template writes tools"
             )
         self._shapes.add(shape)
+
+    def _check_roles(self, messages: Sequence[Message], tools: list[Any] | None) -> None:
+        """Every role is a usual one, or one that the template names: most templates write any other as it stands."""
+        template: Any = self.tokenizer.get_chat_template(None, tools)  # pyright: ignore[reportArgumentType]
+        for i, role in enumerate(message["role"] for message in messages):
+            if role not in ROLES and not re.search(f"(['\"]){re.escape(role)}\\1", template):
+                usual = SHAREGPT.get(role.strip().lower()) or next(
+                    iter(get_close_matches(role.lower(), ROLES, 1)), None
+                )
+                hint = f" Did you mean '{usual}'?" if usual else ""
+                raise DataError(
+                    f"turn {i} has the role '{role}', which neither is one of {', '.join(ROLES)} nor stands in the model's "
+                    f"chat template.{hint} The model would learn it as a speaker that it has never met"
+                )
 
     def _ids(self, messages: Sequence[Message], tools: list[Any] | None, prompt: bool = False) -> list[int]:
         text = self._written(messages, tools, prompt)

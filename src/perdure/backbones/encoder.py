@@ -224,7 +224,7 @@ class Encoder(PretrainedBackbone):
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         """The best label among those of the tasks named in `labels`, with probabilities, for each example in order.
 
-        Labels of several tasks whose texts have the same tokens are one; see `best_of_tasks`.
+        Labels of several tasks whose texts say the same are one; see `best_of_tasks`.
         """
         classes = self._classes(labels)
         common_LD = self._common_labels(labels)
@@ -235,8 +235,9 @@ class Encoder(PretrainedBackbone):
             score_NC = self._match(text_ND, batch, labels, common_LD)
             if len(labels) == 1:
                 return most_probable(score_NC.softmax(dim=1), classes)
-            read = [[tuple(self._token_ids(text)) for text in self._label_texts(e, labels)] for e in batch]
-            return best_of_tasks(score_NC, classes, read, [example.task for example in batch])
+            texts = [self._label_texts(example, labels) for example in batch]
+            tasks = [example.task for example in batch]
+            return best_of_tasks(score_NC, classes, texts, lambda text: tuple(self._token_ids(text)), tasks)
 
         return in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
 

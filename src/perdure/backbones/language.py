@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from abc import ABC, abstractmethod
@@ -74,6 +75,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
             if not task.labels:
                 self._add_answers(task.name, (example.label for example in task.train))
         self._try_reading()
+        self._try_writing()
         self._try_padding()
 
     def _try_reading(self) -> None:
@@ -181,15 +183,14 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
     def _ranked(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]
     ) -> list[Prediction]:
-        """Ranked labels; those of several tasks whose texts have the same tokens are one, see `best_of_tasks`."""
+        """Ranked labels; those of several tasks whose texts say the same are one, see `best_of_tasks`."""
         texts = [tuple(text for task in tasks for text in label_texts(task, e.text)) for e in examples]
         score_NL = self._label_scores(prompts, texts)
         classes = [(task.name, label) for task in tasks for label in task.labels]
         if len(tasks) == 1:
             return most_probable(score_NL.softmax(dim=1), classes)
-        ids = {text: tuple(self.format.completion(text)) for text in {text for row in texts for text in row}}
-        read = [[ids[text] for text in row] for row in texts]
-        return best_of_tasks(score_NL, classes, read, [example.task for example in examples])
+        read = functools.cache(lambda text: tuple(self.format.completion(text)))
+        return best_of_tasks(score_NL, classes, texts, read, [example.task for example in examples])
 
     def _written(
         self, prompts: Sequence[list[int]], examples: Sequence[Example], tasks: Sequence[Task]

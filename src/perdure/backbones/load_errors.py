@@ -97,12 +97,24 @@ def _load_error(name: str, kind: str, error: BaseException) -> PerdureError:
 @contextmanager
 def reading_explained(name: str, model: object) -> Iterator[None]:
     """Turn what a model raises at its first inputs into an error that says so: it cannot read them, whatever is trained."""
+    with _refused_as(f"'{name}' ({type(model).__name__}) cannot read such inputs", "Choose another model"):
+        yield
+
+
+@contextmanager
+def writing_explained(name: str, model: object) -> Iterator[None]:
+    """The same of what it raises at the first answer that it writes."""
+    fix = "Give tasks with labels and set backbone.answer_by=ranking, or choose another model"
+    with _refused_as(f"'{name}' ({type(model).__name__}) reads, but transformers cannot write with it", fix):
+        yield
+
+
+@contextmanager
+def _refused_as(what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except PerdureError:
         raise
     except Exception as error:  # a configuration may say what no layer can do, and libraries raise anything then
         first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise out_of_memory(error) or ConfigError(
-            f"'{name}' ({type(model).__name__}) cannot read such inputs: {first:.300}. Choose another model."
-        ) from error
+        raise out_of_memory(error) or ConfigError(f"{what}: {first:.300}. {fix}.") from error

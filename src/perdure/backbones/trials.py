@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.generation import first_scores
 from perdure.backbones.language_settings import LanguageSettings
+from perdure.backbones.load_errors import writing_explained
 from perdure.backbones.mixing import attention_window, reads_neighbours
 from perdure.backbones.modes import without_dropout
 from perdure.backbones.prefix import Prefix
@@ -19,6 +20,7 @@ from perdure.backbones.pretrained import PretrainedBackbone, answering
 from perdure.backbones.ranking import agree
 from perdure.backbones.token_rows import Row, TokenRows, tokenizer_key
 from perdure.backbones.tokens import EncoderDecoderFormat, PromptFormat
+from perdure.backbones.verdicts import Failed, kept
 from perdure.errors import ConfigError
 
 
@@ -35,6 +37,7 @@ class Trials(PretrainedBackbone):
         self._why = "backbone.ranking=exhaustive" if settings.ranking == "exhaustive" else ""
         # where padding changes answers: "read" or "written", or other rows do: "alone"; "": nowhere; None: not tried yet
         self._mixes: str | None = None
+        self._writes = False  # whether it has written
         self._shared: dict[str, bool] = {}  # whether prompts may share their beginning, by the kind of answer
         self._prompts = TokenRows("prompts", self._read_prompts, self._reading)
 
@@ -79,6 +82,17 @@ class Trials(PretrainedBackbone):
         """Whether trying is worth its time: plain attention gives padding a weight of exactly 0."""
         return bool(reads_neighbours(self.model)) or attention_window(self.model) is not None
 
+    def _try_writing(self) -> None:
+        """Write two tokens, once, where a task is answered in writing: with some models transformers reads only."""
+        by_hand = self.settings.answer_by == "generation"
+        writes = any((by_hand or not task.labels) and not task.learns_text for task in self._tasks.values())
+        known = self._known_prompts()
+        if self._writes or not (writes and known and self._may_mix):
+            return
+        with writing_explained(self.settings.model, self.model), answering(self.model):
+            first_scores(self.model, self.tokenizer, [known[0]], min(2, self.settings.max_new_tokens))
+        self._writes = True
+
     def _try_padding(self) -> None:
         """Compare, once, what a prompt alone and the same prompt padded next to a longer one are answered."""
         known = self._known_prompts()
@@ -91,14 +105,26 @@ class Trials(PretrainedBackbone):
             self._mixes = ""
             return
         answer = [*long[-3:], *self.format.completion("")[-1:]]
+        found = self._proven("padding", [short, long, answer], lambda: self._padded_apart(short, long, answer))
+        self._mixes = found or ""
+
+    def _padded_apart(self, short: list[int], long: list[int], answer: list[int]) -> str | None:
+        """Where padding changes answers (see `_mixes`); None: nowhere."""
         with answering(self.model), without_dropout(self.model):
             alone, beside = (self._log_likelihood(rows, [answer] * len(rows))[:1] for rows in ([short], [short, long]))
             if not agree(self.model, beside, alone):
-                self._mixes = "read"
-            elif self._writes_alike(short, long):
-                self._mixes = ""
-            else:  # RWKV's state mixes rows even without padding
-                self._mixes = "written" if self._writes_alike(short, short) else "alone"
+                return "read"
+            if self._writes_alike(short, long):
+                return None
+            # RWKV's state mixes rows even without padding
+            return "written" if self._writes_alike(short, short) else "alone"
+
+    def _proven(self, what: str, ids: Any, trial: Callable[[], str | None]) -> str | None:
+        """What a trial on these token ids finds, or found before (perdure.backbones.verdicts)."""
+        settings = self.settings.model_dump(mode="json", exclude={"model", "revision"})
+        special = [str(self.tokenizer.special_tokens_map), self.tokenizer.pad_token_id]
+        inputs = {"kind": str(type(self)), "ids": ids, "settings": settings, "special": special}
+        return kept(what, self.model, inputs, trial)
 
     @property
     def _at_once(self) -> int:
@@ -130,7 +156,7 @@ class Trials(PretrainedBackbone):
         if task is None or self.settings.answer_by == "generation" or not self._known_prompts():
             return None
         if tried:
-            self._try_packing([], [self.format.completion(text) for text in task.labels.values()])
+            self._try_packing([], [self.format.completion(text) for text in task.labels.values()], at_load=True)
         if self._packs is None:
             return "packed, if both ways agree at the first answer"
         return f"{'packed' if self._packs else 'exhaustive'}: {self._why}"
@@ -150,14 +176,23 @@ class Trials(PretrainedBackbone):
             )
         self._packs, self._why = False, reason
 
-    def _try_packing(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> None:
-        """Decide, once, whether packing changes no score: by both ways on short prompts and on the longest known."""
+    def _try_packing(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], at_load: bool = False
+    ) -> None:
+        """Decide, once, whether packing changes no score: by both ways on short prompts and on the longest known.
+
+        `at_load`: before anything is learnt, so the same proof may have been run before.
+        """
         if self._packs is not None:
             return
         known = sorted([*prompts, *self._known_prompts()], key=len)
         lengths = sorted(completions, key=len)
-        reason = self._tried([known[-1][:9], known[0][:5]], completions[:4])
-        self._refuse_packing(reason or self._tried([known[-1]], [lengths[0], lengths[-1]]))
+        pairs = [([known[-1][:9], known[0][:5]], completions[:4]), ([known[-1]], [lengths[0], lengths[-1]])]
+
+        def trial() -> str | None:
+            return next((reason for pair in pairs if (reason := self._tried(*pair))), None)
+
+        self._refuse_packing(self._proven("packing", pairs, trial) if at_load else trial())
         if self._packs is None:
             self._packs, self._why = True, "both ways agree"
 
@@ -168,7 +203,7 @@ class Trials(PretrainedBackbone):
                 packed, alone = self._packed(prompts, completions), self._exhaustive(prompts, completions)
             except (TypeError, ValueError, RuntimeError, IndexError) as error:
                 said = str(error).partition("\n")[0][:100]
-                return f"it was tried, and the model does not accept it ({said})"
+                return Failed(f"it was tried, and the model does not accept it ({said})")
         if agree(self.model, packed, alone):
             return None
         return f"both ways were tried, and scores differ by {(packed - alone).abs().max().item():.2g}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone, Batch
 from perdure.backbones.memory import memory_explained
+from perdure.backbones.ranking import NOISE, model_dtype
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, PerdureError
 from perdure.methods.contract.parts import Start
@@ -104,6 +105,7 @@ def examine(config: RunConfig) -> Findings:
     task = _probe(kind)
     learner.prepare([task])
     model = AdaptedModel(own, config.lora, config.lora.targets or learner.default_targets)
+    ranking = _ranking(learner)  # before the probe's step, as in a run
     reach = model.coverage()
     size = sum(parameter.numel() for parameter in own.parameters()) - sum(p.numel() for p in _factors(model))
     difference, unreached, failure = _probed(model, learner, task)
@@ -114,8 +116,8 @@ def examine(config: RunConfig) -> Findings:
         _deployed(difference, failure),
         *([Check("gradient", "note", _without_gradient(unreached))] if unreached else []),
         Check("attention", "ok", getattr(learner, "attention", "of its own")),
-        _ranking(learner),
-        _padding(learner),
+        ranking,
+        _batching(learner, task, failure),
         Check("tied weights", "ok", f"{', '.join(tied[:4])}: not adapted" if tied else "none"),
         _takes(model),
     )
@@ -222,15 +224,31 @@ def _ranking(learner: Backbone) -> Check:
     return Check("packing", "ok" if found.startswith("packed") else "note", found)
 
 
-def _padding(learner: Backbone) -> Check:
+def _batching(learner: Backbone, task: Task, failure: str) -> Check:
+    """Whether a text is answered alone as beside others, padded: the scores of the probe are compared."""
+    name = "batching"
     if note := getattr(learner, "padding_note", lambda: None)():
-        return Check("batching", "note", note)
+        return Check(name, "note", note)
     mixes = getattr(learner, "_mixes", None)
     if mixes == "alone":
-        return Check("batching", "note", "what it writes depends on the texts beside it: every text is answered alone")
+        return Check(name, "note", "what it writes depends on the texts beside it: every text is answered alone")
+    if mixes == "written":
+        return Check(name, "note", "padding changes what it writes: texts of one length are answered together")
+    if failure:
+        return Check(name, "note", "not tried, because the training step failed")
+    difference, most = _beside(learner, task), NOISE[model_dtype(learner.model)]
+    found = f"scores alone and beside other texts differ by {difference:.1e} of the largest"
     if mixes:
-        return Check("batching", "note", "padding changes what it writes: texts of one length are answered together")
-    return Check("batching", "ok", "an answer does not depend on the texts beside it")
+        found += "; padding changes what it reads, so texts of one length are read together"
+    return Check(name, "no" if not difference <= most else "note" if mixes else "ok", found)
+
+
+@torch.no_grad()
+def _beside(learner: Backbone, task: Task) -> float:
+    """Between the scores of the probe in one batch and one by one, as a share of the largest score."""
+    together = learner.scores(learner.collate(task.train), None, task.name)
+    alone = torch.cat([learner.scores(learner.collate([example]), None, task.name) for example in task.train])
+    return float((together - alone).abs().max() / alone.abs().max().clamp_min(1))
 
 
 def _takes(model: AdaptedModel) -> Check:

@@ -5,10 +5,11 @@ Settings are frozen; an unknown key is an error that suggests the nearest known 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -42,6 +43,10 @@ def _pattern(value: Targets) -> Targets:
     return ALL_LINEAR if value.casefold() == ALL_LINEAR else checked_pattern(value)
 
 
+LARGEST_SCALING = 1e19
+"""A step of the factors changes the update by the scaling's square; fp32 ends at 3.4e38."""
+
+
 class LoraSettings(Settings):
     """The adapter."""
 
@@ -60,6 +65,16 @@ class LoraSettings(Settings):
     """parameters that hold many experts' matrices and get adapters too, as PEFT's target_parameters: names or their ends."""
     rslora: bool = False
     """rank-stabilised scaling."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        scaling = self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        if scaling > LARGEST_SCALING:
+            raise ValueError(
+                f"lora.alpha={self.alpha:g} and lora.rank={self.rank} scale the update by {scaling:.3g}: with more than "
+                f"{LARGEST_SCALING:.0e}, numbers of 32 bits overflow at the first step. Usual are 1 to 4"
+            )
+        return self
 
 
 class BudgetSettings(Settings):
@@ -94,7 +109,8 @@ class EvaluationSettings(Settings):
     """at most so many examples of a task are scored, drawn at random, the same ones every time; reports say how many, and the
     intervals of changes are those of so many. None = all."""
     labels: Literal["task", "seen"] = "task"
-    """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far (equal texts are one label)."""
+    """candidate labels: 'task' = the task's own; 'seen' = also those of all tasks learnt so far, of which texts
+    that differ in case or spacing only are one."""
     future: bool = True
     """also score tasks not learnt yet after every stage. Forward transfer needs this and `every_stage: true`, which scores
     all tasks before the first stage in any case."""

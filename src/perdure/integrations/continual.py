@@ -32,7 +32,7 @@ from perdure.integrations.trainer_context import (
     old_rows,
     training_rows,
 )
-from perdure.loop.adapter_history import check_continues, check_fits
+from perdure.loop.adapter_history import as_called_here, check_continues, check_fits
 from perdure.methods.contract import calls
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
@@ -101,6 +101,7 @@ class Continual:
         check_adapter(peft_model)
         check_weight_decay(trainer, peft_model)
         check_reference(trainer)
+        self.history = [as_called_here(adapter, self.model) for adapter in self.history]
         check_fits(self.history, self.model)
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))

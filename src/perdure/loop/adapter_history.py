@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from perdure.adapters.beside import frozen_beside, same_values
 from perdure.adapters.folder import Adapter, adapter_names, open_adapter, own_update
@@ -96,7 +97,7 @@ def check_history(config: RunConfig, method: Method, model: AdaptedModel, store:
             f"Method '{method.name}' answers each task with its own adapter; adapters without a task would never "
             "answer. Choose a method that merges."
         )
-    adapters = [_opened(place) for place in config.history]
+    adapters = [as_called_here(_opened(place), model) for place in config.history]
     check_fits(adapters, model)
     _check_embeddings(adapters, model)
     check_continues(adapters, method, model)
@@ -105,6 +106,23 @@ def check_history(config: RunConfig, method: Method, model: AdaptedModel, store:
 def _opened(place: str) -> Adapter:
     """An adapter of the history; `_check_embeddings` deals with what lies beside its update."""
     return open_adapter(place, beside=True)
+
+
+def as_called_here(adapter: Adapter, model: AdaptedModel) -> Adapter:
+    """The adapter under the model's own names, where an earlier transformers had others for the same linear layers.
+
+    Raises:
+        AdapterError: it names one layer in both ways.
+    """
+    linear = {n for n, module in model.model.named_modules() if isinstance(module, nn.Linear)} | model.modules.keys()
+    names: dict[str, str] = {}
+    for module in adapter.modules:
+        if module not in linear and (found := name_now(model.model, f"{module}.weight", linear)) and found[1]:
+            names[module] = found[0].removesuffix(".weight")
+    here = [names.get(module, module) for module in adapter.modules]
+    if twice := next((name for name in here if here.count(name) > 1), None):
+        raise AdapterError(f"'{adapter.folder}' changes '{twice}' twice, under its name and that of transformers 4.")
+    return adapter.called(names) if names else adapter
 
 
 def _check_embeddings(history: Sequence[Adapter], model: AdaptedModel) -> None:
@@ -134,7 +152,8 @@ def learn_history(
     if not store.manifest["stages"]:
         save_untrained(store, score_tasks(tasks, (), {}, model, backbone, config.evaluation, report))
     for index in range(len(store.stages()), len(stages)):
-        past, stage, adapter = load_past(store, method), stages[index], _opened(config.history[index])
+        past, stage = load_past(store, method), stages[index]
+        adapter = as_called_here(_opened(config.history[index]), model)
         update = own_update(adapter, torch.float32)
         remembering = [part for part in method.parts().values() if remembers(part)]  # needs of data were refused before
         factors = own_factors(adapter, model, torch.float32) if method.init.continues else {}
@@ -159,8 +178,8 @@ def check_fits(history: Sequence[Adapter], model: AdaptedModel) -> None:
         named = f", such as '{adapter.config.base}', which it names" if adapter.config.base else ""
         if module not in present and (now := name_now(model.model, f"{module}.weight", present)):
             raise AdapterError(
-                f"{changes}, which this version of transformers holds in '{now}', so a run cannot start from it. Merge it into "
-                f"the base (perdure merge {adapter.folder} --rule sum --base MODEL --out DIR) and learn on the result."
+                f"{changes}, which this version of transformers holds in '{now[0]}', so a run cannot start from it. Merge it "
+                f"into the base (perdure merge {adapter.folder} --rule sum --base MODEL --out DIR) and learn on the result."
             )
         if module not in present:
             raise AdapterError(f"{changes}, which the model does not have. Use another base (--backbone){named}.")

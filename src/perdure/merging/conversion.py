@@ -108,8 +108,11 @@ def read_conversion(folder: Path, config: Mapping[str, Any], shapes: Mapping[str
     return _conversion(model, transforms, shapes)
 
 
-def name_now(model: Any, name: str, modules: Collection[str]) -> str | None:
-    """What transformers makes of a weight's name from an earlier version, where `modules` has it; else None."""
+def name_now(model: Any, name: str, modules: Collection[str]) -> tuple[str, bool] | None:
+    """What transformers makes of a weight's name from an earlier version, where `modules` has it; else None.
+
+    And whether it only renames the weight: others it fuses, splits or transposes.
+    """
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -119,8 +122,8 @@ def name_now(model: Any, name: str, modules: Collection[str]) -> str | None:
         return None
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    now, _ = rename_source_key(name, renamings, converters)
-    return now if now != name and now.rpartition(".")[0] in modules else None
+    now, pattern = rename_source_key(name, renamings, converters)
+    return (now, pattern is None) if now != name and now.rpartition(".")[0] in modules else None
 
 
 def _empty_model(folder: Path, config: Mapping[str, Any]) -> Any:

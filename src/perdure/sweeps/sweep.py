@@ -153,8 +153,9 @@ def _run_and_record(cell: Cell, folder: Path, shared: Path | None) -> tuple[Scor
     cpu, kept = time.process_time() - cpu_began, run_record(Store(folder), scores)
     about = {"id": cell.id, "method": cell.method, "varied": dict(cell.varied), "sequence": dict(cell.sequence)}
     record: dict[str, Any] = {**about, **kept}
+    # which run trained a shared stage depends on interruptions, so no record says it
+    elsewhere = sum(notes.pop(SECONDS, 0.0) for notes in kept["notes"].values())
     if not resumed:  # otherwise the time before the interruption is unknown
-        elsewhere = sum(notes.get(SECONDS, 0.0) for notes in kept["notes"].values())
         record["seconds"] = round(time.monotonic() - began, 1)
         record["processor_seconds"] = round(cpu + elsewhere, 1)  # what the run would have taken alone
     return scores, record

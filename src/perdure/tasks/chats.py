@@ -30,6 +30,10 @@ SHAREGPT = {
     "function_call": "assistant",
 }
 """ShareGPT's `from` -> role."""
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles that every layout may name; a model's chat template may name others."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Keys of a record or a message that hold what a language model does not read."""
 NO_CHAT = '{"messages": []}'
 """The text that stands for a chat where a task is known without its examples."""
 _ANSWER = '{"role": "assistant"'
@@ -133,6 +137,7 @@ def _messages(record: Mapping[str, Any], where: str) -> list[Message]:
     given = next((record[field] for field in CHAT_FIELDS if field in record), None)
     if given is None:
         given = _prompt_and_completion(record, where)
+    _check_texts(record, where)
     if not isinstance(given, list):
         raise DataError(f"{where}: a chat is a list of messages, found {given!r:.80}.")
     messages = [_message(message, f"{where}, message {i}") for i, message in enumerate(given)]
@@ -172,6 +177,9 @@ def _message(given: Any, where: str) -> Message:
                 f"{where}: expected {{'role', 'content'}}, or {{'from', 'value'}} in ShareGPT's layout, found {given!r:.80}."
             )
     rest = {key: value for key, value in rest.items() if value not in (None, [])}
+    _check_texts(rest, where)
+    if "function_call" in rest:  # OpenAI's older key, which templates do not read
+        rest.setdefault("tool_calls", _called(rest.pop("function_call"), where))
     if reasoning := next((name for name in ("reasoning", "thinking") if isinstance(rest.get(name), str)), None):
         rest.setdefault(
             "reasoning_content", rest.pop(reasoning)
@@ -181,6 +189,14 @@ def _message(given: Any, where: str) -> Message:
     if "weight" in rest:
         rest["weight"] = _weight(rest["weight"], role, where)
     return {"role": role, "content": _content(content, bool(rest.get("tool_calls")), role, where), **rest}
+
+
+def _check_texts(fields: Mapping[str, Any], where: str) -> None:
+    """Refuse pictures and sounds beside the texts: a chat would be learnt as if they were not there."""
+    if found := next((name for name in MEDIA if fields.get(name)), None):
+        raise DataError(
+            f"{where}: `{found}` is not text, and only texts of a chat are learnt. Remove it or the record."
+        )
 
 
 def _role(speaker: str, where: str) -> str:
