@@ -174,3 +174,26 @@ def test_a_window_counts_under_any_name(name: str, value: Any) -> None:
     config = type("Config", (), {name: value})()
     model = type("Model", (), {"config": type("Outer", (), {"get_text_config": lambda self: config})()})()
     assert attention_window(model) == 12
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_resumed_run_ranks_as_it_did_and_does_not_try_again(
+    name: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = backbone_of(name, tokenizer)
+    how = first.how_ranked()
+    assert how is not None
+    again = backbone_of(name, tokenizer)
+    again._packs = None  # as before the first answer
+    monkeypatch.setattr(type(again), "_tried", lambda *_: pytest.fail("tried again"))
+    again.rank_as(how)
+    assert again.how_ranked() == how
+    assert again.predict(TASK.test, ["t"]) == first.predict(TASK.test, ["t"])
+
+
+def test_what_was_not_decided_is_tried(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Several processes try at their first answer."""
+    backbone = backbone_of("llama", tokenizer)
+    backbone._packs = None
+    backbone.rank_as("packed, if both ways agree at the first answer")
+    assert backbone._packs is None

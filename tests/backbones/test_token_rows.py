@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perdure.backbones import load_backbone, token_rows
-from perdure.backbones.token_rows import TokenRows, tokenizer_key
+from perdure.backbones.token_rows import Again, TokenRows, tokenizer_key
 from perdure.errors import FetchError
 from perdure.tasks.task import Task
 from tests.backbones.tiny import byte_tokenizer, tiny_causal, tiny_encoder, tiny_seq2seq
@@ -160,3 +161,31 @@ def test_chats_are_the_same_with_and_without_the_file(tmp_path: Path, monkeypatc
         batch = backbone.collate(task.train)
         found.append((batch.inputs, batch.extra, backbone._known_prompts()))
     assert str(found[0]) == str(found[1]) == str(found[2])
+
+
+class Followed(str):
+    """A string that can be counted while it lives."""
+
+
+def test_many_texts_are_gone_through_again_and_none_is_held() -> None:
+    """Equal texts are read once, in the order of their first; of 300 at most two batches of two and one text live."""
+    living: weakref.WeakSet[Followed] = weakref.WeakSet()
+    most = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal most
+        for i in [0, 1, 0, 2, *range(300)]:
+            text = Followed(chr(300 + i))
+            living.add(text)
+            most = max(most, len(living))
+            yield text
+
+    read = Letters()
+    found = rows(lambda some: read([str(text) for text in some]))  # type: ignore[arg-type]
+    found.add(Again(texts))
+    assert read.asked == [chr(300 + i) for i in range(300)]
+    assert [list(found[chr(300 + i)]) for i in (299, 0)] == [[599], [300]]
+    assert most <= 5
+    other = Letters()
+    rows(other).add([chr(300 + i) for i in range(300)])
+    assert other.asked == []  # of the same texts in a list, the same file

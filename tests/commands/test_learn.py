@@ -11,14 +11,18 @@ from benchmarks.breadth.architectures import build
 
 import perdure
 import perdure.backbones.device
+import perdure.backbones.language
 import perdure.commands.learn
 import perdure.commands.run_record
 from perdure.backbones.device import choose_precision
 from perdure.commands.before_run import check_shards
-from perdure.config.run_config import RunConfig
+from perdure.commands.learn import run_config
+from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError
 from perdure.files.durable import read_lines
 from perdure.state.store import Store
+from perdure.training.state import Training
+from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import short_run
 
 
@@ -98,3 +102,48 @@ def test_a_model_that_does_not_compute_in_bf16(name: str, tmp_path, small_tasks,
     monkeypatch.setattr(perdure.commands.run_record, "choose_precision", lambda wanted, device: "bf16")
     short_run(tmp_path / "auto", small_tasks[:1], folder, "inc-lora", precision="auto")
     assert Store(tmp_path / "auto").about["precision"] == "fp32"
+
+
+class Stopped(Exception):
+    """The run ends here."""
+
+
+def test_a_resumed_run_tries_nothing_again_and_gives_the_same(tmp_path, small_tasks, monkeypatch):
+    """Up to its next step it makes no forward pass; with other libraries it tries the model again."""
+    settings = {
+        "method": "seq-lora",
+        "backbone": {"kind": "causal", "model": str(tiny_causal(tmp_path / "model")), "max_length": 64},
+        "training": {"epochs": 1, "batch_size": 8},
+        "lora": {"rank": 2},
+        "threads": 1,
+    }
+    config, seen = load_config(settings), []
+    whole = run_config(config, tmp_path / "whole", tasks=small_tasks[:2])
+
+    def until_step(stage: int, run: str) -> list[str]:
+        """What is computed before the first step of a stage."""
+        begin = Training.begin_step
+
+        def stop(training: Training) -> float:
+            if len(Store(tmp_path / run).stages()) == stage:
+                raise Stopped
+            return begin(training)
+
+        seen.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Training, "begin_step", stop)
+            with pytest.raises(Stopped):
+                run_config(config, tmp_path / run, tasks=small_tasks[:2])
+        return list(seen)
+
+    real = perdure.backbones.language.logits_at
+    monkeypatch.setattr(perdure.backbones.language, "logits_at", lambda *a, **k: seen.append("pass") or real(*a, **k))
+    assert until_step(1, "stopped")  # it reads, scores and learns
+    assert until_step(1, "stopped") == []
+    other = perdure.commands.run_record.versions() | {"torch": "9"}
+    with monkeypatch.context() as patched:
+        patched.setattr(perdure.commands.run_record, "versions", lambda: other)
+        assert until_step(1, "stopped")
+    resumed = run_config(config, tmp_path / "stopped", tasks=small_tasks[:2])
+    assert resumed.score_matrix == whole.score_matrix
+    assert Store(tmp_path / "stopped").about["ranking"] == Store(tmp_path / "whole").about["ranking"]

@@ -15,7 +15,7 @@ import perdure.tasks.table as tables
 from perdure.errors import DataError, FetchError
 from perdure.tasks.sources import large
 from perdure.tasks.sources.files import load_task
-from perdure.tasks.table import Table, taken, write_table
+from perdure.tasks.table import Table, labels_of, taken, write_table
 from perdure.tasks.task import Example, Examples, Stage, Task
 
 ROWS = [{"text": f"text number {i % 23}", "label": "ab"[i % 2]} for i in range(30)]  # the last seven repeat others
@@ -63,6 +63,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tables, "TOGETHER", 4)
+    monkeypatch.setattr(tables, "RELEASE", 3)
 
 
 def both(load: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -74,8 +75,12 @@ def both(load: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("classes", [1, 1_000])  # labels read like texts, and held as numbers
 @pytest.mark.parametrize("name", CASES)
-def test_a_large_file_gives_the_same_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_gives_the_same_task(
+    name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CLASSES", classes)
     file, text, settings = CASES[name]
     (tmp_path / file).write_text(text)
     small, *others = both(lambda: load_task({"name": "t", "train": str(tmp_path / file), **settings}), monkeypatch)
@@ -151,3 +156,31 @@ def test_a_table_reads_like_a_list(tmp_path: Path) -> None:
     assert examples == tuple(Example(*pair, "x") for pair in pairs[:6])
     assert examples != examples[:5]
     assert Stage("x", (task,)).train is examples
+
+
+def test_labels_by_hand(tmp_path: Path) -> None:
+    """Of rows in any order, some left out, under other names."""
+    write_table(tmp_path / "rows.arrow", [(f"text {i}", "abc"[i % 3], i) for i in range(9)])
+    table = Table(tmp_path / "rows.arrow", "file, line").take([8, 0, 4]).renamed({"a": "first"})
+    assert list(labels_of(table)) == ["c", "first", "b"] == list(labels_of(list(table)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says how much of a file is in memory")
+def test_pages_that_were_read_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 MB of texts are read, and of the file never more than a tenth counts as memory."""
+
+    def mapped() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("RssFile:")[2].split()[0]) * 1024
+
+    write_table(tmp_path / "rows.arrow", ((f"{i} " * 1_000, "a", i) for i in range(10_000)))
+    size = (tmp_path / "rows.arrow").stat().st_size
+    assert size > 40_000_000
+    monkeypatch.setattr(tables, "RELEASE", 100)
+    table = Table(tmp_path / "rows.arrow", "")
+    before, most = mapped(), 0
+    for i, (text, _) in enumerate(table):
+        assert text.startswith(f"{i} ")
+        if i % 50 == 0:
+            most = max(most, mapped() - before)
+    assert most < size / 10

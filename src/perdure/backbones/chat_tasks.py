@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from perdure.backbones.chats import ChatFormat, Rendered
 from perdure.backbones.language_settings import LanguageSettings
-from perdure.backbones.token_rows import TokenRows, tokenizer_key
+from perdure.backbones.token_rows import Again, TokenRows, tokenizer_key
 from perdure.backbones.trials import Trials
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
@@ -44,12 +44,11 @@ class ChatTasks:
         Raises:
             DataError: the template refuses, drops or rewrites a turn, or chats are too long; names file and row.
         """
-        examples = [example for example, _ in _placed(task)]
         try:
             if task.labels:
-                self._prompts.add(example.text for example in examples)
+                self._prompts.add(Again(lambda: (example.text for example, _ in _placed(task))))
             else:
-                self._rows.add(map(_key, examples))
+                self._rows.add(Again(lambda: (_key(example) for example, _ in _placed(task))))
         except DataError:
             self._name_the_first(task)
             raise

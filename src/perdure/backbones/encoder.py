@@ -7,10 +7,11 @@ competes among its own task's labels only. A text with its own choices (COPA's a
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ from perdure.backbones.pretrained import (
     tried,
 )
 from perdure.backbones.ranking import agree
-from perdure.backbones.token_rows import TokenRows, tokenizer_key
+from perdure.backbones.token_rows import Again, TokenRows, tokenizer_key
 from perdure.backbones.tokens import in_batches, padded
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import Settings
@@ -126,13 +127,7 @@ class Encoder(PretrainedBackbone):
                     f"{f'{fix}, or ' if fix else ''}take a language model."
                 )
             self._tasks[task.name] = task
-            self._tokens.add(
-                itertools.chain(
-                    (e.text for split in (task.train, task.validation, task.test) for e in split),
-                    task.labels.values(),
-                    itertools.chain.from_iterable(task.choices.values()),
-                )
-            )
+            self._tokens.add(Again(functools.partial(_texts, task)))
             self._check_labels(task)
         self._try_padding()
 
@@ -296,3 +291,11 @@ class Encoder(PretrainedBackbone):
 
     def _token_ids(self, text: str) -> Sequence[int]:
         return self._tokens[text]
+
+
+def _texts(task: Task) -> Iterator[str]:
+    """Every text of a task, and those of its answers."""
+    for split in (task.train, task.validation, task.test):
+        yield from (example.text for example in split)
+    yield from task.labels.values()
+    yield from itertools.chain.from_iterable(task.choices.values())

@@ -28,6 +28,7 @@ from perdure.backbones.ranking import at_least_fp32, logits_at
 from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import AS_WRITTEN, normalise
 from perdure.backbones.texts import ReadsTexts
+from perdure.backbones.token_rows import Again
 from perdure.backbones.tokens import in_batches, padded
 from perdure.backbones.vectors import prompt_vectors
 from perdure.errors import DataError
@@ -43,7 +44,7 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> None:
         super().__init__(model, tokenizer, settings)
-        self._reads = False
+        self.reads = False  # whether a forward pass is known to work
 
     @abstractmethod
     def _batch(
@@ -64,28 +65,31 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
         for task in tasks:
             self._tasks[task.name] = task
             self._check_labels(task)
-            examples = itertools.chain(task.train, task.validation, task.test)
             if task.chats:
                 self._prepare_chats(task)
-                continue
-            if task.learns_text:
-                self._texts.add(example.text for example in examples)
-                continue
-            self._prompts.add(task.prompt(example.text) for example in examples)
-            if not task.labels:
-                self._add_answers(task.name, (example.label for example in task.train))
+            else:
+                self._read_task(task)
         self._try_reading()
         self._try_writing()
         self._try_padding()
 
+    def _read_task(self, task: Task) -> None:
+        every = (task.train, task.validation, task.test)
+        if task.learns_text:
+            self._texts.add(Again(lambda: (example.text for example in itertools.chain(*every))))
+            return
+        self._prompts.add(Again(lambda: (task.prompt(example.text) for example in itertools.chain(*every))))
+        if not task.labels:
+            self._add_answers(task.name, Again(lambda: (example.label for example in task.train)))
+
     def _try_reading(self) -> None:
         """One forward pass, once, so that a model that cannot learn this way is refused before anything begins."""
         task = next((task for task in self._tasks.values() if task.train[0].text != NO_CHAT), None)
-        if self._reads or task is None:
+        if self.reads or task is None:
             return
         with reading_explained(self.settings.model, self.model), torch.no_grad():
             self.forward(self.collate(task.train[:1]))
-        self._reads = True
+        self.reads = True
 
     def _check_labels(self, task: Task) -> None:
         ids = {

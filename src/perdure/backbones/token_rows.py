@@ -72,13 +72,18 @@ class TokenRows:
         return self._cut + sum(file.cut for file in self._files)
 
     def add(self, texts: Iterable[str]) -> None:
-        """Read those that are new; FetchError if the cache cannot be written."""
-        new = [text for text in dict.fromkeys(texts) if text not in self]
-        key = self._key() if len(new) >= MANY else None
+        """Read those that are new; FetchError if the cache cannot be written.
+
+        Args:
+            texts: of many, none is held if they can be gone through again (a list, or `Again`).
+        """
+        given = list(texts) if isinstance(texts, Iterator) else texts
+        new = Again(lambda: (text for text in given if text not in self))
+        key = self._key() if _at_least(MANY, new) else None
         if key is not None:
             self._files.append(_RowFile(new, self._read, f"{self._what} {key}"))
             return
-        for some in _batches(new):
+        for some in _batches(dict.fromkeys(new)):
             self._hold(some)
 
     def _hold(self, texts: list[str]) -> None:
@@ -99,13 +104,29 @@ class TokenRows:
         return next((row for file in self._files if (row := file.get(digest)) is not None), None)
 
 
+class Again(Iterable[str]):
+    """What `make` gives, from the start each time it is gone through."""
+
+    def __init__(self, make: Callable[[], Iterable[str]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make())
+
+
 class _RowFile:
     """The rows of many texts in a file of the cache, which is made if it is not there."""
 
-    def __init__(self, texts: list[str], read: Reader, key: str) -> None:
-        digests = np.fromiter(map(_digest, texts), "S16", len(texts))
+    def __init__(self, texts: Iterable[str], read: Reader, key: str) -> None:
+        every = np.fromiter(map(_digest, texts), "S16")
+        first = np.zeros(len(every), bool)  # of equal texts
+        first[np.unique(every, return_index=True)[1]] = True
+        digests = every[first]
         name = hashlib.sha256(key.encode() + digests.tobytes()).hexdigest()[:32]
-        folder = whole_folder(cache_folder() / "tokens" / name, lambda fresh: _write(fresh, texts, digests, read))
+        folder = whole_folder(
+            cache_folder() / "tokens" / name,
+            lambda fresh: _write(fresh, itertools.compress(texts, first), digests, read),
+        )
         self._texts, self._places = np.load(folder / "texts.npy"), np.load(folder / "places.npy")
         self._ids = np.memmap(folder / "ids.bin", np.int32, "r")
         self.cut = int(np.load(folder / "cut.npy"))
@@ -137,7 +158,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def _write(folder: Path, texts: list[str], digests: np.ndarray, read: Reader) -> None:
+def _write(folder: Path, texts: Iterable[str], digests: np.ndarray, read: Reader) -> None:
     ends, cut = array("q", [0]), 0
     with (folder / "ids.bin").open("wb") as file:
         for some in _batches(texts):
@@ -152,8 +173,15 @@ def _write(folder: Path, texts: list[str], digests: np.ndarray, read: Reader) ->
     np.save(folder / "places.npy", np.stack([ends[:-1], ends[1:]], axis=1)[order])
 
 
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    return (texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER))
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    return iter(lambda: list(itertools.islice(rest, TOGETHER)), [])
+
+
+def _at_least(many: int, texts: Iterable[str]) -> bool:
+    """Whether there are so many different texts."""
+    found: set[str] = set()
+    return any(len(found) >= many for text in texts if not found.add(text))
 
 
 def _digest(text: str) -> bytes:

@@ -161,6 +161,12 @@ class Trials(PretrainedBackbone):
             return "packed, if both ways agree at the first answer"
         return f"{'packed' if self._packs else 'exhaustive'}: {self._why}"
 
+    def rank_as(self, how: str) -> None:
+        """Rank labels as a run's record says (`how_ranked`), without trying again; what was not decided then is tried."""
+        way, _, why = how.partition(": ")
+        if self._packs is None and why:
+            self._packs, self._why = way == "packed", why
+
     def _refuse_packing(self, reason: str | None, fix: str = "") -> None:
         """Rank exhaustively from now on, for this reason (None: no reason).
 

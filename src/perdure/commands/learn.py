@@ -13,7 +13,7 @@ import torch
 from perdure.backbones.base import Backbone
 from perdure.commands.before_run import absolute, check_changed, check_count, check_gate, check_shards, check_sources
 from perdure.commands.preview import dry_lines, preview_lines
-from perdure.commands.run_record import begin_lines, run_record
+from perdure.commands.run_record import begin_lines, run_record, same_libraries
 from perdure.commands.skipped import write_skipped
 from perdure.config.for_stage import check_stage_settings
 from perdure.config.run_config import RunConfig, load_config
@@ -186,7 +186,7 @@ def _load(
     if store.exists:
         check_base_there(store)
     whole = learner_config(store) if store.exists else config
-    model, backbone = processes.main_first(lambda: load_learner(whole, chosen))
+    model, backbone = processes.main_first(lambda: load_learner(whole, chosen, same_libraries(store)))
     if store.exists:
         check_reading(store, backbone)
     check_needs(method, offered(model, chosen, method, config))

@@ -34,6 +34,11 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("perdure", "torch", "transformers", "peft")}
 
 
+def same_libraries(store: Store) -> bool:
+    """Whether a run is in the folder that began with the libraries of now: what it tried then holds."""
+    return store.exists and store.about.get("versions") == versions()
+
+
 def run_record(
     config: RunConfig,
     tasks: Sequence[Task],
@@ -66,6 +71,13 @@ def run_record(
     if note := getattr(backbone, "attention_note", lambda: None)():
         notes.append(note)
     warnings += notes
+    if (
+        known
+        and "ranking" in known
+        and known["versions"] == versions()
+        and (rank_as := getattr(backbone, "rank_as", None))
+    ):
+        rank_as(known["ranking"])
     ranked = getattr(backbone, "how_ranked", None)
     # several processes try packing together, at their first answer
     ranking = ranked(tried=processes.count == 1) if ranked else None

@@ -12,6 +12,7 @@ import torch
 
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
+from perdure.backbones.language import LanguageModel
 from perdure.config.run_config import LoraSettings, RunConfig, load_config
 from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
 from perdure.methods.contract.build import build_method, check_needs
@@ -193,9 +194,15 @@ def known_tasks(store: Store, backbone: Backbone, names: Sequence[str], given: S
     return tuple(tasks)
 
 
-def load_learner(config: RunConfig, tasks: Sequence[Task]) -> tuple[AdaptedModel, Backbone]:
-    """The configured model with its adapter, and the backbone that knows `tasks`."""
+def load_learner(config: RunConfig, tasks: Sequence[Task], tried: bool = False) -> tuple[AdaptedModel, Backbone]:
+    """The configured model with its adapter, and the backbone that knows `tasks`.
+
+    Args:
+        tried: a run has read with this model before, with the same libraries: no forward pass to see whether it can.
+    """
     learner = _published_backbone(config) if config.protocol != OWN else load_backbone(config.backbone)
+    if tried and isinstance(learner, LanguageModel):
+        learner.reads = True
     targets = config.lora.targets or learner.default_targets  # first: an error if the model has no known targets
     learner.prepare(tasks)
     return AdaptedModel(learner.model, config.lora, targets), learner

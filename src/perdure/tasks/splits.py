@@ -15,7 +15,7 @@ from perdure.errors import DataError
 from perdure.tasks.near import near_repeats
 from perdure.tasks.pool import Pair, Pool
 from perdure.tasks.spec import Size
-from perdure.tasks.table import taken
+from perdure.tasks.table import Table, labels_of, taken
 from perdure.tasks.task import SPLITS, Task, same_task
 
 OVERLAPS = (("train", "test"), ("validation", "test"), ("train", "validation"))
@@ -29,7 +29,14 @@ def as_task(name: str, drawn: Pool, *, labels: dict[str, str], metric: str, temp
     """The task of a drawn pool; the pool's template is used where none is given."""
     splits: dict[str, Any] = {split: getattr(drawn, split) or () for split in SPLITS}
     known = drawn.choices.keys() | drawn.references.keys() | drawn.places.keys()
-    texts = {text for pairs in splits.values() for text, _ in pairs if text in known} if known else set()
+    tables = any(isinstance(pairs, Table) for pairs in splits.values())  # of many rows: not read to drop a few places
+    texts = (
+        known
+        if tables
+        else {text for pairs in splits.values() for text, _ in pairs if text in known}
+        if known
+        else set()
+    )
     return Task(
         name,
         **splits,
@@ -128,9 +135,9 @@ def stratified(
     pairs = taken(pairs, rng.sample(range(len(pairs)), len(pairs)))
     if free or size >= len(pairs):
         return pairs[:size], pairs[size:]
-    quota = _quota(Counter(label for _, label in pairs), size, rng)
+    quota = _quota(Counter(labels_of(pairs)), size, rng)
     chosen, rest = array("q"), array("q")
-    for i, (_, label) in enumerate(pairs):
+    for i, label in enumerate(labels_of(pairs)):
         take = quota[label] > 0
         quota[label] -= take
         (chosen if take else rest).append(i)

@@ -21,7 +21,7 @@ from perdure.tasks.sources.large import is_large, large_table
 from perdure.tasks.sources.rows import Places, Row, each_row
 from perdure.tasks.spec import TaskSpec, check_is_task
 from perdure.tasks.splits import as_task, draw, normal
-from perdure.tasks.table import Table, taken
+from perdure.tasks.table import Table, labels_of, taken
 from perdure.tasks.task import SPLITS, Task, version
 
 SHOWN = 10
@@ -134,7 +134,7 @@ def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places | Table]
         bad += own
     assert form is not None
     names = tuple(spec.labels or ())
-    found = {label for split in pairs.values() for _, label in split}
+    found = {label for split in pairs.values() for label in labels_of(split)}
     if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
         # integers, none of them a name in `labels`, are positions there
         by_number = {label: names[int(label)] for label in found}
@@ -205,7 +205,7 @@ def _leave_out_unknown(
 ) -> None:
     """Take rows with a label that is not one of `names` out of `pairs` and `places`."""
     for split, found in pairs.items():
-        wrong = {i for i, (_, label) in enumerate(found) if label not in names}
+        wrong = {i for i, label in enumerate(labels_of(found)) if label not in names}
         bad += [
             f"{places[split].place(i)}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
             for i in sorted(wrong)
@@ -243,7 +243,7 @@ def image_in(folder: Path, text: str) -> str:
 
 def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places | Table]) -> dict[str, str]:
     """Class name -> text, checked against the labels in the splits."""
-    seen = {split: {label for _, label in getattr(pool, split) or []} for split in SPLITS}
+    seen = {split: set(labels_of(getattr(pool, split) or [])) for split in SPLITS}
     if len(seen["train"]) < 2:
         raise DataError(
             f"Task '{spec.name}' has only one class in train ({', '.join(map(repr, seen['train']))}). Add examples of "
@@ -264,7 +264,7 @@ def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places | Table]) -> di
     ):
         for split in splits:
             for label in sorted(seen[split] - known):
-                index = next(i for i, (_, other) in enumerate(getattr(pool, split)) if other == label)
+                index = next(i for i, other in enumerate(labels_of(getattr(pool, split))) if other == label)
                 where = places[split].place(index) if split in places else f"{split} example {index}"
                 raise DataError(f"{where}: label {label!r} {problem}")
     return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -56,9 +57,20 @@ def is_whole(folder: Path) -> bool:
     """Whether every listed file is there with its recorded sha256."""
     try:
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
-        return bool(listing) and all(sha256(folder / file) == digest for file, digest in listing.items())
+        return bool(listing) and all(_sha256(folder / file) == digest for file, digest in listing.items())
     except (OSError, ValueError):
         return False
+
+
+def _sha256(file: Path) -> str:
+    """The file's sha256, computed once a process while the file is as it was: a model's folder is asked for several times."""
+    about = file.stat()
+    return _sha256_as(file, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _sha256_as(file: Path, *_as_it_was: int) -> str:
+    return sha256(file)
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -22,10 +22,10 @@ from perdure.tasks.sources.packages import cache_folder
 from perdure.tasks.sources.rows import Row
 from perdure.tasks.table import Table, write_table
 
-LARGE = 200_000_000
-"""Files of so many bytes are read so: below, Python strings take no more memory than the mapped pages, and less time."""
-READING = 1
-"""To be raised when a row is read in another way."""
+LARGE = 50_000_000
+"""Files of so many bytes are read so: below, their rows as Python strings take less memory than the library that maps them."""
+READING = 2
+"""To be raised when a row is read or laid down in another way."""
 
 
 class _Images(Exception):
