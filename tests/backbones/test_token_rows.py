@@ -56,6 +56,36 @@ def test_rows_by_hand() -> None:
     assert again.asked == ["new"]  # the others lie in the file
 
 
+def test_many_texts_are_read_later_and_a_sample_stands_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of eight are drawn, two more read one by one; with the third, all are read, and every row is what it would be."""
+    monkeypatch.setattr(token_rows, "SAMPLE", 2)
+    monkeypatch.setattr(token_rows, "SINGLES", 2)
+    read = Letters()
+    texts = [f"{letter}-long" for letter in "abcdefgh"]
+    later = TokenRows("letters", read, lambda: "k", later=True)
+    later.add(texts)
+    drawn = list(read.asked)
+    assert len(drawn) == 2
+    assert (later.cut, later.sampled) == (8, True), "both are cut, so about all are"
+    assert [len(row) for row in later.extremes()] == [3, 3]
+    singles = [text for text in texts if text not in drawn][:3]
+    assert [list(later[text]) for text in (*drawn, *singles[:2])] == [
+        [*map(ord, t[:3])] for t in (*drawn, *singles[:2])
+    ]
+    assert read.asked == [*drawn, *singles[:2]]
+    assert not list((tmp_path / "cache").rglob("ids.bin"))
+    assert list(later[singles[2]]) == [*map(ord, singles[2][:3])]
+    assert read.asked[4:] == texts
+    assert [list(later[text]) for text in texts] == [[*map(ord, text[:3])] for text in texts]
+    assert (len(read.asked), later.cut) == (12, 8)
+    now = rows(Letters())
+    now.add(texts)
+    assert now._read.asked == [], "the same file"  # type: ignore[attr-defined]
+    assert (now.cut, now.sampled) == (8, False)
+
+
 def test_few_texts_and_readers_without_a_key_stay_in_memory(tmp_path: Path) -> None:
     found = rows(Letters())
     found.add(TEXTS[:2])
@@ -189,3 +219,13 @@ def test_many_texts_are_gone_through_again_and_none_is_held() -> None:
     other = Letters()
     rows(other).add([chr(300 + i) for i in range(300)])
     assert other.asked == []  # of the same texts in a list, the same file
+
+
+def test_a_digest_that_ends_with_a_zero_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy strips the zero; such a text was read again each time."""
+    monkeypatch.setattr(token_rows, "_digest", lambda text: text.encode().ljust(16, b"\0"))
+    read = Letters()
+    found = rows(read)
+    found.add(["a", "ab", "abc"])
+    assert [list(found[text]) for text in ("a", "ab", "abc")] == [[97], [97, 98], [97, 98, 99]]
+    assert read.asked == ["a", "ab", "abc"]

@@ -24,7 +24,7 @@ from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from tests.adapter_cases import random_folder
 from tests.backbones.test_runs import image_tasks
-from tests.backbones.tiny import tiny_causal, tiny_vision
+from tests.backbones.tiny import tiny_causal, tiny_seq2seq, tiny_vision
 from tests.contract.runs import SETTINGS
 
 IDS = torch.arange(5, 25)[None]
@@ -174,12 +174,13 @@ def test_the_card_names_tasks_method_scores_and_base(runs, encoder_folder, tmp_p
 
 
 @pytest.mark.parametrize("method", ["inc-lora", "ps-lora"])
-@pytest.mark.parametrize("kind", ["encoder", "causal"])
+@pytest.mark.parametrize("kind", ["encoder", "causal", "seq2seq"])
 def test_the_program_of_the_card_answers_from_the_exported_folder_alone(
     kind, method, tmp_path, small_tasks, encoder_folder, monkeypatch
 ):
     """Labels, template, length and temperature come from perdure.json; the base of an adapter is named by the reader."""
-    base = encoder_folder if kind == "encoder" else tiny_causal(tmp_path / "base")
+    made = {"causal": tiny_causal, "seq2seq": tiny_seq2seq}
+    base = made[kind](tmp_path / "base") if kind in made else encoder_folder
     reading = {"kind": kind, "model": str(base), "max_length": 32}
     learn(out=tmp_path / "run", tasks=small_tasks[:2], method=method, backbone=reading, **SETTINGS)
     form = "adapter" if method == "inc-lora" else "model"

@@ -132,7 +132,7 @@ def test_an_add_that_fails_after_its_training_does_not_train_again(begun, folder
         lambda self, training: (made.append(1), real_write(self, training)),
     )
 
-    def fails(*_):
+    def fails(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(perdure.loop.sequence, "save_deployed", fails)

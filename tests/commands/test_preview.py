@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
+from perdure.commands import preview as before
 from perdure.commands.learn import preview, run_config
 from perdure.commands.preview import decisions, majority, steps
 from perdure.config.run_config import RunConfig, load_config
@@ -16,7 +17,7 @@ from perdure.errors import StoreError
 from perdure.loop.progress import Plain, duration
 from perdure.tasks.sources.files import load_task
 from perdure.tasks.spec import TaskSpec
-from perdure.tasks.task import Stage, Task
+from perdure.tasks.task import Example, Stage, Task
 from perdure.training.reporter import Quiet
 from tests.contract.runs import bits
 from tests.months import write_config, write_task
@@ -146,3 +147,30 @@ def test_notices_stand_before_training_and_once(uneven, capsys):
     begun = next(i for i, line in enumerate(lines) if "step 1 of" in line)
     assert not any("Warning" in line or "Decide" in line for line in lines[begun:])
     assert load_task(TaskSpec(name="m", train=str(uneven / "train.jsonl"), free=True)).rows == 20
+
+
+class Letters:
+    """A model that reads four letters of a text."""
+
+    def length(self, example: Example) -> int:
+        return min(len(example.text), 4)
+
+    def full(self, example: Example) -> bool:
+        return len(example.text) >= 4
+
+
+def test_of_many_texts_a_sample_is_measured_and_said_as_such(monkeypatch):
+    """Five of ten texts are full; a sample of eight has three to five of them."""
+    task = Task(
+        "t",
+        [(("abcd" if i % 2 else "ab") + str(i), "ab"[i % 2]) for i in range(10)],
+        test=[("c", "a")],
+        labels=["a", "b"],
+    )
+    whole = [*before._lengths(task, Letters())]  # type: ignore[arg-type]
+    assert whole == ["3 to 4 tokens, half of them up to 4", "5 of 10 texts fill the model's length and may be cut"]
+    monkeypatch.setattr(before, "MANY", 9)
+    monkeypatch.setattr(before, "SAMPLE", 8)
+    first, second = before._lengths(task, Letters())  # type: ignore[arg-type]
+    assert first.endswith(" (8 texts measured)")
+    assert second in {f"about {share} % of 10 texts fill the model's length and may be cut" for share in (38, 50, 62)}

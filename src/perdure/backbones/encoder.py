@@ -90,7 +90,7 @@ class Encoder(PretrainedBackbone):
         self.pooling = pooling or Pooling()
         self._width = int(getattr(model.config, "hidden_size", 0))
         self._tokens = TokenRows(
-            "texts", self._read, lambda: tokenizer_key(tokenizer, {"max_length": settings.max_length})
+            "texts", self._read, lambda: tokenizer_key(tokenizer, {"max_length": settings.max_length}), later=True
         )
         self._mixes: bool | None = None  # whether padding changes a text's embedding; None: not tried yet
 
@@ -113,7 +113,7 @@ class Encoder(PretrainedBackbone):
         return cls(model, tokenizer, settings, pooling)
 
     def prepare(self, tasks: Iterable[Task]) -> None:
-        """Register the tasks' labels; tokenise every text once.
+        """Register the tasks' labels; tokenise every text once, many of them when they are needed.
 
         Raises:
             DataError: a task without labels, or two labels of a task that have the same text once tokenised.
@@ -154,8 +154,13 @@ class Encoder(PretrainedBackbone):
 
     @property
     def truncated(self) -> int:
-        """How many texts were longer than `max_length`, and were cut."""
+        """How many texts were longer than `max_length`, and were cut; about so many, if `sampled`."""
         return self._tokens.cut
+
+    @property
+    def sampled(self) -> bool:
+        """Whether many texts wait to be tokenised, and `truncated` is estimated."""
+        return self._tokens.sampled
 
     def _read(self, texts: list[str]) -> tuple[list[Sequence[int]], int]:
         """Token ids of each text, cut to `max_length`, and how many were longer."""

@@ -7,13 +7,18 @@
 
 The key is a checksum of the texts, of the tokenizer and of the settings it reads by, so a file that was changed or is read
 otherwise has another key. A folder is filled beside its place, listed with checksums and renamed: half of one is never read.
+
+With `later` the file is made when its rows are needed, at the first scoring or step: what is said before that comes from a
+sample, so that a mistake in the settings shows in seconds.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
+import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +34,10 @@ from perdure.tasks.sources.packages import cache_folder
 
 MANY = 5_000
 """From so many new texts on, their ids lie in a file."""
+SAMPLE = 1_000
+"""So many of them, drawn by a fixed seed, stand for all until a file is made."""
+SINGLES = 1_500
+"""So many more are read one by one before that."""
 TOGETHER = 1_000
 """Texts tokenised at once: a tokenizer's own record of a text is many times as large as its ids."""
 
@@ -43,10 +52,11 @@ class TokenRows:
         read: the rows of some texts in order, and how many texts were too long and were cut.
         what: what the rows are: those of two kinds have files of their own.
         key: what else besides the texts decides about rows, as a checksum; None if that is not known: all stay in memory.
+        later: many texts are read when their rows are needed; then `extremes` and `cut` are those of a sample.
     """
 
-    def __init__(self, what: str, read: Reader, key: Callable[[], str | None]) -> None:
-        self._what, self._read, self._key = what, read, key
+    def __init__(self, what: str, read: Reader, key: Callable[[], str | None], later: bool = False) -> None:
+        self._what, self._read, self._key, self._later = what, read, key, later
         self._held: dict[str, Row] = {}
         self._cut = 0
         self._files: list[_RowFile] = []
@@ -68,8 +78,13 @@ class TokenRows:
 
     @property
     def cut(self) -> int:
-        """How many of the texts were cut."""
+        """How many of the texts were cut; of those of a sample, about so many."""
         return self._cut + sum(file.cut for file in self._files)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether `cut` is estimated from a sample."""
+        return any(file.sampled for file in self._files)
 
     def add(self, texts: Iterable[str]) -> None:
         """Read those that are new; FetchError if the cache cannot be written.
@@ -81,7 +96,8 @@ class TokenRows:
         new = Again(lambda: (text for text in given if text not in self))
         key = self._key() if _at_least(MANY, new) else None
         if key is not None:
-            self._files.append(_RowFile(new, self._read, f"{self._what} {key}"))
+            about = f"{self._what} {key}"
+            self._files.append(_RowFile(given, lambda text: text not in self, self._read, about, self._later))
             return
         for some in _batches(dict.fromkeys(new)):
             self._hold(some)
@@ -101,7 +117,7 @@ class TokenRows:
         if not self._files:
             return None
         digest = _digest(text)
-        return next((row for file in self._files if (row := file.get(digest)) is not None), None)
+        return next((row for file in self._files if (row := file.get(text, digest)) is not None), None)
 
 
 class Again(Iterable[str]):
@@ -115,29 +131,64 @@ class Again(Iterable[str]):
 
 
 class _RowFile:
-    """The rows of many texts in a file of the cache, which is made if it is not there."""
+    """The rows of many texts in a file of the cache, which is made if it is not there: now, or `later`, when it is needed."""
 
-    def __init__(self, texts: Iterable[str], read: Reader, key: str) -> None:
+    def __init__(
+        self, texts: Iterable[str], is_new: Callable[[str], bool], read: Reader, key: str, later: bool
+    ) -> None:
         every = np.fromiter(map(_digest, texts), "S16")
+        new = np.fromiter(map(is_new, texts), bool)
         first = np.zeros(len(every), bool)  # of equal texts
         first[np.unique(every, return_index=True)[1]] = True
+        first &= new
         digests = every[first]
+        self._read, self.sampled = read, later and len(digests) > SAMPLE
+        self._few: dict[str, Row] = {}
         name = hashlib.sha256(key.encode() + digests.tobytes()).hexdigest()[:32]
-        folder = whole_folder(
+        self._made = functools.partial(
+            whole_folder,
             cache_folder() / "tokens" / name,
             lambda fresh: _write(fresh, itertools.compress(texts, first), digests, read),
         )
+        if self.sampled:
+            self._texts = np.sort(digests)
+            self.cut = self._take_sample(itertools.compress(texts, first), len(digests))
+        else:
+            self.cut = int(np.load(self._load() / "cut.npy"))
+
+    def _take_sample(self, texts: Iterable[str], count: int) -> int:
+        """Read a sample of these `count` texts; about how many of all are cut."""
+        cut, chosen = 0, set(random.Random(0).sample(range(count), SAMPLE))
+        for some in _batches(text for place, text in enumerate(texts) if place in chosen):
+            rows, too_long = self._read(some)
+            cut += too_long
+            self._few |= zip(some, rows, strict=True)
+        return round(cut * count / SAMPLE)
+
+    def _load(self) -> Path:
+        folder = self._made()
         self._texts, self._places = np.load(folder / "texts.npy"), np.load(folder / "places.npy")
         self._ids = np.memmap(folder / "ids.bin", np.int32, "r")
-        self.cut = int(np.load(folder / "cut.npy"))
+        self._few, self._made = {}, lambda: folder  # the texts are needed no more
+        return folder
 
-    def get(self, digest: bytes) -> Row | None:
-        at = int(np.searchsorted(self._texts, np.bytes_(digest)))
-        if at == len(self._texts) or self._texts[at] != np.bytes_(digest):
+    def get(self, text: str, digest: bytes) -> Row | None:
+        wanted = np.bytes_(digest.rstrip(b"\0"))  # as numpy gives it back: one in 256 ends with a zero
+        at = int(np.searchsorted(self._texts, wanted))
+        if at == len(self._texts) or self._texts[at] != wanted:
             return None
+        if self._few:
+            if (known := self._few.get(text)) is not None:
+                return known
+            if len(self._few) < SAMPLE + SINGLES:
+                [self._few[text]] = self._read([text])[0]
+                return self._few[text]
+            self._load()  # sorted alike
         return self._row(at)
 
     def extremes(self) -> list[Row]:
+        if self._few:
+            return [pick(self._few.values(), key=len) for pick in (min, max)]
         lengths = self._places[:, 1] - self._places[:, 0]
         return [self._row(int(lengths.argmin())), self._row(int(lengths.argmax()))]
 

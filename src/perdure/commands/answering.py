@@ -13,6 +13,7 @@ from typing import Any
 
 from perdure.backbones import backbone_kind
 from perdure.backbones.models import public_name
+from perdure.commands.licences import base_licence, data_licences
 from perdure.state.reopen import learner_config
 from perdure.state.store import Store
 
@@ -45,7 +46,7 @@ def public_base(name: str) -> str | None:
 
 
 def card_facts(about: dict[str, Any]) -> dict[str, Any]:
-    """What a card says of a run besides its scores: metrics, data, settings."""
+    """What a card says of a run besides its scores: metrics, data, licences, settings."""
     config = about["config"]
     sets = [task["dataset"] for task in config["tasks"] if task.get("dataset")]
     training, lora = config["training"], config["lora"]
@@ -55,6 +56,8 @@ def card_facts(about: dict[str, Any]) -> dict[str, Any]:
         "datasets": sets,
         "suite": config.get("suite"),
         "split": config["evaluation"]["split"],
+        "base_licence": base_licence(str(config["backbone"]["model"])),
+        "data_licences": data_licences(config, list(about["asked"])),
         "settings_of_run": {
             "learning rate": training["learning_rate"],
             "later learning rate": training["learning_rate"] * training["later_learning_rate_factor"],

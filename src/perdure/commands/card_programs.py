@@ -75,6 +75,41 @@ def written(text):  # a task without labels
     found = model.generate(prompt, do_sample=False, max_new_tokens=reads.get("max_new_tokens", 50))
     return tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True).strip()
 """
+SEQ2SEQ = """start = model.generation_config.decoder_start_token_id
+if start is None:
+    start = getattr(model.config, "decoder_start_token_id", None)
+if start is None:
+    start = model.config.decoder.bos_token_id
+
+
+def prompt_ids(text):
+    text = asked["template"].replace("{text}", text) if asked["template"] else text
+    return torch.tensor([tokenizer(text)["input_ids"]])
+
+
+def answer_ids(text):
+    found = tokenizer(text_target=text)["input_ids"]
+    return found if found and found[-1] == tokenizer.eos_token_id else [*found, tokenizer.eos_token_id]
+
+
+@torch.inference_mode()
+def probabilities(text):
+    prompt, scores = prompt_ids(text), []
+    for answer in map(answer_ids, asked["labels"].values()):
+        read = torch.tensor([[start, *answer[:-1]]])
+        logits = model(input_ids=prompt, decoder_input_ids=read).logits[0].float()
+        score = logits.log_softmax(-1)[range(len(answer)), answer]
+        scores.append(score.mean() if reads.get("label_score") == "mean" else score.sum())
+    return dict(zip(asked["labels"], torch.stack(scores).softmax(0).tolist()))
+
+
+@torch.inference_mode()
+def written(text):  # a task without labels
+    most = reads.get("max_new_tokens", 50)
+    found = model.generate(prompt_ids(text), do_sample=False, num_beams=1, max_new_tokens=most, decoder_start_token_id=start)
+    return tokenizer.decode(found[0], skip_special_tokens=True).strip()
+"""
+AUTO = {"encoder": "AutoModel", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 NO_BASE = "THE BASE MODEL'S FOLDER OR HUB ID"
 
 
@@ -82,9 +117,9 @@ def programs(about: Mapping[str, Any], form: str, here: str, rank: int) -> Itera
     """(title, language, text) of each way to ask the folder `here`; `about` as in perdure.json, `rank` of an adapter."""
     task = next(iter(about["tasks"]))
     base, kind = about["base"] or NO_BASE, about["kind"]
-    body = {"encoder": ENCODER, "causal": CAUSAL}.get(kind)
+    body = {"encoder": ENCODER, "causal": CAUSAL, "seq2seq": SEQ2SEQ}.get(kind)
     if body and about["pooling"] in (None, "mean") and not about["tasks"][task].get("chats"):
-        auto = "AutoModel" if kind == "encoder" else "AutoModelForCausalLM"
+        auto = AUTO[kind]
         peft = "from peft import PeftModel\n" if form == "adapter" else ""
         loaded = LOADED[form].format(base=base, auto=auto)
         yield "transformers", "python", BEGIN.format(peft=peft, auto=auto, here=here, loaded=loaded, task=task) + body

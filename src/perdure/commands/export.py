@@ -29,9 +29,10 @@ from perdure.merging.state import State
 from perdure.ops.lowrank import Delta, LowRank
 from perdure.state.checkpoint import damaged_as_error, read_metadata
 from perdure.state.outcomes import task_outcomes
+from perdure.state.rank_file import bound_in_words, read_bound
 from perdure.state.reopen import check_base_there, learner_config, load_learner
 from perdure.state.scores import read_scores
-from perdure.state.store import STATE, Store
+from perdure.state.store import DEPLOYED, STATE, Store
 from perdure.state.words import adapter_alone
 
 Form = Literal["adapter", "model"]
@@ -67,6 +68,9 @@ def export(
     if is_state and task is not None:
         raise ConfigError("A merge state deploys one update; leave --task out.")
     source = State(folder) if is_state else _Deployed(folder, task)
+    bound = read_bound(source.store.folder / DEPLOYED) if isinstance(source, _Deployed) else None
+    if form == "adapter" and rank is None and bound:
+        rank = bound["rank"]
     if form == "model" and rank is not None:
         raise ConfigError("A model has no rank; leave --rank out.")
     if form == "adapter" and base is not None:
@@ -85,6 +89,11 @@ def export(
         ways = tuple(programs(about, form, out.name, rank or source.rank))
         head = (without_head(source.store),) if learner_config(source.store).method.get("head") else ()
         facts = replace(facts, beside=beside, shown_base=about["base"], programs=ways, notes=(*facts.notes, *head))
+        if bound and rank == bound["rank"]:
+            said = f"deploy.rank: {bound_in_words(bound)}"
+            facts = replace(
+                facts, notes=(*facts.notes, said), record={**facts.record, "deploy.rank": bound_in_words(bound)}
+            )
     check_apart(out, [folder, base])
     check_result(facts.modules, out, base, rank, overwrite)
     if base is not None and isinstance(source, _Deployed):

@@ -88,7 +88,7 @@ def add(
         lines += [f"Warning: {line}" for line in record["warnings"]]
         if type(report) is not Quiet:
             stage = [Stage(new.name, (new,))]
-            lines += preview_lines(stage, opened.model, opened.backbone, config, store.folder)
+            lines += preview_lines(stage, opened.model, opened.backbone, config, store.folder, len(every) - 1)
         with reporting(report, every, opened.method, config, store, lines), store.transaction() as more:
             untrained = score_tasks([new], (), {}, opened.model, opened.backbone, config.evaluation, report)
             more["added"] = {**record, "untrained": score_cells(untrained)}
@@ -172,7 +172,8 @@ def rollback(run: str | Path, to: str, *, tasks: Sequence[Task] = ()) -> Scores:
             given = [task for task in tasks if task.name in kept]
             backbone.prepare(known_tasks(store, backbone, kept, given))  # a tokenizer is saved as it was last used
             base = public_name(store.about["config"]["backbone"]["model"])
-            save_deployed(store, load_deployed(store, keep), model, backbone, base)
+            rank = initial_config(store).deploy.rank
+            save_deployed(store, load_deployed(store, keep), model, backbone, base, rank=rank)
     return read_scores(run)
 
 

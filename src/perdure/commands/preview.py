@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from perdure.backbones.base import Backbone, Prediction
+from perdure.commands.serve import VLLM_RANKS
 from perdure.config.for_stage import for_stage
 from perdure.config.run_config import RunConfig
 from perdure.loop.progress import duration
@@ -27,6 +29,10 @@ UNEVEN, MANY_CUT, FEW_SCORED = 0.6, 0.05, 100
 """From these shares, and below this number, a person is asked to decide something."""
 BACKWARD = 1.0
 """What a step's backward pass takes of its forward pass: the base has no gradients (MiniLM, batches of 16: .8 to 1.1)."""
+MANY, SAMPLE = 5_000, 1_000
+"""Of more training texts than that, so many are measured."""
+SUMMED, OFFSET = ("sum", "covariance-gain", "average"), ("slice", "slice-free", "lora-ga", "loram")
+"""Consolidations whose adapter has the ranks of all updates together, and inits that start away from zero."""
 TRIED_SECONDS = 1.5
 """For so long a dry run answers examples of each task with the untouched model."""
 
@@ -51,14 +57,23 @@ def majority(task: Task, config: RunConfig) -> tuple[str, float] | None:
 
 
 def preview_lines(
-    stages: Sequence[Stage], model: AdaptedModel, backbone: Backbone, config: RunConfig, out: str | Path
+    stages: Sequence[Stage],
+    model: AdaptedModel,
+    backbone: Backbone,
+    config: RunConfig,
+    out: str | Path,
+    earlier: int = 0,
 ) -> list[str]:
-    """What is about to be learnt, a line a task, then cost and folder, and at the end what asks for a decision."""
+    """What is about to be learnt, a line a task, then cost and folder, and at the end what asks for a decision.
+
+    Args:
+        earlier: number of stages that were learnt before.
+    """
     tasks = [task for stage in stages for task in stage.tasks]
     lines = [_task_line(task, backbone, config) for task in tasks]
     seconds = sum(steps(stage, config) * step_seconds(stage, backbone, config) for stage in stages)
     cost = f"{_cost_line(stages, model, config, out)}; training about {duration(seconds)}, estimated from one batch"
-    return [*lines, cost, *decisions(tasks, backbone, config)]
+    return [*lines, cost, *decisions(tasks, backbone, config), *_rank_line(stages, earlier, model, config)]
 
 
 def dry_lines(
@@ -87,7 +102,33 @@ def dry_lines(
         f"{_cost_line(stages, model, config, out)}; about {duration(training + scoring)}, estimated from "
         f"one batch: training {duration(training)}, scoring {duration(scoring)}"
     )
-    return [*lines, cost, *decisions(tasks, backbone, config)]
+    return [*lines, cost, *decisions(tasks, backbone, config), *_rank_line(stages, len(earlier), model, config)]
+
+
+def deployed_rank(stages: int, model: AdaptedModel, config: RunConfig) -> int | None:
+    """The rank of the adapter that is deployed after so many stages whose updates are summed; None: not an adapter, or not
+    a sum. Inits that offset the base give an update of twice the rank."""
+    if config.method["consolidate"]["kind"] not in SUMMED:
+        return None
+    ranks = [
+        stages * len(module.A) * (2 if config.method["init"]["kind"] in OFFSET else 1)
+        for module in model.modules.values()
+    ]
+    sizes = [(module.B.shape[0], module.A.shape[1]) for module in model.modules.values()]
+    if any(rank * (o + i) > o * i for rank, (o, i) in zip(ranks, sizes, strict=True)):
+        return None
+    return max(ranks)
+
+
+def _rank_line(stages: Sequence[Stage], earlier: int, model: AdaptedModel, config: RunConfig) -> Iterator[str]:
+    """Says before training that the deployed rank will pass what vLLM takes."""
+    count, most = earlier + len(config.history) + len(stages), VLLM_RANKS[-1]
+    rank = deployed_rank(count, model, config)
+    if rank and rank > most and (config.deploy.rank or rank) > most:
+        yield (
+            f"Decide: after {count} stages the deployed adapter has rank {rank}, and vLLM takes {most} at most: set deploy.rank, "
+            "which says what it costs, or export the whole model (perdure export RUN --as model)"
+        )
 
 
 def untouched(task: Task, model: AdaptedModel, backbone: Backbone, config: RunConfig) -> Tried:
@@ -131,9 +172,10 @@ def decisions(tasks: Sequence[Task], backbone: Backbone, config: RunConfig) -> l
 
 def _doubts(task: Task, backbone: Backbone, config: RunConfig) -> Iterator[tuple[str, str]]:
     examples, baseline = scored_examples(task, config.evaluation), majority(task, config)
-    cut, of = _full(task, backbone), len(task.train)
-    if cut / of >= MANY_CUT:
-        yield "many texts lose a part; raise backbone.max_length to read more", f"{100 * cut / of:.0f} % of them"
+    measured = _measured(task)
+    cut = sum(map(_fills(backbone), measured)) / len(measured)
+    if cut >= MANY_CUT:
+        yield "many texts lose a part; raise backbone.max_length to read more", f"{100 * cut:.0f} % of them"
     if baseline and task.metric == "accuracy" and baseline[1] >= UNEVEN:
         yield (
             "one class is so frequent that accuracy says little; metric: balanced-accuracy counts all classes alike",
@@ -171,20 +213,25 @@ def _classes(task: Task) -> Iterator[str]:
 
 
 def _lengths(task: Task, backbone: Backbone) -> Iterator[str]:
-    sizes = sorted(map(backbone.length, task.train))
+    measured = _measured(task)
+    sizes = sorted(map(backbone.length, measured))
     if sizes[-1] == 1:  # a model that does not count tokens
         return
-    yield f"{sizes[0]} to {sizes[-1]} tokens, half of them up to {sizes[len(sizes) // 2]}"
-    if full := _full(task, backbone):
+    some = f" ({len(sizes):,} texts measured)" if len(sizes) < len(task.train) else ""
+    yield f"{sizes[0]} to {sizes[-1]} tokens, half of them up to {sizes[len(sizes) // 2]}{some}"
+    if full := sum(map(_fills(backbone), measured)):
         longest = next(iter(task.places.items()), None)
         cut = longest and _fills(backbone)(Example(longest[0], task.train[0].label, task.name))
         place = f", such as {Path(longest[1]).name}" if longest and cut else ""
-        yield f"{full:,} of {len(task.train):,} texts fill the model's length and may be cut{place}"
+        of = f"about {100 * full / len(sizes):.0f} %" if some else f"{full:,}"
+        yield f"{of} of {len(task.train):,} texts fill the model's length and may be cut{place}"
 
 
-def _full(task: Task, backbone: Backbone) -> int:
-    """How many training texts fill what the model reads."""
-    return sum(map(_fills(backbone), task.train))
+def _measured(task: Task) -> Sequence[Example]:
+    """The training examples whose length is looked at: of many a sample, the same every time."""
+    if len(task.train) <= MANY:
+        return task.train
+    return [task.train[i] for i in sorted(random.Random(0).sample(range(len(task.train)), SAMPLE))]
 
 
 def _fills(backbone: Backbone) -> Callable[[Example], bool]:

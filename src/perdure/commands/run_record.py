@@ -63,7 +63,10 @@ def run_record(
     if cut := backbone.truncated:
         length = getattr(settings, "max_length", None)
         limit = f" ({length})" if length else ""
-        warnings.append(f"{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more")
+        about = "about " if getattr(backbone, "sampled", False) else ""
+        warnings.append(
+            f"{about}{cut} texts are longer than backbone.max_length{limit} and are cut; increase it to read more"
+        )
     if note := getattr(backbone, "padding_note", lambda: None)():
         warnings.append(note)
     reach = model.coverage()

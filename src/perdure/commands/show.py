@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.state.outcomes import TaskOutcome, task_outcomes
+from perdure.state.rank_file import bound_in_words, read_bound
 from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, QUARANTINE, STAGES, Store, set_aside
 from perdure.state.words import BASELINE, compared, interval, next_steps, points, state_sentence
@@ -39,6 +40,7 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "metrics": {name: getattr(scores, name) if scores else None for name in FORMULAS},
         "split": config["evaluation"]["split"],
         "deployed": _deployed(store.folder / DEPLOYED),
+        "bound": read_bound(store.folder / DEPLOYED),
         "bytes": {
             name: sum(path.stat().st_size for path in (store.folder / name).rglob("*") if path.is_file())
             for name in (STAGES, DEPLOYED, QUARANTINE)
@@ -125,7 +127,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     for name, value in run["metrics"].items():
         if value is not None:
             yield f"{name.replace('_', ' ').replace('accuracy', name_of_score)}: {100 * value:.1f}"
-    yield f"deployed: {run['deployed'] or 'nothing yet'}"
+    bound = f" of {bound_in_words(run['bound'])}" if run["bound"] else ""
+    yield f"deployed: {run['deployed'] or 'nothing yet'}{bound}"
     sizes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in run["bytes"].items() if count)
     yield f"on disk: {sizes or 'nothing yet'}"
     for folder, why in run["aside"].items():

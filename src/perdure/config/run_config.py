@@ -121,6 +121,16 @@ class EvaluationSettings(Settings):
     enough for choosing settings by average accuracy. Many tasks, large test sets: `own`, or fewer `examples`."""
 
 
+class DeploySettings(Settings):
+    """What is written for others to serve: `deployed/` and exports."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """at most so many directions in each layer's update: the adapter's rank, which grows with the tasks where updates are
+    summed (vLLM takes one of 8, 16, 32, 64, 128, 256, 320, 512 at most). The nearest update of that rank is deployed, also of
+    a merge that is not low rank; `deployed/rank.json` and the card say which share of the energy it keeps and how many
+    validation answers changed. Scores and `predict` are those of the whole update. None = all of it."""
+
+
 def _protect(value: Any) -> Any:
     return {"base": value} if isinstance(value, str) else value
 
@@ -168,6 +178,8 @@ class RunConfig(Settings):
     """what the base itself can do, protected as if it had been learnt first."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """how the deployed model is scored."""
+    deploy: DeploySettings = DeploySettings()
+    """what is written for others to serve."""
     seed: int = Field(default=0, ge=0)
     """seed of all randomness in training."""
     data_seed: int = Field(default=0, ge=0)

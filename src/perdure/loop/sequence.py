@@ -22,6 +22,7 @@ from perdure.backbones.models import public_name
 from perdure.config.for_stage import for_stage
 from perdure.config.run_config import RunConfig
 from perdure.loop.adapter_history import history_stages
+from perdure.loop.progress import tell
 from perdure.methods.contract import calls
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past
@@ -112,5 +113,7 @@ def run_sequence(
         processes.once(save_stage, store, stage.name, past, method, update, record, ctx.notes, scores, model, base)
         past = load_past(store, method, device=model.device)  # continue from the files, as a resumed run does
 
-    save_deployed(store, past.deployed, model, backbone, base, processes)
+    known = {"rank": config.deploy.rank, "tasks": tasks, "settings": config.evaluation}
+    if cost := save_deployed(store, past.deployed, model, backbone, base, processes, **known):
+        tell(report, f"deployed with {cost} (deploy.rank)")
     return past

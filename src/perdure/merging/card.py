@@ -30,6 +30,8 @@ Tasks, in the order they were learnt: {{ tasks }}.
 Scored on the {{ split }} split, after all tasks were learnt.
 {% endif %}{% if learnt %}
 Learnt with: {{ learnt }}.
+{% endif %}{% if licences %}
+Licences, which are yours to follow: {{ licences }}.
 {% endif %}{% for title, language, text in programs %}
 ## {{ title }}
 
@@ -43,7 +45,7 @@ def card(record: Mapping[str, Any], base: str | None, programs: Sequence[tuple[s
 
     Args:
         record: form, rank, energy, rule and settings, adapters; optionally `method`, `tasks` and `scores` of a run.
-            `metrics`, `datasets`, `split` and `settings_of_run` say more of a run.
+            `metrics`, `datasets`, `split`, `base_licence`, `data_licences` and `settings_of_run` say more of a run.
         base: the base model.
         programs: (title, language, text) of ways to use it.
     """
@@ -81,9 +83,20 @@ def card(record: Mapping[str, Any], base: str | None, programs: Sequence[tuple[s
         ],
         split=record.get("split", "test"),
         learnt=", ".join(f"{key} {_line(value)}" for key, value in (record.get("settings_of_run") or {}).items()),
+        licences=_licences(record),
         programs=programs,
     )
     return str(text).rstrip() + "\n"
+
+
+def _licences(record: Mapping[str, Any]) -> str:
+    """'base Apache-2.0; data: amazon MIT (package vaderSentiment), mail unknown'; empty of what is not a run."""
+    if "data_licences" not in record:
+        return ""
+    data = record["data_licences"]
+    named = [f"{_line(task)} {_line(data.get(task, 'unknown'))}" for task in record.get("tasks") or ()]
+    base = f"base {_line(record['base_licence'] or 'unknown')}"
+    return f"{base}; data: {', '.join(named)}" if named else base
 
 
 def _form(record: Mapping[str, Any]) -> str:
@@ -91,7 +104,8 @@ def _form(record: Mapping[str, Any]) -> str:
         return "The merged update is inside the weights: load it like any model of its kind."
     rank, energy = record["rank"], record["energy"]
     kept = f"\nIt keeps {100 * energy:.2f} % of the energy of the merged update." if energy < 1 else ""
-    return f"Rank {rank}, alpha {rank}: the scaling is inside B. It belongs on the untouched base model.{kept}"
+    lost = f"\nWhat that costs: {_line(record['deploy.rank'])}." if "deploy.rank" in record else ""
+    return f"Rank {rank}, alpha {rank}: the scaling is inside B. It belongs on the untouched base model.{kept}{lost}"
 
 
 def _line(text: Any) -> str:

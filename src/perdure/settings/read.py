@@ -226,7 +226,7 @@ def unknown_key(
     names = {name: name for name in known}
     for group, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names |= {leaf: f"{group}.{leaf}" for leaf in field.annotation.model_fields if leaf not in known}
+            names = {leaf: f"{group}.{leaf}" for leaf in field.annotation.model_fields} | names  # the first group's
     alias = ALIASES.get(key.casefold(), "")
     group, _, leaf = alias.rpartition(".")
     meant = alias if group and group in known else names.get(leaf) or nearest(key, names)

@@ -20,7 +20,10 @@ from perdure.methods.contract.parts import Head, Method
 from perdure.methods.contract.past import Past, PerTask
 from perdure.ops.finite import all_finite
 from perdure.ops.lowrank import LowRank, Update
+from perdure.state.bounded import bounded, changed_answers
 from perdure.state.checkpoint import CPU, checkpoint_deployed, checkpoint_head, load_checkpoint, save_checkpoint
+from perdure.state.rank_file import FILE as RANK
+from perdure.state.rank_file import bound_in_words
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Example, Task
 from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes, scored_examples
@@ -188,15 +191,35 @@ def save_deployed(
     backbone: Backbone,
     base: str,
     processes: Processes = ALONE,
-) -> None:
-    """Write `deployed/`: a plain adapter if that is exact, or one adapter per task, else the merged model."""
+    *,
+    rank: int | None = None,
+    tasks: Sequence[Task] = (),
+    settings: EvaluationSettings | None = None,
+) -> str | None:
+    """Write `deployed/`: a plain adapter if that is exact, or one adapter per task, else the merged model.
+
+    Args:
+        rank: `deploy.rank`.
+        tasks, settings: what the bounded update is compared on; None: it is not.
+
+    Returns:
+        What a reached bound costs, in words.
+    """
+    less = bounded(deployed, rank)
+    record = None
+    if less:
+        answers = settings and changed_answers(less, deployed, tasks, model, backbone, settings)
+        record, deployed = less.record(answers), less.deployed
 
     def write(weights: dict[str, Tensor]) -> None:
         with store.deploying() as folder:
             write_deployed(folder, deployed, model, backbone, base, weights)
+            if record:
+                write_json(folder / RANK, record)
 
     with model.weights_of(deployed) as weights:
         processes.once(write, weights)
+    return bound_in_words(record) if record else None
 
 
 def write_deployed(
