@@ -26,7 +26,7 @@ from perdure.report.runs import Run, read_runs
 from perdure.report.summary import summary
 from perdure.report.tasks import as_values, standing_of
 from perdure.report.texts import changed_texts
-from perdure.report.words import headings
+from perdure.report.words import MANY, headings
 from perdure.training.metrics import FORMULAS
 
 
@@ -54,7 +54,8 @@ def page(runs: Sequence[Run], plotly: str) -> str:
     figures, scores, lead = sections.Figures(), runs[0].scores, f"{len(runs)} runs compared."
     if len(runs) == 1:
         lead = f"{len(scores.tasks)} tasks, seed {scores.seed}, scored on the {scores.split} split: "
-        lead += f"{', '.join(scores.tasks)}."
+        some, more = scores.tasks[:MANY], len(scores.tasks) - MANY
+        lead += f"{', '.join(some)}{f' and {more} more' if more > 0 else ''}."
     # the line ends that a browser sees, which is what it hashes
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in (plotly, source("page.js"))]
     policy = (
