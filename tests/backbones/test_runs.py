@@ -15,6 +15,7 @@ from perdure.errors import UnmetNeed
 from perdure.files.durable import read_lines
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from perdure.tasks.task import Task
 from perdure.training.metrics import Scores
@@ -85,7 +86,7 @@ def test_growing_and_going_back(kind: str, learners: dict[str, Any], tmp_path: P
     assert bits_learnt(tmp_path / "grown") == bits_learnt(tmp_path / "all")
     texts = [example.text for example in tasks[1].test]
     found = perdure.predict(tmp_path / "grown", texts, task=tasks[1].name, tasks=tasks)
-    known = read_lines(Store(tmp_path / "grown").stage_folder(2) / "predictions" / f"{tasks[1].name}.jsonl")
+    known = read_answers(Store(tmp_path / "grown").stage_folder(2), tasks[1].name)
     assert [row["label"] for row in found] == [row["predicted"] for row in known]
     perdure.rollback(tmp_path / "grown", tasks[0].name, tasks=tasks[:1])
     assert bits(tmp_path / "grown") == one

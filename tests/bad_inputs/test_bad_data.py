@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from perdure.state.answers import read_answers
 from tests.bad_inputs.place import GOOD, RUN, Bad, Place, refused
 
 BOTH = [{"text": "the same", "label": "a"}, {"text": "the very same", "label": "b"}]
@@ -155,7 +156,7 @@ def test_hostile_texts_and_labels_are_only_text(place: Place, monkeypatch, capsy
     assert perdure(monkeypatch, capsys, "report", "new", "--out", "page").code == 0
     assert {path.name for path in place.folder.iterdir()} - before == {"new", "page"}
     html = (place.folder / "page/report.html").read_text()
-    stored = (place.folder / "new/stages/01-bad/predictions/bad.jsonl").read_text()
-    assert {json.loads(line)["label"] for line in stored.splitlines()} == {HOSTILE, "../../b"}
+    stored = read_answers(place.folder / "new/stages/01-bad", "bad")
+    assert {row["label"] for row in stored} == {HOSTILE, "../../b"}
     assert "<img src=x" not in html
     assert "<script>owned" not in html

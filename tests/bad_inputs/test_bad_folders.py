@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from perdure.state.manifest import read_manifest
 from tests.bad_inputs.place import Bad, Place, nothing, refused
 
 AGAIN = ("run", "config.yaml", "--out", "run")
@@ -62,7 +63,7 @@ def other_base(place: Place) -> None:
 
 def unfinished(place: Place) -> None:
     """Only the untrained stage is finished."""
-    manifest = json.loads((place.run / "manifest.json").read_text())
+    manifest = read_manifest(place.run / "manifest.json")
     (place.run / "manifest.json").write_text(json.dumps({"stages": manifest["stages"][:1]}))
 
 

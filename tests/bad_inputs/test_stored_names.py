@@ -17,6 +17,7 @@ from perdure.merging.rules import rule_named
 from perdure.merging.state import State, merge_into
 from perdure.report.sweeps import read_failures
 from perdure.state.checkpoint import checkpoint_deployed, save_groups
+from perdure.state.manifest import read_manifest
 from perdure.state.store import Store
 from tests.bad_inputs.place import Bad, Place, refused
 
@@ -54,7 +55,8 @@ def precious(place: Place) -> Path:
 
 
 def change(path: Path, **changed: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    about = read_manifest(path) if path.name == "manifest.json" else json.loads(path.read_text())
+    path.write_text(json.dumps(about | changed))
 
 
 @pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "dots"])
@@ -70,7 +72,7 @@ def test_what_is_to_be_moved_aside(argv: tuple[str, ...], absolute: bool, place:
 @pytest.mark.parametrize("argv", [RESUME, ROLLBACK, ADD, SCORES, SHOW, REPORT, EXPORT, STUDY], ids=" ".join)
 def test_the_folder_of_a_stage(argv: tuple[str, ...], place: Place, monkeypatch, capsys) -> None:
     def spoil(place: Place) -> None:
-        stages = json.loads((place.run / "manifest.json").read_text())["stages"]
+        stages = read_manifest(place.run / "manifest.json")["stages"]
         shutil.copytree(place.run / "stages" / stages[2]["folder"], precious(place), dirs_exist_ok=True)
         stages[2]["folder"] = str(place.folder / "precious")
         change(place.run / "manifest.json", stages=stages)
@@ -81,7 +83,7 @@ def test_the_folder_of_a_stage(argv: tuple[str, ...], place: Place, monkeypatch,
 @pytest.mark.parametrize("argv", [RESUME, ROLLBACK, SCORES], ids=" ".join)
 def test_a_file_of_a_stage(argv: tuple[str, ...], place: Place, monkeypatch, capsys) -> None:
     def spoil(place: Place) -> None:
-        stages = json.loads((place.run / "manifest.json").read_text())["stages"]
+        stages = read_manifest(place.run / "manifest.json")["stages"]
         secret = precious(place) / "thesis.txt"
         stages[1]["files"]["../../../precious/thesis.txt"] = sha256(secret)
         change(place.run / "manifest.json", stages=stages)
@@ -112,7 +114,7 @@ def test_stages_of_another_shape(content: Any, place: Place, monkeypatch, capsys
 
 
 def test_the_task_of_an_added_stage(place: Place) -> None:
-    stages = json.loads((place.run / "manifest.json").read_text())["stages"]
+    stages = read_manifest(place.run / "manifest.json")["stages"]
     stages[2]["added"] = {"tasks": {"../../precious": "0"}, "sizes": {}, "asked": {}, "warnings": [], "task": {}}
     change(place.run / "manifest.json", stages=stages)
     with pytest.raises(CorruptFile, match=r"stages\[2\]\.added\.tasks is '../../precious'"):

@@ -14,6 +14,7 @@ import perdure.state.gate
 from perdure.cli import app
 from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
+from perdure.state.answers import StageAnswers
 from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.store import Store
 from tests.cli.test_cli import fails
@@ -74,7 +75,10 @@ def test_a_failed_gate_exits_with_2(here, monkeypatch, capsys):
         return [
             TaskOutcome(
                 task,
-                [Answered(stage, task, Path(), score) for stage, score in zip(("sky", "sea"), pair, strict=True)],
+                [
+                    Answered(stage, task, StageAnswers(Path()), score)
+                    for stage, score in zip(("sky", "sea"), pair, strict=True)
+                ],
                 0,
                 None,
             )

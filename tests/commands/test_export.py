@@ -17,9 +17,9 @@ from perdure.commands.export import export
 from perdure.commands.learn import learn
 from perdure.commands.serve import vllm_rank
 from perdure.errors import ConfigError, CorruptFile, RunMismatch, StoreError
-from perdure.files.durable import read_lines
 from perdure.merging.rules import rule_named
 from perdure.merging.state import merge_into
+from perdure.state.answers import read_answers
 from perdure.state.scores import read_scores
 from perdure.state.store import Store
 from tests.adapter_cases import random_folder
@@ -190,7 +190,7 @@ def test_the_program_of_the_card_answers_from_the_exported_folder_alone(
     (program,) = re.findall(r"^## transformers\n\n```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     names: dict = {}
     exec(program.replace(NO_BASE, str(base)), names)
-    rows = read_lines(Store(tmp_path / "run").stage_folder(2) / "predictions/fruit.jsonl")
+    rows = read_answers(Store(tmp_path / "run").stage_folder(2), "fruit")
     for example, row in zip(small_tasks[0].test, rows, strict=True):
         found = names["probabilities"](example.text)
         assert max(found, key=found.get) == row["predicted"]

@@ -26,6 +26,7 @@ from perdure.errors import (
 )
 from perdure.files.durable import sync_tree
 from perdure.methods.table import PRESETS
+from perdure.state.answers import StageAnswers
 from perdure.state.gate import Gate
 from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.scores import read_scores
@@ -239,7 +240,9 @@ def test_the_gate_stops_a_run_before_the_stage(folder, begun, monkeypatch):
     import perdure.state.gate
 
     def fallen(store, upcoming=None):
-        best, now = (Answered(stage, "fruit", folder, score) for stage, score in (("fruit", 0.9), ("sky", 0.8)))
+        best, now = (
+            Answered(stage, "fruit", StageAnswers(folder), score) for stage, score in (("fruit", 0.9), ("sky", 0.8))
+        )
         return [TaskOutcome("fruit", [best, now], 0, None)] if store.stages() else []
 
     monkeypatch.setattr(perdure.state.gate, "task_outcomes", fallen)

@@ -20,6 +20,7 @@ from perdure.commands.learn import run_config
 from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError
 from perdure.files.durable import read_lines
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from perdure.training.state import Training
 from tests.backbones.tiny import tiny_causal
@@ -73,7 +74,7 @@ def test_a_run_learns_and_answers_in_its_precision(tmp_path, small_tasks, encode
         short_run(out, [task], encoder_folder, "inc-lora", precision=precision)
         assert Store(out).about["precision"] == precision
         losses[precision] = [row["loss"] for row in read_lines(Store(out).stage_folder(1) / "log.jsonl")]
-        stored = read_lines(Store(out).stage_folder(1) / f"predictions/{task.name}.jsonl")
+        stored = read_answers(Store(out).stage_folder(1), task.name)
         found = perdure.predict(out, [example.text for example in task.test])
         assert [row["label"] for row in found] == [row["predicted"] for row in stored]
         probabilities[precision] = [row["probability"] for row in stored]

@@ -16,6 +16,7 @@ from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.files.durable import read_lines
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, short_run
@@ -41,7 +42,7 @@ def test_the_answers_are_those_the_run_was_scored_by(method, tmp_path, small_tas
     for task in small_tasks[:2]:
         rows = [{"text": e.text, "label": e.label} for e in task.test]
         found = perdure.predict(out, lines(tmp_path / "in.jsonl", rows), task=task.name)
-        known = read_lines(Store(out).stage_folder(2) / "predictions" / f"{task.name}.jsonl")
+        known = read_answers(Store(out).stage_folder(2), task.name)
         assert [row["label"] for row in found] == [row["predicted"] for row in known]
         assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
         assert [row["expected"] for row in found] == [e.label for e in task.test]
@@ -127,7 +128,7 @@ def test_labels_of_two_tasks_with_the_same_text_have_one_probability(tmp_path, s
     fruit, sky = (dataclasses.replace(task, labels={"a": "about a", "b": "about b"}) for task in small_tasks[:2])
     short_run(tmp_path / "run", [fruit, sky], encoder_folder, "inc-lora", evaluation={"labels": "seen"})
     found = perdure.predict(tmp_path / "run", [example.text for example in sky.test])
-    known = read_lines(Store(tmp_path / "run").stage_folder(2) / "predictions" / "sky.jsonl")
+    known = read_answers(Store(tmp_path / "run").stage_folder(2), "sky")
     assert not any("predicted_task" in row for row in known), "before, every answer was the first task's"
     for row, stored in zip(found, known, strict=True):
         assert list(row["probabilities"]) == ["fruit/a", "fruit/b"]
@@ -153,7 +154,7 @@ def test_tasks_that_are_asked_in_other_words_need_a_name(tmp_path, small_tasks):
     alike = causal_run(tmp_path / "alike", [fruit, sky], evaluation={"labels": "seen"})
     texts = [example.text for example in fruit.test]
     found = perdure.predict(alike, texts)
-    known = read_lines(Store(alike).stage_folder(2) / "predictions" / "fruit.jsonl")
+    known = read_answers(Store(alike).stage_folder(2), "fruit")
     assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
     apart = causal_run(
         tmp_path / "apart", [fruit, dataclasses.replace(sky, template="")], evaluation={"labels": "seen"}

@@ -12,12 +12,14 @@ import perdure
 from perdure.commands.repair import repair
 from perdure.errors import CorruptFile, StoreError
 from perdure.files.durable import sync_tree
+from perdure.state.answers import read_answers, write_answers
 from perdure.state.store import Store
 from tests.contract.runs import bits, short_run
 from tests.old_runs.test_old_runs import unpacked  # noqa: F401
 from tests.own_files import perdure as command
 
 METHOD = "ps-lora"
+TASKS = ("fruit", "sky", "sea")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,8 @@ def spoil(run: Path, file: str) -> None:
     "file, why",
     [
         ("-stages/02-sky/state.safetensors", "lacks state.safetensors"),
-        ("-stages/02-sky/predictions/sea.jsonl", "lacks predictions/sea.jsonl"),
+        ("-stages/02-sky/predictions.zip", "is incomplete: it holds 0 of"),
+        ("stages/02-sky/predictions.zip", "cannot be read (CorruptFile"),
         ("-stages/02-sky/adapter/adapter_config.json", "lacks adapter/adapter_config.json"),
         ("stages/02-sky/state.safetensors", "cannot be read (SafetensorError"),
         ("stages/02-sky/adapter/adapter_model.safetensors", "cannot be read ("),
@@ -105,10 +108,10 @@ def test_only_whole_stages_are_kept(file: str, why: str, lost: Path, whole: Path
 
 
 def test_answers_that_are_missing_are_counted(lost: Path) -> None:
-    path = lost / "stages/03-sea/predictions/fruit.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    stage = lost / "stages/03-sea"
+    write_answers(stage, [(task, read_answers(stage, task)[: -3 if task == "fruit" else None]) for task in TASKS])
     count = json.loads((lost / "stages/03-sea/scores.json").read_text())["fruit"]["examples"]
-    why = f"is incomplete: predictions/fruit.jsonl holds {count - 3} of {count} answers"
+    why = f"is incomplete: it holds {count - 3} of {count} answers of fruit"
     assert repair(lost).aside == {"03-sea": why}
 
 
@@ -178,3 +181,12 @@ def test_an_old_run_loses_only_what_was_added(unpacked: Path, tmp_path: Path) ->
     perdure.resume(run)
     added = Path(str(perdure.read_scores(run).folder)) / "aside/03-sea/why.json"
     assert "added again" in added.read_text()
+
+
+def test_stages_of_which_not_every_task_was_scored_are_kept(tmp_path, small_tasks, encoder_folder) -> None:
+    run, evaluation = tmp_path / "run", {"every_stage": "own", "future": False}
+    short_run(run, small_tasks, encoder_folder, "inc-lora", evaluation=evaluation)
+    before = Store(run).manifest["stages"]
+    (run / "manifest.json").unlink()
+    assert repair(run).aside == {}
+    assert Store(run).manifest["stages"] == before

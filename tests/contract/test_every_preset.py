@@ -11,8 +11,8 @@ import perdure
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
-from perdure.files.durable import read_lines
 from perdure.methods.table import PRESETS
+from perdure.state.answers import read_answers
 from perdure.state.shared import SECONDS
 from perdure.state.store import Store
 from perdure.tasks.task import Task
@@ -108,7 +108,7 @@ def test_saved_and_loaded_gives_the_same_answers(method, finished, small_tasks):
     out, last = finished(method), len(Store(finished(method)).stages())
     for task in small_tasks:
         found = perdure.predict(out, [example.text for example in task.test], task=task.name)
-        known = read_lines(Store(out).stage_folder(last) / "predictions" / f"{task.name}.jsonl")
+        known = read_answers(Store(out).stage_folder(last), task.name)
         assert [row["label"] for row in found] == [row["predicted"] for row in known]
         assert [max(row["probabilities"].values()) for row in found] == [row["probability"] for row in known]
 

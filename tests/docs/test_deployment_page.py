@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
-from perdure.files.durable import read_lines
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from perdure.tasks.task import Task
 from tests.backbones.tiny import tiny_causal
@@ -31,7 +31,7 @@ def answers_as_scored(code: str, base: Path, run: Path, tasks: Sequence[Task]) -
         assert count == 1
         names: dict[str, Any] = {}
         exec(code.replace("max_length, temperature = 48", "max_length, temperature = 32"), names)
-        rows = read_lines(Store(run).stage_folder(2) / "predictions" / f"{task.name}.jsonl")
+        rows = read_answers(Store(run).stage_folder(2), task.name)
         for example, row in zip(task.test, rows, strict=True):
             found = names["probabilities"](example.text)
             assert max(found, key=found.get) == row["predicted"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.state.answers import StageAnswers
 from perdure.state.outcomes import Answered, TaskOutcome
 from perdure.state.store import Store
 from tests.contract.runs import SETTINGS, bits
@@ -42,7 +43,10 @@ def test_a_refused_month(tmp_path, encoder_folder, capsys, monkeypatch):
     import perdure.state.gate
 
     own_data.main(tmp_path, {"kind": "encoder", "model": str(encoder_folder)}, **SETTINGS)
-    best, now = (Answered(stage, "reviews", tmp_path, score) for stage, score in (("reviews", 0.9), ("tickets@2", 0.8)))
+    best, now = (
+        Answered(stage, "reviews", StageAnswers(tmp_path), score)
+        for stage, score in (("reviews", 0.9), ("tickets@2", 0.8))
+    )
     outcome = TaskOutcome("reviews", [best, now], 0, None)
     monkeypatch.setattr(perdure.state.gate, "task_outcomes", lambda store, upcoming: [outcome])
     assert add_next_month.main(tmp_path) is None

@@ -65,7 +65,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "run/run.json": (*READ, *GROW, *EXPORT),
     "run/manifest.json": (*READ, *GROW, *EXPORT),
     "run/stages/*/*.json*": (*READ, *GROW),
-    "run/stages/*/predictions/*": ("report run --out new", *GROW),
+    "run/stages/*/predictions.zip": ("report run --out new", *GROW),
     "run/stages/*/adapter/*": ("add run sea.yaml", "resume run", "export run --out new"),
     "run/stages/*/state.safetensors": ("add run sea.yaml", "export run --out new", "predict run in.jsonl --task fruit"),
     "run/deployed/*.json": ("predict run in.jsonl --task fruit", *EXPORT),

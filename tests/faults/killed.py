@@ -76,6 +76,12 @@ def _half_written(number: int, name: str) -> None:
     def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if "w" in mode:
             cut(self, count)
+        if "+" in mode and self.name == name:  # a line is added: half of it is there
+            count[0] += 1
+            if count[0] == number:
+                with real_open(self, "ab") as file:
+                    file.write(b'{"name": "half')
+                _die()
         return real_open(self, mode, *args, **kwargs)
 
     def saved(tensors: Any, path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -71,7 +71,9 @@ def _bytes(content: bytes, draw: random.Random) -> bytes:
             return content[:one] + draw.choice(CHUNKS) + content[one:]
 
 
-def _json(content: bytes, draw: random.Random) -> tuple[bytes, str]:
+def _json(content: bytes, draw: random.Random) -> tuple[bytes, str] | None:
+    if content.startswith(b'{"format"'):  # manifest.json
+        return _json_lines(content, draw)
     value, what = changed_value(json.loads(content), draw)
     return _written(value), what
 

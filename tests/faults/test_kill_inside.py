@@ -14,7 +14,7 @@ from tests.faults.test_kill import METHOD, uninterrupted  # noqa: F401  (a fixtu
 
 EVERY_STEP = {"checkpoint_minutes": 1e-9}
 
-SYNCS, RENAMES = 116, 27
+SYNCS, RENAMES = 108, 25
 """As in test_kill, of a run with a checkpoint after every step."""
 
 POINTS = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.config.run_config import load_config
 from perdure.files.durable import write_json, write_lines
+from perdure.state.answers import write_answers
 from perdure.state.store import Store
 
 Answers = Sequence[str]
@@ -80,18 +81,16 @@ def write_joint_run(folder: Path) -> Path:
 
 
 def _write_answers(stage: Path, labels: Mapping[str, Answers], row: Mapping[str, Answers]) -> None:
-    cells = {}
+    cells, answers = {}, {}
     for task, wanted in labels.items():
         if task not in row:  # not scored, as with evaluation.future = false
-            cells[task] = {"score": None, "examples": 0}
-            write_lines(stage / "predictions" / f"{task}.jsonl", ())
             continue
         pairs = list(zip(wanted, row[task], strict=True))
         cells[task] = {"score": sum(w == p for w, p in pairs) / len(pairs), "examples": len(pairs)}
         texts = {True: {"text": f"{task} text"}, False: {}}[task == stage.name.rpartition("-")[2]]
-        rows = ({**texts, "label": w, "predicted": p, "probability": 0.75} for w, p in pairs)
-        write_lines(stage / "predictions" / f"{task}.jsonl", rows)
+        answers[task] = [{**texts, "label": w, "predicted": p, "probability": 0.75} for w, p in pairs]
     write_json(stage / "scores.json", cells)
+    write_answers(stage, answers.items())
 
 
 def _step(position: int, step: int) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from perdure.errors import ConfigError, CorruptFile, StoreError
-from perdure.files.durable import write_json, write_lines
+from perdure.files.durable import write_json
 from perdure.report import charts, notes, settings, steps
 from perdure.report import page as report_page
 from perdure.report.html import Table, render
 from perdure.report.page import write_report
 from perdure.report.runs import Run, read_runs
 from perdure.report.words import METRICS
+from perdure.state.answers import write_answers
+from perdure.state.manifest import read_manifest
 from perdure.state.scores import read_scores
 from perdure.state.words import points
 from perdure.training.metrics import FORMULAS
@@ -252,10 +254,18 @@ def test_no_run_and_a_run_twice_and_no_run_there(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("file", ["log.jsonl", "scores.json", "notes.json", "predictions/mood.jsonl"])
+@pytest.mark.parametrize("file", ["log.jsonl", "scores.json", "notes.json"])
 def test_a_damaged_file_is_named_with_its_run(run: Path, tmp_path: Path, file: str) -> None:
     (run / "stages" / "02-topic" / file).write_text('{"label": ', encoding="utf-8")
     with pytest.raises(CorruptFile, match=f"{re.escape(str(run))}.*{file}.*Restore it"):
+        write_report([run], tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-30], lambda raw: b"PK", lambda raw: raw[:40] + b"?" + raw[41:]])
+def test_damaged_answers_are_named_with_their_run(run: Path, tmp_path: Path, damage) -> None:
+    file = run / "stages/01-mood/predictions.zip"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(CorruptFile, match=f"{re.escape(str(file))}.*Restore it"):
         write_report([run], tmp_path / "out")
 
 
@@ -268,7 +278,7 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_model_is_not_written_is_not_finished(run: Path) -> None:
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(run / "manifest.json")
     assert only(run).finished
     write_json(run / "manifest.json", {key: value for key, value in manifest.items() if key != "deployed"})
     assert settings.warnings([only(run)]) == ["ps-lora is not finished (3 of 3 tasks learnt): it is not deployed yet."]
@@ -336,7 +346,7 @@ def test_another_tasks_label_is_wrong_even_if_it_reads_the_same(run: Path) -> No
     stage = run / "stages" / "03-spam"
     rows = [{"label": "good", "predicted": "good", "predicted_task": "topic"}, *(
         {"label": w, "predicted": w} for w in LABELS["mood"][1:])]  # fmt: skip
-    write_lines(stage / "predictions" / "mood.jsonl", rows)
+    write_answers(stage, [("mood", rows)])
     cells = json.loads((stage / "scores.json").read_text(encoding="utf-8"))
     write_json(stage / "scores.json", {**cells, "mood": {"score": 0.75, "examples": 4}})
     change = only(run).changes[0]

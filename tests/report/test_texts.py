@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from perdure.cli import app
-from perdure.files.durable import read_lines, write_lines
 from perdure.report import texts
 from perdure.report.page import write_report
 from perdure.report.texts import changed_texts, text_tables
+from perdure.state.answers import read_answers, write_answers
 from perdure.state.outcomes import task_outcomes
 from perdure.state.store import Store
 from tests.contract.runs import short_run
@@ -20,9 +20,9 @@ from tests.report.run_folders import write_run
 
 def _with_texts(run, texts_of_mood):
     """Give the stage that learnt mood the texts of its four examples; checksums are not asked for by a report."""
-    path = Store(run).stage_folder(1) / "predictions/mood.jsonl"
-    rows = [{**row, "text": text} for row, text in zip(read_lines(path), texts_of_mood, strict=True)]
-    write_lines(path, rows)
+    stage = Store(run).stage_folder(1)
+    rows = [{**row, "text": text} for row, text in zip(read_answers(stage, "mood"), texts_of_mood, strict=True)]
+    write_answers(stage, [("mood", rows), ("topic", read_answers(stage, "topic"))])
 
 
 def test_what_became_worse_and_better_by_hand(tmp_path):
@@ -63,9 +63,9 @@ def test_a_run_keeps_how_each_text_begins_where_its_task_was_learnt(tmp_path, sm
     short_run(tmp_path / "run", small_tasks[:2], encoder_folder, "inc-lora")
     store = Store(tmp_path / "run")
     for task in small_tasks[:2]:
-        own = read_lines(store.stage_folder(1 + small_tasks.index(task)) / f"predictions/{task.name}.jsonl")
+        own = read_answers(store.stage_folder(1 + small_tasks.index(task)), task.name)
         assert [row["text"] for row in own] == [example.text[:300] for example in task.test]
-    later = read_lines(store.stage_folder(2) / f"predictions/{small_tasks[0].name}.jsonl")
+    later = read_answers(store.stage_folder(2), small_tasks[0].name)
     assert not any("text" in row for row in later)
 
 
@@ -76,8 +76,9 @@ def test_show_lists_them(tmp_path, known):
         _with_texts(run, ["fine day", "sunny", "rain", "fog"])
     else:
         for task, position in (("mood", 1), ("topic", 2)):
-            path = Store(run).stage_folder(position) / f"predictions/{task}.jsonl"
-            write_lines(path, [{k: v for k, v in row.items() if k != "text"} for row in read_lines(path)])
+            stage = Store(run).stage_folder(position)
+            rows = [{k: v for k, v in row.items() if k != "text"} for row in read_answers(stage, task)]
+            write_answers(stage, [(task, rows)])
     said = CliRunner().invoke(app, ["show", str(run), "--texts"], catch_exceptions=False).stdout
     assert ("mood: 'sunny': right 'good', when learnt 'good', now 'bad'" in said) == known
     assert ("No answer changed" in said) != known

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigError
-from perdure.files.durable import write_json, write_lines
+from perdure.files.durable import write_json
+from perdure.state.answers import write_answers
 from perdure.state.gate import Gate
 from perdure.state.store import Store
 from tests.report.run_folders import LABELS, ROWS, write_run
@@ -21,9 +22,9 @@ def refusal(tmp_path: Path, gate: Gate, spam: tuple[str, str] = ("spam", "ham"))
     shares = {task: [a == b for a, b in zip(LABELS[task], answers, strict=True)] for task, answers in now.items()}
     cells = {task: {"score": sum(right) / len(right), "examples": len(right)} for task, right in shares.items()}
     write_json(tmp_path / "spam/scores.json", cells)
-    for task, answers in now.items():
-        rows = [{"label": a, "predicted": b} for a, b in zip(LABELS[task], answers, strict=True)]
-        write_lines(tmp_path / f"spam/predictions/{task}.jsonl", rows)
+    pairs = {task: zip(LABELS[task], answers, strict=True) for task, answers in now.items()}
+    rows = {task: [{"label": a, "predicted": b} for a, b in both] for task, both in pairs.items()}
+    write_answers(tmp_path / "spam", rows.items())
     return gate.accept(store, "spam", tmp_path / "spam") if gate.accept else None
 
 

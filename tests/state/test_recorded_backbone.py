@@ -14,7 +14,7 @@ import pytest
 import perdure
 from perdure.backbones.encoder import Encoder, EncoderSettings
 from perdure.errors import RunMismatch
-from perdure.files.durable import read_lines
+from perdure.state.answers import read_answers
 from perdure.state.reopen import learner_config, reopened_model
 from perdure.state.store import Store
 from perdure.tasks.task import Task
@@ -68,7 +68,7 @@ def test_every_setting_is_in_run_json(run: Path) -> None:
 def test_answers_are_those_of_the_run_after_a_default_changed(
     run: Path, small_tasks: list[Task], other_defaults: None
 ) -> None:
-    stored = read_lines(Store(run).stage_folder(1) / "predictions" / "fruit.jsonl")
+    stored = read_answers(Store(run).stage_folder(1), "fruit")
     rows = perdure.predict(run, [example.text for example in small_tasks[0].test])
     assert [max(row["probabilities"].values()) for row in rows] == [row["probability"] for row in stored]
     settings = reopened(run).settings

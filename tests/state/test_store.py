@@ -284,7 +284,7 @@ def test_a_rollback_that_is_killed_after_its_commit_is_ended_by_the_next_process
     write_json(tmp_path / "stages/b/scores.json", {})
     with monkeypatch.context() as killed:
         killed.setattr("perdure.state.store.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        killed.setattr("perdure.state.store.write_json", lambda path, value: path.write_text(json.dumps(value)))
+        killed.setattr("perdure.state.store.write_manifest", lambda path, value: path.write_text(json.dumps(value)))
         with pytest.raises(KeyboardInterrupt), store.transaction():
             store.truncate(2, ["a"])
     assert store.stages() == ["a"]
@@ -316,8 +316,9 @@ def test_a_record_is_read_once_until_it_is_replaced(tmp_path, monkeypatch):
 
     store = Store(write_run(tmp_path / "run"))
     reads = []
-    real = module.read_shaped
-    monkeypatch.setattr(module, "read_shaped", lambda path, kind: reads.append(path.name) or real(path, kind))
+    for name in ("read_json", "read_manifest"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, real=real: reads.append(path.name) or real(path))
     for _ in range(5):
         assert store.about["tasks"].keys() == {"mood", "topic", "spam"}
         store.stage_folder(1)
@@ -328,3 +329,8 @@ def test_a_record_is_read_once_until_it_is_replaced(tmp_path, monkeypatch):
         store._commit({**store.manifest, "warnings": ["new"]})
     assert "new" in store.about["warnings"]
     assert len(reads) == 3
+    with store.writing(), store.stage("more"):
+        pass
+    assert store.stages()[-1] == "more"
+    assert len(reads) == 3, "a stage that was added need not be read"
+    assert "new" in Store(store.folder).about["warnings"]

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from perdure.adapters.folder import Adapter
 from perdure.commands.learn import learn
 from perdure.errors import AdapterError
-from perdure.files.durable import read_lines
 from perdure.merging.sources import open_sources
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from tests.backbones.tiny import tiny_causal
 from tests.contract.runs import SETTINGS, short_run
@@ -47,7 +47,7 @@ def test_the_deployed_model_answers_the_same(method, tmp_path, small_tasks, enco
             model = PeftModel.from_pretrained(AutoModel.from_pretrained(encoder_folder), folder).eval()
         else:
             model = AutoModel.from_pretrained(folder).eval()
-        rows = read_lines(store.stage_folder(2) / "predictions" / f"{task.name}.jsonl")
+        rows = read_answers(store.stage_folder(2), task.name)
         assert _answers(model, tokenizer, task, [e.text for e in task.test]) == [row["predicted"] for row in rows]
 
 

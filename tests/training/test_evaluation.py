@@ -10,8 +10,8 @@ import pytest
 from perdure.commands.learn import learn
 from perdure.config.run_config import EvaluationSettings
 from perdure.errors import ConfigError
-from perdure.files.durable import read_lines
 from perdure.report.page import write_report
+from perdure.state.answers import read_answers
 from perdure.state.store import Store
 from perdure.tasks.task import Task
 from perdure.training.evaluation import check_scorable, score_and_outcomes, scored_examples
@@ -63,8 +63,8 @@ def test_a_limited_number_of_examples_is_scored_the_same_ones_every_time(tmp_pat
     assert min(whole.examples) > 3
     assert bits_learnt(tmp_path / "some")[2] == bits_learnt(tmp_path / "all")[2]  # training is another matter
     for task in limited.tasks:
-        files = [path / f"predictions/{task}.jsonl" for path in sorted((tmp_path / "some/stages").iterdir())]
-        rows = [[row["label"] for row in read_lines(file)] for file in files if file.is_file()]
+        every = [read_answers(path, task) for path in sorted((tmp_path / "some/stages").iterdir())]
+        rows = [[row["label"] for row in answers] for answers in every if answers]
         assert len(rows) > 1
         assert all(labels == rows[0] for labels in rows)
     first = next(path for path in sorted((tmp_path / "all/stages").iterdir()) if path.name.endswith(limited.stages[-1]))
@@ -73,7 +73,7 @@ def test_a_limited_number_of_examples_is_scored_the_same_ones_every_time(tmp_pat
     chosen = scored_examples(task, EvaluationSettings(examples=3))
     places = [task.test.index(example) for example in chosen]
     assert places == sorted(places)
-    answers, some = (list(read_lines(folder / f"predictions/{task.name}.jsonl")) for folder in (first, same))
+    answers, some = (list(read_answers(folder, task.name)) for folder in (first, same))
     assert [row["predicted"] for row in some] == [answers[place]["predicted"] for place in places]
     assert scored_examples(task, EvaluationSettings(examples=len(task.test))) == task.test
 
@@ -107,9 +107,9 @@ def test_among_all_labels_seen_tasks_without_labels_are_asked_alone(tmp_path):
     evaluation = {"labels": "seen"}
     scores = learn(out=out, tasks=tasks, method="inc-lora", backbone=backbone, evaluation=evaluation, **SETTINGS)
     assert all(value is not None for row in scores.score_matrix for value in row)
-    written = read_lines(Store(out).stage_folder(4) / "predictions/speak.jsonl")
+    written = read_answers(Store(out).stage_folder(4), "speak")
     assert all("probability" not in row for row in written)
-    chosen = read_lines(Store(out).stage_folder(4) / "predictions/sky.jsonl")
+    chosen = read_answers(Store(out).stage_folder(4), "sky")
     assert {row["predicted"] for row in chosen} <= {"day", "night", "up", "down"}
     assert all("probability" in row for row in chosen)
 

@@ -21,6 +21,7 @@ from perdure.errors import ConfigError, PartError, TrainingError
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.parts import Head
 from perdure.ops.nearest_mean import Sums, oas_shrinkage, shrunk, squared_distances
+from perdure.state.answers import read_answers
 from perdure.state.reopen import reopened_model
 from perdure.state.store import Store
 from perdure.tasks.task import Example
@@ -123,7 +124,7 @@ def test_a_run_answers_as_it_was_scored(tmp_path: Path, encoder_folder: Path, ki
     run = tmp_path / "run"
     settings: Any = {"backbone": models(tmp_path, encoder_folder)[kind], "training": TRAINING}
     perdure.learn(tasks=TASKS, method="perdure+head", out=run, **settings)
-    rows = [json.loads(line) for line in (run / "stages/02-sky/predictions/fruit.jsonl").read_text().splitlines()]
+    rows = read_answers(run / "stages/02-sky", "fruit")
     found = perdure.predict(run, [e.text for e in TASKS[0].test], task="fruit")
     assert [row["label"] for row in found] == [row["predicted"] for row in rows]
     assert [max(row["probabilities"].values()) for row in found] == pytest.approx(
@@ -155,8 +156,8 @@ def test_frozen_head_is_a_linear_discriminant_beside_the_untouched_model(tmp_pat
         with model.deployed({}):
             untouched = torch.tensor([p.probabilities for p in backbone.predict(task.test, [task.name])]).double()
         best = (untouched.log() - d_NL / 4).argmax(dim=1)
-        rows = (run / f"stages/02-sky/predictions/{task.name}.jsonl").read_text().splitlines()
-        assert [json.loads(row)["predicted"] for row in rows] == ["ab"[i] for i in best.tolist()]
+        rows = read_answers(run / "stages/02-sky", task.name)
+        assert [row["predicted"] for row in rows] == ["ab"[i] for i in best.tolist()]
     assert all((tensor == 0).all() for tensor in deployed_b(run))
 
 

@@ -17,8 +17,9 @@ from perdure.adapters.folder import open_adapter
 from perdure.errors import CorruptFile, PerdureError, StoreError
 from perdure.files.durable import read_json, read_lines
 from perdure.files.output import STAGES
+from perdure.state.answers import StageAnswers
 from perdure.state.checkpoint import read_metadata
-from perdure.state.run_folder import MANIFEST
+from perdure.state.manifest import MANIFEST
 from perdure.state.store import QUARANTINE, STATE, Store
 
 LEARNT = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors", STATE, "log.jsonl", "notes.json")
@@ -107,13 +108,11 @@ def _files(store: Store, folder: str, before: list[str]) -> list[str]:
     files = ["scores.json", *(() if first else LEARNT)]
     try:
         scores: dict[str, dict[str, Any]] = _there(path, "scores.json", read_json)
-        if name not in store.initial.get("history", {}) and not scores.keys() >= store.initial["tasks"].keys():
-            raise _NotWhole("lacks the scores of a task")
+        answers = StageAnswers(path)
         for task, cell in scores.items():
-            rows = _there(path, file := f"predictions/{task}.jsonl", read_lines)
-            if len(rows) != cell["examples"]:
-                raise _NotWhole(f"is incomplete: {file} holds {len(rows)} of {cell['examples']} answers")
-            files.append(file)
+            if (found := len(answers.rows(task))) != cell["examples"]:
+                raise _NotWhole(f"is incomplete: it holds {found} of {cell['examples']} answers of {task}")
+        files += answers.files()
         if not first:
             _check_learnt(path, [*before, name])
     except (PerdureError, SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

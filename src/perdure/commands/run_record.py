@@ -102,7 +102,13 @@ def run_record(
         "versions": versions(),
         **({"ranking": ranking} if ranking else {}),
         **({"own_parts": own} if (own := sources(method)) else {}),
+        **({"grows": grows} if (grows := _growing(method)) else {}),
     }
+
+
+def _growing(method: Method) -> list[str]:
+    """What grows with the number of tasks, part by part."""
+    return [f"{name}: {why}" for name, part in method.parts().items() if (why := part.grows())]
 
 
 def _precision(
@@ -140,6 +146,7 @@ def _used(settings: Settings, backbone: Backbone) -> dict[str, Any]:
 
 
 def begin_lines(about: dict[str, Any]) -> list[str]:
-    """What a run says before it begins: its adapter (runs of 0.1 did not record it), then its warnings."""
+    """What a run says before it begins: what grows with every task, its adapter (runs of 0.1 recorded neither), its warnings."""
+    grows = [f"Grows with every task: {'; '.join(about['grows'])}"] if "grows" in about else []
     reach = [coverage_line(about["adapted"])] if "adapted" in about else []
-    return [*reach, *(f"Warning: {line}" for line in about["warnings"])]
+    return [*grows, *reach, *(f"Warning: {line}" for line in about["warnings"])]

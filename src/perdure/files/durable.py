@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,57 @@ def write_text(path: Path, text: str) -> None:
         raise StoreError(f"Cannot write '{path}': {error.strerror or error}. Choose another path.") from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line, which ends in a newline, to a file of whole lines, and sync it.
+
+    What follows the last newline was left by a process that was killed while it wrote, and is removed first; a reader does not
+    count it. If the line cannot be written, the file is as before.
+
+    Raises:
+        StoreError: permission is denied, or no space is left.
+    """
+    try:
+        with path.open("r+b", buffering=0) as file:
+            end = _end_of_lines(file)
+            try:
+                file.truncate(end)
+                file.seek(end)
+                left = line.encode("utf-8")
+                while left:  # a full disk may take a part
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
+    except OSError as error:
+        raise StoreError(f"Cannot write '{path}': {error.strerror or error}. Choose another path.") from error
+
+
+def _end_of_lines(file: RawIOBase) -> int:
+    """The position after the last newline."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - (1 << 16))
+        file.seek(start)
+        found = (file.read(end - start) or b"").rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line. NaN and infinity become null: they must not cost a finished stage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(finite_or_none(row), ensure_ascii=False, allow_nan=False) + "\n")
+        file.writelines(json_lines(rows))
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines that `write_lines` writes."""
+    for row in rows:
+        yield json.dumps(finite_or_none(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite_or_none(value: Any) -> Any:
@@ -119,13 +165,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         CorruptFile: a line is not valid JSON; names the line.
     """
-    rows = []
     try:
-        # not splitlines: an answer may contain one of Unicode's other line separators
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptFile(f"Cannot read '{path}': {error}. {RESTORE}") from error
-    for number, line in enumerate(lines, start=1):
+    return parse_lines(text, path)
+
+
+def parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    """The rows in a text of such lines, which is the content of `path`; errors as in `read_lines`."""
+    rows = []
+    # not splitlines: an answer may contain one of Unicode's other line separators
+    for number, line in enumerate(text.split("\n"), start=1):
         try:
             rows += [_object(line)] if line else []
         except ValueError as error:

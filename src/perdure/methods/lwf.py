@@ -68,6 +68,9 @@ class LwF(BatchPenalty):
             "old task. Use a consolidation that carries, like `sum` (or trains_on: sum)"
         )
 
+    def grows(self) -> str | None:
+        return "every batch is scored under the labels of every old task"
+
     def loss(self, ctx: Context, batch: Batch, outputs: Outputs) -> Tensor:
         """The distillation loss; 0 on the first task."""
         tasks = ctx.past.stages

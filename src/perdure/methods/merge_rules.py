@@ -45,6 +45,9 @@ class MergeRule(Consolidate):
     def keeps(self) -> Keeps:
         return "merged" if self.trains_on == "pretrained" else "carried"
 
+    def grows(self) -> str | None:
+        return "a merge reads the update of every task"
+
     def _merged(self, ctx: Context, updates: Sequence[Update]) -> Update:
         """Module by module what `perdure merge` would give."""
         rule = self.rule(**self.model_dump(exclude={"trains_on"}), **self._drawn(ctx))

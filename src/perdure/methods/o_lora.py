@@ -55,6 +55,9 @@ class InputOverlap(TensorMemory, PastPenalty):
             return "it turns A away from the earlier ones, but this init keeps A frozen. Leave the penalty out"
         return reason
 
+    def grows(self) -> str | None:
+        return None if self.form == "square" else "a step reads the A of every old task (bounded with form: square)"
+
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         exact, old = precise(factors), self._memory.get(module)
         if old is None:

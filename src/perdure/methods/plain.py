@@ -106,6 +106,9 @@ class PerTaskAdapters(Consolidate):
     def keeps(self) -> Keeps:
         return "per-task"
 
+    def grows(self) -> str | None:
+        return "an adapter of every task is kept and deployed"
+
     def fold(self, ctx: Context, past: Past, update: Update) -> Folded:
         """The past's updates, and this one for every task of the stage."""
         before = past.deployed.updates if isinstance(past.deployed, PerTask) else {}

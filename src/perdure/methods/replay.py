@@ -117,6 +117,9 @@ class ExampleBuffer(Replay):
             return "use: init-only keeps examples for other parts, but none here reads them. Set use: mixed, or leave it out"
         return None
 
+    def grows(self) -> str | None:
+        return None if self.in_all else f"{self.budget} examples of every task are kept (bounded by in_all)"
+
     def acts(self, ctx: Context) -> bool:
         return self.use == "mixed" and bool(self._kept)
 

@@ -126,6 +126,14 @@ class Slice(GradientInit):
             )
         return None
 
+    def grows(self) -> str | None:
+        if self.replay_batches_in_all is not None:
+            return None
+        return (
+            f"a start takes {self.replay_batches} batches of every old task (bounded by replay_batches_in_all, for example "
+            f"{8 * self.replay_batches})"
+        )
+
     def start(self, ctx: Context) -> Start:
         """Steps (1) to (6); LoRA-GA on the first task.
 

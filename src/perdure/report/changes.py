@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from perdure.state.answers import StageAnswers
 from perdure.training.metrics import Answer, Scores, is_right
 
 
@@ -38,14 +39,12 @@ class TaskChange:
     confusions: tuple[Confusion, ...]
 
 
-def task_changes(
-    run: Scores, answers: Sequence[Mapping[str, Sequence[Answer]]]
-) -> tuple[list[TaskChange], dict[str, str]]:
+def task_changes(run: Scores, answers: Sequence[StageAnswers]) -> tuple[list[TaskChange], dict[str, str]]:
     """A `TaskChange` for every task learnt before the last stage; for every other task the reason why there is none.
 
     Args:
         run: the scores, to check that they are shares of right answers.
-        answers: task -> its rows, one mapping a stage (without the untrained one).
+        answers: of each stage, without the untrained one.
     """
     changes: list[TaskChange] = []
     reasons: dict[str, str] = {}
@@ -54,7 +53,7 @@ def task_changes(
             reasons[task] = "learnt together with others, or not yet"
             continue
         learnt = run.stages.index(task)
-        before, after = answers[learnt].get(task, ()), answers[-1].get(task, ())
+        before, after = answers[learnt].rows(task), answers[-1].rows(task)
         if learnt == len(run.stages) - 1:
             reasons[task] = "learnt last"
         elif run.score_matrix[learnt][t] is None:

@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from perdure.report.runs import Run
-from perdure.report.words import plain, rows
+from perdure.report.words import MANY, plain, rows
 from perdure.state.words import points
 
 SERIES = [f"var(--series-{i})" for i in range(8)]
@@ -116,29 +116,26 @@ def over_stages(runs: Sequence[Run], which: int, title: str) -> Chart:
 def score_heat_map(run: Run, low: float, high: float) -> Chart:
     """The score matrix on a colour scale from `low` to `high`; the cells of the stage that learnt a task are outlined."""
     scores, matrix = run.scores, rows(run.scores)
+    many = len(scores.tasks) > MANY
     heat = {
         "type": "heatmap",
-        "z": [_in_points(row) for _, row in matrix],
-        "text": [["" if v is None else points(v) for v in row] for _, row in matrix],
-        "texttemplate": "%{text}",
-        "textfont": {"color": "var(--ink)"},
-        "hovertext": [
-            [f"{shown(task)} after {shown(name)}: {points(v)}" for task, v in zip(scores.tasks, row, strict=True)]
-            for name, row in matrix
-        ],
-        "hoverinfo": "text",
+        "z": [[None if v is None else round(100 * v, 1) for v in row] for _, row in matrix],
+        **({"hoverinfo": "z"} if many else _cell_texts(scores.tasks, matrix)),
         "hoverongaps": False,
         "zmin": 100 * low,
         "zmax": 100 * high,
         "colorscale": HEAT,
-        "xgap": 2,
-        "ygap": 2,
+        "xgap": 0 if many else 2,
+        "ygap": 0 if many else 2,
         "colorbar": {"title": {"text": "points", "font": {"size": 12}}, "thickness": 10, "outlinewidth": 0, "len": 1},
     }
-    outline = {"type": "rect", "line": {"color": "var(--ink)", "width": 2}}
+    outline = {"type": "rect", "line": {"color": "var(--ink)", "width": 1 if many else 2}}
+    across, down = names_axis(scores.tasks), _names_down([name for name, _ in matrix])
+    if many:
+        across, down = (_thinned(names) for names in (across, down))
     layout = {
-        "xaxis": {**names_axis(scores.tasks), "side": "top", "showgrid": False, "autotickangles": [0, 35, 90]},
-        "yaxis": _names_down([name for name, _ in matrix]),
+        "xaxis": {**across, "side": "top", "showgrid": False, "autotickangles": [0, 35, 90]},
+        "yaxis": down,
         "shapes": [
             {**outline, "x0": t - 0.47, "x1": t + 0.47, "y0": s + 0.53, "y1": s + 1.47}
             for s, stage in enumerate(scores.stages)
@@ -152,9 +149,29 @@ def score_heat_map(run: Run, low: float, high: float) -> Chart:
         f"Heat map of {len(matrix)} rows and {len(scores.tasks)} columns, in points. Final row: {final}.",
         [heat],
         layout,
-        height=120 + 36 * len(matrix),
-        min_width=190 + 52 * len(scores.tasks),
+        height=480 if many else 120 + 36 * len(matrix),
+        min_width=0 if many else 190 + 52 * len(scores.tasks),
     )
+
+
+def _cell_texts(tasks: Sequence[str], matrix: Sequence[tuple[str, Sequence[float | None]]]) -> dict[str, Any]:
+    """Every cell's number in it, and its task and stage on hovering."""
+    return {
+        "text": [["" if v is None else points(v) for v in row] for _, row in matrix],
+        "texttemplate": "%{text}",
+        "textfont": {"color": "var(--ink)"},
+        "hovertext": [
+            [f"{shown(task)} after {shown(name)}: {points(v)}" for task, v in zip(tasks, row, strict=True)]
+            for name, row in matrix
+        ],
+        "hoverinfo": "text",
+    }
+
+
+def _thinned(axis: Mapping[str, Any]) -> dict[str, Any]:
+    """The axis with about ten of its names."""
+    step = math.ceil(len(axis["tickvals"]) / 10)
+    return {**axis, "tickvals": axis["tickvals"][::step], "ticktext": axis["ticktext"][::step]}
 
 
 def task_lines(run: Run) -> Chart:

@@ -11,9 +11,10 @@ from perdure.errors import ConfigError, CorruptFile
 from perdure.files.durable import finite_or_none
 from perdure.report.changes import TaskChange, task_changes
 from perdure.report.words import run_names
+from perdure.state.answers import StageAnswers
 from perdure.state.outcomes import TaskOutcome, task_outcomes
 from perdure.state.scores import read_scores
-from perdure.state.shapes import NOTES, AnswerShape, StepShape, read_rows, read_shaped
+from perdure.state.shapes import NOTES, StepShape, read_rows, read_shaped
 from perdure.state.store import Store, set_aside
 from perdure.training.metrics import Scores, average_accuracy, forgetting, learning_accuracy
 
@@ -114,8 +115,7 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
     store = Store(Path(folder))
     order = store.stages()
     stages = [store.stage_folder(order.index(stage) + 1) for stage in scores.stages]
-    answers = [{task: _answers(stage / "predictions" / f"{task}.jsonl") for task in scores.tasks} for stage in stages]
-    changes, without = task_changes(scores, answers)
+    changes, without = task_changes(scores, [StageAnswers(stage) for stage in stages])
     return Run(
         name=name,
         scores=scores,
@@ -128,8 +128,3 @@ def _read_run(folder: str | Path, name: str, scores: Scores) -> Run:
         outcomes=task_outcomes(store),
         aside=set_aside(store),
     )
-
-
-def _answers(path: Path) -> list[Any]:
-    """Rows of predictions; a task that did not exist yet in that stage has none."""
-    return read_rows(path, AnswerShape) if path.is_file() else []

@@ -10,7 +10,7 @@ from perdure.report.changes import change_table, confusion_table
 from perdure.report.charts import Chart
 from perdure.report.html import Table
 from perdure.report.runs import Run
-from perdure.report.words import AFTER, headings, rows
+from perdure.report.words import AFTER, MANY, headings, rows
 from perdure.state.words import points
 
 CONFUSIONS = 12
@@ -79,6 +79,7 @@ def over_the_sequence(runs: Sequence[Run], figures: Figures) -> list[Figure]:
 def one_run(run: Run, score_range: tuple[float, float], figures: Figures) -> dict[str, Any]:
     """Everything about one run: score matrix, tasks over the stages, training, changed answers, notes."""
     name, scores = run.name, run.scores
+    many = len(scores.tasks) > MANY
     matrix = Table(
         f"{name}: {scores.split} score of each task after each stage, in points; the last row is the result",
         [AFTER, *scores.tasks],
@@ -96,8 +97,9 @@ def one_run(run: Run, score_range: tuple[float, float], figures: Figures) -> dic
     }
     return {
         "name": name,
-        "matrix": figures.add(charts.score_heat_map(run, *score_range), matrix),
-        "lines": figures.add(charts.task_lines(run)) if len(scores.stages) > 1 else None,
+        "matrix": figures.add(charts.score_heat_map(run, *score_range), None if many else matrix),
+        "many": many,
+        "lines": figures.add(charts.task_lines(run)) if len(scores.stages) > 1 and not many else None,
         "training": [figures.add(chart) for chart in steps.step_charts(run)] if any(run.logs) else [],
         "steps": Table(f"{name}: training by stage", *steps.step_table(run)) if any(run.logs) else None,
         "bin_size": steps.bin_size(run),

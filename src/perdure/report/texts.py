@@ -13,6 +13,8 @@ from perdure.state.run_folder import RunFolder
 
 MOST = 10
 """Texts listed of a task, each way."""
+ALTOGETHER = 200
+"""Texts listed each way; of each task as many as of the others."""
 LONGEST = 200
 """Characters of a text, or of an answer, that are shown."""
 
@@ -52,7 +54,8 @@ def text_tables(outcomes: Sequence[TaskOutcome]) -> list[Table]:
     }
     tables = []
     for way, by_task in ways.items():
-        shown = [text for texts in by_task for text in texts[:MOST]]
+        most = min(MOST, max(1, ALTOGETHER // (sum(map(bool, by_task)) or 1)))
+        shown = [text for texts in by_task for text in texts[:most]][:ALTOGETHER]
         count = sum(map(len, by_task))
         more = f", {len(shown)} of them shown" if len(shown) < count else ""
         if shown:

@@ -17,6 +17,8 @@ METRICS: Mapping[str, str] = {
 }
 """Key of `perdure.training.metrics.FORMULAS` -> heading, in the order of the tables."""
 
+MANY = 40
+"""A run of more tasks is shown by its aggregates: no line and no cell a task and stage; report.json has them all."""
 UNTRAINED = "(untrained)"
 AFTER = "After stage"
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from perdure.state.answers import StageAnswers
 from perdure.state.run_folder import RunFolder
-from perdure.state.shapes import SCORES, AnswerShape, read_rows, read_shaped
+from perdure.state.shapes import SCORES, read_shaped
 from perdure.training.metrics import is_right
 from perdure.training.paired import Change, paired_change
 
@@ -24,15 +25,14 @@ class Answered:
 
     stage: str
     task: str
-    folder: Path
+    answers: StageAnswers
     score: float
     adapter: float | None = None
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """One row an example: label, predicted, ...; empty if nothing was kept."""
-        path = self.folder / "predictions" / f"{self.task}.jsonl"
-        return read_rows(path, AnswerShape) if path.is_file() else []
+        return self.answers.rows(self.task)
 
     @cached_property
     def values(self) -> list[float] | None:
@@ -130,16 +130,16 @@ def task_outcomes(store: RunFolder, upcoming: tuple[str, Path] | None = None) ->
     tasks: list[str] = list(about["tasks"])
     if upcoming and not joint and upcoming[0] not in tasks:
         tasks.append(upcoming[0])
-    cells = [(name, folder, read_shaped(folder / "scores.json", SCORES)) for name, folder in stages]
-    untrained = store.stage_folder(0)
-    at_first = {**about["untrained"], **read_shaped(untrained / "scores.json", SCORES)}
+    cells = [(name, StageAnswers(folder), read_shaped(folder / "scores.json", SCORES)) for name, folder in stages]
+    untrained = StageAnswers(store.stage_folder(0))
+    at_first = {**about["untrained"], **read_shaped(store.stage_folder(0) / "scores.json", SCORES)}
     outcomes = []
     for task in tasks:
         if task not in names and not joint:
             continue
         scored = [
-            Answered(name, task, folder, found["score"], found.get("adapter"))
-            for name, folder, row in cells
+            Answered(name, task, answers, found["score"], found.get("adapter"))
+            for name, answers, row in cells
             if (found := row.get(task)) and found["score"] is not None
         ]
         if scored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -20,6 +20,7 @@ from perdure.methods.contract.parts import Head, Method
 from perdure.methods.contract.past import Past, PerTask
 from perdure.ops.finite import all_finite
 from perdure.ops.lowrank import LowRank, Update
+from perdure.state.answers import write_answers
 from perdure.state.bounded import bounded, changed_answers
 from perdure.state.checkpoint import CPU, checkpoint_deployed, checkpoint_head, load_checkpoint, save_checkpoint
 from perdure.state.rank_file import FILE as RANK
@@ -138,23 +139,22 @@ def score_cells(scored: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
 
 def _write_scores(folder: Path, scored: Mapping[str, TaskScore], with_texts: Collection[str] = ()) -> None:
     """Scores and answers; of the tasks `with_texts` also how each text begins, for reports on what changed since."""
-    write_json(folder / "scores.json", score_cells(scored))
-    for name, cell in scored.items():
-        if not cell.examples:
-            continue  # it was not scored: with a hundred tasks most files would be empty
-        rows = (
-            {
-                **({"text": e.text[:KEPT]} if name in with_texts and not e.text.startswith("data:") else {}),
-                "label": p.wanted or e.label,
-                "predicted": p.label,
-                **({} if own_task(p, e) else {"predicted_task": p.task}),
-                **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
-                **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
-                **({} if value is None else {"value": round(value, 6)}),
-            }
-            for e, p, value in zip(cell.examples, cell.predictions, cell.values or repeat(None), strict=False)
-        )
-        write_lines(folder / "predictions" / f"{name}.jsonl", rows)
+    kept = {name: cell for name, cell in scored.items() if cell.examples}  # of hundreds of tasks most are not scored
+    write_json(folder / "scores.json", score_cells(kept))
+    write_answers(folder, ((name, _answer_rows(cell, name in with_texts)) for name, cell in kept.items()))
+
+
+def _answer_rows(cell: TaskScore, texts: bool) -> Iterator[dict[str, Any]]:
+    for e, p, value in zip(cell.examples, cell.predictions, cell.values or repeat(None), strict=False):
+        yield {
+            **({"text": e.text[:KEPT]} if texts and not e.text.startswith("data:") else {}),
+            "label": p.wanted or e.label,
+            "predicted": p.label,
+            **({} if own_task(p, e) else {"predicted_task": p.task}),
+            **({"probability": round(max(p.probabilities), 6)} if p.probabilities else {}),
+            **({} if p.nats is None else {"nats": round(p.nats, 4), "tokens": p.tokens}),
+            **({} if value is None else {"value": round(value, 6)}),
+        }
 
 
 def load_past(store: Store, method: Method, stages: int | None = None, device: torch.device = CPU) -> Past:

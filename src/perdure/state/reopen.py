@@ -15,6 +15,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.language import LanguageModel
 from perdure.config.run_config import LoraSettings, RunConfig, load_config
 from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
+from perdure.files.output import RUN
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need
 from perdure.methods.contract.parts import Method
@@ -73,9 +74,14 @@ def reopened_model(store: Store, tasks: Sequence[Task] = ()) -> tuple[AdaptedMod
 
 def initial_config(store: Store) -> RunConfig:
     """The configuration the run began with; StoreError without a run."""
-    about = store.initial
-    begun = {"protocol": OWN, **about["config"]}  # the only one there was, where none is recorded
-    return load_config(begun, {key: about[name] for name, key in UNRECORDED.items() if name in about})
+
+    def read() -> RunConfig:
+        about = store.initial
+        begun = {"protocol": OWN, **about["config"]}  # the only one there was, where none is recorded
+        return load_config(begun, {key: about[name] for name, key in UNRECORDED.items() if name in about})
+
+    store.initial  # noqa: B018  (raises without a run)
+    return store.once(RUN, read, "config")
 
 
 def learner_config(store: Store) -> RunConfig:

@@ -4,13 +4,14 @@ RUN/
   run.json                   what the run began as: configuration (`config` as given, `backbone` with all its defaults),
                              precision, threads, versions, data fingerprints
   manifest.json              the finished stages and the sha256 of each of their files; files not listed do not count.
-                             The entry of a stage that was added later holds its task
+                             The entry of a stage that was added later holds its task (perdure.state.manifest)
   stages/00-untrained/       scores and predictions of the untouched base
   stages/01-<name>/
       adapter/               the stage's effective update as a plain PEFT adapter, right on the untouched base
       state.safetensors      what the next stage needs: carry, deployed, total, factors, memory of the parts
       log.jsonl  notes.json  every optimiser step; numbers the parts noted
-      scores.json  predictions/<task>.jsonl
+      scores.json            of every task that was scored
+      predictions.zip        the answers behind them (perdure.state.answers)
   unfinished/                only inside a stage: a checkpoint of its training (perdure.state.unfinished)
   deployed/                  the finished run's model, for transformers or PEFT alone
   aside/                     stages that a quality gate refused or a rollback removed: not part of the run
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import CorruptFile, StoreError
-from perdure.files.durable import sha256
+from perdure.files.durable import read_json, sha256
 from perdure.files.names import stored_name
 from perdure.files.output import RUN, STAGES
-from perdure.state.shapes import ManifestShape, RunShape, read_shaped
+from perdure.state.manifest import MANIFEST, check_format, read_manifest
+from perdure.state.shapes import RunShape, shaped
 
-MANIFEST = "manifest.json"
 BY_TASK = ("tasks", "sizes", "asked")
 """What run.json and an added stage record for each task: fingerprint of the data, sizes of the splits, labels and prompt."""
 
@@ -41,15 +42,18 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._pending: dict[str, Any] | None = None
-        self._read: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+        self._read: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
-    def _once(self, path: Path, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `read` gives, called again only once the file was replaced; not to be changed."""
-        found = os.stat(path)
+    def once(self, file: str, read: Callable[[], Any], what: str = "") -> Any:
+        """What `read` makes of a file of the run, called again only once the file was replaced; not to be changed.
+
+        `what` tells several such values of one file apart.
+        """
+        found = os.stat(self.folder / file)
         state = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if self._read.get(path.name, (None,))[0] != state:
-            self._read[path.name] = (state, read())
-        return self._read[path.name][1]
+        if self._read.get(file + what, (None,))[0] != state:
+            self._read[file + what] = (state, read())
+        return self._read[file + what][1]
 
     @property
     def exists(self) -> bool:
@@ -64,7 +68,14 @@ class RunFolder:
                 f"'{self.folder}' holds no run (no {RUN}). Give the folder that `perdure run --out` wrote."
             )
         path = self.folder / RUN
-        return dict(self._once(path, lambda: _check_tasks(read_shaped(path, RunShape), path, "")))
+
+        def read() -> dict[str, Any]:
+            about = read_json(path)
+            if isinstance(about, dict):
+                check_format(about, path)
+            return _check_tasks(shaped(RunShape, about, path), path, "")
+
+        return dict(self.once(RUN, read))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -80,7 +91,7 @@ class RunFolder:
             return self._pending
         path = self.folder / MANIFEST
         if path.is_file():
-            return self._once(path, lambda: _check_manifest(read_shaped(path, ManifestShape), path))
+            return self.once(MANIFEST, lambda: _check_manifest(read_manifest(path), path))
         # a process killed at the very beginning leaves the untrained stage alone without a manifest
         if learnt := [name for name in self.numbered_folders() if not name.startswith("00-")]:
             raise CorruptFile(
@@ -132,6 +143,7 @@ class RunFolder:
 
     def verify(self) -> None:
         """Raise CorruptFile, with the last intact stage, if a file of a finished stage does not match the manifest."""
+        self._check_not_cut_off()
         intact = "none"
         for entry in self.manifest["stages"]:
             for name, digest in entry["files"].items():
@@ -143,6 +155,17 @@ class RunFolder:
                         f"The last intact stage: {intact}. Restore the file from a copy, or run again in a new folder."
                     )
             intact = entry["name"]
+
+    def _check_not_cut_off(self) -> None:
+        """Raise CorruptFile if stages lie on disk beyond the one that may have been finished when a process was killed."""
+        manifest, path = self.manifest, self.folder / MANIFEST
+        count, aside = len(manifest["stages"]), manifest.get("aside", {})
+        later = [name for name in self.numbered_folders() if int(name.partition("-")[0]) > count and name not in aside]
+        if later:
+            raise CorruptFile(
+                f"'{path}' names {count} stages, but later ones are there ({', '.join(later):.200}): it was cut off. Restore it "
+                f"from a copy; or move it away and rebuild it from the stages: perdure repair {self.folder}"
+            )
 
 
 def _check_manifest(manifest: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import StoreError
-from perdure.state.shapes import SCORES, AnswerShape, read_rows, read_shaped
+from perdure.state.answers import StageAnswers
+from perdure.state.shapes import SCORES, read_shaped
 from perdure.state.store import Store
 from perdure.training.class_metrics import class_summary
 from perdure.training.metrics import Scores, summary
@@ -47,13 +48,9 @@ def read_scores(folder: str | Path) -> Scores:
 def class_scores(folder: str | Path) -> dict[str, dict[str, float]]:
     """Task with labels -> `class_summary` of its answers after the last stage; tasks that were not scored are left out."""
     store = Store(Path(folder))
-    last, found = store.stage_folder(len(store.stages())) / "predictions", {}
+    last, found = StageAnswers(store.stage_folder(len(store.stages()))), {}
     for task, asked in store.about.get("asked", {}).items():
-        if (
-            asked.get("labels")
-            and (file := last / f"{task}.jsonl").is_file()
-            and (rows := read_rows(file, AnswerShape))
-        ):
+        if asked.get("labels") and (rows := last.rows(task)):
             answers = ["" if "predicted_task" in row else row["predicted"] for row in rows]
             found[task] = class_summary([row["label"] for row in rows], answers, tuple(asked["labels"]))
     return found

@@ -67,6 +67,7 @@ class ConfigShape(TypedDict):
 class RunShape(TypedDict):
     """run.json."""
 
+    format: NotRequired[int]
     config: ConfigShape
     tasks: dict[str, str]
     sizes: dict[str, dict[str, Count]]
@@ -155,9 +156,14 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def read_rows(path: Path, kind: Any) -> list[Any]:
     """The lines of such a file, each of that kind; errors as in `read_shaped`."""
-    return checked_shape(_adapter(list[kind]), read_lines(path), path, RESTORE)
+    return shaped(list[kind], read_lines(path), path)
 
 
 def read_shaped(path: Path, kind: Any) -> Any:
     """The content of a JSON file of a run, as written there; CorruptFile if it is missing, not JSON, or not of that kind."""
-    return checked_shape(_adapter(kind), read_json(path), path, RESTORE)
+    return shaped(kind, read_json(path), path)
+
+
+def shaped(kind: Any, value: Any, path: Path) -> Any:
+    """The value, which was read from `path`, if it is of that kind; else CorruptFile."""
+    return checked_shape(_adapter(kind), value, path, RESTORE)

@@ -28,8 +28,9 @@ from perdure.files.durable import (
     write_json,
 )
 from perdure.files.output import RUN, STAGES
+from perdure.state.manifest import FORMAT, MANIFEST, append_stage, write_manifest
 from perdure.state.mismatch import check_same, other_versions
-from perdure.state.run_folder import MANIFEST, RunFolder
+from perdure.state.run_folder import RunFolder
 from perdure.state.shapes import WhyShape, read_shaped
 
 DEPLOYED, UNFINISHED, QUARANTINE, STATE = "deployed", "unfinished", "aside", "state.safetensors"
@@ -57,7 +58,7 @@ class Store(RunFolder):
         """Write run.json, or accept the same run in the folder (see `must_match`), with a warning about other versions."""
         self.must_match(about)
         if not self.exists:
-            write_json(self.folder / RUN, about)
+            write_json(self.folder / RUN, {"format": FORMAT, **about})
         elif not self.finished:
             known = self.about["warnings"]
             if new := [line for line in other_versions(self.initial, about) if line not in known]:
@@ -129,7 +130,7 @@ class Store(RunFolder):
         entry = {"name": name, "folder": target.name, "files": sync_tree(partial)}
         os.replace(partial, target)
         sync_folder(target.parent)
-        self._commit({**manifest, "stages": [*manifest["stages"], entry]})
+        self._append(manifest, entry)
         self._remove_unfinished()
 
     def quarantine(self, folder: Path, name: str, why: str) -> Path:
@@ -182,9 +183,17 @@ class Store(RunFolder):
         self._commit({"stages": entries, **({"aside": dict(aside)} if aside else {})})
         self._settle()
 
+    def _append(self, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
+        """One more finished stage: a line in the file, however many stages there are."""
+        longer = {**manifest, "stages": [*manifest["stages"], entry]}
+        if self._pending is None and append_stage(self.folder / MANIFEST, entry):
+            self.once(MANIFEST, lambda: longer)  # what is now in the file need not be read again
+        else:
+            self._commit(longer)
+
     def _commit(self, manifest: dict[str, Any]) -> None:
         if self._pending is None:
-            write_json(self.folder / MANIFEST, manifest)
+            write_manifest(self.folder / MANIFEST, manifest)
         else:
             self._pending = manifest
 

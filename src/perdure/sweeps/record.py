@@ -13,8 +13,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from perdure.diagnostics.report import diagnose
-from perdure.files.durable import read_json, read_lines
+from perdure.files.durable import read_json
 from perdure.methods.contract.build import build_method
+from perdure.state.answers import StageAnswers
 from perdure.state.record import load_stage_update
 from perdure.state.shapes import Number
 from perdure.state.store import Store
@@ -54,11 +55,11 @@ def final_answers(store: Store, scores: Scores) -> dict[str, dict[str, Any]]:
 
     `right`: task -> packed bits (see `unpacked`); `values`: task -> numbers, for a task with another metric than accuracy.
     """
-    folder = store.stage_folder(len(store.stages())) / "predictions"
+    answers = StageAnswers(store.stage_folder(len(store.stages())))
     packed: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for task in scores.tasks:
-        rows = read_lines(folder / f"{task}.jsonl") if (folder / f"{task}.jsonl").is_file() else []
+        rows = answers.rows(task)
         if rows and "value" in rows[0]:
             values[task] = [row["value"] for row in rows]
         elif rows:

@@ -125,6 +125,12 @@ class Part(Settings):
         Called before training, because settings cannot change once a run has begun."""
         return None
 
+    def grows(self) -> str | None:
+        """What takes longer, or more memory, with every task learnt, and the setting that bounds it; None if nothing does.
+
+        A run says it first: with hundreds of tasks it is the price."""
+        return None
+
     def acts(self, ctx: Context) -> bool:
         """Whether this penalty, step rule or replay changes anything in the steps of the stage that begins.
 
