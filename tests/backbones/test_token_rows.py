@@ -70,6 +70,9 @@ def test_many_texts_are_read_later_and_a_sample_stands_for_them(
     assert len(drawn) == 2
     assert (later.cut, later.sampled) == (8, True), "both are cut, so about all are"
     assert [len(row) for row in later.extremes()] == [3, 3]
+    later.add(texts)
+    assert all(text in later for text in texts)
+    assert (read.asked, later.cut) == (drawn, 8), "known, and not read for that"
     singles = [text for text in texts if text not in drawn][:3]
     assert [list(later[text]) for text in (*drawn, *singles[:2])] == [
         [*map(ord, t[:3])] for t in (*drawn, *singles[:2])

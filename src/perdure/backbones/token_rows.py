@@ -62,7 +62,7 @@ class TokenRows:
         self._files: list[_RowFile] = []
 
     def __contains__(self, text: str) -> bool:
-        return text in self._held or self._filed(text) is not None
+        return text in self._held or (bool(self._files) and self._has(_digest(text)))
 
     def __getitem__(self, text: str) -> Row:
         """The row of a text, read now if it is new."""
@@ -112,6 +112,9 @@ class TokenRows:
         rows = [row for file in self._files for row in file.extremes()] + list(self._held.values())
         ordered = sorted(rows, key=len)
         return [ordered[0], ordered[-1]] if ordered else []
+
+    def _has(self, digest: bytes) -> bool:
+        return any(file.place(digest) is not None for file in self._files)
 
     def _filed(self, text: str) -> Row | None:
         if not self._files:
@@ -172,10 +175,14 @@ class _RowFile:
         self._few, self._made = {}, lambda: folder  # the texts are needed no more
         return folder
 
-    def get(self, text: str, digest: bytes) -> Row | None:
+    def place(self, digest: bytes) -> int | None:
+        """Where a text is among the digests; None if it is not."""
         wanted = np.bytes_(digest.rstrip(b"\0"))  # as numpy gives it back: one in 256 ends with a zero
         at = int(np.searchsorted(self._texts, wanted))
-        if at == len(self._texts) or self._texts[at] != wanted:
+        return at if at < len(self._texts) and self._texts[at] == wanted else None
+
+    def get(self, text: str, digest: bytes) -> Row | None:
+        if (at := self.place(digest)) is None:
             return None
         if self._few:
             if (known := self._few.get(text)) is not None:
