@@ -1,14 +1,16 @@
-"""A whole run on a language model against a plain script: CPU seconds of both, in one process.
+"""Whole runs on a language model against a plain script: CPU seconds of both, and accuracy of both.
 
-    PERDURE_CL_BENCHMARK=PATH/CL_Benchmark python benchmarks/language_run/run.py [--tasks 4 --train 64 --test 24]
-    (two minutes: --tasks 2 --train 8 --test 8 --out /tmp/small.json)
+    PERDURE_CL_BENCHMARK=PATH/CL_Benchmark python benchmarks/language_run/run.py [--train 64 --test 24 --asked 100 --seeds 3]
+    (two minutes: --tasks 2 --train 8 --test 8 --asked 8 --seeds 1 --out /tmp/small.json)
     make tables
 
 SmolLM2-135M in fp32 on one thread, LoRA r 8 on query and value, one epoch in batches of 8; one adapter goes from task to task.
-Every task is scored before the first and after every task. Ours: the preset `seq-lora`, answers by ranking the labels. The
-script: transformers' Trainer with PEFT on the same token ids, answers by greedy generation in batches of 16, compared as text.
+Every task is scored before the first and after every task. Ours: the preset `seq-lora`, training rows packed, answers by ranking
+the labels. The script: transformers' Trainer with PEFT on the same token ids, answers by greedy generation in batches of 16,
+compared as text. What both know at the end is asked again, outside the time, with `--asked` test examples a task. A seed draws
+other training examples, another adapter and another order.
 
-Times are CPU seconds, so that other work on the machine counts less.
+Times are CPU seconds, so that other work on the machine counts less. What is in the record is not measured again.
 """
 
 from __future__ import annotations
@@ -33,8 +35,12 @@ from perdure.backbones.text_metrics import normalise
 from perdure.backbones.tokens import padded
 from perdure.commands.learn import run_config
 from perdure.config.run_config import load_config
+from perdure.state.record import load_deployed
+from perdure.state.reopen import reopened_model
+from perdure.state.store import Store
 from perdure.tasks.suites import load_suite
 from perdure.tasks.task import Example, Task
+from perdure.training.evaluation import answer
 
 MODEL, BATCH, ANSWERED, RATE, LONGEST = "smollm2-135m", 8, 16, 1e-3, 10
 HERE = Path(__file__).parent
@@ -66,28 +72,45 @@ class Clock:
         return {"all": whole, "answering": self.answering, "the rest": whole - self.answering}
 
 
-def ours(tasks: Sequence[Task], share_prefix: bool = True) -> dict[str, Any]:
-    """One run with perdure, and what it scored at the end."""
+def ours(tasks: Sequence[Task], more: Sequence[Task], seed: int) -> dict[str, Any]:
+    """One run with perdure, what it scored at the end, and the accuracy on `more`."""
     clock, predict = Clock(), CausalLM.predict
     CausalLM.predict = clock.timed(predict)  # type: ignore[method-assign]
     settings = {
         "method": "seq-lora",
-        "backbone": {**BACKBONE, "share_prefix": share_prefix},
+        "backbone": {**BACKBONE, "packing": True},
         "training": {"epochs": 1, "batch_size": BATCH, "learning_rate": RATE},
         "precision": "fp32",
         "threads": 1,
+        "seed": seed,
     }
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            scores = run_config(load_config(settings), Path(folder) / "run", tasks=tasks)
-    finally:
-        CausalLM.predict = predict  # type: ignore[method-assign]
-    return {"seconds": clock.seconds(), "scores": dict(zip(scores.tasks, scores.score_matrix[-1], strict=True))}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        try:
+            scores = run_config(load_config(settings), run, tasks=tasks)
+        finally:
+            CausalLM.predict = predict  # type: ignore[method-assign]
+        seconds = clock.seconds()
+        known = after(run, more)
+    return {"seconds": seconds, "scores": dict(zip(scores.tasks, scores.score_matrix[-1], strict=True)), "asked": known}
 
 
-def script(tasks: Sequence[Task]) -> dict[str, Any]:
+def after(run: Path, tasks: Sequence[Task]) -> dict[str, float]:
+    """Accuracy of a finished run's model."""
+    store = Store(run)
+    model, backbone = reopened_model(store)
+    backbone.prepare(tasks)
+    deployed, shares = load_deployed(store), {}
+    for task in tasks:
+        answers = answer(model, backbone, deployed, task.test, [task.name])
+        shares[task.name] = sum(a.label == e.label for a, e in zip(answers, task.test, strict=True)) / len(task.test)
+    return shares
+
+
+def script(tasks: Sequence[Task], more: Sequence[Task], seed: int) -> dict[str, Any]:
     """The same by hand."""
     clock = Clock()
+    transformers.set_seed(seed)
     backbone = CausalLM.load(CausalSettings(**BACKBONE))  # its tokenizer and prompts alone
     tokenizer, form = backbone.tokenizer, backbone.format
     base = AutoModelForCausalLM.from_pretrained(model_folder(MODEL))
@@ -128,26 +151,26 @@ def script(tasks: Sequence[Task]) -> dict[str, Any]:
     for task in tasks:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
-                folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, weight_decay=0.0,
+                folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, weight_decay=0.0, seed=seed,
                 lr_scheduler_type="constant", save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
                 logging_strategy="no", remove_unused_columns=False,
             )  # fmt: skip
             rows: Any = [row(task, e) for e in task.train]
             Trainer(model, arguments, data_collator=collate, train_dataset=rows).train()
         scores = scored()
-    return {"seconds": clock.seconds(), "scores": scores}
+    seconds = clock.seconds()
+    return {"seconds": seconds, "scores": scores, "asked": {task.name: accuracy(task) for task in more}}
 
 
-def measure(count: int, train: int, test: int) -> dict[str, Any]:
-    tasks = load_suite("standard-cl", train=train, validation=0, test=test).tasks[:count]
-    about = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
-    runs = {
-        "perdure": ours(tasks),
-        "perdure, every prompt whole": ours(tasks, share_prefix=False),
-        "script": script(tasks),
-    }
-    sizes = {"tasks": [task.name for task in tasks], "train": train, "test": test}
-    return {**about, **sizes, "answers": (count + 1) * sum(len(task.test) for task in tasks), "runs": runs}
+def measure(way: str, seed: int, count: int, train: int, test: int, asked: int) -> dict[str, Any]:
+    """One run of one way."""
+    tasks, more = (
+        load_suite("standard-cl", train=train, validation=0, test=size, seed=seed).tasks[:count]
+        for size in (test, asked)
+    )
+    answers = (count + 1) * sum(len(task.test) for task in tasks)
+    run = {"perdure": ours, "script": script}[way](tasks, more, seed)
+    return {"way": way, "seed": seed, "answers": answers, "examples": {t.name: len(t.test) for t in more}, **run}
 
 
 def main() -> None:
@@ -155,14 +178,26 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--train", type=int, default=64)
     parser.add_argument("--test", type=int, default=24)
+    parser.add_argument("--asked", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "record.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    record = measure(args.tasks, args.train, args.test)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
-    for name, run in record["runs"].items():
-        print(name, {part: round(s, 1) for part, s in run["seconds"].items()}, run["scores"])
+    about = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
+    sizes = {"tasks": args.tasks, "train": args.train, "test": args.test, "asked": args.asked}
+    record = json.loads(args.out.read_text()) if args.out.is_file() else {**about, **sizes, "runs": []}
+    if any(record[name] != size for name, size in sizes.items()):
+        parser.error(f"{args.out} holds runs of other sizes: give another --out, or remove it")
+    done = {(run["way"], run["seed"]) for run in record["runs"]}
+    for seed in range(args.seeds):
+        for way in ("perdure", "script"):
+            if (way, seed) in done:
+                continue
+            run = measure(way, seed, args.tasks, args.train, args.test, args.asked)
+            record["runs"].append(run)
+            args.out.write_text(json.dumps(record, indent=1) + "\n")
+            print(way, seed, {part: round(s, 1) for part, s in run["seconds"].items()}, run["asked"], flush=True)
     print(f"wrote {args.out}; `make tables` puts it into README.md")
 
 

@@ -50,10 +50,14 @@ def model() -> Any:
 
 
 def ours(path: Path, cache: Path) -> Callable[[], None]:
+    import pyarrow  # noqa: F401  (an import of both ways)
+
     from perdure import load_task
     from perdure.backbones import token_rows
+    from perdure.tasks.sources import large
 
     encoder, token_rows.cache_folder = model(), lambda: cache
+    large.cache_folder = lambda: cache
 
     def work() -> None:
         lap = time.process_time()

@@ -44,9 +44,10 @@ def computed(backbone: CausalLM, model: AdaptedModel, examples: list[Example]) -
     batch = backbone.collate(examples)
     backbone.forward(batch).loss.backward()
     seconds = time.process_time() - began
-    ids = batch.extra["packed"].ids if "packed" in batch.extra else batch.inputs["input_ids"]
+    rows = batch.extra.get("packed")
+    positions = rows.ids.numel() + len(rows.trunk) if rows else batch.inputs["input_ids"].numel()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return {"seconds": seconds, "positions": ids.numel(), "targets": batch.count, "gradients": gradients}
+    return {"seconds": seconds, "positions": positions, "targets": batch.count, "gradients": gradients}
 
 
 def main() -> None:
