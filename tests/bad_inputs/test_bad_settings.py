@@ -48,7 +48,7 @@ CASES: dict[str, Bad] = {
     "setting inside a number": setting("seed.x=1", "seed", "{'x': 1}"),
     "no override": command(*RUN, "oops", says=("'oops' is not a setting", "Write key=value")),
     "malformed override": setting("training.epochs=[2", "The value of 'training.epochs' is not valid YAML"),
-    "no epochs": setting("training.epochs=0", "training.epochs", "greater than or equal to 1"),
+    "no epochs": setting("training.epochs=0", "training.epochs is 0", "nothing is learnt"),
     "words where a number or a word may stand": Bad(
         lambda p: p.task(validation_size="many"), ("tasks.0.validation_size: should be an integer or 'all' (got",), 3
     ),

@@ -44,7 +44,7 @@ def test_valid_configurations(text: str) -> None:
     ("text", "message"),
     [
         ("{suite: quickstart, trainig: {epochs: 2}}", "'trainig' was unexpected"),
-        ("{suite: quickstart, training: {epochs: 0}}", "0 is less than the minimum of 1"),
+        ("{suite: quickstart, training: {epochs: -1}}", "-1 is less than the minimum of 0"),
         ("{suite: quickstart, lora: {rnk: 4}}", "'rnk' was unexpected"),
         ("{suite: quickstart, method: pslora}", "not valid under any of the given schemas"),
     ],

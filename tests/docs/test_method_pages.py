@@ -49,9 +49,9 @@ def test_parts_are_the_tables(page: Path) -> None:
     row, stated = PRESETS[page.stem].composition(), text_of(page).partition("Parts: ")[2].partition("\n\n")[0]
     assert f"init `{row['init']['kind']}`" in stated
     assert f"consolidate `{row['consolidate']['kind']}`" in stated
-    for role, word in (("step_rule", "step rule"), ("replay", "replay")):
-        assert (f"{word} `" in stated) == bool(row[role])
-        assert not row[role] or f"{word} `{row[role]['kind']}`" in stated
+    for role, word in (("step_rule", "step rule"), ("replay", "replay"), ("head", "head")):
+        assert (f"{word} `" in stated) == bool(row.get(role))
+        assert not row.get(role) or f"{word} `{row[role]['kind']}`" in stated
     assert not row["replay"] or f"(`use: {row['replay']['use']}`" in stated
     assert all(f"`{name}`" in stated for name in row["penalties"])
     assert row["penalties"] or "penalt" not in stated or "no penalty" in stated

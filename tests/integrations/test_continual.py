@@ -185,7 +185,7 @@ def march(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 
 
 ELSEWHERE = {
-    "joint", "lwf", "replay", "slice+replay",  # refused, below
+    "joint", "lwf", "replay", "slice+replay", "frozen-head", "perdure+head",  # refused, below
     "ewc", "output-drift", "perdure", "slice-free", "inf-lora", "covariance-gain",  # above
     "slice", "inc-lora", "ps-lora", "per-task",  # above
     "n-lora-proximal", "o-lora+n-lora", "seq-lora", "slao", "loram",  # test_same_as_the_loop.py

@@ -53,7 +53,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _float64(monkeypatch):
-    def load(config, tasks):
+    def load(config, tasks, tried=False):
         learner = load_backbone(config.backbone)
         learner.model.double()
         learner.prepare(tasks)

@@ -105,7 +105,7 @@ def exact_run(
         )  # fmt: skip
 
 
-def _in_float64(config: Any, chosen: Any) -> Any:
+def _in_float64(config: Any, chosen: Any, tried: bool = False) -> Any:
     learner = load_backbone(config.backbone)
     learner.model.double()
     learner.prepare(chosen)

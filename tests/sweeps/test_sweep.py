@@ -440,12 +440,12 @@ def test_a_rows_settings_are_taken_as_they_are():
 
 
 CANNOT_RUN = [
-    ({"settings": {"suite": "quickstart", "training": {"epochs": 0}}}, r"^methods\.good: training\.epochs: "),
+    ({"settings": {"suite": "quickstart", "training": {"epochs": -1}}}, r"^methods\.good: training\.epochs: "),
     (
         {"methods": {"good": {"method": "l2"}, "bad": {"method": "l2", "lora.rnk": 3}}},
         r"^methods\.bad: .*'rnk'. Did you mean 'rank'",
     ),
-    ({"methods": {"l2": {"training.epochs": 0, "lora.rank": 0}}}, r"^methods\.l2: .*\nmethods\.l2: "),
+    ({"methods": {"l2": {"training.epochs": -1, "lora.rank": 0}}}, r"^methods\.l2: .*\nmethods\.l2: "),
     (
         {"methods": {"wide": {"lora.rank": 3}}},
         r"^methods\.wide: Unknown method: 'wide'.* A row with another name needs `method:`",

@@ -116,7 +116,7 @@ def test_nothing_is_set_without_a_protocol():
 def test_a_run_begun_before_there_were_protocols_keeps_its_own():
     """Its record has none, also of `trace`, whose default is another now."""
     recorded = {"suite": "trace", "backbone": {"model": "smollm2-135m"}}
-    store: Any = SimpleNamespace(initial={"config": recorded})
+    store: Any = SimpleNamespace(initial={"config": recorded}, once=lambda file, read, what: read())
     config = initial_config(store)
     assert (config.protocol, config.backbone) == (OWN, recorded["backbone"])
 

@@ -13,7 +13,6 @@ from perdure.commands.inputs import Input, read_inputs
 from perdure.errors import DataError, StoreError, UnknownName
 from perdure.files.durable import write_text
 from perdure.files.output import check_file
-from perdure.methods.contract.build import build_method
 from perdure.methods.contract.past import PerTask
 from perdure.settings.read import validate
 from perdure.state.record import load_deployed, load_head
@@ -79,7 +78,7 @@ def predict(
     known = chats and not labels[names[0]]  # the answer as the model would write it
     examples = [Example(row.text, (row.expected or "") if known else "", names[0]) for row in rows]
     predictions = answer(model, backbone, deployed, examples, names)
-    head = load_head(store, build_method(about["config"]["method"]))
+    head = load_head(store)
     predictions = with_head(head, model, backbone, examples, predictions, labels)
     return [_row(row, chats, p, labels) for row, p in zip(rows, predictions, strict=True)]
 

@@ -40,10 +40,13 @@ def resolve_method(value: Any) -> dict[str, Any]:
         raise UnknownName("method", str(preset), PRESETS)
     resolved = PRESETS[preset or "inc-lora"].composition()
     kinds = _kinds(resolved)
+    resolved.setdefault("head", None)
     for key, part in given.items():
         if key not in resolved:
             raise UnknownName("key of `method`", key, [*resolved, "preset"])
         resolved[key] = _changed(key, resolved[key], part)
+    if resolved["head"] is None:
+        del resolved["head"]  # as `Preset.composition` leaves it out
     resolved["name"] = name or (preset if preset and _kinds(resolved) == kinds else "custom")
     return resolved
 

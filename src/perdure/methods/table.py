@@ -99,8 +99,11 @@ class Preset:
         """The row as the mapping that `perdure.config.composition.resolve_method` works on."""
         row = dataclasses.asdict(self)
         penalties = {name: {"kind": name, **settings} for name, settings in row["penalties"].items()}
-        parts = {key: row[key] for key in ("init", "penalties", "step_rule", "consolidate", "replay", "head", "stream")}
-        return {**parts, "penalties": penalties}
+        parts = {key: row[key] for key in ("init", "penalties", "step_rule", "consolidate", "replay", "stream")}
+        head = (
+            {"head": row["head"]} if row["head"] else {}
+        )  # left out, not null: runs begun without the role keep their identity
+        return {**parts, "penalties": penalties, **head}
 
 
 SIGN_MAGNITUDE: Settings = {"weight": 0.01, "alpha": 1000.0}

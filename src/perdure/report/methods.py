@@ -39,7 +39,7 @@ def _preset(name: str, preset: Preset) -> Iterator[str]:
     for setting, value in wanted_settings(name).items():
         yield f"{setting}={in_yaml(value)} by default."
     for role in PARTS:
-        if role != "penalty" and composition[role]:
+        if role != "penalty" and composition.get(role):
             yield from _part(role, composition[role], f"method.{role}")
     for penalty, settings in composition["penalties"].items():
         yield from _part("penalty", settings, f"method.penalties.{penalty}")

@@ -97,13 +97,12 @@ def checkpoint_deployed(path: Path) -> Update | PerTask:
         return _deployed(about["deployed"], groups, _update(groups.get("carry", {})), path)
 
 
-def checkpoint_head(path: Path, method: Method) -> Head | None:
-    """The head of `method` with its memory of the checkpoint; None if the method has none."""
-    if method.head:
-        _, groups = load_groups(path, only="part:head")
-        with damaged_as_error(path), calling(method.head, "load"):
-            method.head.load(groups.get("part:head", {}))
-    return method.head
+def checkpoint_head(path: Path, head: Head) -> Head:
+    """The head with its memory of the checkpoint."""
+    _, groups = load_groups(path, only="part:head")
+    with damaged_as_error(path), calling(head, "load"):
+        head.load(groups.get("part:head", {}))
+    return head
 
 
 def save_groups(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

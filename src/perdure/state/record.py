@@ -16,6 +16,7 @@ from perdure.backbones.base import Backbone, Prediction
 from perdure.config.run_config import EvaluationSettings
 from perdure.errors import TrainingError
 from perdure.files.durable import write_json, write_lines
+from perdure.methods.contract.build import build_head
 from perdure.methods.contract.parts import Head, Method
 from perdure.methods.contract.past import Past, PerTask
 from perdure.ops.finite import all_finite
@@ -174,9 +175,10 @@ def load_deployed(store: Store, stages: int | None = None) -> Update | PerTask:
     return checkpoint_deployed(store.stage_folder(len(store.stages()) if stages is None else stages) / STATE)
 
 
-def load_head(store: Store, method: Method) -> Head | None:
-    """The head of the run's `method`, as it answers after the last finished stage; None if it has none."""
-    return checkpoint_head(store.stage_folder(len(store.stages())) / STATE, method)
+def load_head(store: Store) -> Head | None:
+    """The head of the run's method, as it answers after the last finished stage; None if it has none."""
+    head = build_head(store.about["config"]["method"])
+    return checkpoint_head(store.stage_folder(len(store.stages())) / STATE, head) if head else None
 
 
 def load_stage_update(store: Store, index: int) -> dict[str, LowRank]:

@@ -30,22 +30,28 @@ def build_method(composition: Mapping[str, Any]) -> Method:
         ConfigError: an unknown or bad setting of a part, with its place; parts that cannot be used together.
     """
 
-    def part(role: Role, settings: Mapping[str, Any] | None, where: str) -> Any:
-        if not settings:
-            return None
-        given = {key: value for key, value in settings.items() if key != "kind"}
-        return validate(part_class(role, settings["kind"]), given, where)
-
     single: tuple[Role, ...] = ("step_rule", "replay", "head", "init", "consolidate")
     penalties = composition["penalties"].items()
     method = Method(
         name=composition["name"],
         stream=composition["stream"],
-        **{role: part(role, composition.get(role), f"method.{role}") for role in single},
-        penalties={name: part("penalty", settings, f"method.penalties.{name}") for name, settings in penalties},
+        **{role: _part(role, composition.get(role), f"method.{role}") for role in single},
+        penalties={name: _part("penalty", settings, f"method.penalties.{name}") for name, settings in penalties},
     )
     check_composition(method)
     return method
+
+
+def build_head(composition: Mapping[str, Any]) -> Head | None:
+    """The head of a composition alone: what answers beside the adapter needs no other part. For errors see `build_method`."""
+    return _part("head", composition.get("head"), "method.head")
+
+
+def _part(role: Role, settings: Mapping[str, Any] | None, where: str) -> Any:
+    if not settings:
+        return None
+    given = {key: value for key, value in settings.items() if key != "kind"}
+    return validate(part_class(role, settings["kind"]), given, where)
 
 
 def check_composition(method: Method) -> None:
