@@ -132,6 +132,9 @@ class TrainerBackbone:
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         _refuse("scores of labels")
 
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        _refuse("vectors of inputs")
+
     def predict(self, examples: Sequence[Example], labels: Sequence[str]) -> list[Prediction]:
         _refuse("predictions")
 

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field, PrivateAttr
@@ -137,7 +137,7 @@ class Discriminant(Head):
     def state(self) -> dict[str, Tensor]:
         if self._sums is None:
             return {}
-        names = {"classes": list(map(list, self._sums.counts)), "powers": self._powers}
+        names = {"classes": [[task, label] for task, label in self._classes()], "powers": self._powers}
         return {
             "names": torch.frombuffer(bytearray(json.dumps(names).encode()), dtype=torch.uint8),
             "counts": torch.tensor([*self._sums.counts.values()]),
@@ -145,13 +145,16 @@ class Discriminant(Head):
             "products": self._sums.products_DD,
         }
 
+    def _classes(self) -> list[Class]:
+        return cast("list[Class]", [*self._sums.counts]) if self._sums else []
+
     def load(self, state: Mapping[str, Tensor]) -> None:
         self._fitted, self._sums, self._powers = None, None, {}
         if not state:
             return
         kept = {name: tensor.cpu() for name, tensor in state.items()}
         names: dict[str, Any] = json.loads(bytes(kept["names"].tolist()))
-        groups = [(task, label) for task, label in names["classes"]]
+        groups: list[Hashable] = [(task, label) for task, label in names["classes"]]
         counts = dict(zip(groups, kept["counts"].tolist(), strict=True))
         self._sums = Sums(counts, dict(zip(groups, kept["sums"], strict=True)), kept["products"])
         self._powers = {task: (a, w) for task, (a, w) in names["powers"].items()}
