@@ -217,7 +217,7 @@ class CausalLM(LanguageModel):
 
     @property
     def _reader(self) -> nn.Module:
-        return self.model.base_model
+        return self.model.base_model  # pyright: ignore[reportReturnType]
 
     def _packed(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None

@@ -89,7 +89,7 @@ class Seq2SeqLM(LanguageModel):
 
     @property
     def _reader(self) -> nn.Module:
-        return self.model.get_encoder()  # pyright: ignore[reportCallIssue, reportReturnType]
+        return self.model.get_encoder()  # pyright: ignore[reportCallIssue]
 
     def _packed(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], prefix: Prefix | None = None
