@@ -22,10 +22,10 @@ from perdure.backbones.encoder import EncoderSettings
 from perdure.backbones.models import MODELS
 from perdure.backbones.seq2seq import Seq2SeqSettings
 from perdure.backbones.vision import VisionSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.config.run_config import (
     BudgetSettings,
     EvaluationSettings,
-    LoraSettings,
     ProtectSettings,
     RunConfig,
     TrainingSettings,

@@ -26,7 +26,7 @@ from torch import Tensor
 from perdure.backbones.base import Batch
 from perdure.backbones.encoder import Encoder, EncoderSettings
 from perdure.backbones.rounded import has_fast_bf16, rounded_autocast
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming
 from perdure.tasks.suites import load_suite

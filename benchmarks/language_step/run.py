@@ -34,7 +34,8 @@ from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.models import model_folder
 from perdure.backbones.pretrained import answering
 from perdure.backbones.ranking import logits_at
-from perdure.config.run_config import LoraSettings, TrainingSettings
+from perdure.config.lora_settings import LoraSettings
+from perdure.config.run_config import TrainingSettings
 from perdure.methods.contract.parts import Method
 from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming, Sum

@@ -38,7 +38,7 @@ from perdure.backbones.base import Backbone  # noqa: E402
 from perdure.backbones.causal import CausalLM, CausalSettings  # noqa: E402
 from perdure.backbones.pretrained import answering  # noqa: E402
 from perdure.backbones.ranking import logits_at  # noqa: E402
-from perdure.config.run_config import LoraSettings  # noqa: E402
+from perdure.config.lora_settings import LoraSettings  # noqa: E402
 from perdure.tasks.suites import load_suite  # noqa: E402
 from perdure.tasks.task import Task  # noqa: E402
 from perdure.training.lora import AdaptedModel  # noqa: E402

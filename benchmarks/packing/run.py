@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming
 from perdure.tasks.suites import load_suite

@@ -28,7 +28,7 @@ import torch
 
 from perdure.backbones import load_backbone
 from perdure.config.composition import resolve_method
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.parts import Method, Start, WeightPenalty
 from perdure.methods.contract.past import Past

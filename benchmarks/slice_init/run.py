@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from perdure.backbones.base import Batch, Outputs, Prediction
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.methods.contract.past import Past
 from perdure.methods.measured.full_gradients import DenseGradients, FullGradients, SketchedGradients, Sketcher
 from perdure.methods.slice import Slice

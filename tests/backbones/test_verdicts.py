@@ -13,7 +13,7 @@ import torch
 from perdure import learn
 from perdure.backbones import verdicts
 from perdure.backbones.causal import CausalLM, CausalSettings
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import ConfigError
 from perdure.state.store import Store
 from perdure.tasks.task import Example, Task

@@ -14,7 +14,7 @@ from perdure.adapters.folder import open_adapter, write_adapter
 from perdure.backbones import load_backbone
 from perdure.commands.learn import learn
 from perdure.config.composition import resolve_method
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.files.durable import read_lines
 from perdure.integrations import Continual
 from perdure.integrations.trainer_context import TrainerBackbone, TrainerContext, TrainerStage

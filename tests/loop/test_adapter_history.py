@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModel, MixtralConfig, MixtralForCausalL
 import perdure
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import resume, run_config
-from perdure.config.run_config import LoraSettings, load_config
+from perdure.config.lora_settings import LoraSettings
+from perdure.config.run_config import load_config
 from perdure.errors import ConfigError, PerdureError, RunMismatch, UnmetNeed
 from perdure.loop.adapter_history import as_called_here, check_fits, history_stages, history_warnings, own_factors
 from perdure.merging.conversion import name_now

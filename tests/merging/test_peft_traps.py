@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from perdure.adapters.folder import Adapter
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import AdapterError, ConfigError, StoreError
 from perdure.merging.folders import merge_folders
 from perdure.merging.linear import sum_updates, task_arithmetic_updates

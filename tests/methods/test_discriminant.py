@@ -19,8 +19,9 @@ def task(name: str, corners: dict[str, tuple[float, float]], **settings: Any) ->
 
 
 def odds(part: Discriminant, x_ND: torch.Tensor, labels: list[tuple[str, str]]) -> torch.Tensor:
-    """What the head adds to an adapter that gives every label the same probability 1."""
-    return part.combined(x_ND, torch.ones(len(x_ND), len(labels)), labels)
+    """What the head adds to an adapter that gives every label the same probability 1; 0 where it has no say."""
+    even = torch.ones(len(x_ND), len(labels))
+    return part.combined(x_ND, even, labels) if part.has_say(labels) else even.log()
 
 
 def learn(part: Discriminant, *tasks: Task) -> Discriminant:

@@ -13,7 +13,7 @@ from transformers import AutoModel
 from perdure.adapters.folder import write_adapter
 from perdure.backbones import load_backbone
 from perdure.backbones.base import Backbone
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import UnmetNeed
 from perdure.methods.contract.build import build_method, check_needs
 from perdure.methods.contract.context import Need

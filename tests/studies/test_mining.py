@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import ConfigError, DataError
 from perdure.studies.mining import Conflicts, Mined, find_sequence, gradient_conflicts, mine
 from perdure.tasks.task import Example, Task

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.modes import without_dropout
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.files.durable import read_json
 from perdure.methods.contract.context import Context, Need

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
 from perdure.commands.learn import learn
 from perdure.commands.show import describe_run, run_lines
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.state.reopen import initial_config, learner_config
 from perdure.state.store import Store
 from perdure.training.coverage import coverage_line, coverage_warnings

@@ -20,7 +20,7 @@ from perdure.commands.export import export
 from perdure.commands.learn import learn
 from perdure.commands.merge import merge
 from perdure.commands.predict import predict
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import AdapterError, ConfigError, UnmetNeed
 from perdure.merging.rules import rule_named
 from perdure.merging.state import merge_into

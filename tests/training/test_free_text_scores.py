@@ -15,7 +15,7 @@ from perdure.backbones.causal import CausalLM, CausalSettings
 from perdure.backbones.ranking import logits_at
 from perdure.backbones.seq2seq import Seq2SeqLM, Seq2SeqSettings
 from perdure.backbones.toy import HIDDEN, INPUTS, Toy, toy_task
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.methods.contract.past import Past
 from perdure.methods.plain import Kaiming
 from perdure.methods.score_drift import ScoreDrift

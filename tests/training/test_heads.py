@@ -68,6 +68,15 @@ def test_labels_of_several_tasks_are_told_apart_by_their_options():
     assert (answer.label, answer.task, answer.options) == ("a", "u", options)
 
 
+def test_without_a_say_nothing_is_computed():
+    class Silent(Head):
+        def has_say(self, labels):
+            return False
+
+    asked = Prediction("a", (0.8, 0.2), "t")
+    assert together(asked, head=Silent(), vector=float("nan"))[0] is asked  # vectors would be an error
+
+
 def test_answers_that_were_written_stay():
     written = Prediction("some text")
     assert together(written, Prediction("a", (0.8, 0.2), "t"))[0] is written

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from perdure.adapters.folder import open_adapter
 from perdure.commands.learn import learn
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import ConfigError
 from perdure.files.durable import read_lines
 from perdure.state.store import Store

@@ -18,7 +18,7 @@ import torch
 import perdure
 from perdure.backbones import load_backbone
 from perdure.config.composition import resolve_method
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import UnmetNeed
 from perdure.methods.contract.build import build_method
 from perdure.methods.contract.parts import Start

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from perdure.backbones.targets import default_targets
-from perdure.config.run_config import LoraSettings, load_config
+from perdure.config.lora_settings import LoraSettings
+from perdure.config.run_config import load_config
 from perdure.errors import ConfigError
 from perdure.training.lora import AdaptedModel
 from perdure.training.targets import check_reached, is_linear

@@ -159,9 +159,8 @@ class CausalLM(LanguageModel):
 
     def _try_rows(self) -> None:
         """Compare, once, what is predicted of a few examples in packed and in padded rows, in the weights' precision."""
-        tasks = sorted(
-            self._tasks.values(), key=lambda task: task.learns_text
-        )  # a text that is all learnt shares nothing
+        # a text that is all learnt shares nothing, so it is tried only where there is nothing else
+        tasks = sorted(self._tasks.values(), key=lambda task: task.learns_text)
         task = next((task for task in tasks if len(task.train) > 1), None)
         if task is None:
             return
@@ -178,6 +177,7 @@ class CausalLM(LanguageModel):
         return self._proven("packed rows", ids, lambda: self._apart_in_rows(task))
 
     def _apart_in_rows(self, task: Task) -> str | None:
+        """The trial: the loss in packed and in padded rows."""
         for examples in (task.train[:3], [task.train[0]] * 2):
             batch = self.collate(examples)
             with torch.no_grad(), without_dropout(self.model):

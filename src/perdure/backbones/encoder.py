@@ -212,8 +212,7 @@ class Encoder(PretrainedBackbone):
         def work(chosen: list[int]) -> Tensor:
             return self._encode(self._padded([examples[i].text for i in chosen]))
 
-        rows = in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work)
-        return torch.stack(rows)
+        return torch.stack(in_batches([self.length(e) for e in examples], self.settings.predict_batch_size, work))
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Cosine / temperature of the batch's texts to the labels of `task`, [N, labels]."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction, best_of_tasks, most_probable
 from perdure.backbones.chat_tasks import ReadsChats
-from perdure.backbones.device import autocast, model_device
+from perdure.backbones.device import autocast
 from perdure.backbones.generation import GENERATION_FILE, as_scored, greedy
 from perdure.backbones.label_texts import check_distinct, label_texts
 from perdure.backbones.language_settings import LanguageSettings
@@ -29,14 +29,14 @@ from perdure.backbones.sharing import Sharing
 from perdure.backbones.text_metrics import AS_WRITTEN, normalise
 from perdure.backbones.texts import ReadsTexts
 from perdure.backbones.token_rows import Again
-from perdure.backbones.tokens import in_batches, padded
-from perdure.backbones.vectors import prompt_vectors
+from perdure.backbones.tokens import in_batches
+from perdure.backbones.vectors import GivesVectors
 from perdure.errors import DataError
 from perdure.tasks.chats import NO_CHAT
 from perdure.tasks.task import Example, Task, same_task
 
 
-class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
+class LanguageModel(ReadsTexts, ReadsChats, GivesVectors, Sharing, ABC):
     """The shared half of `CausalLM` and `Seq2SeqLM`; they make batches and packed scores, and set `format`: text -> ids."""
 
     gap = ""
@@ -129,26 +129,6 @@ class LanguageModel(ReadsTexts, ReadsChats, Sharing, ABC):
         first[:, 0] = True
         with autocast(self.model, self.precision):
             return logits_at(self.model, first, **batch.inputs)
-
-    def vectors(self, examples: Sequence[Example]) -> Tensor:
-        """The mean over each prompt's tokens of a layer in the middle, [N, D] (perdure.backbones.vectors)."""
-        prompts = [self._asked(example) for example in examples]
-
-        def work(chosen: list[int]) -> Tensor:
-            ids, mask = padded([prompts[i] for i in chosen], self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
-            device = model_device(self.model)
-            with autocast(self.model, self.precision):
-                return prompt_vectors(self._reader, ids.to(device), mask.to(device))
-
-        lengths = [len(ids) for ids in prompts]
-        with answering(self.model):
-            rows = in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
-        return torch.stack(rows)
-
-    @property
-    @abstractmethod
-    def _reader(self) -> nn.Module:
-        """What reads prompts, without a vocabulary head."""
 
     def scores(self, batch: Batch, outputs: Outputs | None, task: str) -> Tensor:
         """Differentiable scores [N, labels] of the batch's inputs, prompted as `task` prompts, under its label texts."""

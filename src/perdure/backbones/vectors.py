@@ -1,15 +1,23 @@
-"""One vector for a prompt: the mean over its tokens of what a layer of a language model holds."""
+"""One vector for a prompt: the mean over its tokens of what a layer in the middle of a language model holds."""
 
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from perdure.backbones.device import autocast, model_device
+from perdure.backbones.pretrained import answering
+from perdure.backbones.tokens import in_batches, padded
+from perdure.backbones.trials import Trials
+from perdure.tasks.task import Example, Task
+
 READ_AT = 0.6
-"""Share of the layers that a vector is read after. Measured on the tuning sequences of the language leaderboard with SmolLM2-135M
-(docs/methods/frozen-head.md): the last layers turn towards the next token, the first hold words."""
+"""Share of the layers that a vector is read after: the first hold words, the last turn towards the next token (measured in
+benchmarks/head)."""
 
 
 def prompt_vectors(trunk: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -27,3 +35,31 @@ def prompt_vectors(trunk: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         hidden_NLD = found.last_hidden_state
     hidden_NLD = hidden_NLD.float()
     return torch.where(mask[..., None], hidden_NLD, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+class GivesVectors(Trials):
+    """The part of a language model that reads a prompt as one vector."""
+
+    @property
+    @abstractmethod
+    def _reader(self) -> nn.Module:
+        """What reads prompts, without a vocabulary head."""
+
+    @abstractmethod
+    def _asked(self, example: Example, tasks: Sequence[Task] = ()) -> list[int]:
+        """Ids of the example's prompt."""
+
+    def vectors(self, examples: Sequence[Example]) -> Tensor:
+        """See `prompt_vectors`, [N, D]."""
+        prompts = [self._asked(example) for example in examples]
+
+        def work(chosen: list[int]) -> Tensor:
+            ids, mask = padded([prompts[i] for i in chosen], self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+            device = model_device(self.model)
+            with autocast(self.model, self.precision):
+                return prompt_vectors(self._reader, ids.to(device), mask.to(device))
+
+        lengths = [len(ids) for ids in prompts]
+        with answering(self.model):
+            rows = in_batches(lengths, self.settings.predict_batch_size, work, lengths if self._mixes else None)
+        return torch.stack(rows)

@@ -39,7 +39,8 @@ from torch import Tensor
 from perdure.methods.contract.context import Context, Need
 from perdure.methods.contract.parts import Head
 from perdure.ops.lowrank import Update
-from perdure.ops.nearest_mean import Sums, fitted_powers, left_out, oas_shrinkage, shrunk, squared_distances
+from perdure.ops.nearest_mean import Sums, left_out, oas_shrinkage, shrunk, squared_distances
+from perdure.ops.powers import fitted_powers
 from perdure.tasks.task import Example, Task, version
 
 Class = tuple[str, str]
@@ -104,27 +105,35 @@ class Discriminant(Head):
         d_NG, between_GG = (squared_distances(v, mean_GD[own_G], cov_DD) for v in (x_ND[rows], mean_GD[own_G]))
         return fitted_powers(log_p_NL, -left_out(d_NG, between_GG, right_N, count_G, scale) / 2, right_N)
 
+    def has_say(self, labels: Sequence[tuple[str, str]]) -> bool:
+        """Whether one of the labels has examples, and the densities have a power."""
+        return max(self._places(labels), default=-1) >= 0 and self._mean_powers(labels)[1] > 0
+
     def combined(self, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
-        """a log p - w/2 of the squared distances to the labels' means, [n, labels]; log p if none of them has examples.
+        """a log p - w/2 of the squared distances to the labels' means, [n, labels].
 
         Labels of several tasks are compared with the mean of their powers."""
-        log_p_NL = logs(probabilities)
-        tasks = {version(task)[0] for task, _ in labels}
+        assert self._sums is not None
+        a, w = self._mean_powers(labels)
+        places = self._places(labels)
+        known = [column for column, place in enumerate(places) if place >= 0]
+        mean_GD, cov_DD, _ = self._densities(self._sums)
+        odds = -w / 2 * squared_distances(vectors, mean_GD[[places[column] for column in known]], cov_DD)
+        odds_NL = odds.min(dim=1, keepdim=True).values.expand(-1, len(labels)).clone()
+        odds_NL[:, known] = odds
+        return a * logs(probabilities) + odds_NL
+
+    def _places(self, labels: Sequence[tuple[str, str]]) -> list[int]:
+        """Where each label stands among the classes; -1 for one without examples."""
+        place = {group: i for i, group in enumerate(self._classes())}
+        return [place.get(_class(task, label), -1) for task, label in labels]
+
+    def _mean_powers(self, labels: Sequence[tuple[str, str]]) -> tuple[float, float]:
         fixed = None if self.weight is None else (1.0, self.weight)
+        tasks = {version(task)[0] for task, _ in labels}
         powers = [found for task in tasks if (found := self._powers.get(task, fixed))]
         a, w = (statistics.fmean(power) for power in zip(*(powers or [ALONE]), strict=True))
-        if self._sums is None or not w:
-            return log_p_NL
-        place = {group: i for i, group in enumerate(self._sums.counts)}
-        wanted = [place.get(_class(task, label), -1) for task, label in labels]
-        known = [column for column, group in enumerate(wanted) if group >= 0]
-        if not known:
-            return log_p_NL
-        mean_GD, cov_DD, _ = self._densities(self._sums)
-        odds = -w / 2 * squared_distances(vectors, mean_GD[[wanted[column] for column in known]], cov_DD)
-        odds_NL = odds.min(dim=1, keepdim=True).values.expand_as(log_p_NL).clone()
-        odds_NL[:, known] = odds
-        return a * log_p_NL + odds_NL
+        return a, w
 
     def _densities(self, sums: Sums) -> tuple[Tensor, Tensor, float]:
         """Means [G, D], the shrunk covariance [D, D], and what it weighs one vector's outer product by."""

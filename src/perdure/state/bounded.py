@@ -17,7 +17,7 @@ from perdure.methods.contract.past import PerTask
 from perdure.ops.decompose import squared_norm, truncate
 from perdure.ops.lowrank import Delta, LowRank, Update
 from perdure.tasks.task import Task
-from perdure.training.evaluation import answer, label_sets, score_and_outcomes, scored_examples
+from perdure.training.evaluation import answer, label_sets, score, scored_examples
 from perdure.training.lora import AdaptedModel
 
 
@@ -81,7 +81,7 @@ def changed_answers(
         own = settings.model_copy(update={"split": "validation"}) if task.validation else settings
         examples, labels = scored_examples(task, own), label_sets(task, names, own)
         first, second = (answer(model, backbone, update, examples, labels) for update in (whole, less.deployed))
-        scores = [score_and_outcomes(task, examples, predictions)[0] for predictions in (first, second)]
+        scores = [score(task, examples, predictions) for predictions in (first, second)]
         differ = sum(a.label != b.label for a, b in zip(first, second, strict=True))
         found[task.name] = {"split": own.split, "examples": len(examples), "changed": differ, "scores": scores}
     return found

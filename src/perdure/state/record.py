@@ -28,7 +28,7 @@ from perdure.state.rank_file import FILE as RANK
 from perdure.state.rank_file import bound_in_words
 from perdure.state.store import STATE, Store
 from perdure.tasks.task import Example, Task
-from perdure.training.evaluation import answer, label_sets, own_task, score_and_outcomes, scored_examples
+from perdure.training.evaluation import answer, label_sets, own_task, score, score_and_outcomes, scored_examples
 from perdure.training.heads import with_head
 from perdure.training.lora import AdaptedModel
 from perdure.training.processes import ALONE, Processes
@@ -91,11 +91,11 @@ def score_tasks(
         asked = label_sets(task, learnt, settings)
         predictions, adapter = answer(model, backbone, deployed, examples, asked), None
         if head:
-            adapter = score_and_outcomes(task, examples, predictions)[0]
+            adapter = score(task, examples, predictions)
             labels = {name: [*by_name[name].labels] for name in asked}
             predictions = with_head(head, model, backbone, examples, predictions, labels)
-        score, values = score_and_outcomes(task, examples, predictions)
-        return TaskScore(score, examples, predictions, () if task.metric == "accuracy" else values, adapter)
+        now, values = score_and_outcomes(task, examples, predictions)
+        return TaskScore(now, examples, predictions, () if task.metric == "accuracy" else values, adapter)
 
     row = dict(zip((task.name for task in tasks), processes.spread(scored, tasks), strict=True))
     report.scored(learnt, {name: cell.score for name, cell in row.items()})

@@ -13,7 +13,8 @@ import torch
 from perdure.backbones import backbone_kind, load_backbone
 from perdure.backbones.base import Backbone
 from perdure.backbones.language import LanguageModel
-from perdure.config.run_config import LoraSettings, RunConfig, load_config
+from perdure.config.lora_settings import LoraSettings
+from perdure.config.run_config import RunConfig, load_config
 from perdure.errors import ConfigError, DataError, RunMismatch, StoreError
 from perdure.files.output import RUN
 from perdure.methods.contract.build import build_method, check_needs

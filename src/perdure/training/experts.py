@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from perdure.adapters.experts import NESTING
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import ConfigError, UnmetNeed
 from perdure.training.matrices import holds_experts, owner
 from perdure.training.targets import ends_with

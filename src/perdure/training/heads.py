@@ -41,20 +41,22 @@ def with_head(
     Args:
         labels: task -> its labels in order, for the tasks whose labels were asked for.
     """
-    asked = [(task, label) for task, own in labels.items() for label in own]
-    rows = [row for row, p in enumerate(predictions) if p.probabilities]
-    answers = list(predictions)
-    if head is None or not rows:
-        return answers
-    x_ND = base_vectors(model, backbone, [examples[row] for row in rows])
     groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(predictions[row].options or tuple(asked), []).append(i)
-    for options, places in groups.items():
-        p_NL = torch.tensor([predictions[rows[place]].probabilities for place in places], dtype=torch.float64)
-        for place, share in zip(places, calls.with_head(head, x_ND[places], p_NL, options).softmax(dim=1), strict=True):
+    asked = tuple((task, label) for task, own in labels.items() for label in own)
+    for row, p in enumerate(predictions):
+        if p.probabilities:
+            groups.setdefault(p.options or asked, []).append(row)
+    groups = {options: rows for options, rows in groups.items() if head and head.has_say(options)}
+    spoken = [row for rows in groups.values() for row in rows]
+    answers = list(predictions)
+    if head is None or not spoken:
+        return answers
+    vectors = dict(zip(spoken, base_vectors(model, backbone, [examples[row] for row in spoken]), strict=True))
+    for options, rows in groups.items():
+        x_ND = torch.stack([vectors[row] for row in rows])
+        p_NL = torch.tensor([predictions[row].probabilities for row in rows], dtype=torch.float64)
+        for row, share in zip(rows, calls.combined(head, x_ND, p_NL, options).softmax(dim=1), strict=True):
             task, label = options[int(share.argmax())]
-            answers[rows[place]] = dataclasses.replace(
-                predictions[rows[place]], label=label, task=task, probabilities=tuple(share.tolist())
-            )
+            shares = tuple(share.tolist())
+            answers[row] = dataclasses.replace(predictions[row], label=label, task=task, probabilities=shares)
     return answers

@@ -21,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 
-from perdure.config.run_config import LoraSettings, Targets
+from perdure.config.lora_settings import LoraSettings, Targets
 from perdure.errors import ConfigError
 from perdure.methods.contract.context import Gradients
 from perdure.methods.contract.parts import Start, Trainable

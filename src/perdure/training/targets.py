@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
-from perdure.config.run_config import ALL_LINEAR, LoraSettings, Targets
+from perdure.config.lora_settings import ALL_LINEAR, LoraSettings, Targets
 from perdure.errors import ConfigError
 from perdure.settings.patterns import full_matches
 

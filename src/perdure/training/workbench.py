@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from perdure.backbones import load_backbone
-from perdure.config.run_config import LoraSettings
+from perdure.config.lora_settings import LoraSettings
 from perdure.errors import AdapterError, ConfigError
 from perdure.methods.measured.input_moments import moments_of
 from perdure.ops.lowrank import Update

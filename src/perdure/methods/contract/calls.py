@@ -177,7 +177,7 @@ def mixed(replay: Replay, ctx: Context, batch: Sequence[Example]) -> Sequence[Ex
     return examples
 
 
-def with_head(head: Head, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
+def combined(head: Head, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
     """Scores [n, labels] of adapter and head together."""
     with calling(head, "combined"):
         scores = head.combined(vectors, probabilities, labels)

@@ -281,10 +281,14 @@ class Replay(Part):
 class Head(Part):
     """What answers beside the adapter, from vectors of the untouched base (`Context.vectors`), without training.
 
-    It learns in `after_task`, and has its say where answers are chosen among labels (perdure.training.evaluation)."""
+    It learns in `after_task`, and has its say where answers are chosen among labels (perdure.training.heads)."""
+
+    def has_say(self, labels: Sequence[tuple[str, str]]) -> bool:
+        """Whether it knows anything of these (task, label) pairs; if not, no vector is computed and the adapter answers alone."""
+        return True
 
     def combined(self, vectors: Tensor, probabilities: Tensor, labels: Sequence[tuple[str, str]]) -> Tensor:
-        """Scores [n, labels] whose softmax are the probabilities of both together, of (task, label) pairs.
+        """Scores [n, labels] whose softmax are the probabilities of both together, of labels that it has a say on.
 
         Given vectors [n, D] and the adapter's probabilities [n, labels]."""
         raise NotImplementedError
