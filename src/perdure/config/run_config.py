@@ -134,7 +134,8 @@ class RunConfig(Settings):
     data_seed: int = Field(default=0, ge=0)
     """seed for drawing a suite's training and validation examples; the test examples are always the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32."""
+    """compute precision; 'auto' = bf16 if the device multiplies it at least 1.5 times as fast as fp32. Labels that lie closer
+    than bf16 rounds are told apart in fp32."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; None = PyTorch's default."""
     shard: bool = Field(default=False, exclude=True)

@@ -19,6 +19,7 @@ from perdure.ops.lowrank import Update
 from perdure.tasks.task import INVERSE_PERPLEXITY, Example, Task, same_task, version
 from perdure.training.class_metrics import CLASS_METRICS
 from perdure.training.lora import AdaptedModel
+from perdure.training.near_ties import settled
 
 
 def answer(
@@ -33,7 +34,7 @@ def answer(
         return []
     update = deployed.updates.get(examples[0].task, {}) if isinstance(deployed, PerTask) else deployed
     with model.deployed(update), memory_explained(f"answering task '{examples[0].task}'"):
-        return backbone.predict(examples, labels)
+        return settled(backbone, examples, labels, backbone.predict(examples, labels))
 
 
 def own_task(prediction: Prediction, example: Example) -> bool:
