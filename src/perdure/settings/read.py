@@ -151,7 +151,10 @@ def _explain(model: type[BaseModel], place: tuple[Any, ...], problems: Sequence[
         for one in problems
     )
     expected = " or ".join([first, *(other.removeprefix("should be ") for other in others)])
-    return f"{'.'.join(map(str, named)) or 'settings'}: {expected} (got {problems[0]['input']!r:.80})"
+    given, inside = problems[0]["input"], ".".join(map(str, named))
+    if problems[0]["type"] == "value_error" and isinstance(given, Mapping):  # of several settings, which it names
+        return f"{inside}: {expected}" if inside else expected
+    return f"{inside or 'settings'}: {expected} (got {given!r:.80})"
 
 
 EXPECTED = {
