@@ -6,7 +6,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 SEED := 0
 
-.PHONY: help env check test test-slow hostile kills quantized harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills quantized ray gpu harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,11 +32,11 @@ check: $(READY) ## check format, lint, types, import direction, tables, pages an
 	$(MAKE) --no-print-directory docs-site
 
 test: $(READY) ## run all tests that are not slow
-	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not harness and not devices'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser and not quantized and not ray and not harness and not devices'
 	$(BIN)/pytest -n 2 -m devices
 
 test-slow: $(READY) ## run the tests that take minutes
-	$(BIN)/pytest -m 'slow and not browser and not quantized and not harness'
+	$(BIN)/pytest -m 'slow and not browser and not quantized and not ray and not harness'
 
 # 3,000 inputs take about ten minutes; FIRST and COUNT choose others.
 FIRST := 0
@@ -51,6 +51,15 @@ kills: $(READY) ## kill every writing command at random moments; kills-SEED.json
 quantized: $(READY) ## test real 4- and 8-bit bases (downloads bitsandbytes into .quantized)
 	test -d .quantized/bitsandbytes || $(BIN)/pip install --quiet --no-deps --target .quantized -c constraints.txt bitsandbytes
 	PERDURE_QUANTIZED=required PYTHONPATH=.quantized $(BIN)/pytest -m quantized
+
+# In a folder of its own, with what it needs that the environment lacks; the tests themselves run in the environment.
+ray: $(READY) ## test sweeps on Ray, two nodes on this machine (downloads ray into .ray)
+	test -d .ray/ray || $(BIN)/pip install --quiet --no-deps --target .ray -c constraints.txt ray msgpack protobuf
+	PERDURE_RAY=required PYTHONPATH=.ray $(BIN)/pytest -m ray
+
+# Not from .venv: a machine with a GPU has its own torch, and may not be able to download.
+gpu: ## measure on a GPU: presets, resume, precision, speed at real shapes (ten minutes, downloads nothing)
+	$(PYTHON) benchmarks/gpu/run.py
 
 harness: $(READY) ## test with lm-evaluation-harness (installs the extra lm-eval)
 	$(BIN)/python -c 'import lm_eval' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[lm-eval]'
@@ -109,4 +118,4 @@ format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and test leftovers
-	rm -rf $(VENV) .quantized .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .quantized .ray .pytest_cache .ruff_cache .hypothesis

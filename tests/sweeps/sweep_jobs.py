@@ -23,6 +23,12 @@ def job(seconds: float) -> str:
     return f"{seconds}"
 
 
+def visible_gpu(seconds: str) -> str:
+    """Wait as `job` does, and say which GPUs this process sees."""
+    job(float(seconds))
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def minding(name: str, folder: Path) -> str:
     """A training that never ends, and is written down when it is told to."""
     told = []

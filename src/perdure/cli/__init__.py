@@ -142,19 +142,38 @@ def resume(
 def sweep(
     file: Annotated[Path, typer.Argument(help="SWEEP.yaml: methods x orders x seeds x settings.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: runs/NAME of the sweep]")] = None,
-    processes: Annotated[int, typer.Option(help="Number of parallel runs.")] = 2,
+    processes: Annotated[int, typer.Option(help="Number of parallel runs, with engine local.")] = 2,
+    engine: Annotated[str, typer.Option(help="Where runs are computed: local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster. [default: Ray on this machine]")] = None,
+    cpus: Annotated[int, typer.Option(help="CPU cores of one run (ray, slurm).")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of one run (ray, slurm); 0.5: two runs share one.")] = 0,
+    memory: Annotated[float | None, typer.Option(help="Memory of one run in GB (ray, slurm).")] = None,
+    hours: Annotated[float, typer.Option(help="The longest a run may take (slurm).")] = 24,
+    shared_folder: Annotated[
+        bool, typer.Option("--shared-folder", help="All nodes see --out: interrupted runs go on from checkpoints.")
+    ] = False,
 ) -> None:
-    """Run methods x orders x seeds from one file, in local processes, resumable; one JSON record per run.
+    """Run methods x orders x seeds from one file, resumable; one JSON record per run. Local processes, Ray or Slurm.
 
     Exits with status 1 if a run failed.
     """
+    from perdure.sweeps.chosen_engine import engine_of
+    from perdure.sweeps.engines import Resources
     from perdure.sweeps.plan import load_sweep
     from perdure.sweeps.sweep import failures, run_sweep
 
     chosen = load_sweep(file)
     out = out or Path("runs") / chosen.name
     tell = WhileOpen("stdout")
-    run_sweep(chosen, out, processes, lambda line: print(visible(line), file=tell, flush=True))
+    place = engine_of(engine, address, Resources(cpus, gpus, memory), out, hours, shared_folder)
+    run_sweep(
+        chosen,
+        out,
+        processes,
+        lambda line: print(visible(line), file=tell, flush=True),
+        place,
+        shared_folder=shared_folder,
+    )
     if failed := failures(chosen, out):
         typer.echo(f"{len(failed)} failed, see {out / 'failed'}")
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from perdure.sweeps.engines import visible_gpus
+
 Job = TypeVar("Job")
 GRACE = 60.0
 """Seconds a process has to save its training once the sweep is gone."""
@@ -24,18 +27,19 @@ def run_all(
 ) -> None:
     """Do `run(job)` for every job, `processes` at once; call `ended(job, result)` here whenever one is done.
 
-    A process that dies or exits loses only its own job (`ended(job, None)`), and another takes its place. Whatever ends the
-    sweep, Ctrl-C, SIGTERM or SIGHUP (its terminal is closed), ends the processes too: each gets SIGTERM, on which a training
-    saves its state.
+    Where there are GPUs each process sees one of them, in turns. A process that dies or exits loses only its own job
+    (`ended(job, None)`), and another takes its place. Whatever ends the sweep, Ctrl-C, SIGTERM or SIGHUP (its terminal is
+    closed), ends the processes too: each gets SIGTERM, on which a training saves its state.
 
     Raises:
         SystemExit: the sweep got SIGTERM or SIGHUP.
     """
     others = {*multiprocessing.active_children()}
     waiting, running = deque(jobs), dict[Future[str], tuple[Job, ProcessPoolExecutor]]()
-    with _exit_on_signal():
-        workers = [_worker() for _ in range(min(processes, len(waiting)))]
-        idle = [*workers]
+    with exit_on_signal():
+        gpus = own_gpus(min(processes, len(waiting)))
+        workers = [_worker(gpu) for gpu in gpus]
+        gpu_of, idle = dict(zip(workers, gpus, strict=True)), [*workers]
         try:
             while waiting or running:
                 while waiting and idle:
@@ -45,7 +49,9 @@ def run_all(
                     job, worker = running.pop(future)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        workers.append(worker := _worker())
+                        gpu = gpu_of.pop(worker)
+                        workers.append(worker := _worker(gpu))
+                        gpu_of[worker] = gpu
                     ended(job, None if isinstance(error, BrokenProcessPool | SystemExit) else future.result())
                     idle.append(worker)
         except BaseException:
@@ -58,7 +64,7 @@ def run_all(
 
 
 @contextmanager
-def _exit_on_signal() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """Within: SIGTERM and SIGHUP raise `SystemExit`, so that the processes can be ended too. In a thread: nothing.
 
     A SIGHUP that is ignored, as under nohup, stays ignored.
@@ -80,13 +86,25 @@ def _exit_on_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _worker() -> ProcessPoolExecutor:
-    """One process in a pool of its own: if it dies, its job is known."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
+def own_gpus(workers: int) -> list[str | None]:
+    """For each worker the name of one GPU, in turns; None without GPUs."""
+    import torch  # here: the workers import this module, and need it only for a run
+
+    count = torch.cuda.device_count()
+    gpus = visible_gpus(count) if count else [None]
+    return [*itertools.islice(itertools.cycle(gpus), workers)]
 
 
-def _start() -> None:
+def _worker(gpu: str | None) -> ProcessPoolExecutor:
+    """One process in a pool of its own: if it dies, its job is known. `gpu`: the only one it sees, if there are any."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(gpu,))
+
+
+def _start(gpu: str | None) -> None:
     """Set up a worker process."""
+    if gpu is not None:  # torch has not asked for its GPUs yet
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches it too; the sweep ends it by SIGTERM
     if hasattr(signal, "SIGHUP"):  # as does the end of the terminal
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
