@@ -51,12 +51,13 @@ def sampled(
     The same seed gives the same ids for the same batches; torch's own random state is left as it was.
     """
     stops, device, rows = _stops(model, tokenizer), model_device(model), []
+    pad: Any = tokenizer.pad_token_id
     options = {"max_new_tokens": tokens, "eos_token_id": stops, "do_sample": True, "top_k": 0}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for begin in range(0, len(prompts), batch):
-            ids, real = padded(prompts[begin : begin + batch], tokenizer.pad_token_id, "left")
-            written = _generated(model, ids, real, tokenizer.pad_token_id, None, **options)
+            ids, real = padded(prompts[begin : begin + batch], pad, "left")
+            written = _generated(model, ids, real, pad, None, **options)
             rows += _until(written[:, ids.shape[1] :], stops)
     return rows
 
