@@ -68,16 +68,14 @@ def trials(spaces: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def tune() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every trial of every method on the first tuning sequence."""
-    chosen = {method: {"trials": own} for method, own in trials(read("spaces.yaml")).items()}
+    chosen = trials(read("spaces.yaml"))
     about = "Every method's trials on the first tuning sequence, scored on validation examples."
     yield "tune", about, _choosing("tune", chosen, slice(0, 1))
 
 
 def runoff() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The best trials of every method on the second."""
-    kept = {
-        method: {"trials": own} for method, own in best_trials(complete("tune"), read("spaces.yaml")["runoff"]).items()
-    }
+    kept = best_trials(complete("tune"), read("spaces.yaml")["runoff"])
     about = "Each method's best trials on the second tuning sequence, scored on validation examples."
     yield "runoff", about, _choosing("runoff", kept, slice(1, None))
 
@@ -98,7 +96,8 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The finalists and the bounds on the held-back sequences."""
     rows, chosen = complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
-    rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
+    later = read("spaces.yaml")["later"]
+    rivals = [method for method in ranked if method not in (*BOUNDS, *later)][:FINALISTS]
     sequences = read("sequences.yaml")
     held = sequences["held_back"]
     methods = {method: chosen[method] for method in dict.fromkeys((*rivals, *held["always"], *BOUNDS))}
@@ -108,7 +107,8 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     fixed = {**sequences["settings"], **{setting: held[key] for setting, key in own.items()}}
     for name in ("finals", "long"):
         about = "Finalists and bounds on the held-back sequences, scored on test examples."
-        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}
+        added = {method: chosen[method] for method in later} if name == "finals" else {}
+        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": {**methods, **added}}
 
 
 def chosen_trials() -> dict[str, dict[str, Any]]:
@@ -116,7 +116,7 @@ def chosen_trials() -> dict[str, dict[str, Any]]:
     runoff = complete("runoff")
     again = [(row["method"], row["varied"]) for row in runoff]
     rows = [*runoff, *(row for row in complete("tune") if (row["method"], row["varied"]) in again)]
-    return {method: own[0] for method, own in best_trials(rows, 1).items()}
+    return {method: {**_fixed(method), **own[0]} for method, own in best_trials(rows, 1).items()}
 
 
 def best_trials(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[dict[str, Any]]]:
@@ -131,7 +131,11 @@ def best_trials(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list
     return {method: own for method, own in best.items() if own}
 
 
-def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, Any]:
+def _fixed(method: str) -> dict[str, Any]:
+    return read("spaces.yaml")["fixed"].get(method, {})
+
+
+def _choosing(step: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]], which: slice) -> dict[str, Any]:
     """A sweep on some of the tuning sequences, of which only the final average accuracy counts."""
     sequences = read("sequences.yaml")
     settings = {**sequences["settings"], "evaluation.split": "validation", "evaluation.every_stage": False}
@@ -141,7 +145,7 @@ def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, 
         "settings": settings,
         "seeds": tuning["seeds"],
         "sequences": tuning["sequences"][which],
-        "methods": dict(methods),
+        "methods": {method: {**_fixed(method), "trials": list(own)} for method, own in chosen.items()},
     }
 
 
