@@ -96,19 +96,25 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The finalists and the bounds on the held-back sequences."""
     rows, chosen = complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
-    later = read("spaces.yaml")["later"]
+    spaces = read("spaces.yaml")
+    later = spaces["later"]
     rivals = [method for method in ranked if method not in (*BOUNDS, *later)][:FINALISTS]
     sequences = read("sequences.yaml")
     held = sequences["held_back"]
     methods = {method: chosen[method] for method in dict.fromkeys((*rivals, *held["always"], *BOUNDS))}
-    for name, own in held["variants"].items():
-        methods[name] = {"method": own["preset"], **chosen[own["preset"]], **own["change"]}
+    methods |= _variants(held["variants"], chosen)
+    added = {method: chosen[method] for method in later} | _variants(spaces["later_variants"], chosen)
     own = {"data_seed": "data_seed", "budget.test": "budget_test", "evaluation.every_stage": "every_stage"}
     fixed = {**sequences["settings"], **{setting: held[key] for setting, key in own.items()}}
     for name in ("finals", "long"):
         about = "Finalists and bounds on the held-back sequences, scored on test examples."
-        added = {method: chosen[method] for method in later} if name == "finals" else {}
-        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": {**methods, **added}}
+        rows = methods | added if name == "finals" else methods
+        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": rows}
+
+
+def _variants(named: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A row of its own each: a preset with the settings chosen for it, and a change."""
+    return {name: {"method": v["preset"], **chosen[v["preset"]], **v["change"]} for name, v in named.items()}
 
 
 def chosen_trials() -> dict[str, dict[str, Any]]:

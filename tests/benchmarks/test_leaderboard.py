@@ -119,7 +119,11 @@ def test_finalists_bounds_and_variants(monkeypatch):
     for name, _, sweep in plan.finals():
         found = SweepConfig.model_validate(sweep)
         rivals = ["lwf", "ella", "ewc", "l2", "o-lora", "perdure"]
-        later = ["inc-lora", "frozen-head", "perdure+head"] if name == "finals" else []
+        later = (
+            ["inc-lora", "frozen-head", "perdure+head", *plan.read("spaces.yaml")["later_variants"]]
+            if name == "finals"
+            else []
+        )
         assert list(found.methods) == [*rivals, "joint", "per-task", "seq-lora", variant, *later]
         for cell in cells(found):
             build_method(cell.config.method)
