@@ -3,7 +3,7 @@
     python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the first tuning sequence
     python benchmarks/leaderboard/plan.py runoff        -> runoff.yaml: each method's best 3 of them on the second
     python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial on both, another seed
-    python benchmarks/leaderboard/plan.py finals        -> finals.yaml and long.yaml: finalists and bounds, held-back sequences
+    python benchmarks/leaderboard/plan.py finals        -> finals.yaml, long.yaml, later.yaml: finalists and bounds, rows added later; held-back sequences
 
 Each step refuses to run on an incomplete step before it. What a step chose is in the file it wrote; no number is typed.
 """
@@ -106,10 +106,11 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     added = {method: chosen[method] for method in later} | _variants(spaces["later_variants"], chosen)
     own = {"data_seed": "data_seed", "budget.test": "budget_test", "evaluation.every_stage": "every_stage"}
     fixed = {**sequences["settings"], **{setting: held[key] for setting, key in own.items()}}
+    about = "Finalists and bounds on the held-back sequences, scored on test examples."
     for name in ("finals", "long"):
-        about = "Finalists and bounds on the held-back sequences, scored on test examples."
-        rows = methods | added if name == "finals" else methods
-        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": rows}
+        yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}
+    about = "Rows added after the finals, on the same sequences."
+    yield "later", about, {"name": "later", "settings": fixed, **held["finals"], "methods": added}
 
 
 def _variants(named: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

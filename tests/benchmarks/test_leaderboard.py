@@ -119,14 +119,12 @@ def test_finalists_bounds_and_variants(monkeypatch):
     for name, _, sweep in plan.finals():
         found = SweepConfig.model_validate(sweep)
         rivals = ["lwf", "ella", "ewc", "l2", "o-lora", "perdure"]
-        later = (
-            ["inc-lora", "frozen-head", "perdure+head", *plan.read("spaces.yaml")["later_variants"]]
-            if name == "finals"
-            else []
-        )
-        assert list(found.methods) == [*rivals, "joint", "per-task", "seq-lora", variant, *later]
+        added = ["inc-lora", "frozen-head", "perdure+head", *plan.read("spaces.yaml")["later_variants"]]
+        assert list(found.methods) == (added if name == "later" else [*rivals, "joint", "per-task", "seq-lora", variant])
         for cell in cells(found):
             build_method(cell.config.method)
             assert (cell.config.evaluation.split, cell.config.evaluation.every_stage) == ("test", "own")
+        if name == "later":
+            continue
         replay = next(cell for cell in cells(found) if cell.method == variant).config.method["replay"]
         assert (replay["per_task"], replay["use"]) == (16, "mixed")
