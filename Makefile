@@ -125,7 +125,7 @@ check-tables: $(READY) ## fail if a table differs from the records
 # exits with status 1 if runs failed: failures are results too, and the next step counts them.
 leaderboard: $(READY) ## run the leaderboard's missing runs (hours; needs PERDURE_CL_BENCHMARK)
 	for step in tune runoff screen finals; do $(BIN)/python benchmarks/leaderboard/plan.py $$step || exit 1; \
-	  for sweep in $$step $$([ $$step = finals ] && echo long); do \
+	  for sweep in $$step $$([ $$step = finals ] && echo long later); do \
 	    $(BIN)/perdure sweep benchmarks/leaderboard/$$sweep.yaml --out benchmarks/leaderboard/$$sweep || [ $$? = 1 ] || exit 1; done; done
 	$(BIN)/python benchmarks/tables.py
 

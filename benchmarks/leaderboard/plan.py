@@ -3,7 +3,7 @@
     python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the first tuning sequence
     python benchmarks/leaderboard/plan.py runoff        -> runoff.yaml: each method's best 3 of them on the second
     python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial on both, another seed
-    python benchmarks/leaderboard/plan.py finals        -> finals.yaml and long.yaml: finalists and bounds, held-back sequences
+    python benchmarks/leaderboard/plan.py finals        -> finals.yaml, long.yaml, later.yaml: finalists and bounds, rows added later; held-back sequences
 
 Each step refuses to run on an incomplete step before it. What a step chose is in the file it wrote; no number is typed.
 """
@@ -68,16 +68,14 @@ def trials(spaces: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def tune() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every trial of every method on the first tuning sequence."""
-    chosen = {method: {"trials": own} for method, own in trials(read("spaces.yaml")).items()}
+    chosen = trials(read("spaces.yaml"))
     about = "Every method's trials on the first tuning sequence, scored on validation examples."
     yield "tune", about, _choosing("tune", chosen, slice(0, 1))
 
 
 def runoff() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The best trials of every method on the second."""
-    kept = {
-        method: {"trials": own} for method, own in best_trials(complete("tune"), read("spaces.yaml")["runoff"]).items()
-    }
+    kept = best_trials(complete("tune"), read("spaces.yaml")["runoff"])
     about = "Each method's best trials on the second tuning sequence, scored on validation examples."
     yield "runoff", about, _choosing("runoff", kept, slice(1, None))
 
@@ -98,17 +96,26 @@ def finals() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The finalists and the bounds on the held-back sequences."""
     rows, chosen = complete("screen"), chosen_trials()
     ranked = sorted(chosen, key=lambda method: -_mean(rows, method))
-    rivals = [method for method in ranked if method not in BOUNDS][:FINALISTS]
+    spaces = read("spaces.yaml")
+    later = spaces["later"]
+    rivals = [method for method in ranked if method not in (*BOUNDS, *later)][:FINALISTS]
     sequences = read("sequences.yaml")
     held = sequences["held_back"]
     methods = {method: chosen[method] for method in dict.fromkeys((*rivals, *held["always"], *BOUNDS))}
-    for name, own in held["variants"].items():
-        methods[name] = {"method": own["preset"], **chosen[own["preset"]], **own["change"]}
+    methods |= _variants(held["variants"], chosen)
+    added = {method: chosen[method] for method in later} | _variants(spaces["later_variants"], chosen)
     own = {"data_seed": "data_seed", "budget.test": "budget_test", "evaluation.every_stage": "every_stage"}
     fixed = {**sequences["settings"], **{setting: held[key] for setting, key in own.items()}}
+    about = "Finalists and bounds on the held-back sequences, scored on test examples."
     for name in ("finals", "long"):
-        about = "Finalists and bounds on the held-back sequences, scored on test examples."
         yield name, about, {"name": name, "settings": fixed, **held[name], "methods": methods}
+    about = "Rows added after the finals, on the same sequences."
+    yield "later", about, {"name": "later", "settings": fixed, **held["finals"], "methods": added}
+
+
+def _variants(named: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A row of its own each: a preset with the settings chosen for it, and a change."""
+    return {name: {"method": v["preset"], **chosen[v["preset"]], **v["change"]} for name, v in named.items()}
 
 
 def chosen_trials() -> dict[str, dict[str, Any]]:
@@ -116,7 +123,7 @@ def chosen_trials() -> dict[str, dict[str, Any]]:
     runoff = complete("runoff")
     again = [(row["method"], row["varied"]) for row in runoff]
     rows = [*runoff, *(row for row in complete("tune") if (row["method"], row["varied"]) in again)]
-    return {method: own[0] for method, own in best_trials(rows, 1).items()}
+    return {method: {**_fixed(method), **own[0]} for method, own in best_trials(rows, 1).items()}
 
 
 def best_trials(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[dict[str, Any]]]:
@@ -131,7 +138,11 @@ def best_trials(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list
     return {method: own for method, own in best.items() if own}
 
 
-def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, Any]:
+def _fixed(method: str) -> dict[str, Any]:
+    return read("spaces.yaml")["fixed"].get(method, {})
+
+
+def _choosing(step: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]], which: slice) -> dict[str, Any]:
     """A sweep on some of the tuning sequences, of which only the final average accuracy counts."""
     sequences = read("sequences.yaml")
     settings = {**sequences["settings"], "evaluation.split": "validation", "evaluation.every_stage": False}
@@ -141,7 +152,7 @@ def _choosing(step: str, methods: Mapping[str, Any], which: slice) -> dict[str, 
         "settings": settings,
         "seeds": tuning["seeds"],
         "sequences": tuning["sequences"][which],
-        "methods": dict(methods),
+        "methods": {method: {**_fixed(method), "trials": list(own)} for method, own in chosen.items()},
     }
 
 

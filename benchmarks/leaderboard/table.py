@@ -21,7 +21,7 @@ from perdure.sweeps.comparison import Compared, compare
 from perdure.sweeps.plan import cells, load_sweep
 
 Record = Mapping[str, Any]
-STEPS = ("tune", "runoff", "screen", "finals", "long")
+STEPS = ("tune", "runoff", "screen", "finals", "long", "later")
 BOARD = "leaderboard"
 """The folder of records; the language leaderboard's tables are made by the same functions."""
 SCORES = ("average accuracy", "learning accuracy", "forgetting", "backward transfer")
@@ -86,6 +86,18 @@ def finals() -> str:
         own = [row for row in rows if row["config"]["suite"] == suite]
         parts += [f"**{suite}**", compared(own)]
     return "\n\n".join(parts)
+
+
+def later() -> str:
+    """Rows added after the finals beside them, in the cells that all have so far."""
+    known, _ = comparable("finals")
+    added, failed = ended("later", runs_of("later"))
+    names = {row["method"] for row in added}
+    if not known or names != {*runs_of("later").values()}:
+        return "The later rows have no record yet."
+    rows = in_common([*known, *added], {row["method"] for row in known} | names)
+    left = [f"Left out because runs failed: {', '.join(sorted({row['id'] for row in failed}))}."] if failed else []
+    return "\n\n".join([listing(rows), compared(rows), *left, *so_far("later")]) if rows else "No cell is complete yet."
 
 
 def summary() -> str:

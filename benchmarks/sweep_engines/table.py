@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.records import record, row
+from benchmarks.records import HERE, record, row
 
 
 def table() -> str:
     """Seconds by engine, pair by pair, and the median ratio."""
+    if not (HERE / "sweep_engines/record.json").is_file():
+        return "No record yet: both ways in turns on idle cores."
     found = record("sweep_engines/record.json")
     lines = [row(["pair", "local, s", "Ray, s", "Ray / local"]), "|---|---:|---:|---:|"]
     ratios = [pair["ray"] / pair["local"] for pair in found["pairs"]]

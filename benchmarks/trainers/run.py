@@ -111,8 +111,10 @@ def main() -> None:
         models = folders(Path(folder))
         cells = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         for preset in PRESETS:
-            if preset not in cells:
-                cells[preset] = {kind: outcome(kind, preset, models) for kind in KINDS}
+            known = cells.get(preset, {})
+            if missing := [kind for kind in KINDS if kind not in known]:
+                found = known | {kind: outcome(kind, preset, models) for kind in missing}
+                cells[preset] = {kind: found[kind] for kind in KINDS}
                 RECORD.write_text(json.dumps(cells, indent=1) + "\n")
 
 

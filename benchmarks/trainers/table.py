@@ -25,4 +25,5 @@ def table() -> str:
 def told(preset: str, reason: str) -> str:
     """The reason without the names of preset and trainer and what Python said, so that equal ones are one."""
     bare = re.sub(r" \([A-Z]\w*Error: .*\)$", "", reason.replace(f"Method '{preset}'", "The method"))
+    bare = re.sub(r"The method: '[\w.]+' measures", "The method measures", bare)
     return re.sub(r"a \w+Trainer", "this trainer", bare).rstrip(".")

@@ -22,6 +22,7 @@ SWEEPS = {
     "leaderboard/screen.yaml": "leaderboard/screen",
     "leaderboard/finals.yaml": "leaderboard/finals",
     "leaderboard/long.yaml": "leaderboard/long",
+    "leaderboard/later.yaml": "leaderboard/later",
     "language_leaderboard/first.yaml": "language_leaderboard/first",
     "claims/compare.yaml": "claims/compare",
     "vision/sweep.yaml": "vision",

@@ -88,7 +88,7 @@ def trained(made: Any, method: Any, history: Any = ()) -> Continual:
     return continual
 
 
-# GRPO and RLOO generate what LoRA-GA would measure: refused, below
+# GRPO and RLOO have no loss that LoRA-GA could measure: refused, below
 CASES = [(k, s) for k in ("DPO", "KTO", "GRPO", "RLOO") for s in STARTS if s != "lora-ga" or k in ("DPO", "KTO")]
 
 
@@ -151,16 +151,20 @@ def test_a_resumed_preference_training_has_the_same_reference(march, tmp_path, m
         torch.testing.assert_close(resumed.model.factors()[name].B, pair.B)
 
 
-@pytest.mark.parametrize("method", ["perdure", "ewc", "lora-ga", "inf-lora"])
-def test_what_cannot_be_measured_is_refused_before_training(method, tmp_path, model_folder):
-    """GRPO generates what it learns from: its collator gives rows, not a batch."""
-    with pytest.raises(UnmetNeed, match=r"those of a GRPOTrainer cannot be given to its model.*such as ps-lora"):
-        Continual(method).attach(trainer("GRPO", model_folder, tmp_path))
+@pytest.mark.parametrize("kind", ["GRPO", "RLOO"])
+@pytest.mark.parametrize("method", ["ewc", "lora-ga", "slice-free"])
+def test_a_loss_that_needs_rewards_is_refused_before_training(kind, method, tmp_path, model_folder):
+    with pytest.raises(
+        UnmetNeed, match=rf"measures the loss of examples, and a {kind}Trainer has none.*such as perdure"
+    ):
+        Continual(method).attach(trainer(kind, model_folder, tmp_path))
 
 
-@pytest.mark.parametrize("method", ["perdure", "ewc"])
-@pytest.mark.parametrize("kind", ["DPO", "KTO"])
-def test_preferences_are_measured_and_remembered(kind, method, tmp_path, model_folder):
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("DPO", "perdure"), ("DPO", "ewc"), ("KTO", "perdure"), ("KTO", "ewc"), ("GRPO", "perdure"), ("RLOO", "perdure")],
+)
+def test_what_was_learnt_is_measured_and_remembered(kind, method, tmp_path, model_folder):
     part = {"perdure": {"score-drift": SMALL}, "ewc": {"fisher": {"examples": 4}}}[method]
     preset = {"preset": method, "penalties": part}
     first = trainer(kind, model_folder, tmp_path)

@@ -91,6 +91,8 @@ def learn_toy(
                 "config": config.model_dump(mode="json"),
                 **task_record(tasks),
                 "base": "toy",
+                "precision": "fp32",
+                "threads": 1,
             }
         )
         return run_sequence(tuple(tasks), made, model, backbone, config, store, stop or Quiet())

@@ -27,7 +27,13 @@ from tests.contract.runs import bits, short_run
 def run_of(tasks: Iterable[str], fingerprint: str = "") -> dict[str, Any]:
     """run.json of a run of these tasks."""
     config = RunConfig.model_validate({"method": "ps-lora"}).model_dump(mode="json")
-    return {"config": config, "tasks": dict.fromkeys(tasks, fingerprint), "sizes": {task: {} for task in tasks}}
+    return {
+        "config": config,
+        "precision": "fp32",
+        "threads": 1,
+        "tasks": dict.fromkeys(tasks, fingerprint),
+        "sizes": {task: {} for task in tasks},
+    }
 
 
 @pytest.fixture(scope="module")

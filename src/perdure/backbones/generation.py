@@ -39,19 +39,25 @@ def greedy(
 
 
 def sampled(
-    model: Any, tokenizer: PreTrainedTokenizerBase, start: Sequence[int], count: int, tokens: int, batch: int, seed: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    batch: int,
+    seed: int,
 ) -> list[list[int]]:
-    """`count` times what a decoder writes after `start`, token by token drawn from its softmax, as ids without the end.
+    """What a decoder writes after each prompt, token by token drawn from its softmax, as ids without the end.
 
-    The same seed gives the same ids; torch's own random state is left as it was.
+    The same seed gives the same ids for the same batches; torch's own random state is left as it was.
     """
     stops, device, rows = _stops(model, tokenizer), model_device(model), []
+    pad: Any = tokenizer.pad_token_id
     options = {"max_new_tokens": tokens, "eos_token_id": stops, "do_sample": True, "top_k": 0}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        while len(rows) < count:
-            ids = torch.tensor([list(start)] * min(batch, count - len(rows)))
-            written = _generated(model, ids, torch.ones_like(ids), tokenizer.pad_token_id, None, **options)
+        for begin in range(0, len(prompts), batch):
+            ids, real = padded(prompts[begin : begin + batch], pad, "left")
+            written = _generated(model, ids, real, pad, None, **options)
             rows += _until(written[:, ids.shape[1] :], stops)
     return rows
 

@@ -25,7 +25,8 @@ def own_texts(backbone: Any, count: int, tokens: int, seed: int) -> list[str]:
     settings = backbone.settings
     tokens, batch = min(tokens, settings.max_length), settings.predict_batch_size
     with answering(backbone.model):
-        rows = sampled(backbone.model, backbone.tokenizer, backbone.format.start(), count, tokens, batch, seed)
+        starts = [backbone.format.start()] * count
+        rows = sampled(backbone.model, backbone.tokenizer, starts, tokens, batch, seed)
     written = [str(backbone.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
     texts = dict.fromkeys(text for text, row in zip(written, rows, strict=True) if text and len(set(row)) > 1)
     if 2 * len(texts) < count:

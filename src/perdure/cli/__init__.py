@@ -161,20 +161,21 @@ def sweep(
     from perdure.sweeps.chosen_engine import engine_of
     from perdure.sweeps.engines import Resources
     from perdure.sweeps.plan import load_sweep
+    from perdure.sweeps.search import best, rounds
     from perdure.sweeps.sweep import failures, run_sweep
 
-    chosen = load_sweep(file)
-    out = out or Path("runs") / chosen.name
+    wanted = chosen = load_sweep(file)
+    out = out or Path("runs") / wanted.name
     tell = WhileOpen("stdout")
     place = engine_of(engine, address, Resources(cpus, gpus, memory), out, hours, shared_folder)
-    run_sweep(
-        chosen,
-        out,
-        processes,
-        lambda line: print(visible(line), file=tell, flush=True),
-        place,
-        shared_folder=shared_folder,
-    )
+
+    def say(line: str) -> None:
+        print(visible(line), file=tell, flush=True)
+
+    for chosen in rounds(wanted, out):
+        run_sweep(chosen, out, processes, say, place, shared_folder)
+    for line in best(chosen, out):
+        say(line)
     if failed := failures(chosen, out):
         typer.echo(f"{len(failed)} failed, see {out / 'failed'}")
         raise typer.Exit(1)

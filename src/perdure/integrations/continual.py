@@ -32,6 +32,7 @@ from perdure.integrations.trainer_context import (
     old_rows,
     training_rows,
 )
+from perdure.integrations.written import check_losses
 from perdure.loop.adapter_history import as_called_here, check_continues, check_fits
 from perdure.methods.contract import calls
 from perdure.methods.contract.build import build_method, check_needs
@@ -105,6 +106,7 @@ class Continual:
         check_fits(self.history, self.model)
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))
+        check_losses(trainer, self.method)
         if getattr(self.model.model, FOLDED, False):
             raise ConfigError(
                 "This model's base weights already carry the earlier tasks (or an init's offset) of another Continual, and would "

@@ -19,6 +19,7 @@ from perdure.backbones.base import Batch, NextTokens, Outputs, Prediction
 from perdure.backbones.modes import not_training, without_dropout
 from perdure.backbones.ranking import at_least_fp32
 from perdure.errors import ConfigError, UnmetNeed
+from perdure.integrations.written import writes, written
 from perdure.methods.contract.past import PerTask
 from perdure.ops.lowrank import Update
 from perdure.tasks.task import Example, Stage, Task
@@ -83,7 +84,9 @@ class TrainerBackbone:
         """Rows as one batch, on the trainer's device; `attention_mask` marks padding, in a decoder the labels do."""
         from accelerate.utils.operations import send_to_device
 
-        inputs: dict[str, Any] = dict(send_to_device(self._collate(list(examples)), self._trainer.args.device))
+        own = writes(self._trainer)
+        made = written(self._trainer, self.model, examples) if own else self._collate(list(examples))
+        inputs: dict[str, Any] = dict(send_to_device(made, self._trainer.args.device))
         mask = inputs.get("attention_mask")
         if mask is None and self.encoder_decoder and "input_ids" in inputs:
             mask = torch.ones_like(inputs["input_ids"])  # otherwise the decoder's mask would be used for it
@@ -96,16 +99,17 @@ class TrainerBackbone:
         return Batch(examples, inputs, len(examples), mask)
 
     def check_readable(self, rows: Sequence[Any], method: str) -> None:
-        """The model reads these rows and gives their loss: what a method measures after training must not fail there.
+        """The model reads these rows and gives their loss, if they have one: measuring after training must not fail there.
 
         Raises:
-            UnmetNeed: the trainer makes its batches otherwise (by generating, say).
+            UnmetNeed: the trainer makes its batches otherwise.
         """
         try:
             with torch.no_grad(), without_dropout(self.model):
                 batch = self.collate(rows)
                 self.features(batch)
-                self.forward(batch)
+                if not writes(self._trainer):
+                    self.forward(batch)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UnmetNeed(
                 f"Method '{method}' measures something on examples, and those of a {type(self._trainer).__name__} cannot be "

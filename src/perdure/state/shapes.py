@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic does not take Python's own before 3.12
@@ -64,6 +64,16 @@ class ConfigShape(TypedDict):
     tasks: NotRequired[list[Any]]
 
 
+class AskedShape(TypedDict):
+    """How a task's inputs are presented."""
+
+    labels: NotRequired[dict[str, str]]
+    template: NotRequired[str | None]
+    metric: NotRequired[str]
+    choices: NotRequired[bool]
+    chats: NotRequired[bool]
+
+
 class RunShape(TypedDict):
     """run.json."""
 
@@ -71,13 +81,13 @@ class RunShape(TypedDict):
     config: ConfigShape
     tasks: dict[str, str]
     sizes: dict[str, dict[str, Count]]
-    asked: NotRequired[dict[str, Any]]
+    asked: NotRequired[dict[str, AskedShape]]
     history: NotRequired[dict[str, Any]]
     backbone: NotRequired[dict[str, Any] | None]
     warnings: NotRequired[list[str]]
     versions: NotRequired[dict[str, Any]]
-    precision: NotRequired[str]
-    threads: NotRequired[Annotated[int, Field(ge=1, le=1024)]]
+    precision: Literal["fp32", "bf16"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
 
 
 class AddedShape(TypedDict):
@@ -85,7 +95,7 @@ class AddedShape(TypedDict):
 
     tasks: dict[str, str]
     sizes: dict[str, dict[str, Count]]
-    asked: dict[str, Any]
+    asked: dict[str, AskedShape]
     warnings: list[str]
     task: Any
     untrained: NotRequired[dict[str, CellShape]]

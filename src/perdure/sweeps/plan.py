@@ -10,7 +10,8 @@
     grid: {training.learning_rate: [1e-3, 2e-3]}                     # every combination; a method may have its own `grid`
     sequences: [{suite: long, order: 4}, {suite: trace, order: 1}]   # instead of orders: settings of each
 
-A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...].
+A method may also list its `trials`, settings that are tried one after another: [{training.learning_rate: 2e-3, ...}, ...]; or
+`search: {training.learning_rate: loguniform(1e-4, 1e-2)}` with `trials: 16` lets Optuna choose them (perdure.sweeps.search).
 
 What cannot run is reported before the first run starts.
 """
@@ -54,6 +55,8 @@ class MethodRow(BaseModel):
     """settings with lists of values, one run for each combination."""
     trials: list[dict[str, Any]] = Field(default=[{}], min_length=1)
     """settings of one run each."""
+    search: dict[str, str | list[Any]] = Field(default_factory=dict)
+    """settings that Optuna chooses for this row, besides those that it chooses for all."""
 
 
 class SweepConfig(Settings):
@@ -66,6 +69,8 @@ class SweepConfig(Settings):
     orders: tuple[str | None, ...] = Field(default=(None,), min_length=1)
     sequences: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1)
     grid: Grid = Field(default_factory=dict)
+    search: dict[str, str | list[Any]] = Field(default_factory=dict)
+    trials: int = Field(default=16, ge=1)
     keep_runs: bool = False
     share: bool = True
 
@@ -76,10 +81,13 @@ class SweepConfig(Settings):
         for place, settings in places:
             if "method" in settings:
                 raise ValueError(f"{place}.method would be every row's method; set it in the rows, under `methods`")
-        places.append(("grid", self.grid))
+        places += [("grid", self.grid), ("search", self.search)]
         for name, row in self.methods.items():
             places += [(f"methods.{name}", row), (f"methods.{name}.grid", row.get("grid", {}))]
             places += [(f"methods.{name}.trials", trial) for trial in row.get("trials", [])]
+            places.append((f"methods.{name}.search", row.get("search", {})))
+            if "trials" in row and (self.search or row.get("search")):
+                raise ValueError(f"methods.{name} has trials of its own and a search that asks for them; leave one out")
         for place, settings in places:
             if "seed" in settings:
                 raise ValueError(f"{place}.seed: set the seeds of a sweep once, under `seeds`")

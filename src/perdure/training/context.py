@@ -43,13 +43,15 @@ def stream_inputs(model: AdaptedModel, backbone: Backbone, batches: Iterable[Seq
     current: list[Batch] = []
 
     def hook(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        sink(name, current[0].real(args[0]).float())
+        if current:  # otherwise the backbone writes what is read next
+            sink(name, current[0].real(args[0]).float())
 
     with ExitStack() as hooks:
         for name, module in model.modules.items():
             hooks.enter_context(module.layer.register_forward_pre_hook(partial(hook, name)))
         for examples in batches:
-            current[:] = [backbone.collate(examples)]
+            current.clear()
+            current.append(backbone.collate(examples))
             backbone.features(current[0])
 
 
