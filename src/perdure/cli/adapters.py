@@ -137,7 +137,10 @@ def merge(
 def export(
     folder: Annotated[Path, typer.Argument(help="Run folder, or state of `perdure merge --into`.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    form: Annotated[Literal["adapter", "model"], typer.Option("--as", help="What to write.")] = "adapter",
+    form: Annotated[
+        Literal["adapter", "model", "gguf", "gguf-model"],
+        typer.Option("--as", help="What to write; gguf: the adapter or the model for llama.cpp, by its converter."),
+    ] = "adapter",
     rank: Rank = None,
     dtype: Dtype = None,
     base: Base = None,
@@ -145,7 +148,7 @@ def export(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Export what a run or a merge state deploys as a plain adapter or a whole model."""
+    """Export what a run or a merge state deploys as a plain adapter or a whole model, also as GGUF."""
     from perdure.commands.export import export as write
     from perdure.commands.merge import DTYPES, lines_of
 

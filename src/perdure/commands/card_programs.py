@@ -11,8 +11,8 @@ LOADED = {
     "adapter": "base = {base!r}\nmodel = PeftModel.from_pretrained({auto}.from_pretrained(base), here).eval()\n",
     "model": "base = here\nmodel = {auto}.from_pretrained(here).eval()\n",
 }
-BEGIN = """import json
-from pathlib import Path
+BEGIN = """{dated}import json
+{patterns}from pathlib import Path
 
 import torch
 {peft}from transformers import {auto}, AutoTokenizer
@@ -75,6 +75,30 @@ def written(text):  # a task without labels
     found = model.generate(prompt, do_sample=False, max_new_tokens=reads.get("max_new_tokens", 50))
     return tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True).strip()
 """
+CHATS = """if reads.get("template_date"):  # the template writes a date: the one that was learnt with
+    date = datetime.date.fromisoformat(reads["template_date"])
+    now = r"strftime_now\\(\\s*['\\"]([^'\\"]*)['\\"]\\s*\\)"
+    tokenizer.chat_template = re.sub(now, lambda to: json.dumps(date.strftime(to[1])), tokenizer.chat_template)
+
+
+def ending():  # what the template ends an answer with
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **(reads.get("template_args") or {}))
+    end = tokenizer(text.rpartition("answer")[2], add_special_tokens=False)["input_ids"]
+    return next(token for token in end if token in tokenizer.all_special_ids)
+
+
+@torch.inference_mode()
+def written(messages, tools=None):
+    if reads.get("system") is not None and messages[0]["role"] not in ("system", "developer"):
+        messages = [{"role": "system", "content": reads["system"]}, *messages]
+    args = {"add_generation_prompt": True, "return_dict": False, **(reads.get("template_args") or {})}
+    prompt = torch.tensor([tokenizer.apply_chat_template(messages, tools=tools, **args)])
+    stops = [ending(), tokenizer.eos_token_id]
+    most = {"do_sample": False, "max_new_tokens": reads.get("max_new_tokens", 50), "eos_token_id": stops}
+    found = model.generate(prompt, **most, pad_token_id=stops[0])
+    return tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+"""
 SEQ2SEQ = """start = model.generation_config.decoder_start_token_id
 if start is None:
     start = getattr(model.config, "decoder_start_token_id", None)
@@ -117,12 +141,18 @@ def programs(about: Mapping[str, Any], form: str, here: str, rank: int) -> Itera
     """(title, language, text) of each way to ask the folder `here`; `about` as in perdure.json, `rank` of an adapter."""
     task = next(iter(about["tasks"]))
     base, kind = about["base"] or NO_BASE, about["kind"]
-    body = {"encoder": ENCODER, "causal": CAUSAL, "seq2seq": SEQ2SEQ}.get(kind)
-    if body and about["pooling"] in (None, "mean") and not about["tasks"][task].get("chats"):
-        auto = AUTO[kind]
+    if form.startswith("gguf"):
+        loaded = f"{here}/model.gguf" if form == "gguf-model" else f"BASE.gguf --lora {here}/adapter.gguf"
+        yield "llama.cpp (BASE.gguf: the base, converted too)", "console", f"llama-server -m {loaded}\n"
+        return
+    chats = kind == "causal" and about["tasks"][task].get("chats") and not about["tasks"][task].get("labels")
+    body = CHATS if chats else {"encoder": ENCODER, "causal": CAUSAL, "seq2seq": SEQ2SEQ}.get(kind)
+    if body and about["pooling"] in (None, "mean") and (chats or not about["tasks"][task].get("chats")):
+        auto, named = AUTO[kind], {"here": here, "task": task}
+        dated = {"dated": "import datetime\n", "patterns": "import re\n"} if chats else {"dated": "", "patterns": ""}
         peft = "from peft import PeftModel\n" if form == "adapter" else ""
         loaded = LOADED[form].format(base=base, auto=auto)
-        yield "transformers", "python", BEGIN.format(peft=peft, auto=auto, here=here, loaded=loaded, task=task) + body
+        yield "transformers", "python", BEGIN.format(peft=peft, auto=auto, loaded=loaded, **named, **dated) + body
     if kind == "causal":
         lora = f"{base} --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules mine={here}"
         served = lora if form == "adapter" else here

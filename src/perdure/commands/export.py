@@ -1,4 +1,4 @@
-"""Export what a run or a merge state deploys: `perdure export RUN|STATE --as adapter|model`.
+"""Export what a run or a merge state deploys: `perdure export RUN|STATE --as adapter|model|gguf|gguf-model`.
 
 An adapter has one rank, alpha = rank and the scaling inside B, and is right on the untouched base; a model has the update
 inside the base's weights. Both come with a card that names tasks, method, scores and base.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from perdure.backbones import backbone_kind
 from perdure.commands.answering import FILE, answering, card_facts
 from perdure.commands.base_folder import base_folder
 from perdure.commands.card_programs import programs
+from perdure.commands.gguf import FORMS, convert, converter
 from perdure.errors import ConfigError, RunMismatch, StoreError
-from perdure.files.output import MERGE_STATE, check_apart
+from perdure.files.output import MERGE_STATE, check_apart, check_new, new_folder
 from perdure.merging.result import Facts, Mergeable, MergeReport, check_result, write_result
 from perdure.merging.sources import ModuleInfo
 from perdure.merging.state import State
@@ -35,7 +37,7 @@ from perdure.state.scores import read_scores
 from perdure.state.store import DEPLOYED, STATE, Store
 from perdure.state.words import adapter_alone
 
-Form = Literal["adapter", "model"]
+Form = Literal["adapter", "model", "gguf", "gguf-model"]
 
 
 def export(
@@ -52,7 +54,7 @@ def export(
     """Write what the run or merge state in `folder` deploys.
 
     Args:
-        form: a plain LoRA adapter, or the whole model.
+        form: a plain LoRA adapter, or the whole model; for llama.cpp the same as GGUF files (perdure.commands.gguf).
         rank: of the adapter; default: the smallest exact one.
         base: the base model's folder, for a model; default: the run's own.
         task: which adapter, if the run deploys one per task.
@@ -63,6 +65,42 @@ def export(
         ConfigError: no rank for an update that is not low rank; no base for a model.
         AdapterError: the base does not fit.
     """
+    if form not in FORMS:
+        return _plain(folder, out, form, form, rank, dtype, base, task, overwrite)
+    out, script = Path(out), converter(form)
+    check_new(out, overwrite)
+    check_apart(out, [Path(folder), base])
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / (out.name or "export")
+        read = base if form == "gguf-model" else None
+        report = _plain(folder, plain, FORMS[form], form, rank, dtype, read, task, False)
+        with new_folder(out, overwrite) as made:
+            convert(script, form, plain, _base_of(folder, base, task) if form == "gguf" else None, made)
+    return replace(report, out=out, form=form)
+
+
+def _base_of(folder: str | Path, base: str | Path | None, task: str | None) -> str:
+    """The folder of the base, given or recorded."""
+    is_state = os.path.isfile(Path(folder) / MERGE_STATE)
+    return (
+        base_folder(str(base))
+        if base
+        else _own_base(State(Path(folder)) if is_state else _Deployed(Path(folder), task))
+    )
+
+
+def _plain(
+    folder: str | Path,
+    out: str | Path,
+    form: str,
+    shown: str,
+    rank: int | None,
+    dtype: torch.dtype | None,
+    base: str | Path | None,
+    task: str | None,
+    overwrite: bool,
+) -> MergeReport:
+    """`export` as an adapter or a model; `shown` is the form that the card's programs are for."""
     folder = Path(folder)
     is_state = os.path.isfile(folder / MERGE_STATE)
     if is_state and task is not None:
@@ -86,7 +124,7 @@ def export(
     if isinstance(source, _Deployed):
         about = answering(source.store)
         beside = {FILE: json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
-        ways = tuple(programs(about, form, out.name, rank or source.rank))
+        ways = tuple(programs(about, shown, out.name, rank or source.rank))
         head = (without_head(source.store),) if learner_config(source.store).method.get("head") else ()
         facts = replace(facts, beside=beside, shown_base=about["base"], programs=ways, notes=(*facts.notes, *head))
         if bound and rank == bound["rank"]:

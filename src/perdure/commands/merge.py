@@ -146,7 +146,7 @@ def run_merge(request: Request) -> Outcome:
 
 def lines_of(report: MergeReport) -> list[str]:
     """What was written, in a sentence, and its notes."""
-    if report.form == "model":
+    if report.form in ("model", "gguf-model"):
         written = f"Wrote the merged model to {report.out}."
     elif report.energy < 1:
         kept = f"it keeps {100 * report.energy:.2f} % of the energy"
