@@ -120,7 +120,9 @@ def test_finalists_bounds_and_variants(monkeypatch):
         found = SweepConfig.model_validate(sweep)
         rivals = ["lwf", "ella", "ewc", "l2", "o-lora", "perdure"]
         added = ["inc-lora", "frozen-head", "perdure+head", *plan.read("spaces.yaml")["later_variants"]]
-        assert list(found.methods) == (added if name == "later" else [*rivals, "joint", "per-task", "seq-lora", variant])
+        assert list(found.methods) == (
+            added if name == "later" else [*rivals, "joint", "per-task", "seq-lora", variant]
+        )
         for cell in cells(found):
             build_method(cell.config.method)
             assert (cell.config.evaluation.split, cell.config.evaluation.every_stage) == ("test", "own")
