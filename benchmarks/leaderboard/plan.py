@@ -3,7 +3,8 @@
     python benchmarks/leaderboard/plan.py tune          -> tune.yaml: 8 trials of every method on the first tuning sequence
     python benchmarks/leaderboard/plan.py runoff        -> runoff.yaml: each method's best 3 of them on the second
     python benchmarks/leaderboard/plan.py screen        -> screen.yaml: each method's best trial on both, another seed
-    python benchmarks/leaderboard/plan.py finals        -> finals.yaml and long.yaml: finalists and bounds; later.yaml: rows added since; held back
+    python benchmarks/leaderboard/plan.py finals        -> finals.yaml, long.yaml: finalists and bounds, held-back sequences;
+                                                           later.yaml: rows added since
 
 Each step refuses to run on an incomplete step before it. What a step chose is in the file it wrote; no number is typed.
 """
