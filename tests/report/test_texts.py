@@ -38,6 +38,7 @@ def test_what_became_worse_and_better_by_hand(tmp_path):
     worse, better = text_tables([mood, topic])
     assert worse.caption == "3 answers became worse since their task was learnt"
     assert worse.rows[0] == ["mood", "sunny", "good", "good", "bad"]
+    assert better.caption == "1 answer became better since their task was learnt"
     assert better.rows == [["topic", "topic text", "money", "sport", "money"]]
 
 

@@ -59,7 +59,7 @@ def text_tables(outcomes: Sequence[TaskOutcome]) -> list[Table]:
         count = sum(map(len, by_task))
         more = f", {len(shown)} of them shown" if len(shown) < count else ""
         if shown:
-            caption = f"{count} answers became {way} since their task was learnt{more}"
+            caption = f"{count} answer{'s' * (count > 1)} became {way} since their task was learnt{more}"
             head = ["Task", "Text", "Right", "When learnt", "Now"]
             tables.append(Table(caption, head, [_row(text) for text in shown], text_columns=len(head)))
     return tables
