@@ -23,8 +23,8 @@ def shares(best: float, second: float) -> tuple[float, ...]:
 @pytest.mark.parametrize(
     ("probabilities", "near"),
     [
-        (shares(0.45, 0.4), True),  # log .45 - log .4 = .12 < .06 (2 + .80 + .92)
-        (shares(0.6, 0.3), False),  # .69 > .06 (2 + .51 + 1.20)
+        (shares(0.45, 0.4), True),  # log .45 - log .4 = .12 < .12 (2 + .80 + .92)
+        (shares(0.6, 0.3), False),  # .69 > .12 (2 + .51 + 1.20)
         ((1.0, 0.0), False),
         ((1.0,), False),
         ((), False),  # written, not chosen

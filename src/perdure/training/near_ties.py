@@ -36,9 +36,12 @@ def settled(
 
 
 def near_tie(prediction: Prediction) -> bool:
-    """Whether rounding to bf16 can exchange the two most probable labels: each log p moves by NOISE (1 + |log p|)."""
+    """Whether two ways of computing in bf16 can exchange the two most probable labels.
+
+    Each way moves each log p by NOISE (1 + |log p|) from the exact one, so their difference by twice the sum of both.
+    """
     if len(prediction.probabilities) < 2:
         return False
     logs = [math.log(p) if p > 0 else -math.inf for p in sorted(prediction.probabilities)[-2:]]
     second, best = logs
-    return best - second < NOISE[torch.bfloat16] * (2 + abs(best) + abs(second))
+    return best - second < 2 * NOISE[torch.bfloat16] * (2 + abs(best) + abs(second))
