@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import torch
+import transformers
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -22,7 +23,6 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
-    ViTImageProcessorPil,
     ViTModel,
 )
 
@@ -111,7 +111,8 @@ def tiny_vision(folder: Path, seed: int = 0) -> Path:
         patch_size=8,
         initializer_range=0.3,
     )
-    processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    pil = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)  # one class in older versions
+    processor = pil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     return _save(folder, _seeded(ViTModel, config, seed), processor)
 
 
