@@ -127,7 +127,8 @@ def _learn(method: Method, folder: Path, stop: tuple[str, int] | None = None, mi
     config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"checkpoint_minutes": minutes})})
     store = Store(folder)
     with store.writing():
-        store.create({"config": CONFIG.model_dump(mode="json"), **task_record(TASKS)})
+        about = {"config": CONFIG.model_dump(mode="json"), "precision": "fp32", "threads": torch.get_num_threads()}
+        store.create({**about, **task_record(TASKS)})
         return run_sequence(TASKS, method, ctx.model, ctx.backbone, config, store, _Stopping(stop))
 
 
