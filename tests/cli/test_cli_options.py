@@ -53,7 +53,7 @@ def test_run(stand_in: Stand, tmp_path: Path) -> None:
 
 
 def test_sweep(stand_in: Stand, tmp_path: Path) -> None:
-    stand_in("perdure.sweeps.plan.load_sweep", SimpleNamespace(name="mine"))
+    stand_in("perdure.sweeps.plan.load_sweep", SimpleNamespace(name="mine", methods={}, search={}))
     stand_in("perdure.sweeps.sweep.failures", [])
     ran = stand_in("perdure.sweeps.sweep.run_sweep")
     perdure("sweep", "mine.yaml", "--processes", 5)

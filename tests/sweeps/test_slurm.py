@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from collections.abc import Iterator
@@ -23,10 +24,15 @@ from tests.sweeps.test_sweep import sweep_file  # noqa: F401
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Looks often; and waits for what submitit has cancelled, whose `Popen` objects would warn in a later test."""
+    """Looks often; and ends what submitit has cancelled, by a SIGINT that is ignored where the tests run in the background."""
     monkeypatch.setattr(slurm_engine, "PATIENCE", 0.1)
+    before = {*psutil.Process().children(recursive=True)}
     yield
-    psutil.wait_procs(psutil.Process().children(), timeout=60)
+    left = [child for child in psutil.Process().children(recursive=True) if child not in before]
+    for child in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(left, timeout=60)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
@@ -36,6 +42,7 @@ def here(folder: Path, **more: float) -> Slurm:
     return Slurm("local", Resources(**more), folder, 1)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow  # submitit waits a quarter of a minute for the result of a job that left none
 def test_a_job_that_dies_is_repeated_and_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     ended = {}
     jobs = [hold("die", tmp_path), hold("a", tmp_path)]
