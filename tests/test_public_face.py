@@ -52,10 +52,13 @@ def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(perdure)
 
 
-def test_import_is_light() -> None:
-    heavy = "import sys, perdure; print(sorted({'torch', 'transformers', 'peft', 'pydantic'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_import_loads_only_the_standard_library() -> None:
+    """Modules are counted, not seconds, which depend on the machine."""
+    code = "import sys; before = set(sys.modules); import perdure; print(*sorted(sys.modules.keys() - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert [name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names] == ["perdure", "perdure.moved"]
+    assert len(loaded) < 80
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

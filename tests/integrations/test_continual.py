@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
@@ -18,10 +18,12 @@ from perdure.errors import AdapterError, ConfigError, StoreError, UnmetNeed
 from perdure.files.output import MARK
 from perdure.integrations import Continual, earlier
 from perdure.integrations.earlier import MEMORY_FILE
+from perdure.integrations.untouched import check_base
 from perdure.merging.linear import average_updates, sum_updates
 from perdure.merging.max_magnitude import max_magnitude_updates
 from perdure.methods.table import PRESETS
 from perdure.ops.lowrank import dense
+from perdure.training.lora import AdaptedModel
 from tests.backbones.tiny import tiny_causal
 from tests.integrations.trainers import peft_model, plain_trainer
 from tests.merging.whole_updates import magmax_updates, ties_updates
@@ -147,8 +149,9 @@ def test_old_examples_serve_slice(tmp_path, model_folder):
     batch = stack(rows(1))
     with torch.no_grad():
         torch.testing.assert_close(live(**batch).logits, trainer.model.eval()(**batch).logits, rtol=1e-6, atol=1e-6)
+    new = plain_trainer(peft_model(model_folder), rows(1), tmp_path, stack)
     with pytest.raises(UnmetNeed, match="examples of earlier tasks"):
-        Continual("slice", history=[tmp_path / "march"]).attach(trainer)
+        Continual("slice", history=[tmp_path / "march"]).attach(new)
     with pytest.raises(ConfigError, match="old_examples: 'march' has none"):
         Continual("slice", history=[tmp_path / "march"], old_examples={"march": []})
 
@@ -386,12 +389,58 @@ def test_earlier_tasks_are_called_after_their_folders(tmp_path, model_folder):
         Continual(history=history, task="../may")
 
 
-def test_one_continual_serves_one_trainer(tmp_path, model_folder):
+def test_one_continual_serves_one_trainer_and_one_trainer_one_continual(tmp_path, model_folder):
     continual = Continual()
     trainer = plain_trainer(peft_model(model_folder), rows(0), tmp_path, stack)
     continual.attach(trainer)
     with pytest.raises(ConfigError, match="attached already"):
         continual.attach(trainer)
+    with pytest.raises(ConfigError, match=r"Another Continual is attached to this trainer.*Make a new trainer"):
+        Continual().attach(trainer)
+
+
+def test_a_trainer_that_has_trained_is_refused(tmp_path, model_folder):
+    trainer = plain_trainer(peft_model(model_folder), rows(0), tmp_path, stack, per_device_train_batch_size=10)
+    trainer.train()
+    with pytest.raises(ConfigError, match=r"has trained 2 steps already.*Call attach before trainer\.train"):
+        Continual().attach(trainer)
+
+
+def test_an_adapter_that_has_learnt_is_not_thrown_away(march, tmp_path, model_folder):
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64)
+    learnt = PeftModel.from_pretrained(base, march, is_trainable=True)
+    with pytest.raises(
+        ConfigError, match=r"has learnt something already \(B is not zero at 'model\.layers\.0.*`history`"
+    ):
+        Continual().attach(plain_trainer(learnt, rows(0), tmp_path, stack))
+    drawn = peft_model(model_folder, init_lora_weights=False)  # B is drawn, and replaced as any other start
+    continual = Continual("inc-lora")
+    continual.attach(plain_trainer(drawn, rows(0), tmp_path, stack))
+    assert not any(pair.B.any() for pair in continual.model.copied_factors().values())
+
+
+def test_a_base_that_was_changed_in_memory_is_refused(march, tmp_path, model_folder):
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64)
+    merged = PeftModel.from_pretrained(base, march).merge_and_unload()
+    again = get_peft_model(merged, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    with pytest.raises(
+        ConfigError, match=r"'model\.layers\.0\.self_attn\.[qv]_proj' differs.*Reload it with from_pretrained"
+    ):
+        Continual().attach(plain_trainer(again, rows(0), tmp_path, stack))
+    merged.save_pretrained(tmp_path / "merged")  # what is saved is a base of its own
+    Continual().attach(plain_trainer(peft_model(tmp_path / "merged"), rows(0), tmp_path, stack))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_base_in_another_precision_is_the_same_base(dtype, tmp_path, model_folder):
+    Continual().attach(plain_trainer(peft_model(model_folder, dtype=dtype), rows(0), tmp_path, stack))
+
+
+def test_a_base_without_files_on_this_machine_is_not_compared(tmp_path, model_folder):
+    model = peft_model(model_folder)
+    for name in ("somebody/not-downloaded", "no name of a hub: at all", ""):
+        model.peft_config["default"].base_model_name_or_path = name
+        check_base(model, AdaptedModel.around(model))
 
 
 @pytest.mark.parametrize("method,first", [("inc-lora", ["march"]), ("loram", [])])  # what is carried; an init's offset

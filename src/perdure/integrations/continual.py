@@ -32,6 +32,7 @@ from perdure.integrations.trainer_context import (
     old_rows,
     training_rows,
 )
+from perdure.integrations.untouched import ATTACHED, FOLDED, check_base, check_new
 from perdure.integrations.written import check_losses
 from perdure.loop.adapter_history import as_called_here, check_continues, check_fits
 from perdure.methods.contract import calls
@@ -43,9 +44,6 @@ from perdure.ops.lowrank import LowRank
 from perdure.state.record import write_deployed
 from perdure.training.lora import AdaptedModel
 from perdure.training.train import add_weight_penalties
-
-FOLDED = "perdure_folded"
-"""Set on a bare model whose weights are no longer the pretrained ones, which cannot be recovered from it."""
 
 
 class Continual:
@@ -100,6 +98,7 @@ class Continual:
         peft_model = trainer.accelerator.unwrap_model(trainer.model)
         self.model = AdaptedModel.around(peft_model)
         check_adapter(peft_model)
+        check_new(trainer, peft_model, self.model)
         check_weight_decay(trainer, peft_model)
         check_reference(trainer)
         self.history = [as_called_here(adapter, self.model) for adapter in self.history]
@@ -107,16 +106,13 @@ class Continual:
         check_continues(self.history, self.method, self.model)
         check_needs(self.method, self._offered(trainer))
         check_losses(trainer, self.method)
-        if getattr(self.model.model, FOLDED, False):
-            raise ConfigError(
-                "This model's base weights already carry the earlier tasks (or an init's offset) of another Continual, and would "
-                "carry them twice. Reload the base with from_pretrained for every trainer."
-            )
+        check_base(peft_model, self.model)
         self._context(trainer, peft_model)
         self._begin()
         keep_frozen(trainer, peft_model, self.model)
         give_reference(trainer, peft_model, self.model)
         self._trainer = trainer
+        setattr(trainer, ATTACHED, True)
         self._wrap(trainer)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
