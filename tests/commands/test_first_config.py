@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from perdure.cli import app
@@ -87,3 +89,41 @@ def test_bad_rows_are_counted_and_several_files_are_one_sequence(tmp_path):
         first_config([first, free], tmp_path / "perdure.yaml")
     with pytest.raises(DataError, match="does not exist"):
         first_config([tmp_path / "none.jsonl"], tmp_path / "perdure.yaml")
+
+
+def test_fields_of_other_names_are_found_by_their_content(tmp_path: Path) -> None:
+    """A column that repeats is the label, the one of several words the text; numbers and dates are neither."""
+    file = tmp_path / "tickets.csv"
+    rows = [
+        f"{i},2026-01-{i % 28 + 1:02},please help with my parcel {i},{('sales', 'support')[i % 2]}" for i in range(60)
+    ]
+    file.write_text("\n".join(["id,day,message,team", *rows]))
+    text, (said,) = first_config([file], tmp_path / "perdure.yaml")
+    (task,) = yaml.safe_load(text)["tasks"]
+    assert (task["text_field"], task["label_field"]) == ("message", "team")
+    assert "2 labels" in said
+
+
+@pytest.mark.parametrize(
+    "columns", ["message,team,urgent", "message,answer", "message"], ids=["two repeat", "no label", "one column"]
+)
+def test_doubt_about_fields_is_an_error_that_the_options_answer(tmp_path: Path, columns: str) -> None:
+    file, names = tmp_path / "tickets.csv", columns.split(",")
+    values = {"team": ("sales", "support"), "urgent": ("yes", "no")}
+    lines = [",".join(values.get(name, [f"some words {i}"] * 2)[i % 2] for name in names) for i in range(60)]
+    file.write_text("\n".join([columns, *lines]))
+    with pytest.raises(DataError, match=r"line 2: no known fields.*text_field"):
+        first_config([file], tmp_path / "perdure.yaml")
+    if len(names) > 1:
+        given = {"text_field": names[0], "label_field": names[1]}
+        text, _ = first_config([file], tmp_path / "perdure.yaml", given)
+        (task,) = yaml.safe_load(text)["tasks"]
+        assert given.items() <= task.items()
+        assert task.get("free", False) == (names[1] == "answer")
+
+
+def test_field_names_that_yaml_reads_as_something_else_are_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "tickets.csv"
+    file.write_text("\n".join(["message,yes", *(f"please help with {i},{'ab'[i % 2]}" for i in range(60))]))
+    text, _ = first_config([file], tmp_path / "perdure.yaml")
+    assert yaml.safe_load(text)["tasks"][0]["label_field"] == "yes"

@@ -91,6 +91,10 @@ def init(
         list[Path] | None,
         typer.Argument(help="[CONFIG.yaml] to write, and data files to write it for. [default: perdure.yaml]"),
     ] = None,
+    text_field: Annotated[str | None, typer.Option(help="Field that holds the text. [default: found]")] = None,
+    label_field: Annotated[
+        str | None, typer.Option(help="Field that holds the label or answer. [default: found]")
+    ] = None,
 ) -> None:
     """Write a configuration: for data files what suits their content, else a commented one to edit."""
     from perdure.files.durable import write_text
@@ -107,7 +111,8 @@ def init(
     if data:
         from perdure.commands.first_config import first_config
 
-        text, said = first_config(data, file)
+        fields = {"text_field": text_field, "label_field": label_field}
+        text, said = first_config(data, file, {name: given for name, given in fields.items() if given})
         write_text(file, f"# yaml-language-server: $schema={schema}\n{text}")
         for line in said:
             typer.echo(visible(line))

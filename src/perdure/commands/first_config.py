@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from perdure.errors import ConfigError, DataError
 from perdure.tasks.sources.files import load_task
+from perdure.tasks.sources.formats import choose_format
+from perdure.tasks.sources.rows import Row, each_row
 from perdure.tasks.spec import TaskSpec
 from perdure.tasks.task import INVERSE_PERPLEXITY, Task
 
@@ -20,6 +25,7 @@ TOKENS_A_WORD = 1.6
 LENGTHS = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 ANSWERS = (50, 100, 200, 400, 800, 1600)
 FEW_STEPS, MOST_EPOCHS, EPOCHS, BATCH = 100, 12, 3, 16
+ROWS_LOOKED_AT, MOST_LABELS = 1000, 50
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,21 @@ class Looked:
     what: str
 
 
-def look_at(file: Path) -> Looked:
+def look_at(file: Path, fields: Mapping[str, str] | None = None) -> Looked:
     """Read a data file as labels, else as free text, else as plain texts; bad rows are left out.
+
+    Args:
+        fields: `text_field` and `label_field`, if given; else the usual names, else what `own_fields` finds.
 
     Raises:
         DataError: it cannot be read in any of these ways; the message is that of the first.
     """
     name = re.sub(r"[^\w.-]+", "-", file.stem).strip(".-") or "task"
+    fields = fields or own_fields(file)
     ways: tuple[dict[str, Any], ...] = ({}, {"free": True}, {"metric": INVERSE_PERPLEXITY})
     first: DataError | None = None
     for way in ways:
-        spec = TaskSpec(name=name, train=str(file.resolve()), bad_rows="skip", **way)
+        spec = TaskSpec(name=name, train=str(file.resolve()), bad_rows="skip", **fields, **way)
         try:
             task = load_task(spec)
         except DataError as error:
@@ -58,13 +68,39 @@ def look_at(file: Path) -> Looked:
     raise first
 
 
-def first_config(files: Sequence[Path], out: Path) -> tuple[str, list[str]]:
-    """The YAML of a configuration that learns `files` in this order, and a line about each file.
+def own_fields(file: Path) -> dict[str, str]:
+    """`text_field` and `label_field` of a file whose fields have other than the usual names, where its content leaves no doubt.
+
+    The label: the only field with few values that come again and again. The text: of the others, the only one of several
+    words. Empty if the names are known ones, or if there is doubt.
+    """
+    if not file.is_file():
+        return {}
+    rows = list(islice(each_row(file, bad=[]), ROWS_LOOKED_AT))
+    if not rows or _known_fields(rows[0]):
+        return {}
+    values = {name: [str(row.fields.get(name) or "").strip() for row in rows] for name in rows[0].fields}
+    few = [name for name, own in values.items() if 2 <= len(set(own)) <= min(MOST_LABELS, len(own) / 5)]
+    several = [name for name, own in values.items() if sum(len(text.split()) for text in own) >= 3 * len(own)]
+    texts = [name for name in several if name not in few]
+    return {"text_field": texts[0], "label_field": few[0]} if len(few) == len(texts) == 1 else {}
+
+
+def _known_fields(row: Row) -> bool:
+    try:
+        choose_format(TaskSpec(name="task", train="-"), row)
+    except DataError:
+        return False
+    return True
+
+
+def first_config(files: Sequence[Path], out: Path, fields: Mapping[str, str] | None = None) -> tuple[str, list[str]]:
+    """The YAML of a configuration that learns `files` in this order, and a line about each file; `fields`: see `look_at`.
 
     Raises:
         ConfigError: files of labels and of free text together, or two of one name. DataError: see `look_at`.
     """
-    looked = [look_at(file) for file in files]
+    looked = [look_at(file, fields) for file in files]
     names = [one.task.name for one in looked]
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -94,6 +130,9 @@ def first_config(files: Sequence[Path], out: Path) -> tuple[str, list[str]]:
 def _task(one: Looked, folder: Path) -> list[str]:
     path = os.path.relpath(str(one.spec.train), folder.resolve())
     lines = [f"  - name: {one.task.name}", f"    train: {_quoted(path)}"]
+    for field in ("text_field", "label_field"):
+        if name := getattr(one.spec, field):
+            lines.append(f"    {field}: {_quoted(name)}")
     if one.spec.free:
         lines.append("    free: true                  # answers are free text")
     if one.task.learns_text:
@@ -143,5 +182,6 @@ def _at_least(value: float, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= value), sizes[-1])
 
 
-def _quoted(path: str) -> str:
-    return path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "''") + "'"
+def _quoted(text: str) -> str:
+    plain = re.fullmatch(r"[\w./-]+", text) and yaml.safe_load(text) == text
+    return text if plain else "'" + text.replace("'", "''") + "'"
