@@ -57,7 +57,10 @@ def test_import_loads_only_the_standard_library() -> None:
     code = "import sys; before = set(sys.modules); import perdure; print(*sorted(sys.modules.keys() - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
-    assert [name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names] == ["perdure", "perdure.moved"]
+    assert [name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names] == [
+        "perdure",
+        "perdure.moved",
+    ]
     assert len(loaded) < 80
 
 

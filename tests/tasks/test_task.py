@@ -107,7 +107,9 @@ def test_settings_are_a_task_whose_files_lie_in_the_working_folder(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"'trian'. Did you mean 'train'"):
         task_spec({"name": "t", "trian": "a.csv"})
     nothing: Any = 7
-    with pytest.raises(ConfigError, match=r"7 is not a task: give a perdure.Task, a task's YAML file, or its settings"):
+    with pytest.raises(
+        ConfigError, match=r"7 is not a task: give a perdure.Task, a data file, a task's YAML file, or its settings"
+    ):
         task_spec(nothing)
 
 

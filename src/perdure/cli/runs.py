@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def add(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run; with --history, of a new one.")],
-    task: Annotated[Path, typer.Argument(help="YAML file of the task.")],
+    task: Annotated[Path, typer.Argument(help="YAML file of the task, or its data file alone.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="training.KEY=value for this task; with --history, any key=value settings."),
@@ -49,7 +49,8 @@ def add(
 
     mode = options.progress_mode(progress, quiet, verbose)
     report = options.progress_reporter(mode, run.name, run, tracker)
-    spec = task_spec(task).with_bad_rows(bad_rows) if bad_rows else task
+    spec = task_spec(task)  # first: what is wrong with it is said before models are imported
+    spec = spec.with_bad_rows(bad_rows) if bad_rows else spec
     if not history:
         own = parse_overrides(settings or [])
         if backbone or method or any(not key.startswith("training.") for key in own):
@@ -82,7 +83,7 @@ def add(
     from perdure.state.gate import Gate
 
     given = {
-        "tasks": [task_spec(spec).model_dump()],
+        "tasks": [spec.model_dump()],
         "history": [located(place) for place in history],
         "backbone": backbone,
         **({"method": method} if method else {}),

@@ -6,92 +6,19 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from perdure.errors import ConfigError, DataError
-from perdure.tasks.sources.files import load_task
-from perdure.tasks.sources.formats import choose_format
-from perdure.tasks.sources.rows import Row, each_row
-from perdure.tasks.spec import TaskSpec
-from perdure.tasks.task import INVERSE_PERPLEXITY, Task
+from perdure.errors import ConfigError
+from perdure.tasks.sources.files import Looked, look_at
+from perdure.tasks.task import INVERSE_PERPLEXITY
 
 TOKENS_A_WORD = 1.6
 """Of English text in the known models' tokenizers, on the safe side."""
 LENGTHS = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 ANSWERS = (50, 100, 200, 400, 800, 1600)
 FEW_STEPS, MOST_EPOCHS, EPOCHS, BATCH = 100, 12, 3, 16
-ROWS_LOOKED_AT, MOST_LABELS = 1000, 50
-
-
-@dataclass(frozen=True)
-class Looked:
-    """A data file: the settings it can be read with, the task that gives, and what it holds in words."""
-
-    spec: TaskSpec
-    task: Task
-    what: str
-
-
-def look_at(file: Path, fields: Mapping[str, str] | None = None) -> Looked:
-    """Read a data file as labels, else as free text, else as plain texts; bad rows are left out.
-
-    Args:
-        fields: `text_field` and `label_field`, if given; else the usual names, else what `own_fields` finds.
-
-    Raises:
-        DataError: it cannot be read in any of these ways; the message is that of the first.
-    """
-    name = re.sub(r"[^\w.-]+", "-", file.stem).strip(".-") or "task"
-    fields = fields or own_fields(file)
-    ways: tuple[dict[str, Any], ...] = ({}, {"free": True}, {"metric": INVERSE_PERPLEXITY})
-    first: DataError | None = None
-    for way in ways:
-        spec = TaskSpec(name=name, train=str(file.resolve()), bad_rows="skip", **fields, **way)
-        try:
-            task = load_task(spec)
-        except DataError as error:
-            first = first or error
-            continue
-        if task.chats:
-            what = "chats"
-        elif task.labels:
-            what = f"{len(task.labels)} labels"
-        else:
-            what = "plain texts" if task.learns_text else "free text"
-        return Looked(spec, task, what)
-    assert first is not None
-    raise first
-
-
-def own_fields(file: Path) -> dict[str, str]:
-    """`text_field` and `label_field` of a file whose fields have other than the usual names, where its content leaves no doubt.
-
-    The label: the only field with few values that come again and again. The text: of the others, the only one of several
-    words. Empty if the names are known ones, or if there is doubt.
-    """
-    if not file.is_file():
-        return {}
-    rows = list(islice(each_row(file, bad=[]), ROWS_LOOKED_AT))
-    if not rows or _known_fields(rows[0]):
-        return {}
-    values = {name: [str(row.fields.get(name) or "").strip() for row in rows] for name in rows[0].fields}
-    few = [name for name, own in values.items() if 2 <= len(set(own)) <= min(MOST_LABELS, len(own) / 5)]
-    several = [name for name, own in values.items() if sum(len(text.split()) for text in own) >= 3 * len(own)]
-    texts = [name for name in several if name not in few]
-    return {"text_field": texts[0], "label_field": few[0]} if len(few) == len(texts) == 1 else {}
-
-
-def _known_fields(row: Row) -> bool:
-    try:
-        choose_format(TaskSpec(name="task", train="-"), row)
-    except DataError:
-        return False
-    return True
 
 
 def first_config(files: Sequence[Path], out: Path, fields: Mapping[str, str] | None = None) -> tuple[str, list[str]]:

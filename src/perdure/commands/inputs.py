@@ -10,8 +10,8 @@ from typing import Any
 
 from perdure.errors import DataError
 from perdure.tasks.chats import as_text, is_chat, one_turn, read_waiting
-from perdure.tasks.sources.files import image_in
 from perdure.tasks.sources.formats import Format, input_format
+from perdure.tasks.sources.from_spec import image_in
 from perdure.tasks.sources.rows import Row, each_json_line, read_rows
 from perdure.tasks.spec import TaskSpec
 

@@ -590,3 +590,25 @@ def test_another_type_in_row_200_000_is_named(value: object, problem: str, bad_r
     task = load_task(spec)
     assert len(task.train) + len(task.validation) + len(task.test) == 200_000
     assert task.skipped[0].startswith(f"{tmp_path}/a.jsonl, line 200000: field 'text' {problem}")
+
+
+def test_a_data_file_alone_is_a_task_named_after_it(tmp_path: Path) -> None:
+    """What `perdure add RUN tickets.csv` reads: the same as its YAML file says, and a bad row is an error as there."""
+    rows = [f"please help with parcel {i},{('sales', 'support')[i % 2]}" for i in range(40)]
+    file = tmp_path / "tickets.csv"
+    file.write_text("\n".join(["message,team", *rows]))
+    described = {"name": "tickets", "train": str(file), "text_field": "message", "label_field": "team"}
+    assert load_task(str(file)) == load_task(described)
+    file.write_text("\n".join(["message,team", *rows, ",sales"]))
+    with pytest.raises(DataError, match=r"line 42: field 'message' is empty"):
+        load_task(file)
+    with pytest.raises(DataError, match=r"gone\.jsonl does not exist"):
+        load_task(tmp_path / "gone.jsonl")
+
+
+def test_json_may_hold_records_or_a_tasks_settings(tmp_path: Path) -> None:
+    records = [{"text": f"a text {i}", "label": "ab"[i % 2]} for i in range(40)]
+    data, settings = tmp_path / "records.json", tmp_path / "task.json"
+    data.write_text(json.dumps(records))
+    settings.write_text(json.dumps({"name": "records", "train": "records.json"}))
+    assert load_task(data) == load_task(settings)

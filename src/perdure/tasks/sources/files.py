@@ -1,31 +1,26 @@
-"""Custom tasks from files or a `datasets` id, with every check a data set needs before it is learnt."""
+"""A task as people give it: settings, a YAML file of settings, or the data file alone."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from perdure.errors import ConfigError, DataError
 from perdure.settings.read import validate
 from perdure.settings.yaml_text import read_yaml
-from perdure.tasks.chats import one_turn
-from perdure.tasks.content import IMAGE_SUFFIXES
-from perdure.tasks.pool import Pair, Pool
-from perdure.tasks.sources.formats import Format, choose_format
-from perdure.tasks.sources.hub import each_dataset_row
-from perdure.tasks.sources.large import is_large, large_table
-from perdure.tasks.sources.rows import Places, Row, each_row
+from perdure.tasks.sources.formats import choose_format
+from perdure.tasks.sources.from_spec import task_from
+from perdure.tasks.sources.rows import KINDS, Row, each_row
 from perdure.tasks.spec import TaskSpec, check_is_task
-from perdure.tasks.splits import as_task, draw, normal
-from perdure.tasks.table import Table, labels_of, taken
-from perdure.tasks.task import SPLITS, Task, version
+from perdure.tasks.task import INVERSE_PERPLEXITY, Task
 
-SHOWN = 10
-"""How many problems of a task's files an error lists."""
+ROWS_LOOKED_AT, MOST_LABELS = 1000, 50
 
 
 def read_task_spec(path: str | Path) -> TaskSpec:
@@ -44,243 +39,109 @@ def read_task_spec(path: str | Path) -> TaskSpec:
 
 
 def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
-    """A task's settings, given as such or as its YAML file, with absolute file names; errors as in `read_task_spec`."""
+    """A task's settings with absolute file names; of a data file those that `look_at` finds; errors as in both.
+
+    Args:
+        task: settings, their YAML file, or a data file alone: each name of `perdure.tasks.sources.rows.KINDS`.
+    """
     match task:
         case TaskSpec():
             return task.located(".")
+        case str() | Path() if _holds_data(Path(task)):
+            return look_at(Path(task)).spec.with_bad_rows("error")
         case str() | Path():
             return read_task_spec(task).located(Path(task).parent)
         case Mapping():
             return validate(TaskSpec, task, "task").located(".")
     raise ConfigError(
-        f"{task!r:.80} is not a task: give a perdure.Task, a task's YAML file, or its settings as in "
+        f"{task!r:.80} is not a task: give a perdure.Task, a data file, a task's YAML file, or its settings as in "
         "{'name': 'reviews', 'train': 'reviews.csv'}."
     )
 
 
+def _holds_data(path: Path) -> bool:
+    """Whether a file has a data file's ending; of JSON, which a task's settings may be written in too, if it holds records."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return path.suffix.lower() in KINDS
+    with contextlib.suppress(ValueError):
+        content = json.loads(path.read_bytes())
+        return not isinstance(content, dict) or "data" in content
+    return True
+
+
 def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Path = ".") -> Task:
-    """The task that a YAML file or settings describe; its notes say what was cut and removed.
+    """The task that a YAML file or settings describe, or that a data file alone holds; its notes say what was cut and removed.
 
     Args:
         folder: what relative files of a `TaskSpec` are resolved against.
 
     Raises:
-        DataError: a file or a record is wrong, a class never occurs in train, there is only one class, or validation
-            and test are the same; FetchError: the data set or package cannot be fetched.
+        DataError, FetchError: see `perdure.tasks.sources.from_spec.task_from`.
     """
-    spec = task if isinstance(task, TaskSpec) else task_spec(task)
-    if spec.package:
-        from perdure.tasks.sources.readers import read_pool
-
-        pool, places = read_pool({"source": spec.package, "labels": spec.labels or {}}), {}
-    else:
-        pool, places = _pool(spec, Path(folder))
-    if pool.free and spec.labels:
-        raise DataError(f"Task '{spec.name}': its package holds free text, not classes; leave out `labels`.")
-    labels = {} if pool.free else _labels(spec, pool, places)
-    same = _same_validation_and_test(spec, pool)
-    if same:
-        pool.validation = None
-    drawn = draw(
-        pool,
-        train=spec.train_size,
-        validation=0 if same else spec.validation_size,
-        test=spec.test_size,
-        name=version(spec.name)[0],
-        seed=spec.seed,
-        near=spec.without_near_repeats,
-    )
-    if not drawn.train or not drawn.test:
-        why = "; ".join(note for note in drawn.notes if " removed" in note)
-        raise DataError(
-            f"Task '{spec.name}' has too few examples: {len(pool.train)} to train on give {len(drawn.train)} for train "
-            f"and {len(drawn.test or ())} for test{f' ({why})' if why else ''}. "
-            f"{'Correct the data, or add' if why else 'Add'} examples."
-        )
-    if same:
-        drawn.validation = drawn.test
-        drawn.notes.append("validation is the test split, as accepted")
-    metric = spec.metric or pool.metric or ("rouge-l" if pool.free else "accuracy")
-    return as_task(spec.name, drawn, labels=labels, metric=metric, template=spec.template)
+    return task_from(task if isinstance(task, TaskSpec) else task_spec(task), folder)
 
 
-def _pool(spec: TaskSpec, folder: Path) -> tuple[Pool, dict[str, Places | Table]]:
-    """All examples, and where they were read."""
-    pairs: dict[str, Sequence[Pair]] = {}
-    places: dict[str, Places | Table] = {}
-    bad: list[str] = []
-    form: Format | None = None
-    for split in SPLITS:
-        given = getattr(spec, split) or ("train" if split == "train" else None)
-        if not given:
+@dataclass(frozen=True)
+class Looked:
+    """A data file: the settings it can be read with, the task that gives, and what it holds in words."""
+
+    spec: TaskSpec
+    task: Task
+    what: str
+
+
+def look_at(file: Path, fields: Mapping[str, str] | None = None) -> Looked:
+    """Read a data file as labels, else as free text, else as plain texts; bad rows are left out.
+
+    Args:
+        fields: `text_field` and `label_field`, if given; else the usual names, else what `own_fields` finds.
+
+    Raises:
+        DataError: it cannot be read in any of these ways; the message is that of the first.
+    """
+    name = re.sub(r"[^\w.-]+", "-", file.stem).strip(".-") or "task"
+    fields = fields or own_fields(file)
+    ways: tuple[dict[str, Any], ...] = ({}, {"free": True}, {"metric": INVERSE_PERPLEXITY})
+    first: DataError | None = None
+    for way in ways:
+        spec = TaskSpec(name=name, train=str(file.resolve()), bad_rows="skip", **fields, **way)
+        try:
+            task = task_from(spec)
+        except DataError as error:
+            first = first or error
             continue
-        own: list[str] = []
-        rows, file = _rows(spec, folder, given, own)
-        if form is None:  # train is the first
-            first = list(itertools.islice(rows, SHOWN))
-            if not first:
-                _refuse_bad_rows(own, len(own))
-            form, rows = _format(spec, first), itertools.chain(first, rows)
-        table = None
-        if file and is_large(file):
-            table = large_table(file, spec.encoding, form, rows, own)
-            if table is None:
-                own.clear()
-                rows, _ = _rows(spec, folder, given, own)
-        if table is None:
-            pairs[split], places[split] = _read_pairs(form, rows, own, file and file.parent)
+        if task.chats:
+            what = "chats"
+        elif task.labels:
+            what = f"{len(task.labels)} labels"
         else:
-            pairs[split] = places[split] = table
-        bad += own
-    assert form is not None
-    names = tuple(spec.labels or ())
-    found = {label for split in pairs.values() for label in labels_of(split)}
-    if not found <= set(names) and all(label.isdecimal() and int(label) < len(names) for label in found):
-        # integers, none of them a name in `labels`, are positions there
-        by_number = {label: names[int(label)] for label in found}
-        pairs = {split: _renamed(given, by_number) for split, given in pairs.items()}
-    if spec.labels:
-        _leave_out_unknown(spec.labels, places, pairs, bad)
-    whole = len(bad) + sum(map(len, pairs.values()))
-    if bad and (spec.bad_rows == "error" or not pairs["train"]):
-        _refuse_bad_rows(bad, whole)
-    notes = [f"no {split} split given: cut from train" for split in SPLITS[1:] if split not in pairs]
-    if bad:
-        notes.append(f"{len(bad)} of {whole} rows left out, the first: {bad[0]}")
-    free = spec.free if spec.free is not None else form.free and spec.labels is None
-    chats, every = form.chats, (text for split in pairs.values() for text, _ in split)
-    if chats and not free and all(one_turn(text) is not None for text in every):
-        # a class for one plain message: a text and its label, which every kind of model learns
-        pairs = {split: [(one_turn(text) or "", label) for text, label in found] for split, found in pairs.items()}
-        chats = False
-    splits = (pairs["train"], pairs.get("test"), pairs.get("validation"))
-    pool = Pool(*splits, notes, free=free, chats=chats, rows=whole, skipped=tuple(bad))
-    pool.where = {split: found.place for split, found in places.items()}
-    pool.places = _named(pairs, pool.where, chats)
-    return pool, places
+            what = "plain texts" if task.learns_text else "free text"
+        return Looked(spec, task, what)
+    assert first is not None
+    raise first
 
 
-def _rows(spec: TaskSpec, folder: Path, given: str, bad: list[str]) -> tuple[Iterator[Row], Path | None]:
-    """The rows of a split one after another, and their file, if it is one."""
-    if spec.dataset:
-        return each_dataset_row(spec.dataset, spec.config, given), None
-    file = folder / Path(given).expanduser()
-    return each_row(file, spec.encoding, bad=bad), file
+def own_fields(file: Path) -> dict[str, str]:
+    """`text_field` and `label_field` of a file whose fields have other than the usual names, where its content leaves no doubt.
+
+    The label: the only field with few values that come again and again. The text: of the others, the only one of several
+    words. Empty if the names are known ones, or if there is doubt.
+    """
+    if not file.is_file():
+        return {}
+    rows = list(islice(each_row(file, bad=[]), ROWS_LOOKED_AT))
+    if not rows or _known_fields(rows[0]):
+        return {}
+    values = {name: [str(row.fields.get(name) or "").strip() for row in rows] for name in rows[0].fields}
+    few = [name for name, own in values.items() if 2 <= len(set(own)) <= min(MOST_LABELS, len(own) / 5)]
+    several = [name for name, own in values.items() if sum(len(text.split()) for text in own) >= 3 * len(own)]
+    texts = [name for name in several if name not in few]
+    return {"text_field": texts[0], "label_field": few[0]} if len(few) == len(texts) == 1 else {}
 
 
-def _named(
-    pairs: Mapping[str, Sequence[Pair]], where: Mapping[str, Callable[[int], str]], chats: bool
-) -> dict[str, str]:
-    """Text -> its place: of all chats but those of a table, which knows; else of the longest text, which may be cut."""
-    if chats:
-        pairs = {split: found for split, found in pairs.items() if not isinstance(found, Table)}
-    every = ((text, split, i) for split, found in pairs.items() for i, (text, _) in enumerate(found))
-    if not chats:
-        every = [max(every, key=lambda named: len(named[0]))]
-    return {text: where[split](i) for text, split, i in every}
-
-
-def _format(spec: TaskSpec, rows: list[Row]) -> Format:
-    """The format of the first of these rows that has one; the error is about the first row."""
-    for row in rows:
-        with contextlib.suppress(DataError):
-            return choose_format(spec, row)
-    return choose_format(spec, rows[0])
-
-
-def _read_pairs(form: Format, rows: Iterable[Row], bad: list[str], folder: Path | None) -> tuple[list[Pair], Places]:
-    """(text, label) of each row that can be read, images found in `folder`; and where they were read."""
-    pairs: list[Pair] = []
-    places = Places()
-    labels: dict[str, str] = {}  # one string for all rows of a class
-    for row, (text, label) in form.readable(rows, bad):
-        text = image_in(folder, text) if folder else text
-        pairs.append((text, label if form.free else labels.setdefault(label, label)))
-        places.add(row.where)
-    return pairs, places
-
-
-def _leave_out_unknown(
-    names: Collection[str], places: dict[str, Places | Table], pairs: dict[str, Sequence[Pair]], bad: list[str]
-) -> None:
-    """Take rows with a label that is not one of `names` out of `pairs` and `places`."""
-    for split, found in pairs.items():
-        wrong = {i for i, label in enumerate(labels_of(found)) if label not in names}
-        bad += [
-            f"{places[split].place(i)}: label {found[i][1]!r} is not one of `labels` ({', '.join(names)})."
-            for i in sorted(wrong)
-        ]
-        if wrong:
-            kept = [i for i in range(len(found)) if i not in wrong]
-            pairs[split], places[split] = taken(found, kept), places[split].take(kept)
-
-
-def _renamed(pairs: Sequence[Pair], names: Mapping[str, str]) -> Sequence[Pair]:
-    """The pairs with other labels."""
-    if isinstance(pairs, Table):
-        return pairs.renamed(names)
-    return [(text, names[label]) for text, label in pairs]
-
-
-def _refuse_bad_rows(bad: list[str], whole: int) -> NoReturn:
-    """Raise DataError with what is wrong with the rows: of one row that alone, of many the first and how many."""
-    if len(bad) == 1:
-        raise DataError(bad[0])
-    more = [f"... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-    lines = "\n".join([*bad[:SHOWN], *more])
-    raise DataError(
-        f"{lines}\n{len(bad)} of {whole} rows cannot be read: correct them, or set `bad_rows: skip` to leave them out."
-    )
-
-
-def image_in(folder: Path, text: str) -> str:
-    """The absolute path of the image that `text` names relative to the folder of its data file; other text unchanged."""
-    if "\n" in text or not text.lower().endswith(IMAGE_SUFFIXES):
-        return text
-    path = os.path.join(folder.resolve(), text)
-    return path if os.path.isfile(path) else text
-
-
-def _labels(spec: TaskSpec, pool: Pool, places: dict[str, Places | Table]) -> dict[str, str]:
-    """Class name -> text, checked against the labels in the splits."""
-    seen = {split: set(labels_of(getattr(pool, split) or [])) for split in SPLITS}
-    if len(seen["train"]) < 2:
-        raise DataError(
-            f"Task '{spec.name}' has only one class in train ({', '.join(map(repr, seen['train']))}). Add examples of "
-            "another class, or set `free: true` if the labels are free text."
-        )
-    if spec.labels is None and len(seen["train"]) > max(50, len(pool.train) / 2):
-        raise DataError(
-            f"Task '{spec.name}' has {len(seen['train'])} different labels in {len(pool.train)} training examples: these "
-            "look like free text, not classes. Set `free: true`, or list the classes under `labels`."
-        )
-    if spec.labels is None:
-        named = {label: label for label in sorted(seen["train"])}
-    else:
-        named = spec.labels if isinstance(spec.labels, dict) else {label: label for label in spec.labels}
-    for known, splits, problem in (
-        (seen["train"], SPLITS[1:], "never occurs in train. Add training examples of it, or remove it here."),
-        (named.keys(), SPLITS, f"is not one of `labels` ({', '.join(named)})."),
-    ):
-        for split in splits:
-            for label in sorted(seen[split] - known):
-                index = next(i for i, other in enumerate(labels_of(getattr(pool, split))) if other == label)
-                where = places[split].place(index) if split in places else f"{split} example {index}"
-                raise DataError(f"{where}: label {label!r} {problem}")
-    return named
-
-
-def _same_validation_and_test(spec: TaskSpec, pool: Pool) -> bool:
-    """Whether validation and test hold the same texts, which the settings must accept."""
-    if not pool.validation or not pool.test:
+def _known_fields(row: Row) -> bool:
+    try:
+        choose_format(TaskSpec(name="task", train="-"), row)
+    except DataError:
         return False
-    validation, test = ({normal(text) for text, _ in split} for split in (pool.validation, pool.test))
-    if validation != test:
-        return False
-    if not spec.same_validation_and_test:
-        raise DataError(
-            f"Task '{spec.name}': validation and test hold the same {len(test)} texts, so settings chosen on one are "
-            "chosen on the other. Leave out `validation` to have it cut from train, or accept it with "
-            "`same_validation_and_test: true`."
-        )
     return True
