@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from perdure.errors import ConfigError, Diverged
+from perdure.methods import score_drift
 from perdure.methods.contract.past import Past
 from perdure.methods.ewc import FisherPenalty
 from perdure.methods.output_drift import OutputDrift
@@ -111,7 +112,7 @@ def bytes_of(shapes: list[tuple[int, int]], rank: int, uses: int = 1) -> int:
 
 
 def test_a_rank_of_the_whole_width_is_the_whole_form() -> None:
-    whole, bounded = (after_two_tasks(ScoreDrift(weight=1.0, statistics_rank=rank)) for rank in (None, 12))
+    whole, bounded = (after_two_tasks(ScoreDrift(weight=1.0, statistics_rank=rank)) for rank in ("all", 12))
     for module, shape in SHAPES.items():
         for one, two in zip(
             *(part.value_and_grad(module, pair(shape), BOTH) for part in (whole, bounded)), strict=True
@@ -141,14 +142,29 @@ def test_the_size_at_large_shapes() -> None:
     assert bytes_of(minilm, 15, uses=2) == 4 * adapter
 
 
-@pytest.mark.parametrize("was,now", [(None, 2), (2, None)])
-def test_statistics_of_the_other_form_are_refused(was: int | None, now: int | None) -> None:
+def test_without_a_rank_large_statistics_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 (10^2 + 12^2 + 8^2 + 10^2) = 1,632 bytes: whole up to there, else bounded; what is remembered decides from then on."""
+    whole = after_two_tasks(ScoreDrift(weight=1.0))
+    monkeypatch.setattr(score_drift, "SMALL", 1632)
+    assert after_two_tasks(ScoreDrift(weight=1.0)).state().keys() == whole.state().keys()
+    monkeypatch.setattr(score_drift, "SMALL", 1631)
+    monkeypatch.setattr(score_drift, "BOUNDED", 2)
+    bounded, asked = after_two_tasks(ScoreDrift(weight=1.0)).state(), after_two_tasks(low_rank()).state()
+    assert all(torch.equal(bounded[key], asked[key]) for key in bounded.keys() | asked.keys())
+    again = ScoreDrift(weight=1.0)
+    again.load(whole.state())
+    again.after_task(begun(1), {})
+    assert again.state().keys() == whole.state().keys()
+
+
+@pytest.mark.parametrize("was,now", [("all", 2), (2, "all")])
+def test_statistics_of_the_other_form_are_refused(was: Any, now: Any) -> None:
     """They would be looked for in vain, and count as none."""
     part = ScoreDrift(weight=1.0, statistics_rank=was)
     part.after_task(begun(0), {})
     with pytest.raises(ConfigError, match=f"statistics_rank is {now}. Set it as it was"):
         ScoreDrift(weight=1.0, statistics_rank=now).load(part.state())
-    other = ScoreDrift(weight=1.0, statistics_rank=was and 3)
+    other = ScoreDrift(weight=1.0, statistics_rank="all" if was == "all" else 3)
     other.load(part.state())  # another number of directions is no other form
     other.after_task(begun(1), {})
     assert float(other.value_and_grad("first", pair((10, 12)), BOTH)[0]) > 0

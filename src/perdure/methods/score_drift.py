@@ -34,7 +34,7 @@ Settings: see `ScoreDrift`. Nothing was published to deviate from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -54,13 +54,17 @@ from perdure.ops.precision import divided, precise
 
 BASE = "base"
 """In the memory if one of the tasks is the base itself."""
+SMALL = 128 * 2**20
+"""Bytes of whole statistics, one use of every module, up to which they are kept whole when no rank is given."""
+BOUNDED = 64
+"""The rank of larger ones, when none is given."""
 
 
 class ScoreDrift(TensorMemory, PastPenalty):
     """Mean square of the scores' change on old tasks, to first order and in Kronecker factors; 0 on the first task.
 
-    Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. With `statistics_rank` K of each `rows.` [K, N]
-    and `rest.` [N] (perdure.ops.low_rank_diagonal). An encoder has two uses.
+    Memory, by use and module: `inputs.`, C [I, I]; `outputs.`, F [O, O]; fp32. In the bounded form of each `rows.` [K, N] and
+    `rest.` [N] (perdure.ops.low_rank_diagonal). An encoder has two uses.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINING_DATA, Need.PAST_DATA, Need.MODULE_INPUTS})
@@ -72,9 +76,10 @@ class ScoreDrift(TensorMemory, PastPenalty):
     """on how many batches of a task's training examples C and F are measured; None = all."""
     batch_size: int = Field(default=32, ge=1)
     """examples in each."""
-    statistics_rank: int | None = Field(default=None, ge=1)
+    statistics_rank: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
     """keep of each C and F only this many directions and the diagonal: (rank + 1) x (in + out) numbers a module and use instead
-    of in^2 + out^2, also while they are measured. None = all of both."""
+    of in^2 + out^2, also while they are measured. all = both whole; None = whole up to 128 MiB in all (of one use of the
+    modules), else 64."""
 
     def value_and_grad(self, module: str, factors: Factors, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         exact, tasks = precise(factors), max(1, len(past) + (BASE in self._memory))
@@ -90,7 +95,7 @@ class ScoreDrift(TensorMemory, PastPenalty):
     def after_task(self, ctx: Context, update: Update) -> None:
         """Measure C and F on the trained model, and add them to the past's."""
         inputs, outputs, positions = {}, {}, {}
-        rank = self.statistics_rank
+        rank = self._rank(ctx.factors)
 
         def sink(module: str, use: int, x: Tensor, g: Tensor) -> None:
             key = f"{min(use, 1)}.{module}"  # after the texts come labels, in one piece or several
@@ -106,14 +111,15 @@ class ScoreDrift(TensorMemory, PastPenalty):
         examples = sum(map(len, batches))
         C = {f"inputs.{key}": inputs[key] / max(1, count) for key, count in positions.items()}
         F = {f"outputs.{key}": outputs[key] / examples for key in positions}
-        self._add(C | F)
+        self._add(C | F, rank)
         if ctx.index < 0:
             self._memory[BASE] = torch.ones(())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Also refuses statistics of the other form, of a training with another `statistics_rank`: they would count as none."""
-        if (found := {key.split(".")[0] for key in state} - {BASE}) and ("rows" in found) != bool(self.statistics_rank):
-            kept = "low rank" if "rows" in found else "whole"
+        """Also refuses statistics of the other form than `statistics_rank` asks for: they would count as none."""
+        bounded = _bounded(state)
+        if None not in (bounded, self.statistics_rank) and bounded != (self.statistics_rank != "all"):
+            kept = "low rank" if bounded else "whole"
             raise ConfigError(
                 f"score-drift: what is remembered of earlier tasks is {kept}, but statistics_rank is {self.statistics_rank}. Set "
                 "it as it was when they were learnt."
@@ -122,13 +128,21 @@ class ScoreDrift(TensorMemory, PastPenalty):
 
     def _moment(self, key: str, like: Tensor) -> Tensor | LowRankDiagonal | None:
         """C or F of the past in `like`'s dtype and on its device; None if nothing was measured there."""
-        if self.statistics_rank and f"rows.{key}" in self._memory:
+        if f"rows.{key}" in self._memory:
             return LowRankDiagonal(self._memory[f"rows.{key}"], self._memory[f"rest.{key}"]).to(like)
         return self._memory[key].to(like) if key in self._memory else None
 
-    def _add(self, moments: Mapping[str, Any]) -> None:
+    def _rank(self, factors: Mapping[str, Factors]) -> int | None:
+        """K, or None for whole statistics: as given, else as remembered, else by their size."""
+        if self.statistics_rank is not None:
+            return None if self.statistics_rank == "all" else self.statistics_rank
+        if (bounded := _bounded(self._memory)) is None:
+            bounded = sum(4 * width**2 for pair in factors.values() for width in pair.shape) > SMALL
+        return BOUNDED if bounded else None
+
+    def _add(self, moments: Mapping[str, Any], rank: int | None) -> None:
         """Add a task's C and F to the past's."""
-        if not self.statistics_rank:
+        if not rank:
             add_moments(self._memory, {key: moment.float() for key, moment in moments.items()})
             return
         for key, moment in moments.items():
@@ -136,5 +150,11 @@ class ScoreDrift(TensorMemory, PastPenalty):
             check_finite(key, moment.rows)
         for key, moment in moments.items():
             past = self._moment(key, moment.rest)
-            total = moment if past is None else past.plus(moment, self.statistics_rank)  # pyright: ignore[reportAttributeAccessIssue]
+            total = moment if past is None else past.plus(moment, rank)  # pyright: ignore[reportAttributeAccessIssue]
             self._memory |= {f"rows.{key}": total.rows, f"rest.{key}": total.rest}
+
+
+def _bounded(memory: Mapping[str, Tensor]) -> bool | None:
+    """Whether statistics are of the bounded form; None: there are none."""
+    forms = {key.split(".")[0] for key in memory} - {BASE}
+    return "rows" in forms if forms else None
