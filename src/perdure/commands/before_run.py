@@ -81,7 +81,7 @@ def check_changed(store: Store, config: RunConfig) -> None:
         last = store.stages()[-1]
         raise StoreError(
             f"The run in '{store.folder}' was rolled back to '{last}' and ends there. Add tasks with `perdure add "
-            f"{store.folder} TASK.yaml`, or run the configuration in a new folder."
+            f"{store.folder} FILE`, or run the configuration in a new folder."
         )
 
 

@@ -93,7 +93,7 @@ def dry_lines(
     tried = {task.name: untouched(task, model, backbone, config) for task in tasks}
     lines = [
         f"{_task_line(task, backbone, config)}; the untouched model: about {points(tried[task.name].score)} "
-        f"({tried[task.name].examples} examples tried)"
+        f"({tried[task.name].examples} example{'s' * (tried[task.name].examples != 1)} tried)"
         for task in tasks
     ]
     training = sum(steps(stage, config) * step_seconds(stage, backbone, config) for stage in stages)

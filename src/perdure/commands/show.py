@@ -86,9 +86,7 @@ def _next(store: Store, about: dict[str, Any]) -> list[str]:
     learnt = [name for name in store.stages() if name in about["tasks"]]
     commands = [f"perdure predict {folder} FILE" + (" --task TASK" if len(about["tasks"]) > 1 else "")]
     if about["config"]["method"]["stream"] != "joint":
-        commands.append(
-            f"perdure add {folder} TASK.yaml" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])"
-        )
+        commands.append(f"perdure add {folder} FILE" if own_tasks else f"perdure.add('{folder}', task, tasks=[...])")
     if len(learnt) > 1:
         commands.append(f"perdure rollback {folder} --to {learnt[-2]}")
     export = f"perdure export {folder} --as model --out FOLDER"
