@@ -63,7 +63,8 @@ def change(path: Path, **changed: Any) -> None:
 @pytest.mark.parametrize("argv", [RESUME, ROLLBACK, ADD], ids=" ".join)
 def test_what_is_to_be_moved_aside(argv: tuple[str, ...], absolute: bool, place: Place, monkeypatch, capsys) -> None:
     def spoil(place: Place) -> None:
-        name = str(precious(place)) if absolute else "../../precious"
+        folder = precious(place)
+        name = str(folder) if absolute else "../../precious"
         change(place.run / "manifest.json", aside={name: "was rolled back"})
 
     refused(Bad(spoil, ("manifest.json': aside is", "precious'", "Restore"), 6, argv), place, monkeypatch, capsys)

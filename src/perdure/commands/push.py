@@ -12,10 +12,11 @@ from perdure.adapters.format import CONFIG_FILE
 from perdure.commands.answering import public_base
 from perdure.commands.export import Form, export
 from perdure.errors import ConfigError, StoreError
+from perdure.files.output import MARK
 from perdure.state.store import DEPLOYED, Store
 
-NOT_PUSHED = ("merge.json",)
-"""A record of the export on this machine."""
+NOT_PUSHED = ("merge.json", MARK)
+"""Records of the export on this machine."""
 
 
 @dataclass(frozen=True)

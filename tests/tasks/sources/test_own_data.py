@@ -612,3 +612,16 @@ def test_json_may_hold_records_or_a_tasks_settings(tmp_path: Path) -> None:
     data.write_text(json.dumps(records))
     settings.write_text(json.dumps({"name": "records", "train": "records.json"}))
     assert load_task(data) == load_task(settings)
+
+
+@pytest.mark.parametrize("setting,name", [("text_field", "mesage"), ("label_field", "teem")])
+def test_a_named_field_that_no_row_has_is_one_error(tmp_path: Path, setting: str, name: str) -> None:
+    file = tmp_path / "tickets.csv"
+    file.write_text("\n".join(["message,team", *(f"parcel {i},{('sales', 'support')[i % 2]}" for i in range(40))]))
+    described = {"name": "t", "train": str(file), "text_field": "message", "label_field": "team", setting: name}
+    meant = {"text_field": "message", "label_field": "team"}[setting]
+    with pytest.raises(
+        DataError, match=rf"line 2: no field '{name}'.*found 'message', 'team'\. Did you mean .*{meant}"
+    ) as error:
+        load_task(described)
+    assert "line 3" not in str(error.value)

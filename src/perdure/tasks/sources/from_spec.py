@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import NoReturn
 
-from perdure.errors import DataError
+from perdure.errors import DataError, nearest
 from perdure.tasks.chats import one_turn
 from perdure.tasks.content import IMAGE_SUFFIXES
 from perdure.tasks.pool import Pair, Pool
@@ -148,7 +148,16 @@ def _named(
 
 
 def _format(spec: TaskSpec, rows: list[Row]) -> Format:
-    """The format of the first of these rows that has one; the error is about the first row."""
+    """The format of the first of these rows that has one; the error is about the first row.
+
+    A field named in the settings that none of the rows has is one error, not one a row.
+    """
+    for setting in ("text_field", "label_field"):
+        name = getattr(spec, setting)
+        if name and not any(name in row.fields for row in rows):
+            meant = nearest(name, {field: field for field in rows[0].fields})
+            hint = f" Did you mean `{setting}: {meant}`?" if meant else ""
+            raise DataError(f"{rows[0].where}: no field '{name}', which is the {setting}, found {rows[0].names}.{hint}")
     for row in rows:
         with contextlib.suppress(DataError):
             return choose_format(spec, row)
