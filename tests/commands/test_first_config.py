@@ -124,6 +124,6 @@ def test_doubt_about_fields_is_an_error_that_the_options_answer(tmp_path: Path, 
 
 def test_field_names_that_yaml_reads_as_something_else_are_quoted(tmp_path: Path) -> None:
     file = tmp_path / "tickets.csv"
-    file.write_text("\n".join(["message,yes", *(f"please help with {i},{'ab'[i % 2]}" for i in range(60))]))
+    file.write_text("\n".join(["message,null", *(f"please help with {i},{'ab'[i % 2]}" for i in range(60))]))
     text, _ = first_config([file], tmp_path / "perdure.yaml")
-    assert yaml.safe_load(text)["tasks"][0]["label_field"] == "yes"
+    assert yaml.safe_load(text)["tasks"][0]["label_field"] == "null"

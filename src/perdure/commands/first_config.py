@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from perdure.errors import ConfigError
+from perdure.settings.yaml_text import parse_yaml
 from perdure.tasks.sources.files import Looked, look_at
 from perdure.tasks.task import INVERSE_PERPLEXITY
 
@@ -110,5 +109,5 @@ def _at_least(value: float, sizes: Sequence[int]) -> int:
 
 
 def _quoted(text: str) -> str:
-    plain = re.fullmatch(r"[\w./-]+", text) and yaml.safe_load(text) == text
+    plain = re.fullmatch(r"[\w./-]+", text) and parse_yaml(text) == text
     return text if plain else "'" + text.replace("'", "''") + "'"
