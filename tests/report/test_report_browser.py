@@ -235,6 +235,19 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Any, tmp_path: Path) ->
     keep_picture(browser, "hostile", 1400)
 
 
+def test_a_browser_that_cannot_unpack_says_so(browser: Any, compared: Path) -> None:
+    """The tables stay; nothing else is said to be wrong."""
+    old = {"source": "delete window.DecompressionStream"}
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", old)
+    try:
+        browser.get(compared.as_uri())
+        notice = "return document.getElementById('undrawn').checkVisibility()"
+        until(lambda: browser.execute_script(notice), "the notice was to be shown")
+        assert browser.execute_script("return typeof Plotly") == "undefined"
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
 def test_a_script_that_is_not_ours_may_not_run(browser: Any, compared: Path) -> None:
     opened(browser, compared)
     browser.execute_script(

@@ -1,5 +1,5 @@
-// Draws the figures in #charts with the colours of the current theme. No network, no state.
-(() => {
+// Unpacks plotly from #plotly and draws the figures in #charts with the colours of the current theme. No network, no state.
+(async () => {
   "use strict";
   const figures = JSON.parse(document.getElementById("charts").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -41,6 +41,19 @@
     document.documentElement.dataset.drawn = dark.matches ? "dark" : "light";
   };
 
+  // The page's policy knows the hash of the unpacked text, so it may run.
+  const unpacked = async (packed) => {
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+
+  if (typeof DecompressionStream === "undefined") {
+    document.getElementById("undrawn").hidden = false;
+    return;
+  }
+  const library = document.createElement("script");
+  library.textContent = await unpacked(document.getElementById("plotly").textContent);
+  document.head.append(library);
   dark.addEventListener("change", draw);
   draw();
 })();
