@@ -10,7 +10,7 @@ XLLAMACPP := 2026.10.11549
 LLAMA_CPP_PYTHON := 0.3.36
 SENTENCEPIECE := 0.2.3
 
-.PHONY: help env check test test-slow hostile kills quantized ray gpu serve harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
+.PHONY: help env check test test-slow hostile kills lowest newest quantized ray gpu serve harness browser chromium demo tables docs docs-site release-check check-tables leaderboard language-leaderboard recheck format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,22 @@ hostile: $(READY) ## give broken inputs to every command: no traceback, no hang,
 KILLS := 500
 kills: $(READY) ## kill every writing command at random moments; kills-SEED.jsonl says where to go on
 	$(BIN)/python -m tests.faults.random_kills --seed $(SEED) --kills $(KILLS) --log kills-$(SEED).jsonl
+
+# Environments of their own, by uv. The oldest versions of what other packages require warn of what has changed since.
+ROOMS := $(addprefix tests/,ops methods adapters config state loop training merging tasks cli commands)
+UV := .bounds/tool/bin/uv
+$(UV):
+	$(PYTHON) -m venv .bounds/tool && .bounds/tool/bin/pip install --quiet uv
+
+lowest: ## test on the lowest versions that pyproject.toml allows, Python 3.11
+newest: ## test on the newest versions there are, Python 3.13
+lowest newest: $(UV)
+	$(UV) pip compile --quiet $(if $(filter lowest,$@),--resolution lowest-direct --python-version 3.11,--upgrade --python-version 3.13) \
+	  --extra report --extra test -o .bounds/$@.txt pyproject.toml
+	$(UV) venv --quiet --clear --python $(if $(filter lowest,$@),3.11,3.13) .bounds/$@
+	$(UV) pip install --quiet --python .bounds/$@ -r .bounds/$@.txt && $(UV) pip install --quiet --python .bounds/$@ --no-deps -e .
+	.bounds/$@/bin/python -m pytest -q -n 2 -W default::DeprecationWarning \
+	  -m 'not slow and not browser and not quantized and not ray and not harness and not devices' $(ROOMS)
 
 quantized: $(READY) ## test real 4- and 8-bit bases (downloads bitsandbytes into .quantized)
 	test -d .quantized/bitsandbytes || $(BIN)/pip install --quiet --no-deps --target .quantized -c constraints.txt bitsandbytes
@@ -142,4 +158,4 @@ format: $(READY) ## format the code and fix lint errors
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and test leftovers
-	rm -rf $(VENV) .quantized .ray .serve .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bounds .quantized .ray .serve .pytest_cache .ruff_cache .hypothesis
