@@ -235,6 +235,15 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Any, tmp_path: Path) ->
     keep_picture(browser, "hostile", 1400)
 
 
+@pytest.mark.parametrize("width", [320, 400, 700, 800])
+def test_on_a_narrow_screen_every_number_of_a_task_is_in_view(browser: Any, long: Path, width: int) -> None:
+    opened(browser, long, width)
+    cells = "return [...document.querySelectorAll('.standing td')].map((cell) => cell.getBoundingClientRect().right)"
+    ends = browser.execute_script(cells)
+    assert len(ends) == 9 * 15
+    assert max(ends) <= width
+
+
 def test_a_browser_that_cannot_unpack_says_so(browser: Any, compared: Path) -> None:
     """The tables stay; nothing else is said to be wrong."""
     old = {"source": "delete window.DecompressionStream"}

@@ -446,5 +446,7 @@ def test_a_loss_is_coloured_and_its_command_is_marked(tmp_path: Path) -> None:
     untrained, lost = dict.fromkeys(labels, ("x", "x") * 20), {**labels, "first": ("x", "x") * 20}
     run = write_run(tmp_path / "run", labels=labels, rows=[untrained, labels, lost])
     html = write_report([run], tmp_path / "out")["html"].read_text()
-    assert re.search(r'<tr class="bad"><th scope="row">first</th>\s*<td>not above the baseline</td>', html)
+    assert re.search(
+        r'<tr class="bad"><th scope="row">first</th>\s*<td data-name="In words">not above the baseline</td>', html
+    )
     assert f"<code>perdure show {run} --texts</code> lists the answers that changed" in html
