@@ -65,7 +65,7 @@ lowest newest: $(UV)
 	  --extra report --extra test -o .bounds/$@.txt pyproject.toml
 	$(UV) venv --quiet --clear --python $(if $(filter lowest,$@),3.11,3.13) .bounds/$@
 	$(UV) pip install --quiet --python .bounds/$@ -r .bounds/$@.txt && $(UV) pip install --quiet --python .bounds/$@ --no-deps -e .
-	.bounds/$@/bin/python -m pytest -q -n 2 -W default::DeprecationWarning \
+	.bounds/$@/bin/pytest -q -n 2 -W default::DeprecationWarning \
 	  -m 'not slow and not browser and not quantized and not ray and not harness and not devices' $(ROOMS)
 
 quantized: $(READY) ## test real 4- and 8-bit bases (downloads bitsandbytes into .quantized)

@@ -70,6 +70,7 @@ def test_a_model_on_the_cpu_keeps_no_random_state_of_a_gpu(tmp_path, small_tasks
 
     monkeypatch.setattr(perdure.training.train, "Training", Kept)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # what AdamW asks a CUDA build
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()])
     backbone = {"kind": "encoder", "model": str(encoder_folder), "device": "cpu"}
     perdure.learn(out=tmp_path / "run", tasks=small_tasks[:1], method="inc-lora", backbone=backbone, **SETTINGS)
