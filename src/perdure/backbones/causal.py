@@ -26,7 +26,7 @@ from perdure.backbones.losses import token_loss
 from perdure.backbones.mixing import attention_window, reads_neighbours, takes_no_positions
 from perdure.backbones.modes import drops_out, without_dropout
 from perdure.backbones.packing import Packed, Trunk, packed
-from perdure.backbones.prefix import Prefix, computed_prefix
+from perdure.backbones.prefix import Prefix, cached, computed_prefix
 from perdure.backbones.pretrained import check_positions, check_vocabulary, load_model, load_tokenizer
 from perdure.backbones.ranking import additive_mask, agree, at_least_fp32, label_tree, logits_at, packed_scores
 from perdure.backbones.templates import check_args, digest, pin_date
@@ -147,7 +147,7 @@ class CausalLM(LanguageModel):
     def _logits_of(self, rows: Packed) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": rows.ids, "position_ids": rows.positions}
         if len(rows.trunk):
-            inputs["past_key_values"] = computed_prefix(self.model, rows.trunk.tolist()).lent
+            inputs |= cached(self.model, computed_prefix(self.model, rows.trunk.tolist()).lent)
         mask = additive_mask(self.model, rows.allowed())[:, None]
         return logits_at(self.model, rows.predicting, attention_mask=mask, **inputs)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from perdure.backbones.device import model_device
-from perdure.backbones.prefix import Prefix
+from perdure.backbones.prefix import Prefix, cached
 from perdure.backbones.tokens import padded
 
 GENERATION_FILE = "generation_config.json"
@@ -131,7 +131,7 @@ def _generated(model: Any, ids: Tensor, real: Tensor, pad: Any, prefix: Prefix |
         **{"do_sample": False, "num_beams": 1, "pad_token_id": pad, "decoder_start_token_id": start, **options}
     )
     try:
-        known = {"past_key_values": prefix.grown(len(ids))} if prefix else {}
+        known = cached(model, prefix.grown(len(ids))) if prefix else {}
         return model.generate(input_ids=ids.to(device), attention_mask=real.long().to(device), **known)
     finally:
         model.generation_config = given

@@ -5,6 +5,7 @@ Exact where every layer is plain attention: a position's keys and values depend 
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,11 +60,16 @@ def begun_alike(rows: Sequence[Sequence[int]]) -> list[int]:
     return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
+def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:
+    """The keyword argument that gives the model, or its `generate`, a cache: `past_key_values` before transformers 5.24."""
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+
+
 def computed_prefix(model: nn.Module, ids: list[int]) -> Prefix:
     """The prefix of these ids, in one forward pass of one row."""
     cache = Cache(layer_class_to_replicate=_Lent)
     row = torch.tensor([ids], device=model_device(model))
-    model(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(input_ids=row, use_cache=True, logits_to_keep=1, **cached(model, cache))
     return Prefix(ids, cache)
 
 

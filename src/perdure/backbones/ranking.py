@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perdure.backbones.device import model_device
-from perdure.backbones.prefix import Prefix
+from perdure.backbones.prefix import Prefix, cached
 from perdure.backbones.tokens import padded
 from perdure.errors import DataError
 
@@ -159,7 +159,7 @@ def packed_scores(
         input_ids=ids.to(device),
         attention_mask=additive_mask(model, allowed)[:, None],
         position_ids=(known + position).to(device),
-        **({"past_key_values": prefix.lent} if prefix else {}),
+        **(cached(model, prefix.lent) if prefix else {}),
     )
     return tree_scores(logits.view(n, 1 + t, -1), tree, reduction)
 
