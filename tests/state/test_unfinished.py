@@ -65,13 +65,13 @@ def test_a_model_on_the_cpu_keeps_no_random_state_of_a_gpu(tmp_path, small_tasks
     class Kept(Training):
         def end_step(self) -> None:
             super().end_step()
-            found.append(self.state())
-            self.load({**self.state(), "cuda.0": torch.get_rng_state(), "cuda.1": torch.get_rng_state()})
+            with pytest.MonkeyPatch.context() as a_gpu:  # here alone: AdamW's step would look for it in a CUDA build
+                a_gpu.setattr(torch.cuda, "is_available", lambda: True)
+                a_gpu.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()])
+                found.append(self.state())
+                self.load({**self.state(), "cuda.0": torch.get_rng_state(), "cuda.1": torch.get_rng_state()})
 
     monkeypatch.setattr(perdure.training.train, "Training", Kept)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # what AdamW asks a CUDA build
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()])
     backbone = {"kind": "encoder", "model": str(encoder_folder), "device": "cpu"}
     perdure.learn(out=tmp_path / "run", tasks=small_tasks[:1], method="inc-lora", backbone=backbone, **SETTINGS)
     assert found
