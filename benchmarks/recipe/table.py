@@ -8,8 +8,12 @@ METRICS = ("average_accuracy", "learning_accuracy", "forgetting")
 
 
 def table() -> str:
-    """One row a candidate, best first on standard-cl."""
-    rows = records("recipe/records")
+    return candidates("recipe/records")
+
+
+def candidates(folder: str) -> str:
+    """One row a candidate of the records in `folder`, best first on standard-cl."""
+    rows = records(folder)
     found = {(row["method"], row["config"]["suite"]): row for row in rows}
     suites = ("standard-cl", "quickstart")
     names = list(dict.fromkeys(row["method"] for row in rows))
