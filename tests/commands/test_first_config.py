@@ -127,3 +127,16 @@ def test_field_names_that_yaml_reads_as_something_else_are_quoted(tmp_path: Path
     file.write_text("\n".join(["message,null", *(f"please help with {i},{'ab'[i % 2]}" for i in range(60))]))
     text, _ = first_config([file], tmp_path / "perdure.yaml")
     assert yaml.safe_load(text)["tasks"][0]["label_field"] == "null"
+
+
+def test_one_class_is_no_free_text(tmp_path: Path) -> None:
+    file = _write(tmp_path / "a.jsonl", [{"text": f"parcel {i}", "label": "sales"} for i in range(40)])
+    with pytest.raises(DataError, match="only one class"):
+        first_config([file], tmp_path / "perdure.yaml")
+
+
+def test_fields_without_a_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["init", "--text-field", "message"])
+    assert isinstance(done.exception, ConfigError)
+    assert not (tmp_path / "perdure.yaml").exists()

@@ -107,12 +107,15 @@ def init(
     file = named[0] if named else Path("perdure.yaml")
     if file.exists():
         raise ConfigError(f"'{file}' already exists. Choose another name, or edit it.")
+    asked = {"text_field": text_field, "label_field": label_field}
+    fields = {name: field for name, field in asked.items() if field}
+    if fields and not data:
+        raise ConfigError("--text-field and --label-field say how to read data files: name a file.")
     schema = (Path(__file__).parents[1] / "config" / "perdure.schema.json").as_uri()
     if data:
         from perdure.commands.first_config import first_config
 
-        fields = {"text_field": text_field, "label_field": label_field}
-        text, said = first_config(data, file, {name: given for name, given in fields.items() if given})
+        text, said = first_config(data, file, fields)
         write_text(file, f"# yaml-language-server: $schema={schema}\n{text}")
         for line in said:
             typer.echo(visible(line))

@@ -6,18 +6,61 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, DataError
 from perdure.settings.yaml_text import parse_yaml
-from perdure.tasks.sources.files import Looked, look_at
-from perdure.tasks.task import INVERSE_PERPLEXITY
+from perdure.tasks.sources.files import file_spec, load_task
+from perdure.tasks.spec import TaskSpec
+from perdure.tasks.task import INVERSE_PERPLEXITY, Task
 
 TOKENS_A_WORD = 1.6
 """Of English text in the known models' tokenizers, on the safe side."""
 LENGTHS = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 ANSWERS = (50, 100, 200, 400, 800, 1600)
 FEW_STEPS, MOST_EPOCHS, EPOCHS, BATCH = 100, 12, 3, 16
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A data file: the settings it can be read with, the task that gives, and what it holds in words."""
+
+    spec: TaskSpec
+    task: Task
+    what: str
+
+
+def look_at(file: Path, fields: Mapping[str, str] | None = None) -> Looked:
+    """Read a data file as labels, else as free text, else as plain texts; bad rows are left out.
+
+    Args:
+        fields: `text_field` and `label_field`, if given; else the usual names, else those that `own_fields` finds.
+
+    Raises:
+        DataError: it cannot be read in any of these ways; the message is that of the first.
+    """
+    ways: tuple[dict[str, Any], ...] = ({}, {"free": True}, {"metric": INVERSE_PERPLEXITY})
+    first: DataError | None = None
+    for way in ways:
+        spec = file_spec(file, bad_rows="skip", **(fields or {}), **way)
+        try:
+            task = load_task(spec)
+        except DataError as error:
+            first = first or error
+            continue
+        if first and spec.free and len({example.label for example in task.train}) == 1:
+            raise first  # of a single class, which is no free text
+        if task.chats:
+            what = "chats"
+        elif task.labels:
+            what = f"{len(task.labels)} labels"
+        else:
+            what = "plain texts" if task.learns_text else "free text"
+        return Looked(spec, task, what)
+    assert first is not None
+    raise first
 
 
 def first_config(files: Sequence[Path], out: Path, fields: Mapping[str, str] | None = None) -> tuple[str, list[str]]:

@@ -606,6 +606,16 @@ def test_a_data_file_alone_is_a_task_named_after_it(tmp_path: Path) -> None:
         load_task(tmp_path / "gone.jsonl")
 
 
+@pytest.mark.parametrize("labels,problem", [("a", "only one class"), ("", "look like free text")])
+def test_a_data_file_alone_is_not_guessed_to_be_free_text(tmp_path: Path, labels: str, problem: str) -> None:
+    """A month of one class, or of more classes than its rows can tell: what it is has to be said."""
+    file = tmp_path / "tickets.jsonl"
+    rows = [{"text": f"parcel {i}", "label": labels or f"team {i}"} for i in range(80)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=problem):
+        load_task(file)
+
+
 def test_json_may_hold_records_or_a_tasks_settings(tmp_path: Path) -> None:
     records = [{"text": f"a text {i}", "label": "ab"[i % 2]} for i in range(40)]
     data, settings = tmp_path / "records.json", tmp_path / "task.json"

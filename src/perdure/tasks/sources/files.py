@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from perdure.tasks.sources.formats import choose_format
 from perdure.tasks.sources.from_spec import task_from
 from perdure.tasks.sources.rows import KINDS, Row, each_row
 from perdure.tasks.spec import TaskSpec, check_is_task
-from perdure.tasks.task import INVERSE_PERPLEXITY, Task
+from perdure.tasks.task import Task
 
 ROWS_LOOKED_AT, MOST_LABELS = 1000, 50
 
@@ -39,7 +38,7 @@ def read_task_spec(path: str | Path) -> TaskSpec:
 
 
 def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
-    """A task's settings with absolute file names; of a data file those that `look_at` finds; errors as in both.
+    """A task's settings with absolute file names; of a data file those of `file_spec`; errors as in `read_task_spec`.
 
     Args:
         task: settings, their YAML file, or a data file alone: each name of `perdure.tasks.sources.rows.KINDS`.
@@ -48,7 +47,7 @@ def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
         case TaskSpec():
             return task.located(".")
         case str() | Path() if _holds_data(Path(task)):
-            return look_at(Path(task)).spec.with_bad_rows("error")
+            return file_spec(Path(task))
         case str() | Path():
             return read_task_spec(task).located(Path(task).parent)
         case Mapping():
@@ -57,6 +56,13 @@ def task_spec(task: str | Path | TaskSpec | Mapping[str, Any]) -> TaskSpec:
         f"{task!r:.80} is not a task: give a perdure.Task, a data file, a task's YAML file, or its settings as in "
         "{'name': 'reviews', 'train': 'reviews.csv'}."
     )
+
+
+def file_spec(file: Path, **settings: Any) -> TaskSpec:
+    """Settings of the task that a data file alone holds, named after it; fields of other names as `own_fields` finds them."""
+    name = re.sub(r"[^\w.-]+", "-", file.stem).strip(".-") or "task"
+    given: dict[str, Any] = own_fields(file) | settings
+    return TaskSpec(name=name, train=str(file.resolve()), **given)
 
 
 def _holds_data(path: Path) -> bool:
@@ -79,46 +85,6 @@ def load_task(task: str | Path | TaskSpec | Mapping[str, Any], folder: str | Pat
         DataError, FetchError: see `perdure.tasks.sources.from_spec.task_from`.
     """
     return task_from(task if isinstance(task, TaskSpec) else task_spec(task), folder)
-
-
-@dataclass(frozen=True)
-class Looked:
-    """A data file: the settings it can be read with, the task that gives, and what it holds in words."""
-
-    spec: TaskSpec
-    task: Task
-    what: str
-
-
-def look_at(file: Path, fields: Mapping[str, str] | None = None) -> Looked:
-    """Read a data file as labels, else as free text, else as plain texts; bad rows are left out.
-
-    Args:
-        fields: `text_field` and `label_field`, if given; else the usual names, else what `own_fields` finds.
-
-    Raises:
-        DataError: it cannot be read in any of these ways; the message is that of the first.
-    """
-    name = re.sub(r"[^\w.-]+", "-", file.stem).strip(".-") or "task"
-    fields = fields or own_fields(file)
-    ways: tuple[dict[str, Any], ...] = ({}, {"free": True}, {"metric": INVERSE_PERPLEXITY})
-    first: DataError | None = None
-    for way in ways:
-        spec = TaskSpec(name=name, train=str(file.resolve()), bad_rows="skip", **fields, **way)
-        try:
-            task = task_from(spec)
-        except DataError as error:
-            first = first or error
-            continue
-        if task.chats:
-            what = "chats"
-        elif task.labels:
-            what = f"{len(task.labels)} labels"
-        else:
-            what = "plain texts" if task.learns_text else "free text"
-        return Looked(spec, task, what)
-    assert first is not None
-    raise first
 
 
 def own_fields(file: Path) -> dict[str, str]:
